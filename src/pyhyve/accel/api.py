@@ -1,0 +1,119 @@
+"""What both engines offer the machine above them: a `Vm`, its `Vcpu`s, and typed exits.
+
+Nothing above this package knows whether KVM or the translator runs the guest. May import from `memory`, `kvm`,
+`cpu` and `support` only.
+
+Threads: a `Vcpu` is run by one thread at a time. `kick`, `set_interrupt`, `raise_nmi` and the interrupt chip's
+methods may be called from any thread.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pyhyve.memory.guest import GuestMemory
+
+
+class ExitKind(IntEnum):
+    """Why a vCPU left guest mode."""
+
+    IO = 0
+    """Port access: `address` is the port, `size` 1, 2 or 4 bytes. For a read, set `value` before the next run."""
+    MMIO = 1
+    """Access to a guest physical address that no memory region backs; `size` is 1, 2, 4 or 8 bytes."""
+    HALT = 2
+    """HLT with nothing to deliver: sleep until an interrupt, NMI or kick."""
+    KICKED = 3
+    """`Vcpu.kick` was called, or a signal arrived."""
+    INTERRUPT_WINDOW = 4
+    """The interrupt line is high and the guest can take it: call `Vcpu.inject` with the acknowledged vector."""
+    SHUTDOWN = 5
+    """Triple fault."""
+    SYSTEM_EVENT = 6
+    """The guest asked the engine itself to reset or power off (`address` holds the engine's event number)."""
+    MSR_READ = 7
+    """RDMSR of a register the machine owns (`address` is the MSR): set `value`, or `failed` for #GP."""
+    MSR_WRITE = 8
+    """WRMSR of a register the machine owns; `value` is what was written; set `failed` for #GP."""
+    INTERNAL_ERROR = 9
+    """The engine cannot go on; `message` says why."""
+
+
+class VcpuExit:
+    """One exit. Each vCPU owns a single instance and fills it anew on every `Vcpu.run`: copy what must last."""
+
+    __slots__ = ("address", "failed", "is_write", "kind", "message", "size", "value")
+
+    def __init__(self) -> None:
+        self.kind = ExitKind.KICKED
+        self.address = 0
+        self.size = 0
+        self.is_write = False
+        self.value = 0
+        self.failed = False
+        self.message = ""
+
+
+class Vcpu(Protocol):
+    """One virtual CPU."""
+
+    index: int
+    exit: VcpuExit
+
+    def run(self) -> VcpuExit:
+        """Run guest code, with the GIL released, until something needs the machine. Returns `self.exit`."""
+
+    def kick(self) -> None:
+        """Make a `run` in progress, or else the next one, return with `ExitKind.KICKED` soon."""
+
+    def set_interrupt(self, *, pending: bool) -> None:
+        """Drive the INTR input: while high and IF allows, `run` returns `ExitKind.INTERRUPT_WINDOW`."""
+
+    def inject(self, vector: int) -> None:
+        """Deliver external interrupt `vector` (0-255) at the start of the next run."""
+
+    def raise_nmi(self) -> None:
+        """Latch a non-maskable interrupt."""
+
+    def read_registers(self) -> Mapping[str, int]:
+        """General, control and segment registers by lower-case manual name (`rax`, `rip`, `cr0`, `cs.base`…)."""
+
+    def write_registers(self, values: Mapping[str, int]) -> None:
+        """Set registers by the names of `read_registers`; a name not given keeps its value."""
+
+    def reset(self) -> None:
+        """Put the processor in its state after RESET (SDM Vol. 3A, 10.1.1)."""
+
+
+class InterruptChip(Protocol):
+    """The interrupt controllers as a whole, in the kernel (KVM) or in the machine (translator)."""
+
+    def set_gsi(self, gsi: int, *, level: bool) -> None:
+        """Drive global system interrupt `gsi`; the chip knows whether it is edge- or level-triggered."""
+
+    def send_msi(self, address: int, data: int) -> None:
+        """Deliver a message-signalled interrupt."""
+
+
+class Vm(Protocol):
+    """One virtual machine: guest memory and vCPUs."""
+
+    memory: GuestMemory
+    has_kernel_irqchip: bool
+    """True when the engine brings its own `InterruptChip`, timers included (`irqchip`)."""
+
+    def create_vcpu(self, index: int) -> Vcpu:
+        """Add a vCPU; `index` is also its initial APIC ID."""
+
+    def irqchip(self) -> InterruptChip:
+        """The engine's own interrupt chip; only when `has_kernel_irqchip`."""
+
+    def on_notify(self, address: int, size: int, callback: Callable[[int], None], *, is_port: bool = False) -> None:
+        """Call `callback(value)` off the vCPU thread for each guest write here (ioeventfd, or its equal)."""
+
+    def close(self) -> None:
+        """Free everything; idempotent."""

@@ -1,0 +1,63 @@
+"""The contracts between a device, the buses it is reached through, and the lines it drives.
+
+A device knows its registers, never its address: an offset into its region is all it sees. Each capability (ports,
+MMIO, reset) is opt-in. A guest's mistake is not an exception: a read of nothing answers all ones, a write to
+nothing is dropped.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+
+@runtime_checkable
+class RegisterDevice(Protocol):
+    """Registers in port or memory space."""
+
+    def read(self, offset: int, size: int) -> int:
+        """Value of the `size` (1, 2, 4 or 8) bytes at `offset`; unused bits zero, unknown registers as the chip."""
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """The guest wrote `value` (`size` bytes, already truncated) at `offset`."""
+
+
+@runtime_checkable
+class Resettable(Protocol):
+    """A device with state to put back when the machine is reset."""
+
+    def reset(self) -> None:
+        """Return to the power-on state; interrupt lines go low."""
+
+
+class IrqLine(Protocol):
+    """One interrupt input of an interrupt controller."""
+
+    def set(self, *, level: bool) -> None:
+        """Drive the line; may be called from any thread."""
+
+
+class MsiSink(Protocol):
+    """Where message-signalled interrupts go."""
+
+    def send(self, address: int, data: int) -> None:
+        """Deliver one message."""
+
+
+class Clock(Protocol):
+    """Guest time and timers, injected so that tests can steer them."""
+
+    def now_ns(self) -> int:
+        """Monotonic nanoseconds since the machine started."""
+
+    def wall_ns(self) -> int:
+        """Nanoseconds since the Unix epoch."""
+
+
+class Timer(Protocol):
+    """A one-shot timer; its callback runs on the I/O thread with the machine lock held."""
+
+    def arm(self, deadline_ns: int) -> None:
+        """Fire once when `Clock.now_ns` reaches `deadline_ns`; replaces an earlier deadline."""
+
+    def cancel(self) -> None:
+        """Disarm; idempotent."""

@@ -1,0 +1,122 @@
+"""Guest physical memory: RAM and ROM regions over one memfd each, reachable as `memoryview`s."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from bisect import bisect_right
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PAGE_SIZE_BYTES = 4096
+
+
+class GuestAddressError(Exception):
+    """A guest physical range that no region backs in full."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryRegion:
+    """A range of guest physical addresses backed by host memory."""
+
+    gpa: int
+    size_bytes: int
+    hva: int
+    readonly: bool
+    name: str
+    fd: int
+    view: memoryview
+
+
+class GuestMemory:
+    """The regions of one machine, sorted by address, never overlapping.
+
+    Host memory is taken lazily by the kernel. Whoever writes guest memory other than through the vCPU or `write`
+    (a device doing `preadv` into `view`) calls `mark_written` afterwards, so that translated code is dropped.
+    """
+
+    def __init__(self) -> None:
+        self._regions: list[MemoryRegion] = []
+        self._starts: list[int] = []
+        self._listeners: list[Callable[[int, int], None]] = []
+        self._maps: list[mmap.mmap] = []
+
+    @property
+    def regions(self) -> tuple[MemoryRegion, ...]:
+        """All regions by rising address."""
+        return tuple(self._regions)
+
+    def add(self, gpa: int, size_bytes: int, *, readonly: bool = False, name: str = "ram") -> MemoryRegion:
+        """Back `[gpa, gpa + size_bytes)` with zeroed memory; both page-aligned.
+
+        Raises ValueError on misalignment or overlap, MemoryError when the host refuses.
+        """
+        if size_bytes <= 0 or gpa < 0 or (gpa | size_bytes) % PAGE_SIZE_BYTES:
+            msg = f"region {name} at {gpa:#x} of {size_bytes:#x} bytes is not page-aligned"
+            raise ValueError(msg)
+        for other in self._regions:
+            if gpa < other.gpa + other.size_bytes and other.gpa < gpa + size_bytes:
+                msg = f"region {name} at {gpa:#x} overlaps {other.name} at {other.gpa:#x}"
+                raise ValueError(msg)
+        fd = os.memfd_create(f"pyhyve-{name}", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(fd, size_bytes)
+            mapping = mmap.mmap(fd, size_bytes, mmap.MAP_SHARED | mmap.MAP_NORESERVE)
+        except (OSError, OverflowError) as error:
+            os.close(fd)
+            msg = f"cannot map {size_bytes:#x} bytes of guest memory: {error}"
+            raise MemoryError(msg) from error
+        hva = ctypes.addressof(ctypes.c_char.from_buffer(mapping))
+        region = MemoryRegion(gpa, size_bytes, hva, readonly, name, fd, memoryview(mapping))
+        index = bisect_right(self._starts, gpa)
+        self._regions.insert(index, region)
+        self._starts.insert(index, gpa)
+        self._maps.append(mapping)
+        return region
+
+    def find(self, gpa: int) -> MemoryRegion | None:
+        """The region that holds `gpa`, if any."""
+        index = bisect_right(self._starts, gpa) - 1
+        if index < 0:
+            return None
+        region = self._regions[index]
+        return region if gpa < region.gpa + region.size_bytes else None
+
+    def view(self, gpa: int, length: int) -> memoryview:
+        """Writable view of `length` bytes inside one region; GuestAddressError when they are not."""
+        region = self.find(gpa)
+        if region is None or length < 0 or gpa + length > region.gpa + region.size_bytes:
+            msg = f"no guest memory at {gpa:#x}+{length:#x}"
+            raise GuestAddressError(msg)
+        offset = gpa - region.gpa
+        return region.view[offset : offset + length]
+
+    def read(self, gpa: int, length: int) -> bytes:
+        """Copy of `length` bytes; GuestAddressError when not all are backed by one region."""
+        return bytes(self.view(gpa, length))
+
+    def write(self, gpa: int, data: bytes | bytearray | memoryview) -> None:
+        """Store `data` (ROM included: this is the host's side) and tell listeners."""
+        self.view(gpa, len(data))[:] = data
+        self.mark_written(gpa, len(data))
+
+    def on_write(self, listener: Callable[[int, int], None]) -> None:
+        """Call `listener(gpa, length)` after each host-side write, on the writer's thread."""
+        self._listeners.append(listener)
+
+    def mark_written(self, gpa: int, length: int) -> None:
+        """Tell listeners that the host changed `[gpa, gpa + length)`."""
+        for listener in self._listeners:
+            listener(gpa, length)
+
+    def close(self) -> None:
+        """Close the descriptors; mappings go when the last view does."""
+        for region in self._regions:
+            os.close(region.fd)
+        self._regions.clear()
+        self._starts.clear()
+        self._maps.clear()
