@@ -1,0 +1,66 @@
+"""Where pyhyve keeps what it can make again: one directory, safe to delete at any time.
+
+The place is `$XDG_CACHE_HOME/pyhyve`, or `~/.cache/pyhyve` (XDG Base Directory Specification 0.8).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyhyve.support.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def cache_root() -> Path:
+    """The cache directory; it may not exist yet."""
+    configured = os.environ.get("XDG_CACHE_HOME", "")
+    # The specification says to ignore a relative path.
+    base = Path(configured) if os.path.isabs(configured) else Path.home() / ".cache"  # noqa: PTH117 - "" is no path
+    return base / "pyhyve"
+
+
+def cache_directory(name: str) -> Path:
+    """The sub-directory `name` of the cache, made when missing.
+
+    Raises UserError when it cannot be made; whoever can do without a cache catches that and warns.
+    """
+    path = cache_root() / name
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"cannot make the cache directory {path}: {error.strerror}; set XDG_CACHE_HOME to a writable place"
+        raise UserError(msg) from error
+    return path
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Make `path` hold `data`, all of it or nothing, also when two processes do so at once.
+
+    Raises OSError as the file system does.
+    """
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        Path(temporary).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        raise
+
+
+@contextlib.contextmanager
+def new_directory(parent: Path) -> Iterator[Path]:
+    """A fresh directory inside `parent`; removed on the way out unless it was renamed away."""
+    path = Path(tempfile.mkdtemp(dir=parent, prefix=".new-"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
