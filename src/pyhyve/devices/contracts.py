@@ -7,7 +7,10 @@ nothing is dropped.
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @runtime_checkable
@@ -36,6 +39,13 @@ class IrqLine(Protocol):
         """Drive the line; may be called from any thread."""
 
 
+class LineSetter(Protocol):
+    """Drives one of several numbered lines: interrupt inputs, PIRQs."""
+
+    def __call__(self, line: int, /, *, level: bool) -> None:
+        """Drive `line`; may be called from any thread."""
+
+
 class MsiSink(Protocol):
     """Where message-signalled interrupts go."""
 
@@ -61,3 +71,10 @@ class Timer(Protocol):
 
     def cancel(self) -> None:
         """Disarm; idempotent."""
+
+
+class TimerSource(Protocol):
+    """Makes timers."""
+
+    def create_timer(self, callback: Callable[[], None]) -> Timer:
+        """Return a disarmed timer that calls `callback` when it fires."""

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PAGE_SIZE_BYTES = 4096
+_MAP_NORESERVE = 0x4000
+"""Linux `asm-generic/mman.h`: memory the guest never touches costs nothing (older type stubs lack the name)."""
 
 
 class GuestAddressError(Exception):
@@ -65,7 +67,7 @@ class GuestMemory:
         fd = os.memfd_create(f"pyhyve-{name}", os.MFD_CLOEXEC)
         try:
             os.ftruncate(fd, size_bytes)
-            mapping = mmap.mmap(fd, size_bytes, mmap.MAP_SHARED | mmap.MAP_NORESERVE)
+            mapping = mmap.mmap(fd, size_bytes, mmap.MAP_SHARED | _MAP_NORESERVE)
         except (OSError, OverflowError) as error:
             os.close(fd)
             msg = f"cannot map {size_bytes:#x} bytes of guest memory: {error}"

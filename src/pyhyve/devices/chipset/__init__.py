@@ -1,0 +1,1 @@
+"""The PC's fixed devices: interrupt controllers, timers, clock, keyboard controller, power management."""

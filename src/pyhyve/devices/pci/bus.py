@@ -1,0 +1,138 @@
+"""PCI bus 0: devices by slot and function, BAR mapping, interrupt pins to the chipset's four PIRQ lines."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from pyhyve.devices.bus import AddressConflictError
+from pyhyve.devices.pci import spec
+from pyhyve.devices.pci.spec import BarKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pyhyve.devices.bus import AddressMap, Mapping
+    from pyhyve.devices.contracts import LineSetter
+    from pyhyve.devices.pci.device import Bar, PciDevice
+
+_LOG = logging.getLogger(__name__)
+SLOTS = 32
+FUNCTIONS = 8
+
+
+class PciBus:
+    """Bus 0. `set_pirq(line, level=)` drives PIRQ line 0 to 3; `send_msi(address, data)` delivers a message."""
+
+    def __init__(
+        self,
+        ports: AddressMap,
+        memory: AddressMap,
+        *,
+        send_msi: Callable[[int, int], None],
+        set_pirq: LineSetter,
+    ) -> None:
+        """Both callbacks may be called from any thread."""
+        self._ports = ports
+        self._memory = memory
+        self._send_msi = send_msi
+        self._set_pirq = set_pirq
+        self._devices: dict[int, PciDevice] = {}
+        self._mapped: dict[Bar, Mapping] = {}
+        self._asserted: tuple[set[PciDevice], ...] = (set(), set(), set(), set())
+        self._intx_lock = threading.Lock()
+
+    def __iter__(self) -> Iterator[PciDevice]:
+        """All functions by slot and function."""
+        return iter([self._devices[key] for key in sorted(self._devices)])
+
+    def attach(self, device: PciDevice, slot: int | None = None, function: int = 0) -> None:
+        """Plug `device` in, into the first free slot from 2 unless one is named.
+
+        Raises ValueError when the place is taken, does not exist, or no slot is free.
+        """
+        if slot is None:
+            free = (n for n in range(2, SLOTS) if not any(n << 3 | f in self._devices for f in range(FUNCTIONS)))
+            slot = next(free, SLOTS)
+        devfn = slot << 3 | function
+        if not 0 <= slot < SLOTS or not 0 <= function < FUNCTIONS or devfn in self._devices:
+            msg = f"{device.name}: PCI slot {slot:#x}.{function} is taken or does not exist"
+            raise ValueError(msg)
+        self._devices[devfn] = device
+        device.slot, device.function, device.host = slot, function, self
+        functions = [self._devices[slot << 3 | f] for f in range(FUNCTIONS) if slot << 3 | f in self._devices]
+        if len(functions) > 1:
+            for other in functions:
+                other.config[spec.HEADER_TYPE] |= spec.HEADER_MULTIFUNCTION
+                other.freeze()
+        device.freeze()
+
+    def find(self, slot: int, function: int) -> PciDevice | None:
+        """The device at `slot`.`function`, if any."""
+        return self._devices.get(slot << 3 | function)
+
+    # -- configuration accesses ---------------------------------------------------------------------------------------
+
+    def config_read(self, bus: int, devfn: int, offset: int, size: int) -> int:
+        """Configuration read; all ones where nothing is."""
+        device = self._devices.get(devfn) if bus == 0 else None
+        if device is None or offset + size > spec.CONFIG_SIZE_BYTES:
+            return (1 << (8 * size)) - 1
+        return device.config_read(offset, size)
+
+    def config_write(self, bus: int, devfn: int, offset: int, size: int, value: int) -> None:
+        """Configuration write; dropped where nothing is."""
+        device = self._devices.get(devfn) if bus == 0 else None
+        if device is not None and offset + size <= spec.CONFIG_SIZE_BYTES:
+            device.config_write(offset, size, value)
+
+    # -- what a device asks of its bus (PciHost) ----------------------------------------------------------------------
+
+    def send_msi(self, address: int, data: int) -> None:
+        """Deliver a message-signalled interrupt."""
+        self._send_msi(address, data)
+
+    def set_intx(self, device: PciDevice, *, level: bool) -> None:
+        """Drive a device's pin; a PIRQ line is high while any device on it is."""
+        line = self.pirq_of(device)
+        with self._intx_lock:
+            asserted = self._asserted[line]
+            before = bool(asserted)
+            if level:
+                asserted.add(device)
+            else:
+                asserted.discard(device)
+            changed = before != bool(asserted)
+        if changed:
+            self._set_pirq(line, level=level)
+
+    @staticmethod
+    def pirq_of(device: PciDevice) -> int:
+        """The PIRQ line (0 to 3) of the device's pin, as slots are wired: each slot shifts the pins by one."""
+        return (device.slot + device.config[spec.INTERRUPT_PIN] - 2) & 3
+
+    def update_bar(self, device: PciDevice, bar: Bar) -> None:
+        """Map, move or unmap `bar`. Where it cannot go (overlap, out of range) it stays unmapped."""
+        mapping = self._mapped.pop(bar, None)
+        space = self._ports if bar.kind is BarKind.IO else self._memory
+        if mapping is not None:
+            space.remove(mapping)
+        target = device.bar_target(bar)
+        moved = bar.address is not None
+        bar.address = None
+        if target is not None:
+            try:
+                name = f"{device.name} BAR {bar.index}"
+                self._mapped[bar] = space.add(target, bar.size_bytes, bar.device, name=name, width=bar.width)
+                bar.address = target
+                moved = True
+            except AddressConflictError as error:
+                _LOG.debug("the guest placed a BAR badly: %s", error)
+        if moved:
+            device.bar_moved(bar)
+
+    def reset(self) -> None:
+        """Reset every device."""
+        for device in self:
+            device.reset()

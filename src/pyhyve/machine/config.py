@@ -1,0 +1,168 @@
+"""What a machine is made of, as frozen values. Checked here, so that wiring need not doubt it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MIB = 1 << 20
+MAX_MEMORY_BYTES = 1 << 40
+"""Largest guest memory accepted: 1 TiB, as far as 40 address bits reach."""
+MAX_CPUS = 64
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+
+
+class ConfigError(ValueError):
+    """A configuration that no machine can have; the message is one line for the user."""
+
+
+class AccelChoice(StrEnum):
+    """Which engine runs the guest."""
+
+    AUTO = "auto"
+    KVM = "kvm"
+    JIT = "jit"
+
+
+class ConsoleKind(StrEnum):
+    """Where the first serial port goes."""
+
+    STDIO = "stdio"
+    NONE = "none"
+    FILE = "file"
+    UNIX = "unix"
+
+
+class NetKind(StrEnum):
+    """What a network card is plugged into."""
+
+    USER = "user"
+    BRIDGE = "bridge"
+    TAP = "tap"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleConfig:
+    """The console; `path` names the file, or the socket to listen on."""
+
+    kind: ConsoleKind = ConsoleKind.STDIO
+    path: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError when the kind and the path do not match."""
+        if (self.path is not None) != (self.kind in {ConsoleKind.FILE, ConsoleKind.UNIX}):
+            msg = f"console {self.kind}: a path is {'needed' if self.path is None else 'not expected'}"
+            raise ConfigError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class DiskConfig:
+    """One disk or CD-ROM; `format` None means: probe."""
+
+    path: Path
+    format: str | None = None
+    readonly: bool = False
+    snapshot: bool = False
+    serial: str = ""
+    is_cdrom: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PortForward:
+    """A host port that leads to a guest port."""
+
+    protocol: str
+    host_port: int
+    guest_port: int
+    host_address: str = ""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError on an unknown protocol or a port out of range."""
+        if self.protocol not in {"tcp", "udp"}:
+            msg = f"forward: unknown protocol {self.protocol!r} (use tcp or udp)"
+            raise ConfigError(msg)
+        for port in (self.host_port, self.guest_port):
+            if not 0 < port < 0x10000:
+                msg = f"forward: port {port} is not in 1..65535"
+                raise ConfigError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class NetConfig:
+    """One network card; `target` is the bridge or tap name."""
+
+    kind: NetKind = NetKind.USER
+    target: str = ""
+    mac: str | None = None
+    forwards: tuple[PortForward, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError on a malformed or multicast MAC address, or a missing bridge or tap name."""
+        if self.mac is not None:
+            if not _MAC.fullmatch(self.mac.lower()):
+                msg = f"net: {self.mac!r} is not a MAC address (use six hexadecimal bytes, 52:54:00:12:34:56)"
+                raise ConfigError(msg)
+            if int(self.mac[:2], 16) & 1:
+                msg = f"net: {self.mac} is a multicast address"
+                raise ConfigError(msg)
+        if self.kind in {NetKind.BRIDGE, NetKind.TAP} and not self.target:
+            msg = f"net: {self.kind} needs a name, as in {self.kind}=NAME"
+            raise ConfigError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class MachineConfig:
+    """A whole machine. `trace` holds names of trace points (`exits`, `bus`)."""
+
+    name: str = "guest"
+    memory_bytes: int = 512 * MIB
+    cpus: int = 1
+    accel: AccelChoice = AccelChoice.AUTO
+    kernel: Path | None = None
+    initrd: Path | None = None
+    append: str = ""
+    firmware: Path | None = None
+    disks: tuple[DiskConfig, ...] = ()
+    nets: tuple[NetConfig, ...] = ()
+    console: ConsoleConfig = field(default_factory=ConsoleConfig)
+    boot_order: str = "c"
+    no_reboot: bool = False
+    timeout_s: float | None = None
+    trace: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError on values no machine can have."""
+        if self.memory_bytes < MIB:
+            msg = f"memory: {self.memory_bytes} bytes is too little (at least 1M)"
+            raise ConfigError(msg)
+        if self.memory_bytes > MAX_MEMORY_BYTES:
+            most_gib = MAX_MEMORY_BYTES >> 30
+            msg = f"memory: {self.memory_bytes} bytes is more than a guest can address (at most {most_gib}G)"
+            raise ConfigError(msg)
+        if self.memory_bytes % MIB:
+            msg = f"memory: {self.memory_bytes} bytes is not a whole number of MiB"
+            raise ConfigError(msg)
+        if not 1 <= self.cpus <= MAX_CPUS:
+            msg = f"cpus: {self.cpus} is not in 1..{MAX_CPUS}"
+            raise ConfigError(msg)
+        if self.initrd is not None and self.kernel is None:
+            msg = "initrd: needs a kernel"
+            raise ConfigError(msg)
+        if self.append and self.kernel is None:
+            msg = "append: needs a kernel"
+            raise ConfigError(msg)
+        if "\0" in self.append:
+            msg = "append: the command line holds a NUL character"
+            raise ConfigError(msg)
+        if self.timeout_s is not None and self.timeout_s <= 0:
+            msg = f"timeout: {self.timeout_s} s is not positive"
+            raise ConfigError(msg)
+        if not self.boot_order or set(self.boot_order) - set("cdn"):
+            msg = f"boot: {self.boot_order!r} is not made of c, d and n"
+            raise ConfigError(msg)
