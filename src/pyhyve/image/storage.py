@@ -103,8 +103,9 @@ def _fallocate(fd: int, mode: int, offset: int, length: int) -> bool:
 class FileStorage:
     """A regular file or block device by descriptor. Owns the descriptor."""
 
-    def __init__(self, fd: int, filename: str, *, writable: bool) -> None:
+    def __init__(self, fd: int, filename: str, *, writable: bool, cache: str = "writeback") -> None:
         self._fd: int | None = fd
+        self._sync = cache != "unsafe"
         self.filename = filename
         self.writable = writable
         mode = os.fstat(fd).st_mode
@@ -112,13 +113,17 @@ class FileStorage:
         self._block_size = os.lseek(fd, 0, os.SEEK_END) if self._is_block else 0
 
     @classmethod
-    def open(cls, path: str, *, writable: bool, create: bool = False, truncate: bool = False) -> FileStorage:
-        """Open `path`; OSError as from open(2), ImageError for what is neither file nor block device."""
+    def open(cls, path: str, *, writable: bool, create: bool = False, cache: str = "writeback") -> FileStorage:
+        """Open `path`; OSError as from open(2), ImageError for what is neither file nor block device.
+
+        `cache` is QEMU's mode: `writethrough` and `directsync` write with O_DSYNC, `unsafe` never flushes. `none` and
+        `directsync` use the page cache all the same: guest buffers have no alignment that O_DIRECT could rely on.
+        """
         flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK
         if create:
             flags |= os.O_CREAT
-        if truncate:
-            flags |= os.O_TRUNC
+        if cache in {"writethrough", "directsync"}:
+            flags |= os.O_DSYNC
         fd = os.open(path, flags, 0o644)
         mode = os.fstat(fd).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
@@ -126,7 +131,7 @@ class FileStorage:
             kind = "a directory" if stat.S_ISDIR(mode) else "neither a regular file nor a block device"
             msg = f"Could not open '{path}': it is {kind}"
             raise ImageError(msg)
-        return cls(fd, path, writable=writable)
+        return cls(fd, path, writable=writable, cache=cache)
 
     @property
     def fd(self) -> int:
@@ -265,7 +270,8 @@ class FileStorage:
 
     def flush(self) -> None:
         """fdatasync."""
-        os.fdatasync(self.fd)
+        if self._sync:
+            os.fdatasync(self.fd)
 
     def close(self) -> None:
         """Close the descriptor."""
