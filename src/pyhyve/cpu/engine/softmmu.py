@@ -1,0 +1,401 @@
+"""The software TLB: from guest virtual addresses to host memory, with slow paths for everything unusual.
+
+Each vCPU has one direct-mapped table per *translation index* (an instruction set's privilege levels; see `Mmu`).
+Compiled code probes a table inline and calls `slow_load` or `slow_store` on a miss. Those walk, fill, split accesses
+that cross a page, reach devices, and drop translated code that is written to.
+
+Fault convention: a kernel that fails leaves `state.stop` non-zero; its result is then meaningless and its caller
+returns at once.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+from pyhyve.cpu.engine.state import (
+    NO_ADDRESS,
+    PAGE_BYTES,
+    PAGE_MASK,
+    PAGE_SHIFT,
+    TLB_BYTES,
+    TLB_ENTRIES,
+    TLB_ENTRY,
+    Stop,
+)
+from pyhyve.cpu.lang import U8, U16, U32, U64, Pointer, Struct, Value, current, inline, kernel, u64
+
+if TYPE_CHECKING:
+    from pyhyve.cpu.engine.regions import Regions
+    from pyhyve.cpu.lang import Kernel
+
+
+class Access(IntEnum):
+    """What a translation is for."""
+
+    READ = 0
+    WRITE = 1
+    FETCH = 2
+
+
+class ExitCode(IntEnum):
+    """`exit_kind` of an exit made here; numbers of `accel.api.ExitKind`."""
+
+    IO = 0
+    MMIO = 1
+
+
+class SoftMmu:
+    """The kernels of one instruction set's soft MMU.
+
+    `translate(state, address, access, index)` is the instruction set's page walk: it returns the guest physical
+    address, or `NO_ADDRESS` with a guest exception pending and `stop` set.
+    """
+
+    def __init__(
+        self, state: Struct, regions: Regions, translate: Kernel, invalidate: Kernel, indexes: int
+    ) -> None:
+        self.state = state
+        self._regions = regions
+        self.indexes = indexes
+        self._translate = translate
+        self._invalidate = invalidate
+        self._define()
+
+    def _define(self) -> None:  # noqa: C901, PLR0915 - a list of kernels that refer to one another
+        pointer = Pointer(self.state)
+        translate, invalidate, indexes = self._translate, self._invalidate, self.indexes
+        host_address = self._regions.host_address
+        page_index = self._regions.page_index
+        is_readonly = self._regions.is_readonly
+
+        @kernel(pointer, U64, name="mmu.flush_index")
+        def flush_index(st: Any, index: Any) -> None:
+            current().fill_bytes(st.tlb_base.offset(index * TLB_BYTES), 0xFF, u64(TLB_BYTES))
+
+        @kernel(pointer, name="mmu.flush_all")
+        def flush_all(st: Any) -> None:
+            """Forget every translation, and every address looked up in the jump cache."""
+            i: U64 = 0
+            while i < indexes:
+                flush_index(st, i)
+                i += 1
+            st.generation = st.generation + 1
+            st.lookup_tag = st.mode | (st.generation << 32)
+            st.code_page_gva = NO_ADDRESS
+            st.count_flush = st.count_flush + 1
+
+        @kernel(pointer, U64, name="mmu.flush_page")
+        def flush_page(st: Any, address: Any) -> None:
+            """Forget the translations of the page of `address`."""
+            i: U64 = 0
+            while i < indexes:
+                entry = _entry(st, address, i)
+                entry.read = NO_ADDRESS
+                entry.write = NO_ADDRESS
+                entry.fetch = NO_ADDRESS
+                i += 1
+            st.generation = st.generation + 1
+            st.lookup_tag = st.mode | (st.generation << 32)
+            st.code_page_gva = NO_ADDRESS
+
+        @kernel(pointer, U64, name="mmu.protect_code_page")
+        def protect_code_page(st: Any, hva_page: Any) -> None:
+            """Make writes to the page at host address `hva_page` take the slow path from now on."""
+            i: U64 = 0
+            while i < indexes * TLB_ENTRIES:
+                entry = st.tlb_base[i]
+                if entry.write != NO_ADDRESS and (entry.write + entry.addend) == hva_page:
+                    entry.write = NO_ADDRESS
+                i += 1
+
+        @kernel(pointer, U64, U64, U64, result=U64, name="mmu.fill")
+        def fill(st: Any, address: Any, access: Any, index: Any) -> None:
+            """Translate for `access`, install the page, and return the host address, 0 for a device; may fault."""
+            gpa = translate(st, address, access, index)
+            if st.stop != 0:
+                return 0
+            st.count_fill = st.count_fill + 1
+            hva = host_address(st, gpa)
+            if hva == 0:
+                return 0
+            entry = _entry(st, address, index)
+            page = address & PAGE_MASK
+            addend = (hva & PAGE_MASK) - page
+            if entry.addend != addend:
+                entry.read = NO_ADDRESS
+                entry.write = NO_ADDRESS
+                entry.fetch = NO_ADDRESS
+                entry.addend = addend
+            elif entry.read != page:
+                entry.read = NO_ADDRESS
+                if entry.write != page:
+                    entry.write = NO_ADDRESS
+                if entry.fetch != page:
+                    entry.fetch = NO_ADDRESS
+            if access == Access.READ:
+                entry.read = page
+            elif access == Access.FETCH:
+                entry.fetch = page
+            else:
+                if st.page_code[page_index(st, gpa)] == 0 and is_readonly(st, gpa) == 0:
+                    entry.write = page
+                entry.read = page
+            return hva
+
+        @kernel(pointer, U64, U64, U64, result=U64, name="mmu.device_load")
+        def device_load(st: Any, gpa: Any, size: Any, kind: Any) -> None:
+            """A read that the machine must answer: replayed from the record, or an exit."""
+            if st.access_next < st.access_done:
+                value = st.access_values[st.access_next]
+                st.access_next = st.access_next + 1
+                return value
+            st.exit_kind = kind.trunc(32)
+            st.exit_address = gpa
+            st.exit_size = size.trunc(32)
+            st.exit_write = 0
+            st.stop = Stop.EXIT
+            return 0
+
+        @kernel(pointer, U64, U64, U64, U64, name="mmu.device_store")
+        def device_store(st: Any, gpa: Any, size: Any, value: Any, kind: Any) -> None:
+            """A write that the machine must see: already done, or an exit."""
+            if st.access_next < st.access_done:
+                st.access_next = st.access_next + 1
+                return
+            st.exit_kind = kind.trunc(32)
+            st.exit_address = gpa
+            st.exit_size = size.trunc(32)
+            st.exit_write = 1
+            st.exit_value = value
+            st.stop = Stop.EXIT
+
+        @kernel(pointer, U64, U64, result=U64, name="mmu.host_load")
+        def host_load(_st: Any, hva: Any, size: Any) -> None:
+            if size == 8:
+                return hva.cast(U64)[0]
+            if size == 4:
+                return hva.cast(U32)[0].zext(64)
+            if size == 2:
+                return hva.cast(U16)[0].zext(64)
+            return hva.cast(U8)[0].zext(64)
+
+        @kernel(pointer, U64, U64, U64, name="mmu.host_store")
+        def host_store(_st: Any, hva: Any, size: Any, value: Any) -> None:
+            if size == 8:
+                hva.cast(U64)[0] = value
+            elif size == 4:
+                hva.cast(U32)[0] = value.trunc(32)
+            elif size == 2:
+                hva.cast(U16)[0] = value.trunc(16)
+            else:
+                hva.cast(U8)[0] = value.trunc(8)
+
+        @kernel(pointer, U64, U64, U64, result=U64, name="mmu.load_at", attributes="nounwind noinline cold")
+        def load_at(st: Any, address: Any, size: Any, index: Any) -> None:
+            """Read `size` (1, 2, 4, 8) bytes by translation index; may fault."""
+            in_page = address & (PAGE_BYTES - 1)
+            if in_page + size > PAGE_BYTES:
+                # Both pages are checked before any byte is read, lower address first.
+                fill(st, address, Access.READ, index)
+                if st.stop != 0:
+                    return 0
+                fill(st, (address + size - 1) & PAGE_MASK, Access.READ, index)
+                if st.stop != 0:
+                    return 0
+                value: U64 = 0
+                i: U64 = 0
+                while i < size:
+                    byte = load_at(st, address + i, 1, index)
+                    if st.stop != 0:
+                        return 0
+                    value = value | (byte << (i * 8))
+                    i += 1
+                return value
+            entry = _entry(st, address, index)
+            if entry.read == address & PAGE_MASK:
+                return host_load(st, address + entry.addend, size)
+            hva = fill(st, address, Access.READ, index)
+            if st.stop != 0:
+                return 0
+            if hva != 0:
+                return host_load(st, hva, size)
+            return device_load(st, translate(st, address, Access.READ, index), size, ExitCode.MMIO)
+
+        @kernel(pointer, U64, U64, U64, U64, name="mmu.store_at", attributes="nounwind noinline cold")
+        def store_at(st: Any, address: Any, size: Any, value: Any, index: Any) -> None:
+            """Write `size` (1, 2, 4, 8) bytes by translation index; may fault."""
+            in_page = address & (PAGE_BYTES - 1)
+            if in_page + size > PAGE_BYTES:
+                fill(st, address, Access.WRITE, index)
+                if st.stop != 0:
+                    return
+                fill(st, (address + size - 1) & PAGE_MASK, Access.WRITE, index)
+                if st.stop != 0:
+                    return
+                i: U64 = 0
+                while i < size:
+                    store_at(st, address + i, 1, (value >> (i * 8)) & 0xFF, index)
+                    if st.stop != 0:
+                        return
+                    i += 1
+                return
+            entry = _entry(st, address, index)
+            if entry.write == address & PAGE_MASK:
+                host_store(st, address + entry.addend, size, value)
+                return
+            hva = fill(st, address, Access.WRITE, index)
+            if st.stop != 0:
+                return
+            if entry.write == address & PAGE_MASK:
+                host_store(st, hva, size, value)
+                return
+            gpa = translate(st, address, Access.WRITE, index)
+            if hva == 0:
+                device_store(st, gpa, size, value, ExitCode.MMIO)
+                return
+            if is_readonly(st, gpa) != 0:
+                return
+            if before_write(st, gpa, size) == 0:
+                host_store(st, hva, size, value)
+
+        @kernel(pointer, U64, U64, result=U64, name="mmu.before_write")
+        def before_write(st: Any, gpa: Any, size: Any) -> None:
+            """Drop translated code that `[gpa, gpa + size)` overlaps; 1 (and `stop`) when the write must wait."""
+            page = page_index(st, gpa)
+            if page == NO_ADDRESS:
+                return 0
+            code = st.page_code[page]
+            if code == 0:
+                return 0
+            first = (gpa & (PAGE_BYTES - 1)) >> 6
+            last = ((gpa & (PAGE_BYTES - 1)) + size - 1) >> 6
+            if last > 63:
+                last = u64(63)
+            touched = (u64(NO_ADDRESS) << first) & (u64(NO_ADDRESS) >> (63 - last))
+            if (code & touched) == 0:
+                return 0
+            if st.single == 0:
+                st.stop = Stop.SINGLE
+                return 1
+            invalidate(st, gpa, size)
+            return 0
+
+        @kernel(pointer, U64, U64, U64, result=U64, name="mmu.probe_write")
+        def probe_write(st: Any, address: Any, size: Any, index: Any) -> None:
+            """Fault now if writing `size` bytes would fault. Returns the host address when plain memory, else 0."""
+            hva = fill(st, address, Access.WRITE, index)
+            if st.stop != 0:
+                return 0
+            if (address & (PAGE_BYTES - 1)) + size > PAGE_BYTES:
+                fill(st, (address + size - 1) & PAGE_MASK, Access.WRITE, index)
+                return 0
+            entry = _entry(st, address, index)
+            if entry.write == (address + size - 1) & PAGE_MASK:
+                return hva
+            return 0
+
+        self.flush_all = flush_all
+        self.flush_page = flush_page
+        self.protect_code_page = protect_code_page
+        self.fill = fill
+        self.device_load = device_load
+        self.device_store = device_store
+        self.load_at = load_at
+        self.store_at = store_at
+        self.before_write = before_write
+        self.probe_write = probe_write
+
+        @kernel(pointer, U64, U64, U64, name="mmu.copy_host", attributes="nounwind noinline")
+        def copy_host(_st: Any, target: Any, source: Any, size: Any) -> None:
+            i: U64 = 0
+            while i < size:
+                target.cast(U8)[i] = source.cast(U8)[i]
+                i += 1
+
+        @kernel(pointer, U64, U64, U64, result=U64, name="mmu.read_pointer", attributes="nounwind noinline cold")
+        def read_pointer(st: Any, address: Any, size: Any, index: Any) -> None:
+            """Host address from which to read `size` (at most 64) bytes: guest memory, or a copy of them; may fault."""
+            if (address & (PAGE_BYTES - 1)) + size <= PAGE_BYTES:
+                hva = fill(st, address, Access.READ, index)
+                if st.stop != 0 or hva != 0:
+                    return hva
+            bounce = st.bounce.address()
+            i: U64 = 0
+            step = u64(1)
+            if (size & 7) == 0:
+                step = u64(8)
+            elif size == 4 or size == 2:
+                step = size
+            while i < size:
+                part = load_at(st, address + i, step, index)
+                if st.stop != 0:
+                    return 0
+                host_store(st, bounce + i, step, part)
+                i += step
+            return bounce
+
+        @kernel(pointer, U64, U64, U64, result=U64, name="mmu.write_pointer", attributes="nounwind noinline cold")
+        def write_pointer(st: Any, address: Any, size: Any, index: Any) -> None:
+            """Host address at which to change `size` (at most 64) bytes, which hold their present value; may fault.
+
+            When it is not guest memory itself, `write_back` must follow.
+            """
+            st.bounce_size = 0
+            if (address & (PAGE_BYTES - 1)) + size <= PAGE_BYTES:
+                hva = fill(st, address, Access.WRITE, index)
+                if st.stop != 0:
+                    return 0
+                entry = _entry(st, address, index)
+                if entry.write == address & PAGE_MASK:
+                    return hva
+                gpa = translate(st, address, Access.WRITE, index)
+                if hva != 0 and is_readonly(st, gpa) == 0:
+                    if before_write(st, gpa, size) != 0:
+                        return 0
+                    return hva
+            else:
+                fill(st, address, Access.WRITE, index)
+                if st.stop != 0:
+                    return 0
+                fill(st, (address + size - 1) & PAGE_MASK, Access.WRITE, index)
+                if st.stop != 0:
+                    return 0
+            bounce = read_pointer(st, address, size, index)
+            if st.stop != 0:
+                return 0
+            if bounce != st.bounce.address():
+                copy_host(st, st.bounce.address(), bounce, size)
+            st.bounce_size = size
+            st.bounce_address = address
+            st.bounce_index = index
+            return st.bounce.address()
+
+        @kernel(pointer, name="mmu.write_back", attributes="nounwind noinline cold")
+        def write_back(st: Any) -> None:
+            """Write the changed copy of `write_pointer` to where it belongs; may fault or leave guest mode."""
+            size = st.bounce_size
+            i: U64 = 0
+            step = u64(1)
+            if (size & 7) == 0:
+                step = u64(8)
+            elif size == 4 or size == 2:
+                step = size
+            while i < size:
+                store_at(st, st.bounce_address + i, step, host_load(st, st.bounce.address() + i, step), st.bounce_index)
+                if st.stop != 0:
+                    return
+                i += step
+
+        self.copy_host = copy_host
+        self.read_pointer = read_pointer
+        self.write_pointer = write_pointer
+        self.write_back = write_back
+        self.host_load = host_load
+        self.host_store = host_store
+
+
+@inline
+def _entry(st: Value, address: Value, index: Value) -> Value:
+    slot = (address >> PAGE_SHIFT) & (TLB_ENTRIES - 1)
+    return st.tlb_base[slot + index * TLB_ENTRIES]

@@ -1,0 +1,132 @@
+"""The part of a vCPU's state that the engine owns, whatever the instruction set.
+
+One structure in shared host memory holds everything compiled code touches. The instruction set puts its hottest
+registers first, then calls `add_engine_fields`.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from pyhyve.cpu.lang import U32, U64, Array, Pointer, Struct
+
+TLB_ENTRIES = 1024
+TLB_ENTRY_SHIFT = 5
+TLB_BYTES = TLB_ENTRIES << TLB_ENTRY_SHIFT
+JUMP_CACHE_ENTRIES = 4096
+PAGE_SHIFT = 12
+PAGE_BYTES = 1 << PAGE_SHIFT
+PAGE_MASK = (1 << 64) - PAGE_BYTES
+MAX_REGIONS = 32
+MAX_ACCESSES = 8
+"""Device accesses one instruction may make."""
+
+
+class Stop(IntEnum):
+    """Why compiled code returned to the dispatcher (`stop`)."""
+
+    NONE = 0
+    EVENT = 1
+    """A guest exception is pending in the state."""
+    EXIT = 2
+    """Leave guest mode: `exit_*` says why."""
+    SINGLE = 3
+    """Run the instruction at `pc` again, alone in its block (it writes the code it stands in)."""
+
+
+class Request(IntEnum):
+    """Bits of `request`: what other threads, or the guest itself, ask of a vCPU at its next block."""
+
+    KICK = 1
+    INTERRUPT = 2
+    NMI = 4
+    INVALIDATE = 8
+    """Host-side writes hit pages that hold translated code: see `invalidate_*`."""
+
+
+TLB_ENTRY = Struct("TlbEntry").add("read", U64).add("write", U64).add("addend", U64).add("fetch", U64)
+"""Tags are page addresses (all ones when invalid); `addend` turns a guest virtual into a host address."""
+
+JUMP_ENTRY = Struct("JumpEntry").add("pc", U64).add("tag", U64).add("code", U64).add("pad", U64)
+
+REGION = (
+    Struct("Region")
+    .add("gpa", U64)
+    .add("length", U64)
+    .add("hva", U64)
+    .add("readonly", U64)
+    .add("first_page", U64)
+)
+"""Guest memory: `first_page` numbers its pages among all regions' pages, for the per-page tables."""
+
+BLOCK = (
+    Struct("Block")
+    .add("pc", U64)
+    .add("mode", U64)
+    .add("gpa", U64)
+    .add("gpa2", U64)
+    .add("code", U64)
+    .add("leave", U64)
+    .add("length", U32)
+    .add("hash_next", U32)
+    .add("page_next", U32)
+    .add("page2_next", U32)
+)
+"""A translated block: its guest addresses (`gpa2` is the second page's, or all ones), its host code, the address of
+its exit stub, and the links of the lists it is in (indexes into the block array; 0 ends a list)."""
+
+UOP = (
+    Struct("Uop")
+    .add("stencil", U32)
+    .add("attributes", U32)
+    .add("pc", U64)
+    .add("npc", U64)
+    .add("v0", U64)
+    .add("v1", U64)
+    .add("v2", U64)
+    .add("v3", U64)
+    .add("taken", U64)
+)
+"""One stencil instance: its operands, the guest addresses of its instruction and the next, and the index of the uop
+that the symbol TAKEN stands for."""
+
+MAX_UOPS = 320
+HASH_ENTRIES = 1 << 16
+MAX_BLOCKS = 1 << 19
+
+
+def add_engine_fields(state: Struct) -> Struct:
+    """Append the engine's fields."""
+    state.add("pc", U64)
+    state.add("stop", U32).add("request", U32)
+    state.add("lookup_tag", U64)
+    state.add("link_stub", U64).add("link_site", U64)
+    state.add("mode", U64).add("generation", U64)
+    state.add("jump_cache", Pointer(JUMP_ENTRY))
+    state.add("tlb", Pointer(TLB_ENTRY)).add("tlb_base", Pointer(TLB_ENTRY))
+    state.add("single", U64)
+    state.add("exit_kind", U32).add("exit_size", U32).add("exit_write", U32).add("exit_pad", U32)
+    state.add("exit_address", U64).add("exit_value", U64)
+    state.add("access_done", U64).add("access_next", U64).add("access_values", Array(U64, MAX_ACCESSES))
+    state.add("regions", Array(REGION, MAX_REGIONS)).add("region_count", U64)
+    state.add("block_count", U64).add("block_table", Pointer(BLOCK)).add("hash_table", Pointer(U32))
+    state.add("page_blocks", Pointer(U32)).add("page_code", Pointer(U64))
+    state.add("cache_start", U64).add("cache_next", U64).add("cache_end", U64)
+    state.add("templates", Pointer(U32)).add("template_code", U64).add("template_relocations", U64)
+    state.add("helpers", Pointer(U64))
+    state.add("invalidate_head", U64).add("invalidate_tail", U64).add("invalidate_ring", Array(U64, 256))
+    state.add("uops", Array(UOP, MAX_UOPS)).add("hot_address", Array(U64, MAX_UOPS + 1))
+    state.add("count_translated", U64).add("count_entered", U64).add("count_fill", U64).add("count_flush", U64)
+    state.add("bounce", Array(U64, 8), align_bytes=16)
+    state.add("bounce_size", U64).add("bounce_address", U64).add("bounce_index", U64)
+    state.add("block_gpa", U64).add("block_gpa2", U64).add("block_length", U64)
+    return state
+
+
+NO_ADDRESS = (1 << 64) - 1
+
+__all__ = [
+    "BLOCK", "HASH_ENTRIES", "JUMP_CACHE_ENTRIES", "JUMP_ENTRY", "MAX_ACCESSES", "MAX_BLOCKS", "MAX_REGIONS",
+    "MAX_UOPS", "NO_ADDRESS", "PAGE_BYTES", "PAGE_MASK", "PAGE_SHIFT", "REGION", "TLB_BYTES", "TLB_ENTRIES",
+    "TLB_ENTRY", "TLB_ENTRY_SHIFT", "UOP", "Request", "Stop", "add_engine_fields",
+]
