@@ -1,0 +1,164 @@
+"""ACPI fixed hardware (ACPI 6.5, 4.8): PM1a event and control blocks, PM timer, one GPE block, the SMI command port.
+
+Register layout as in the PIIX4: the event block at 0, control at 4, the timer at 8.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyhyve.devices.contracts import Clock, IrqLine, TimerSource
+
+PM_SIZE = 0x40
+PM1_CONTROL = 4
+PM_TIMER = 8
+GPE_SIZE = 4
+TIMER_FREQUENCY_HZ = 3_579_545
+ACPI_ENABLE = 0xF1
+ACPI_DISABLE = 0xF0
+SLEEP_TYPE_S5 = 5
+"""SLP_TYP value the tables name for soft-off."""
+
+_NS = 1_000_000_000
+_TIMER_STATUS = 1 << 0
+_POWER_BUTTON = 1 << 8
+_EVENT_BITS = _TIMER_STATUS | 1 << 5 | _POWER_BUTTON | 1 << 10 | 1 << 15
+_ENABLE_BITS = _TIMER_STATUS | 1 << 5 | _POWER_BUTTON | 1 << 10
+_SCI_ENABLE = 1 << 0
+_SLEEP_ENABLE = 1 << 13
+_TIMER_HALF = 1 << 23
+
+
+class AcpiPm:
+    """PM1a, the timer and the SCI. `sci` drives the interrupt; `power_off` is called for S5."""
+
+    def __init__(
+        self, clock: Clock, timers: TimerSource, sci: IrqLine, power_off: Callable[[], None]
+    ) -> None:
+        """ACPI mode is on from the start: there is no SMM code that could switch it."""
+        self._clock = clock
+        self._sci = sci
+        self._power_off = power_off
+        self._carry = timers.create_timer(self._carried)
+        self._status = self._enable = 0
+        self._control = _SCI_ENABLE
+        self._carries_seen = 0
+
+    def reset(self) -> None:
+        """Return to the power-on state."""
+        self._status = self._enable = 0
+        self._control = _SCI_ENABLE
+        self._carry.cancel()
+        self._carries_seen = self._ticks() // _TIMER_HALF
+        self._sci.set(level=False)
+
+    def press_power_button(self) -> None:
+        """Ask the guest's operating system to shut down."""
+        self._status |= _POWER_BUTTON
+        self._update()
+
+    def set_acpi_mode(self, *, enabled: bool) -> None:
+        """Connect events to the SCI, or leave them alone."""
+        self._control = self._control & ~_SCI_ENABLE | enabled
+        self._update()
+
+    def read(self, offset: int, size: int) -> int:
+        """Read PM1 status and enable, PM1 control, or the timer."""
+        if offset == PM_TIMER and size == 4:
+            return self._ticks() & 0xFF_FFFF
+        if offset < PM1_CONTROL:
+            self._latch_carry()
+            value = self._status | self._enable << 16
+        elif offset < PM_TIMER:
+            value = self._control
+            offset -= PM1_CONTROL
+        elif offset < PM_TIMER + 4:
+            value = self._ticks() & 0xFF_FFFF
+            offset -= PM_TIMER
+        else:
+            return 0
+        return value >> (8 * offset) & ((1 << (8 * size)) - 1)
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Clear status bits, set enable bits, or control sleeping."""
+        if offset < PM1_CONTROL:
+            self._latch_carry()
+            value <<= 8 * offset
+            written = ((1 << (8 * size)) - 1) << (8 * offset)
+            self._status &= ~(value & _EVENT_BITS)
+            mask = written >> 16
+            self._enable = self._enable & ~mask | value >> 16 & mask & _ENABLE_BITS
+            self._update()
+        elif offset < PM_TIMER:
+            shift = 8 * (offset - PM1_CONTROL)
+            written = ((1 << (8 * size)) - 1) << shift
+            control = self._control & ~written | value << shift & written
+            self._control = control & 0x1C00 | self._control & _SCI_ENABLE
+            if control & _SLEEP_ENABLE and control >> 10 & 7 == SLEEP_TYPE_S5:
+                self._power_off()
+
+    def _ticks(self) -> int:
+        return self._clock.now_ns() * TIMER_FREQUENCY_HZ // _NS
+
+    def _latch_carry(self) -> None:
+        """TMR_STS is set whenever the timer's top bit changes."""
+        carries = self._ticks() // _TIMER_HALF
+        if carries != self._carries_seen:
+            self._carries_seen = carries
+            self._status |= _TIMER_STATUS
+
+    def _carried(self) -> None:
+        self._latch_carry()
+        self._update()
+
+    def _update(self) -> None:
+        if self._enable & _TIMER_STATUS:
+            next_tick = (self._ticks() // _TIMER_HALF + 1) * _TIMER_HALF
+            self._carry.arm(-(-next_tick * _NS // TIMER_FREQUENCY_HZ))
+        else:
+            self._carry.cancel()
+        self._sci.set(level=bool(self._status & self._enable and self._control & _SCI_ENABLE))
+
+
+class GpeBlock:
+    """General-purpose events: two status bytes, then two enable bytes. Nothing raises one yet on its own."""
+
+    def __init__(self) -> None:
+        """All events disabled."""
+        self._enable = 0
+
+    def reset(self) -> None:
+        """Return to the power-on state."""
+        self._enable = 0
+
+    def read(self, offset: int, _size: int) -> int:
+        """Read a byte."""
+        return 0 if offset < 2 else self._enable >> (8 * (offset - 2)) & 0xFF
+
+    def write(self, offset: int, _size: int, value: int) -> None:
+        """Write a byte."""
+        if offset >= 2:
+            shift = 8 * (offset - 2)
+            self._enable = self._enable & ~(0xFF << shift) | value << shift
+
+
+class SmiCommandPort:
+    """Ports 0xB2 and 0xB3: the way into ACPI mode and out of it."""
+
+    def __init__(self, pm: AcpiPm) -> None:
+        """Attach to the power management block."""
+        self._pm = pm
+        self._registers = bytearray(2)
+
+    def read(self, offset: int, _size: int) -> int:
+        """Read what was written last."""
+        return self._registers[offset]
+
+    def write(self, offset: int, _size: int, value: int) -> None:
+        """Write a command (offset 0) or its status byte."""
+        self._registers[offset] = value
+        if offset == 0 and value in {ACPI_ENABLE, ACPI_DISABLE}:
+            self._pm.set_acpi_mode(enabled=value == ACPI_ENABLE)

@@ -1,0 +1,143 @@
+"""The i8042 keyboard controller without a keyboard, and port 0x92 (IBM PC/AT Technical Reference, 1-39 ff.).
+
+Enough for a driver's probe to end cleanly, and for the reset and A20 pulses of old software.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_OUTPUT_FULL = 0x01
+_SYSTEM_FLAG = 0x04
+_COMMAND = 0x08
+_UNLOCKED = 0x10
+_AUX_FULL = 0x20
+_TIMEOUT = 0x40
+_DEFAULT_COMMAND_BYTE = 0x74
+"""Both ports disabled, translation on, no interrupts."""
+_RESEND = 0xFE
+_QUEUE_LIMIT = 16
+
+
+class I8042:
+    """Ports 0x60 (offset 0) and 0x64 (offset 4); whatever lies between is not its."""
+
+    def __init__(self, reset_requested: Callable[[], None]) -> None:
+        """`reset_requested` is called when the processor's reset line is pulsed."""
+        self._reset_requested = reset_requested
+        self.reset()
+
+    def reset(self) -> None:
+        """Return to the power-on state."""
+        self._command_byte = _DEFAULT_COMMAND_BYTE
+        self._output_port = 0x03
+        self._memory = bytearray(32)
+        self._queue: list[tuple[int, int]] = []
+        self._pending_command = 0
+        self._last_was_command = False
+
+    def read(self, offset: int, _size: int) -> int:
+        """Read data or status."""
+        if offset:
+            return self._status()
+        return self._queue.pop(0)[0] if self._queue else 0
+
+    def write(self, offset: int, _size: int, value: int) -> None:
+        """Write a command or its data."""
+        self._last_was_command = bool(offset)
+        if offset:
+            self._command(value)
+        else:
+            command, self._pending_command = self._pending_command, 0
+            self._data(command, value)
+
+    def _status(self) -> int:
+        status = _UNLOCKED | self._command_byte & _SYSTEM_FLAG | (_COMMAND if self._last_was_command else 0)
+        if self._queue:
+            status |= _OUTPUT_FULL | self._queue[0][1]
+        return status
+
+    def _put(self, value: int, flags: int = 0) -> None:
+        if len(self._queue) < _QUEUE_LIMIT:
+            self._queue.append((value, flags))
+
+    def _command(self, value: int) -> None:
+        if value >= 0xF0:
+            if not value & 1:
+                self._reset_requested()
+        elif 0x20 <= value < 0x40:
+            self._put(self._command_byte if value == 0x20 else self._memory[value & 0x1F])
+        elif 0x60 <= value < 0x80 or value in {0xD1, 0xD2, 0xD3, 0xD4}:
+            self._pending_command = value
+        else:
+            self._simple_command(value)
+
+    def _simple_command(self, value: int) -> None:
+        match value:
+            case 0xA7:
+                self._command_byte |= 0x20
+            case 0xA8:
+                self._command_byte &= ~0x20
+            case 0xA9:
+                self._put(0x04)
+            case 0xAA:
+                self._command_byte |= _SYSTEM_FLAG
+                self._put(0x55)
+            case 0xAB:
+                self._put(0x00)
+            case 0xAD:
+                self._command_byte |= 0x10
+            case 0xAE:
+                self._command_byte &= ~0x10
+            case 0xC0:
+                self._put(0x80)
+            case 0xD0:
+                self._put(self._output_port)
+            case 0xDD:
+                self._output_port &= ~0x02
+            case 0xDF:
+                self._output_port |= 0x02
+            case _:
+                pass
+
+    def _data(self, command: int, value: int) -> None:
+        if command == 0x60:
+            self._command_byte = value
+        elif 0x60 < command < 0x80:
+            self._memory[command & 0x1F] = value
+        elif command == 0xD1:
+            self._output_port = value
+            if not value & 1:
+                self._reset_requested()
+        elif command == 0xD2:
+            self._put(value)
+        elif command == 0xD3:
+            self._put(value, _AUX_FULL)
+        else:
+            self._put(_RESEND, _TIMEOUT | (_AUX_FULL if command == 0xD4 else 0))
+
+
+class SystemControlPortA:
+    """Port 0x92: fast A20 (always open here) and fast reset."""
+
+    def __init__(self, reset_requested: Callable[[], None]) -> None:
+        """`reset_requested` is called on a rising reset bit."""
+        self._reset_requested = reset_requested
+        self._value = 0x02
+
+    def reset(self) -> None:
+        """Return to the power-on state."""
+        self._value = 0x02
+
+    def read(self, _offset: int, _size: int) -> int:
+        """Read the control bits."""
+        return self._value
+
+    def write(self, _offset: int, _size: int, value: int) -> None:
+        """Set A20 (bit 1); a rising bit 0 resets the machine."""
+        if value & ~self._value & 1:
+            self._reset_requested()
+        self._value = value & 0x03

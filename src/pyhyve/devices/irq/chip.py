@@ -1,0 +1,204 @@
+"""The interrupt controllers of a PC as one chip, for engines that bring none of their own.
+
+Global system interrupts 0 to 15 reach both the i8259 pair and the I/O APIC, 16 to 23 the I/O APIC only; no input
+is remapped. Every public method takes the machine lock, which is re-entrant.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from pyhyve.devices.chipset.i8259 import I8259Pair
+from pyhyve.devices.irq import spec
+from pyhyve.devices.irq.ioapic import IoApic
+from pyhyve.devices.irq.lapic import LocalApic
+from pyhyve.devices.irq.message import message_from_msi
+from pyhyve.devices.irq.spec import DeliveryMode
+
+if TYPE_CHECKING:
+    import threading
+
+    from pyhyve.devices.contracts import Clock, TimerSource
+    from pyhyve.devices.irq.lapic import TscSource
+    from pyhyve.devices.irq.message import ApicMessage
+
+_ISA_IRQS = 16
+
+
+class CpuPins(Protocol):
+    """The interrupt pins of one vCPU."""
+
+    def set_interrupt(self, *, pending: bool) -> None:
+        """Drive INTR."""
+
+    def raise_nmi(self) -> None:
+        """Pulse NMI."""
+
+    def init(self) -> None:
+        """INIT message: stop, and wait for a start-up message."""
+
+    def startup(self, vector: int) -> None:
+        """Start-up message: begin at `vector` << 12 in real mode, when waiting for it."""
+
+
+class ApicInterruptChip:
+    """i8259 pair, I/O APIC and one local APIC per vCPU."""
+
+    def __init__(self, lock: threading.RLock, clock: Clock, timers: TimerSource, tsc: TscSource, cpus: int) -> None:
+        """`lock` is the machine lock."""
+        self._lock = lock
+        self.pic = I8259Pair(self._pic_changed)
+        self.ioapic = IoApic(self)
+        self.lapics = [LocalApic(index, clock, timers, tsc, self) for index in range(cpus)]
+        self._pins: list[CpuPins | None] = [None] * cpus
+        self._levels = [False] * cpus
+
+    def connect(self, index: int, pins: CpuPins) -> None:
+        """Wire local APIC `index` to its vCPU."""
+        self._pins[index] = pins
+
+    def reset(self) -> None:
+        """Return to the power-on state, all inputs low."""
+        with self._lock:
+            self.pic.reset()
+            self.ioapic.clear_lines()
+            self.ioapic.reset()
+            for lapic in self.lapics:
+                lapic.reset()
+            self._update_all()
+
+    # -- inputs -------------------------------------------------------------------------------------------------------
+
+    def set_gsi(self, gsi: int, *, level: bool) -> None:
+        """Drive global system interrupt `gsi`."""
+        with self._lock:
+            if gsi < _ISA_IRQS:
+                self.pic.set_irq(gsi, level=level)
+            if gsi < spec.IOAPIC_PINS:
+                self.ioapic.set_pin(gsi, level=level)
+
+    def send_msi(self, address: int, data: int) -> None:
+        """Deliver a message-signalled interrupt."""
+        message = message_from_msi(address, data)
+        if message is not None:
+            with self._lock:
+                self.deliver(message)
+
+    # -- the processor's side -----------------------------------------------------------------------------------------
+
+    def acknowledge(self, index: int) -> int | None:
+        """INTA from vCPU `index`: the vector to deliver, or None when the request is gone."""
+        with self._lock:
+            lapic = self.lapics[index]
+            vector = None
+            if lapic.has_pending:
+                vector = lapic.acknowledge()
+            elif self.pic.intr and lapic.takes_extint:
+                vector = self.pic.acknowledge()
+            self._update(index)
+            return vector
+
+    def read_msr(self, index: int, msr: int) -> int | None:
+        """RDMSR of an APIC register by vCPU `index`; None for #GP."""
+        return self.lapics[index].read_msr(msr)
+
+    def write_msr(self, index: int, msr: int, value: int) -> bool:
+        """WRMSR of an APIC register by vCPU `index`; False for #GP."""
+        with self._lock:
+            done = self.lapics[index].write_msr(msr, value)
+            self._update(index)
+            return done
+
+    def page_of(self, index: int) -> LocalApicPage:
+        """The local APIC's registers as vCPU `index` sees them in memory."""
+        return LocalApicPage(self, index)
+
+    def registers_written(self, index: int) -> None:
+        """A register of local APIC `index` was written through its page."""
+        self._update(index)
+
+    # -- between the controllers --------------------------------------------------------------------------------------
+
+    def deliver(self, message: ApicMessage) -> bool:
+        """Hand a message to every local APIC it names; False when there is none."""
+        targets = [
+            lapic for lapic in self.lapics if lapic.matches(message.destination, is_logical=message.is_logical)
+        ]
+        if message.mode == DeliveryMode.LOWEST_PRIORITY and targets:
+            awake = [lapic for lapic in targets if lapic.enabled]
+            targets = [min(awake or targets, key=lambda lapic: lapic.ppr)]
+        for lapic in targets:
+            self._deliver_to(lapic, message)
+        return bool(targets)
+
+    def end_of_interrupt(self, vector: int) -> None:
+        """Broadcast the end of a level-triggered interrupt."""
+        self.ioapic.end_of_interrupt(vector)
+
+    def timer_fired(self, sender: LocalApic) -> None:
+        """A local APIC timer requested an interrupt."""
+        self._update(sender.initial_id)
+
+    def send_ipi(self, sender: LocalApic, message: ApicMessage, shorthand: int) -> None:
+        """Deliver an inter-processor interrupt."""
+        match shorthand:
+            case 0:
+                self.deliver(message)
+            case 1:
+                self._deliver_to(sender, message)
+            case _:
+                for lapic in self.lapics:
+                    if shorthand == 2 or lapic is not sender:
+                        self._deliver_to(lapic, message)
+
+    def _deliver_to(self, lapic: LocalApic, message: ApicMessage) -> None:
+        pins = self._pins[lapic.initial_id]
+        match message.mode:
+            case DeliveryMode.FIXED | DeliveryMode.LOWEST_PRIORITY:
+                lapic.accept(message.vector, is_level=message.is_level)
+                self._update(lapic.initial_id)
+            case DeliveryMode.NMI if pins is not None:
+                pins.raise_nmi()
+            case DeliveryMode.INIT if pins is not None and message.assert_level:
+                lapic.init()
+                self._update(lapic.initial_id)
+                pins.init()
+            case DeliveryMode.STARTUP if pins is not None:
+                pins.startup(message.vector)
+            case _:
+                pass
+
+    def _pic_changed(self, _intr: bool) -> None:  # noqa: FBT001 - callback
+        self._update_all()
+
+    def _update_all(self) -> None:
+        for index in range(len(self.lapics)):
+            self._update(index)
+
+    def _update(self, index: int) -> None:
+        lapic = self.lapics[index]
+        level = lapic.has_pending or (self.pic.intr and lapic.takes_extint)
+        if level != self._levels[index]:
+            self._levels[index] = level
+            pins = self._pins[index]
+            if pins is not None:
+                pins.set_interrupt(pending=level)
+
+
+class LocalApicPage:
+    """One vCPU's window on its local APIC."""
+
+    def __init__(self, chip: ApicInterruptChip, index: int) -> None:
+        """Made by `ApicInterruptChip.page_of`."""
+        self._chip = chip
+        self._index = index
+        self._lapic = chip.lapics[index]
+
+    def read(self, offset: int, size: int) -> int:
+        """Read a register."""
+        return self._lapic.read(offset, size)
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Write a register."""
+        self._lapic.write(offset, size, value)
+        self._chip.registers_written(self._index)

@@ -1,0 +1,387 @@
+"""One local APIC (SDM Vol. 3A, chapter 11): xAPIC registers in memory, x2APIC and TSC deadline through MSRs.
+
+Its owner (`ApicInterruptChip`) serialises calls with the machine lock and drives the processor's pins.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from pyhyve.devices.irq import spec
+from pyhyve.devices.irq.message import ApicMessage
+from pyhyve.devices.irq.spec import ApicBase, ApicRegister, DeliveryMode, TimerMode
+
+if TYPE_CHECKING:
+    from pyhyve.devices.contracts import Clock, TimerSource
+
+_LVT_WRITABLE = {
+    ApicRegister.LVT_TIMER: 0x7_00FF,
+    ApicRegister.LVT_THERMAL: 0x1_07FF,
+    ApicRegister.LVT_PERFORMANCE: 0x1_07FF,
+    ApicRegister.LVT_LINT0: 0x1_A7FF,
+    ApicRegister.LVT_LINT1: 0x1_A7FF,
+    ApicRegister.LVT_ERROR: 0x1_00FF,
+}
+_MIN_PERIOD_NS = 20_000
+"""A shorter period would keep the machine busy with nothing but timer interrupts."""
+
+
+class TscSource(Protocol):
+    """The guest's time-stamp counter."""
+
+    frequency_hz: int
+
+    def deadline_ns(self, tsc: int) -> int:
+        """`Clock.now_ns` at the moment the guest's counter reads `tsc`."""
+
+
+class LocalApicOwner(Protocol):
+    """What a local APIC asks of the chip around it."""
+
+    def end_of_interrupt(self, vector: int) -> None:
+        """A level-triggered interrupt was finished."""
+
+    def timer_fired(self, sender: LocalApic) -> None:
+        """The timer requested an interrupt: the processor pins may have to change."""
+
+    def send_ipi(self, sender: LocalApic, message: ApicMessage, shorthand: int) -> None:
+        """Deliver an inter-processor interrupt; `shorthand` as in the ICR."""
+
+
+class LocalApic:
+    """Registers and timer of one local APIC. `has_pending` tells whether a vector waits to be delivered."""
+
+    def __init__(self, apic_id: int, clock: Clock, timers: TimerSource, tsc: TscSource, owner: LocalApicOwner) -> None:
+        self.initial_id = apic_id
+        self._clock = clock
+        self._tsc = tsc
+        self._owner = owner
+        self._timer = timers.create_timer(self._timer_fired)
+        self._registers: dict[int, int] = {}
+        self.irr = self.isr = self.tmr = 0
+        self.base = 0
+        self._timer_start_ns = 0
+        self._deadline_tsc = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Return to the power-on state."""
+        self.base = spec.LAPIC_BASE | ApicBase.ENABLE | (ApicBase.BSP if self.initial_id == 0 else 0)
+        self.init()
+
+    def init(self) -> None:
+        """INIT: everything but the APIC base register and the ID."""
+        self._timer.cancel()
+        registers: dict[int, int] = dict.fromkeys(_LVT_WRITABLE, spec.LVT_MASKED)
+        if self.base & ApicBase.BSP:
+            registers[ApicRegister.LVT_LINT0] = DeliveryMode.EXTINT << 8
+        self._registers = {
+            ApicRegister.ID: self.initial_id << 24,
+            ApicRegister.DFR: 0xFFFF_FFFF,
+            ApicRegister.SVR: 0xFF,
+        }
+        self._registers.update(registers)
+        self.tpr = 0
+        self.irr = self.isr = self.tmr = 0
+        self._esr = self._esr_latched = 0
+        self._initial = 0
+        self._divide = 0
+        self._deadline_tsc = 0
+
+    # -- delivery -----------------------------------------------------------------------------------------------------
+
+    @property
+    def enabled(self) -> bool:
+        """Enabled both in the base register and in SVR."""
+        return bool(self.base & ApicBase.ENABLE and self._registers[ApicRegister.SVR] & spec.SVR_ENABLE)
+
+    @property
+    def x2apic(self) -> bool:
+        """Whether registers are reached through MSRs."""
+        return bool(self.base & ApicBase.X2APIC)
+
+    @property
+    def takes_extint(self) -> bool:
+        """Whether the i8259's INTR passes through: globally disabled, or LINT0 set to ExtINT."""
+        if not self.base & ApicBase.ENABLE:
+            return True
+        return self._registers[ApicRegister.LVT_LINT0] & (spec.LVT_MASKED | 0x700) == DeliveryMode.EXTINT << 8
+
+    @property
+    def takes_nmi(self) -> bool:
+        """Whether the LINT1 pin leads to NMI."""
+        return self._registers[ApicRegister.LVT_LINT1] & (spec.LVT_MASKED | 0x700) == DeliveryMode.NMI << 8
+
+    @property
+    def ppr(self) -> int:
+        """Processor priority: the higher of task priority and the class in service."""
+        served = (self.isr.bit_length() - 1) & 0xF0 if self.isr else 0
+        return self.tpr if self.tpr & 0xF0 >= served else served
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether some requested vector outranks the processor priority."""
+        irr = self.irr
+        return irr != 0 and (irr.bit_length() - 1) & 0xF0 > self.ppr & 0xF0 and self.enabled
+
+    def acknowledge(self) -> int:
+        """Move the highest requested vector into service and return it; the spurious one when there is none."""
+        if not self.has_pending:
+            return self._registers[ApicRegister.SVR] & 0xFF
+        vector = self.irr.bit_length() - 1
+        self.irr &= ~(1 << vector)
+        self.isr |= 1 << vector
+        return vector
+
+    def accept(self, vector: int, *, is_level: bool) -> None:
+        """A fixed or lowest-priority message arrived."""
+        if not self.enabled:
+            return
+        if vector < 16:
+            self._error(spec.ESR_RECEIVE_ILLEGAL_VECTOR)
+            return
+        bit = 1 << vector
+        self.irr |= bit
+        if is_level:
+            self.tmr |= bit
+        else:
+            self.tmr &= ~bit
+
+    def matches(self, destination: int, *, is_logical: bool) -> bool:
+        """Whether a message to `destination` is for this APIC."""
+        if not self.base & ApicBase.ENABLE:
+            return False
+        if self.x2apic:
+            if destination == 0xFFFF_FFFF or (destination == 0xFF and not is_logical):
+                return True
+            if not is_logical:
+                return destination == self.initial_id
+            return destination >> 16 == self.initial_id >> 4 and bool(destination & 1 << (self.initial_id & 15))
+        destination &= 0xFF
+        if not is_logical:
+            return destination in {0xFF, self._registers[ApicRegister.ID] >> 24}
+        mine = self._registers.get(ApicRegister.LDR, 0) >> 24
+        if self._registers[ApicRegister.DFR] >> 28 == 0xF:
+            return bool(destination & mine)
+        return destination == 0xFF or (destination >> 4 == mine >> 4 and bool(destination & mine & 0xF))
+
+    def _error(self, bit: int) -> None:
+        self._esr_latched |= bit
+        lvt = self._registers[ApicRegister.LVT_ERROR]
+        if not lvt & spec.LVT_MASKED and lvt & 0xFF >= 16:
+            self.irr |= 1 << (lvt & 0xFF)
+
+    # -- registers in memory ------------------------------------------------------------------------------------------
+
+    def read(self, offset: int, _size: int) -> int:
+        """Read the register at `offset` of the page."""
+        return self._read_register(offset & 0xFF0) if not offset & 0xC else 0
+
+    def write(self, offset: int, _size: int, value: int) -> None:
+        """Write the register at `offset` of the page."""
+        if not offset & 0xF:
+            self._write_register(offset, value)
+
+    def _read_register(self, register: int) -> int:
+        match register:
+            case ApicRegister.TPR:
+                return self.tpr
+            case ApicRegister.TIMER_CURRENT:
+                return self._timer_current()
+            case ApicRegister.TIMER_INITIAL:
+                return self._initial
+            case ApicRegister.TIMER_DIVIDE:
+                return self._divide
+            case ApicRegister.VERSION:
+                return spec.APIC_VERSION
+            case ApicRegister.PPR | ApicRegister.APR:
+                return self.ppr
+            case ApicRegister.ESR:
+                return self._esr
+        if ApicRegister.ISR <= register < ApicRegister.ESR:
+            bits = (self.isr, self.tmr, self.irr)[(register - ApicRegister.ISR) >> 7]
+            return bits >> (2 * (register & 0x70)) & 0xFFFF_FFFF
+        return self._registers.get(register, 0)
+
+    def _write_register(self, register: int, value: int) -> None:
+        match register:
+            case ApicRegister.EOI:
+                self._end_of_interrupt()
+            case ApicRegister.TPR:
+                self.tpr = value & 0xFF
+            case ApicRegister.TIMER_INITIAL:
+                self._initial = value
+                self._start_timer()
+            case ApicRegister.ICR_LOW:
+                self._registers[register] = value & 0xC_CFFF
+                self._send(value, self._registers.get(ApicRegister.ICR_HIGH, 0) >> 24)
+            case ApicRegister.ICR_HIGH | ApicRegister.LDR:
+                self._registers[register] = value & 0xFF00_0000
+            case ApicRegister.ID:
+                self._registers[register] = value & 0xFF00_0000
+            case ApicRegister.DFR:
+                self._registers[register] = value | 0x0FFF_FFFF
+            case ApicRegister.SVR:
+                self._registers[register] = value & 0x1FF
+                if not value & spec.SVR_ENABLE:
+                    for lvt in _LVT_WRITABLE:
+                        self._registers[lvt] |= spec.LVT_MASKED
+                    self._timer.cancel()
+            case ApicRegister.ESR:
+                self._esr, self._esr_latched = self._esr_latched, 0
+            case ApicRegister.TIMER_DIVIDE:
+                self._divide = value & 0xB
+            case _ if register in _LVT_WRITABLE:
+                self._write_lvt(register, value)
+            case _:
+                pass
+
+    def _write_lvt(self, register: int, value: int) -> None:
+        value &= _LVT_WRITABLE[ApicRegister(register)]
+        if not self._registers[ApicRegister.SVR] & spec.SVR_ENABLE:
+            value |= spec.LVT_MASKED
+        old = self._registers[register]
+        self._registers[register] = value
+        if register == ApicRegister.LVT_TIMER and (old ^ value) >> 17 & 3:
+            self._timer.cancel()
+            self._initial = self._deadline_tsc = 0
+
+    def _end_of_interrupt(self) -> None:
+        if not self.isr:
+            return
+        vector = self.isr.bit_length() - 1
+        self.isr &= ~(1 << vector)
+        if self.tmr >> vector & 1:
+            self._owner.end_of_interrupt(vector)
+
+    def _send(self, low: int, destination: int) -> None:
+        mode = low >> 8 & 7
+        if mode in {DeliveryMode.FIXED, DeliveryMode.LOWEST_PRIORITY} and low & 0xFF < 16:
+            self._error(spec.ESR_SEND_ILLEGAL_VECTOR)
+            return
+        message = ApicMessage(
+            vector=low & 0xFF,
+            mode=mode,
+            destination=destination,
+            is_logical=bool(low & 1 << 11),
+            is_level=bool(low & 1 << 15),
+            assert_level=bool(low & 1 << 14),
+        )
+        self._owner.send_ipi(self, message, low >> 18 & 3)
+
+    # -- registers through MSRs ---------------------------------------------------------------------------------------
+
+    def read_msr(self, msr: int) -> int | None:
+        """Value of an APIC register; None for #GP."""
+        if msr == spec.Msr.APIC_BASE:
+            return self.base
+        if msr == spec.Msr.TSC_DEADLINE:
+            return self._deadline_tsc
+        if not spec.Msr.X2APIC_FIRST <= msr <= spec.Msr.X2APIC_LAST or not self.x2apic:
+            return None
+        register = (msr - spec.Msr.X2APIC_FIRST) << 4
+        if register == ApicRegister.ID:
+            return self.initial_id
+        if register == ApicRegister.LDR:
+            return (self.initial_id >> 4) << 16 | 1 << (self.initial_id & 15)
+        if register == ApicRegister.ICR_LOW:
+            return self._registers.get(ApicRegister.ICR_HIGH, 0) << 32 | self._registers.get(register, 0)
+        if register in {ApicRegister.EOI, ApicRegister.DFR, ApicRegister.ICR_HIGH, ApicRegister.SELF_IPI}:
+            return None
+        return self._read_register(register)
+
+    def write_msr(self, msr: int, value: int) -> bool:
+        """Write an APIC register; False for #GP."""
+        if msr == spec.Msr.APIC_BASE:
+            return self._write_base(value)
+        if msr == spec.Msr.TSC_DEADLINE:
+            self._set_deadline(value)
+            return True
+        if not spec.Msr.X2APIC_FIRST <= msr <= spec.Msr.X2APIC_LAST or not self.x2apic:
+            return False
+        register = (msr - spec.Msr.X2APIC_FIRST) << 4
+        if register == ApicRegister.ICR_LOW:
+            self._registers[ApicRegister.ICR_HIGH] = value >> 32
+            self._registers[register] = value & 0xC_CFFF
+            self._send(value & 0xFFFF_FFFF, value >> 32)
+            return True
+        if value >> 32:
+            return False
+        if register == ApicRegister.SELF_IPI:
+            self.accept(value & 0xFF, is_level=False)
+            return True
+        if register in {ApicRegister.EOI, ApicRegister.ESR}:
+            if value:
+                return False
+        elif register in {
+            ApicRegister.ID, ApicRegister.VERSION, ApicRegister.PPR, ApicRegister.LDR, ApicRegister.DFR,
+            ApicRegister.ICR_HIGH, ApicRegister.TIMER_CURRENT,
+        } or ApicRegister.ISR <= register < ApicRegister.ESR:  # fmt: skip
+            return False
+        self._write_register(register, value)
+        return True
+
+    def _write_base(self, value: int) -> bool:
+        mode = ApicBase.ENABLE | ApicBase.X2APIC
+        if value & ~(0xFF_FFFF_F000 | ApicBase.BSP | mode) or value & mode == ApicBase.X2APIC:
+            return False
+        if self.x2apic and value & mode == ApicBase.ENABLE:
+            return False
+        if not self.base & ApicBase.ENABLE and value & mode == mode:
+            return False
+        if self.base & ApicBase.ENABLE and not value & ApicBase.ENABLE:
+            self.init()
+        self.base = value
+        return True
+
+    # -- timer --------------------------------------------------------------------------------------------------------
+
+    @property
+    def _timer_mode(self) -> int:
+        return self._registers[ApicRegister.LVT_TIMER] >> 17 & 3
+
+    @property
+    def _tick_ns(self) -> int:
+        """Nanoseconds a tick: the input clock divided by 1 to 128 (11.5.4)."""
+        code = self._divide & 3 | (self._divide & 8) >> 1
+        return 1 << (code + 1 & 7)
+
+    def _timer_current(self) -> int:
+        if not self._initial or self._timer_mode == TimerMode.TSC_DEADLINE:
+            return 0
+        elapsed = (self._clock.now_ns() - self._timer_start_ns) // self._tick_ns
+        if elapsed < self._initial:
+            return self._initial - elapsed
+        return self._initial - elapsed % self._initial if self._timer_mode == TimerMode.PERIODIC else 0
+
+    def _start_timer(self) -> None:
+        if self._timer_mode == TimerMode.TSC_DEADLINE:
+            return
+        if not self._initial:
+            self._timer.cancel()
+            return
+        self._timer_start_ns = self._clock.now_ns()
+        self._timer.arm(self._timer_start_ns + self._initial * self._tick_ns)
+
+    def _set_deadline(self, value: int) -> None:
+        if self._timer_mode != TimerMode.TSC_DEADLINE:
+            return
+        self._deadline_tsc = value
+        if value:
+            self._timer.arm(self._tsc.deadline_ns(value))
+        else:
+            self._timer.cancel()
+
+    def _timer_fired(self) -> None:
+        mode = self._timer_mode
+        if mode == TimerMode.PERIODIC and self._initial:
+            period = max(self._initial * self._tick_ns, _MIN_PERIOD_NS)
+            now = self._clock.now_ns()
+            self._timer_start_ns += period * max(1, (now - self._timer_start_ns) // period)
+            self._timer.arm(self._timer_start_ns + period)
+        elif mode == TimerMode.TSC_DEADLINE:
+            self._deadline_tsc = 0
+        lvt = self._registers[ApicRegister.LVT_TIMER]
+        if not lvt & spec.LVT_MASKED:
+            self.accept(lvt & 0xFF, is_level=False)
+            self._owner.timer_fired(self)
