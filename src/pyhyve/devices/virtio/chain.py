@@ -126,7 +126,7 @@ class DmaSpace:
                     raise VirtqueueError(msg)
                 readable.append(self._view[offset : offset + length])
                 readable_bytes += length
-        if readable_bytes + writable_bytes > MAX_CHAIN_BYTES:
+        if readable_bytes + writable_bytes > MAX_CHAIN_BYTES or writable_bytes == MAX_CHAIN_BYTES:
             msg = f"descriptor chain of {readable_bytes + writable_bytes:#x} bytes"
             raise VirtqueueError(msg)
         return DescriptorChain(head, slots, readable, writable, readable_bytes, writable_bytes, ranges)

@@ -1,0 +1,118 @@
+"""The I/O thread: epoll over descriptors, and calls from other threads.
+
+Backends and virtqueues run here, off the vCPU threads. KVM's ioeventfds are descriptors like any other (`watch`);
+the translator's notifications arrive through `call_soon`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_LOG = logging.getLogger(__name__)
+
+READABLE = select.EPOLLIN
+WRITABLE = select.EPOLLOUT
+HANGUP = select.EPOLLHUP | select.EPOLLERR | select.EPOLLRDHUP
+
+
+class IoLoop:
+    """One thread that waits for descriptors and calls.
+
+    `call_soon`, `watch`, `unwatch` and `stop` may be called from any thread. A callback that raises is logged and
+    the loop goes on: one broken backend must not stop the others.
+    """
+
+    def __init__(self, name: str = "io") -> None:
+        self.name = name
+        self._epoll = select.epoll()
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._wake_fd, READABLE)
+        self._watches: dict[int, Callable[[int], None]] = {}
+        self._calls: deque[Callable[[], None]] = deque()
+        self._awake = False
+        self._stopping = False
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the thread; once."""
+        self._thread = threading.Thread(target=self.run, name=f"pyhyve-{self.name}", daemon=True)
+        self._thread.start()
+
+    def is_current(self) -> bool:
+        """Whether the caller runs on this loop's thread."""
+        return self._thread is threading.current_thread()
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Run `callback` on the loop's thread, in the order of calls."""
+        self._calls.append(callback)
+        if not self._awake:
+            # Two racing callers may both write; the loop reads the counter to zero at once.
+            self._awake = True
+            if not self._closed:
+                os.eventfd_write(self._wake_fd, 1)
+
+    def watch(self, fd: int, events: int, callback: Callable[[int], None]) -> None:
+        """Call `callback(ready events)` while any of `events` holds for `fd`; replaces an earlier watch of `fd`."""
+        if fd in self._watches:
+            self._epoll.modify(fd, events)
+        else:
+            self._epoll.register(fd, events)
+        self._watches[fd] = callback
+
+    def unwatch(self, fd: int) -> None:
+        """Forget `fd`; idempotent. Call it before closing the descriptor."""
+        if self._watches.pop(fd, None) is not None and not self._closed:
+            self._epoll.unregister(fd)
+
+    def run(self) -> None:
+        """Serve until `stop`; `start` calls it on the thread it makes."""
+        poll = self._epoll.poll
+        calls = self._calls
+        wake_fd = self._wake_fd
+        while not self._stopping:
+            for fd, events in poll():
+                if fd == wake_fd:
+                    os.eventfd_read(wake_fd)
+                    continue
+                watcher = self._watches.get(fd)
+                if watcher is not None:
+                    try:
+                        watcher(events)
+                    except Exception:  # noqa: BLE001 - see the class docstring
+                        _LOG.exception("%s: a descriptor's handler failed", self.name)
+            # Cleared before draining: a call added from here on wakes the loop again.
+            self._awake = False
+            for _ in range(len(calls)):
+                try:
+                    calls.popleft()()
+                except Exception:  # noqa: BLE001 - see the class docstring
+                    _LOG.exception("%s: a call failed", self.name)
+
+    def run_pending(self) -> None:
+        """Run the calls made so far on this thread: for a loop that was never started."""
+        self._awake = False
+        for _ in range(len(self._calls)):
+            self._calls.popleft()()
+
+    def stop(self) -> None:
+        """End the thread, wait for it (unless called from it) and close the descriptors; idempotent."""
+        if self._closed:
+            return
+        self._stopping = True
+        os.eventfd_write(self._wake_fd, 1)
+        if self._thread is not None and not self.is_current():
+            self._thread.join()
+        self._closed = True
+        self._epoll.close()
+        os.close(self._wake_fd)
+        self._watches.clear()
+        self._calls.clear()

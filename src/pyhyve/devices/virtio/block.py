@@ -1,0 +1,320 @@
+"""The virtio block device (VIRTIO 1.2, 5.2).
+
+Cached reads and buffered writes are done on the worker, between file and guest memory, a batch per notification.
+What waits for the disk goes to a small pool and completes from there.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+from dataclasses import dataclass
+from enum import Enum
+from struct import pack
+from typing import TYPE_CHECKING, ClassVar
+
+from pyhyve.backends.block import BlockError, BlockPool
+from pyhyve.devices.virtio.block_request import (
+    MAX_RANGE_SECTORS,
+    MAX_SEGMENTS,
+    in_bounds,
+    parse_ranges,
+    parse_request,
+)
+from pyhyve.devices.virtio.device import VirtioDevice, Worker
+from pyhyve.devices.virtio.spec import (
+    BLOCK_ID_BYTES,
+    SECTOR_BYTES,
+    BlockFeature,
+    BlockRequestType,
+    BlockStatus,
+    DeviceType,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyhyve.backends.block import BlockBackend
+    from pyhyve.devices.virtio.block_request import BlockRequest
+    from pyhyve.devices.virtio.queue import Virtqueue
+    from pyhyve.memory.guest import GuestMemory
+
+_LOG = logging.getLogger(__name__)
+_IN = int(BlockRequestType.IN)
+_OUT = int(BlockRequestType.OUT)
+_OK = int(BlockStatus.OK)
+_IOERR = int(BlockStatus.IOERR)
+_UNSUPP = int(BlockStatus.UNSUPP)
+_RANGE_TYPES = frozenset({int(BlockRequestType.DISCARD), int(BlockRequestType.WRITE_ZEROES)})
+_INLINE_WRITE_BYTES = 1 << 20
+"""Larger buffered writes go to the pool, so that one request does not hold up the queue."""
+
+
+class ErrorPolicy(Enum):
+    """What happens when the host cannot carry out a request."""
+
+    REPORT = "report"
+    """The guest gets an I/O error."""
+    STOP = "stop"
+    """The request waits, `on_stop` is called, and `retry` tries again."""
+    STOP_ENOSPC = "enospc"
+    """STOP for a full disk, REPORT otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockOptions:
+    """How the disk presents itself."""
+
+    serial: str = ""
+    queues: int = 1
+    queue_size: int = 256
+    logical_block_bytes: int = 512
+    physical_block_bytes: int = 4096
+    error_policy: ErrorPolicy = ErrorPolicy.REPORT
+
+
+class VirtioBlock(VirtioDevice):
+    """A disk. Owns the backend: `close` closes it."""
+
+    device_type: ClassVar[DeviceType] = DeviceType.BLOCK
+
+    def __init__(
+        self,
+        memory: GuestMemory,
+        worker: Worker,
+        backend: BlockBackend,
+        options: BlockOptions | None = None,
+        *,
+        on_stop: Callable[[BlockError], None] | None = None,
+    ) -> None:
+        """`on_stop(error)` is called off the vCPU threads when the error policy stops a request."""
+        self.options = options or BlockOptions()
+        offered = (
+            BlockFeature.SEG_MAX
+            | BlockFeature.GEOMETRY
+            | BlockFeature.BLK_SIZE
+            | BlockFeature.TOPOLOGY
+            | BlockFeature.FLUSH
+            | BlockFeature.CONFIG_WCE
+        )
+        if backend.readonly:
+            offered |= BlockFeature.RO
+        else:
+            offered |= BlockFeature.DISCARD | BlockFeature.WRITE_ZEROES
+        if self.options.queues > 1:
+            offered |= BlockFeature.MQ
+        super().__init__(
+            memory, worker, offered=int(offered), queue_sizes=[self.options.queue_size] * self.options.queues
+        )
+        self._backend = backend
+        self._readonly = backend.readonly
+        self._capacity = backend.size_bytes // SECTOR_BYTES
+        self._pool = BlockPool()
+        self._writeback = True
+        self._on_stop = on_stop
+        self._pending = 0
+        self._idle = threading.Condition(self.lock)
+        self._stopped_requests: list[tuple[int, Virtqueue, BlockRequest]] = []
+
+    # -- configuration ------------------------------------------------------------------------------------------------
+
+    def config_space(self) -> bytes:
+        """`struct virtio_blk_config` (5.2.4)."""
+        options = self.options
+        exponent = max(0, (options.physical_block_bytes // options.logical_block_bytes).bit_length() - 1)
+        heads, sectors = 16, 63
+        cylinders = min(self._capacity // (heads * sectors), 16383)
+        align = max(1, options.logical_block_bytes // SECTOR_BYTES)
+        return b"".join(
+            (
+                pack("<QII", self._capacity, 0, min(254, options.queue_size - 2)),
+                pack("<HBB", cylinders, heads, sectors),
+                pack("<I", options.logical_block_bytes),
+                pack("<BBHI", exponent, 0, 1, 0),
+                pack("<BxH", self._writeback, options.queues),
+                pack("<III", MAX_RANGE_SECTORS, MAX_SEGMENTS, align),
+                pack("<IIBxxx", MAX_RANGE_SECTORS, MAX_SEGMENTS, 1),
+            )
+        )
+
+    def write_config(self, offset: int, size: int, value: int) -> None:
+        """Only `writeback` can be written (5.2.5.1), once CONFIG_WCE is negotiated."""
+        if offset == 32 and self.has_feature(BlockFeature.CONFIG_WCE):
+            self._writeback = bool(value & 1)
+
+    def resize(self) -> None:
+        """The backend's size changed: tell the driver."""
+        self._capacity = self._backend.size_bytes // SECTOR_BYTES
+        self.run_locked(self.config_changed)
+
+    def stopped(self) -> None:
+        """Reset: the cache mode goes back to write-back."""
+        self._writeback = True
+
+    def quiesce(self) -> None:
+        """Wait for requests in the pool; drop those that the error policy holds."""
+        with self._idle:
+            self._pending -= len(self._stopped_requests)
+            self._stopped_requests.clear()
+            while self._pending:
+                self._idle.wait()
+
+    def close(self) -> None:
+        """Finish requests, end the pool and close the backend; idempotent."""
+        self.reset()
+        self._pool.close()
+        self._backend.close()
+
+    # -- requests -----------------------------------------------------------------------------------------------------
+
+    def handle_queue(self, index: int, ring: Virtqueue) -> None:
+        """Do what needs no waiting here, hand the rest to the pool."""
+        backend = self._backend
+        mark_written = self.dma.mark_written
+        while (chain := ring.pop()) is not None:
+            request = parse_request(chain)
+            kind = request.type
+            if kind == _IN:
+                length = request.writable_bytes
+                if not length or not in_bounds(request.sector, length, self._capacity):
+                    self._finish(ring, request, _IOERR)
+                elif backend.try_read(request.writable, request.sector * SECTOR_BYTES, length):
+                    request.status[0] = _OK
+                    for gpa, size in chain.writable_ranges:
+                        mark_written(gpa, size)
+                    ring.push(chain, length + 1)
+                else:
+                    self._submit(index, ring, request)
+            elif kind == _OUT:
+                length = request.readable_bytes
+                if self._readonly or not length or not in_bounds(request.sector, length, self._capacity):
+                    self._finish(ring, request, _IOERR)
+                elif length <= _INLINE_WRITE_BYTES and self._writeback and self.options.error_policy is _REPORT:
+                    self._finish(ring, request, self._execute(request))
+                else:
+                    self._submit(index, ring, request)
+            elif kind == BlockRequestType.GET_ID:
+                self._get_id(ring, request)
+            elif kind == BlockRequestType.FLUSH or (kind in _RANGE_TYPES and not self._readonly):
+                self._submit(index, ring, request)
+            else:
+                self._finish(ring, request, _UNSUPP)
+
+    def _finish(self, ring: Virtqueue, request: BlockRequest, status: int, written_bytes: int = 0) -> None:
+        """Store the status and give the chain back; with the lock held."""
+        request.status[0] = status
+        chain = request.chain
+        if written_bytes:
+            for gpa, size in chain.writable_ranges:
+                self.dma.mark_written(gpa, size)
+        else:
+            gpa, size = chain.writable_ranges[-1]
+            self.dma.mark_written(gpa + size - 1, 1)
+        ring.push(chain, written_bytes + 1)
+
+    def _get_id(self, ring: Virtqueue, request: BlockRequest) -> None:
+        """The serial number, padded with zeroes (5.2.6)."""
+        serial = self.options.serial.encode("ascii", "replace")[:BLOCK_ID_BYTES].ljust(BLOCK_ID_BYTES, b"\0")
+        if request.writable_bytes < BLOCK_ID_BYTES:
+            self._finish(ring, request, _IOERR)
+            return
+        done = 0
+        for view in request.writable:
+            part = serial[done : done + len(view)]
+            view[: len(part)] = part
+            done += len(part)
+        self._finish(ring, request, _OK, BLOCK_ID_BYTES)
+
+    def _execute(self, request: BlockRequest) -> int:
+        """Carry out a request; its status. Any thread."""
+        try:
+            return self._perform(request)
+        except BlockError as error:
+            _LOG.warning("block request at sector %d failed: %s", request.sector, error)
+            return _IOERR
+
+    def _perform(self, request: BlockRequest) -> int:
+        """Carry out a request, or raise BlockError."""
+        backend = self._backend
+        kind = request.type
+        offset = request.sector * SECTOR_BYTES
+        if kind == _IN:
+            backend.read(request.writable, offset)
+        elif kind == _OUT:
+            backend.write(request.readable, offset)
+            if not self._writeback:
+                backend.flush()
+        elif kind == BlockRequestType.FLUSH:
+            if not self._readonly:
+                backend.flush()
+        else:
+            is_discard = kind == BlockRequestType.DISCARD
+            segments = parse_ranges(request, self._capacity)
+            if segments is None:
+                return _IOERR
+            if any(segment.flags & ~int(not is_discard) for segment in segments):
+                # 5.2.6.2: unknown flags, and `unmap` in a discard, are unsupported.
+                return _UNSUPP
+            for segment in segments:
+                start, length = segment.sector * SECTOR_BYTES, segment.sectors * SECTOR_BYTES
+                if not length:
+                    continue
+                if is_discard:
+                    backend.discard(start, length)
+                else:
+                    backend.write_zeroes(start, length, unmap=segment.unmap)
+        return _OK
+
+    # -- requests that wait -------------------------------------------------------------------------------------------
+
+    def _submit(self, index: int, ring: Virtqueue, request: BlockRequest) -> None:
+        """Hand a request to the pool; with the lock held."""
+        self._pending += 1
+        self._pool.submit(lambda: self._work(index, ring, request))
+
+    def _work(self, index: int, ring: Virtqueue, request: BlockRequest) -> None:
+        """Carry out a request on a thread of the pool and complete it."""
+        status = _IOERR
+        stop: BlockError | None = None
+        try:
+            status = self._perform(request)
+        except BlockError as error:
+            _LOG.warning("block request at sector %d failed: %s", request.sector, error)
+            if self._stops_on(error):
+                stop = error
+        with self._idle:
+            if stop is not None and self.queues[index].ring is ring and self.is_running:
+                self._stopped_requests.append((index, ring, request))
+            else:
+                stop = None
+                self._complete(index, ring, request, status)
+        if stop is not None and self._on_stop is not None:
+            self._on_stop(stop)
+        self._deliver()
+
+    def _stops_on(self, error: BlockError) -> bool:
+        policy = self.options.error_policy
+        if policy is ErrorPolicy.STOP_ENOSPC:
+            return error.code in {errno.ENOSPC, errno.EDQUOT}
+        return policy is ErrorPolicy.STOP
+
+    def _complete(self, index: int, ring: Virtqueue, request: BlockRequest, status: int) -> None:
+        """Give a pooled request back, unless its queue is gone; with the lock held."""
+        self._pending -= 1
+        if not self._pending:
+            self._idle.notify_all()
+        if self.queues[index].ring is ring and self.is_running:
+            done = request.writable_bytes if request.type == _IN and status == _OK else 0
+            self._finish(ring, request, status, done)
+            self.publish(index, ring)
+
+    def retry(self) -> None:
+        """Try the requests again that the error policy stopped."""
+        with self.lock:
+            stopped, self._stopped_requests = self._stopped_requests, []
+        for index, ring, request in stopped:
+            self._pool.submit(lambda i=index, r=ring, q=request: self._work(i, r, q))  # type: ignore[misc]
+
+
+_REPORT = ErrorPolicy.REPORT
