@@ -51,6 +51,9 @@ SELECTOR_SS: Final = 0x2B
 LANDING_PAD_SIZE: Final = 5
 """``jmp rel32`` to ``STUB`` right behind the code, if it fits into the code pages."""
 
+BATCH: Final = 512
+"""Most cases in a batch."""
+
 # Case record -----------------------------------------------------------------------------------------------------
 CASE_SIZE: Final = 768
 CASE_GPR: Final = 0x00

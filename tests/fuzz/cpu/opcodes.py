@@ -139,7 +139,7 @@ _INTEGER: Final = """
 1 ff rm /2 !stack !jump
 1 ff rm /4 !jump
 1 ff rm /6 v !stack
-1 06,07,0e,16,17,1e,1f,27,2f,37,3f,60,61,82,9a,ce,d4,d5,d6,ea
+1 06,07,0e,16,17,1e,1f,27,2f,37,3f,60,61,82,9a,ce,d4,d6,ea
 0f 0b
 0f 06,08,09,07,30,32,35
 0f 20-23 reg

@@ -1,0 +1,221 @@
+"""Running batches on both sides, and making what differs small."""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING, Final
+
+from . import layout as at
+from . import report
+from .batch import Batch, Result, compare
+from .generator import Generator
+from .native import NativeRunner
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .engines import Engine
+
+_PLAIN_FX: Final = struct.pack("<HHB19xI", 0x37F, 0, 0, 0x1F80)
+
+
+@dataclass(slots=True)
+class Mismatch:
+    """A case whose results differ.
+
+    Attributes:
+        batch: it alone.
+        native, engine: its results.
+        key: the mnemonic it is filed under.
+    """
+
+    batch: Batch
+    native: Result
+    engine: Result
+    key: str
+
+    def describe(self) -> str:
+        """The whole story, over several lines."""
+        return report.describe(self.batch, 0, self.native, self.engine)
+
+    def fields(self) -> str:
+        """Names of the differing fields."""
+        lines = report.differences(self.batch.case(0), self.batch.template, self.native, self.engine)
+        names = [line.split(":")[0] for line in lines]
+        return ", ".join(dict.fromkeys("memory" if name[0] == "[" else name for name in names))
+
+
+@dataclass(slots=True)
+class Tally:
+    """What came out of some batches."""
+
+    cases: int = 0
+    skipped: int = 0
+    outcomes: Counter[int] = field(default_factory=Counter)
+    mismatches: list[Mismatch] = field(default_factory=list)
+
+    def add(self, other: Tally) -> None:
+        """Take in what another process found."""
+        self.cases += other.cases
+        self.skipped += other.skipped
+        self.outcomes += other.outcomes
+        self.mismatches += other.mismatches
+
+
+class Session:
+    """An engine beside the oracle.
+
+    Args:
+        engine: what is tested.
+        seed: names the cases; batch ``n`` of a seed is always the same.
+        only: regular expression on the table's labels.
+        alignment_checks: also set RFLAGS.AC now and then.
+        lenient: a case that faults on both sides counts as equal (for engines that fault differently).
+    """
+
+    def __init__(
+        self, engine: Engine, seed: str, only: str = "", *, alignment_checks: bool = False, lenient: bool = False
+    ) -> None:
+        self._engine = engine
+        self._native = NativeRunner(at.BATCH)
+        self._seed = seed
+        self._only = only
+        self._alignment_checks = alignment_checks
+        self._lenient = lenient
+
+    def close(self) -> None:
+        """End the child and the engine."""
+        self._native.close()
+        self._engine.close()
+
+    def generate(self, number: int, count: int = at.BATCH) -> Batch:
+        """Batch ``number`` of this seed."""
+        random = Random(f"{self._seed}:{number}")
+        return Generator(random, self._only, alignment_checks=self._alignment_checks).batch(count)
+
+    def run(self, batch: Batch) -> Tally:
+        """Run a batch on both sides."""
+        native = self._native.run_batch(batch)
+        engine = self._engine.run_batch(batch)
+        tally = Tally(cases=batch.count)
+        for index in range(batch.count):
+            tally.outcomes[struct.unpack_from("<q", native, index * at.RESULT_SIZE + at.RESULT_VECTOR)[0]] += 1
+        found = compare(batch, native, engine)
+        pairs = [(index, _record(native, index), _record(engine, index)) for index in found]
+        for index, ours, theirs in pairs:
+            case = batch.case(index)
+            if _incomparable(ours):
+                tally.skipped += 1
+                continue
+            if _excused(ours, theirs, lenient=self._lenient):
+                continue
+            mismatch = Mismatch(_alone(batch, index), ours, theirs, report.mnemonic(case))
+            tally.mismatches.append(self._shortened(mismatch))
+        return tally
+
+    def again(self, batch: Batch) -> Mismatch | None:
+        """Run a batch of one case; None if both sides agree."""
+        native = self._native.run_batch(batch)
+        engine = self._engine.run_batch(batch)
+        ours, theirs = _record(native, 0), _record(engine, 0)
+        if not compare(batch, native, engine) or _incomparable(ours) or _excused(ours, theirs, lenient=self._lenient):
+            return None
+        return Mismatch(batch, ours, theirs, report.mnemonic(batch.case(0)))
+
+    def _shortened(self, mismatch: Mismatch) -> Mismatch:
+        """The same without trailing instructions that do not matter; the last one left names the mismatch."""
+        case = mismatch.batch.case(0)
+        sizes = [len(line.split(" ")[0]) // 2 for line in report.disassemble(case)]
+        if len(sizes) == 1:
+            return mismatch
+        size = 0
+        for count, more in enumerate(sizes[:-1]):
+            size += more
+            shorter = bytearray(mismatch.batch.cases)
+            struct.pack_into("<I", shorter, at.CASE_CODE_LEN, size)
+            found = self.again(Batch(mismatch.batch.template, shorter, mismatch.batch.entries[: count + 1]))
+            if found:
+                found.key = found.key.split(" ")[-1]
+                return found
+        mismatch.key = mismatch.key.split(" ")[-1] + " (in a sequence)"
+        return mismatch
+
+    def minimised(self, mismatch: Mismatch) -> Mismatch:
+        """The same with every part of the initial state at rest that is not needed to see the difference."""
+        best = mismatch
+        for change in _changes():
+            candidate = change(best.batch)
+            if candidate is None:
+                continue
+            found = self.again(candidate)
+            if found and (found.native.vector, found.engine.vector) == (best.native.vector, best.engine.vector):
+                found.key = best.key
+                best = found
+        return best
+
+
+def _record(results: memoryview | bytearray, index: int) -> Result:
+    return Result(bytes(results[index * at.RESULT_SIZE : (index + 1) * at.RESULT_SIZE]))
+
+
+def _alone(batch: Batch, index: int) -> Batch:
+    record = bytearray(batch.cases[index * at.CASE_SIZE : (index + 1) * at.CASE_SIZE])
+    return Batch(batch.template, record, [batch.entries[index]])
+
+
+def _incomparable(native: Result) -> bool:
+    """The case went where the two sides cannot agree: single-stepping into the landing pad, or it hung."""
+    return native.vector == at.VECTOR_HUNG or (native.vector == 1 and bool(native.rflags & at.TF))
+
+
+def _excused(native: Result, engine: Result, *, lenient: bool) -> bool:
+    """The operating system's mark on a page fault in its half: Linux sets P in the error code, whatever the page is."""
+    if lenient and native.vector >= 0 and engine.vector >= 0:
+        return True
+    if native.vector != 14 or engine.vector != 14 or native.cr2 >> 63 == 0 or native.error ^ engine.error != 1:
+        return False
+    patched = bytearray(engine.record)
+    patched[at.RESULT_ERROR] |= 1
+    size = at.RESULT_FX
+    return bytes(patched[at.RESULT_VECTOR : size]) == native.record[at.RESULT_VECTOR : size]
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """Put ``value`` into the case record (or the template, for a negative ``base``)."""
+
+    base: int
+    offset: int
+    value: bytes
+
+    def __call__(self, batch: Batch) -> Batch | None:
+        place = slice(max(self.base, 0) + self.offset, max(self.base, 0) + self.offset + len(self.value))
+        if self.base < 0:
+            if batch.template[place] == self.value:
+                return None
+            template = bytearray(batch.template)
+            template[place] = self.value
+            return Batch(bytes(template), batch.cases, batch.entries)
+        if batch.cases[place] == self.value:
+            return None
+        cases = bytearray(batch.cases)
+        cases[place] = self.value
+        return Batch(batch.template, cases, batch.entries)
+
+
+def _changes() -> Iterator[_Change]:
+    """Changes to try, the big ones first."""
+    for size in (at.TEMPLATE_SIZE, at.PAGE, 512, at.LINE):
+        for offset in range(0, at.TEMPLATE_SIZE, size):
+            yield _Change(-1, offset, bytes(size))
+    header = _PLAIN_FX.ljust(at.FX_ST, b"\0")
+    yield _Change(at.CASE_FX, 0, header.ljust(at.FX_END, b"\0"))
+    yield _Change(at.CASE_FX, 0, header)
+    yield _Change(at.CASE_RFLAGS, 0, struct.pack("<Q", at.FLAGS_FIXED))
+    for offset in range(at.FX_ST, at.FX_END, 16):
+        yield _Change(at.CASE_FX, offset, bytes(16))
+    for offset in range(0, 16 * 8, 8):
+        yield _Change(at.CASE_GPR, offset, bytes(8))
