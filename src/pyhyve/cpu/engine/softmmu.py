@@ -387,6 +387,18 @@ class SoftMmu:
                     return
                 i += step
 
+        @kernel(pointer, U64, U64, result=U64, name="mmu.slow_load", attributes="nounwind noinline cold")
+        def slow_load(st: Any, address: Any, size: Any) -> None:
+            """`load_at` with the current data index."""
+            return load_at(st, address, size, (st.mode >> 8) & 3)
+
+        @kernel(pointer, U64, U64, U64, name="mmu.slow_store", attributes="nounwind noinline cold")
+        def slow_store(st: Any, address: Any, size: Any, value: Any) -> None:
+            """`store_at` with the current data index."""
+            store_at(st, address, size, value, (st.mode >> 8) & 3)
+
+        self.slow_load = slow_load
+        self.slow_store = slow_store
         self.copy_host = copy_host
         self.read_pointer = read_pointer
         self.write_pointer = write_pointer

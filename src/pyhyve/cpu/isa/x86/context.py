@@ -1,0 +1,232 @@
+"""Operands and flags of one x86 instruction, for its semantics.
+
+Operand forms: `r` general register, `m` memory at the effective address, `i` immediate, `x` XMM register,
+`f` 8-byte MMX register, `n` none (the semantics names its registers itself). Register writes are held back until
+everything that can fault has been done; memory writes happen when they are made.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pyhyve.cpu.engine.context import StencilContext
+from pyhyve.cpu.isa.x86 import flags
+from pyhyve.cpu.isa.x86.state import STATE
+from pyhyve.cpu.lang import U64, Int, Pointer, Value, is_staged
+from pyhyve.cpu.lang.builder import UNLIKELY
+
+if TYPE_CHECKING:
+    from pyhyve.cpu.isa.x86.variant import Variant
+    from pyhyve.cpu.lang import Module
+
+
+class X86Context(StencilContext):
+    """One x86 stencil being described; `variant` says which of its instruction's forms."""
+
+    def __init__(self, module: Module, variant: Variant) -> None:
+        from pyhyve.cpu.isa.x86.memory import mmu  # noqa: PLC0415 - the MMU's kernels are made on first use
+
+        super().__init__(module, STATE, mmu)
+        self.variant = variant
+        self.bits = variant.bits
+        self._writes: list[tuple[Value, Any]] = []
+        self._flags: tuple[Value, Value] | None = None
+        self._producer: tuple[str, Value, Value] | None = None
+        self._update: tuple[Value, Value] | None = None
+
+    # general operands
+    def form(self, operand: int) -> str:
+        """Form letter of an operand."""
+        return self.variant.forms[operand]
+
+    def read(self, operand: int, bits: int = 0) -> Value:
+        """Value of an operand, `bits` wide (default: the operand size)."""
+        bits = bits or self.bits
+        form = self.form(operand)
+        if form == "m":
+            return self.load(self.address, bits)
+        if form == "i":
+            return self.symbol(f"V{operand}", "" if bits == 64 and self.variant.wide else "s32").trunc(bits)
+        return self.builder.load(self.slot(operand, bits))
+
+    def write(self, operand: int, value: Value) -> None:
+        """Write an operand: memory now, a register at the end (32 bits zero-extend)."""
+        if self.form(operand) == "m":
+            self.store(self.address, value)
+        else:
+            self._hold(self.slot(operand, 64 if value.bits == 32 else value.bits), value)
+
+    def read_for_update(self, operand: int, bits: int = 0) -> Value:
+        """`read` of an operand that `update` will write: memory is checked for writing first."""
+        bits = bits or self.bits
+        if self.form(operand) != "m":
+            return self.read(operand, bits)
+        host, slow = self.write_pointer(self.address, bits // 8)
+        pointer = host.cast(Int(bits))
+        self._update = (pointer, slow)
+        return pointer[0]
+
+    def update(self, operand: int, value: Value) -> None:
+        """Write what `read_for_update` read."""
+        if self.form(operand) != "m":
+            self.write(operand, value)
+            return
+        assert self._update is not None  # noqa: S101 - the order of calls
+        pointer, slow = self._update
+        self.builder.store(pointer, value)
+        self.write_back(slow)
+
+    def update_pointer(self) -> tuple[Value, Value]:
+        """Host pointer and slow flag of a memory operand being updated, for atomic instructions."""
+        host, slow = self.write_pointer(self.address, self.bits // 8)
+        return host.cast(Int(self.bits)), slow
+
+    # registers by number
+    def reg(self, number: int, bits: int = 64) -> Value:
+        """Low `bits` of general register `number`."""
+        return self.builder.load(self.builder.element(self.st, 8 * number, 1, Pointer(Int(bits))))
+
+    def set_reg(self, number: int, value: Value) -> None:
+        """Write general register `number`; 32 bits zero-extend, 8 and 16 leave the rest."""
+        bits = 64 if value.bits == 32 else value.bits
+        self._hold(self.builder.element(self.st, 8 * number, 1, Pointer(Int(bits))), value)
+
+    def high_byte(self, number: int) -> Value:
+        """AH, CH, DH or BH (of registers 0-3)."""
+        return self.builder.load(self.builder.element(self.st, 8 * number + 1, 1, Pointer(Int(8))))
+
+    def set_high_byte(self, number: int, value: Value) -> None:
+        """Write AH, CH, DH or BH."""
+        self._hold(self.builder.element(self.st, 8 * number + 1, 1, Pointer(Int(8))), value)
+
+    def hold(self, name: str, value: Any) -> None:
+        """Write state field `name` at the end."""
+        self._hold(self.st.ref(name), value)
+
+    def _hold(self, pointer: Value, value: Any) -> None:
+        if is_staged(value):
+            now = value.get()
+            target = pointer.kind.target if isinstance(pointer.kind, Pointer) else U64
+            if isinstance(target, Int) and now.bits < target.bits:
+                now = now.zext(target.bits)
+            value = now
+        self._writes.append((pointer, value))
+
+    # vectors: IR operands of <N x i8> and friends, as text
+    def vector(self, operand: int, bits: int = 128, *, aligned: bool = True) -> str:
+        """An XMM/MMX/memory operand of `bits` (32, 64 or 128) as an IR `<bits/8 x i8>` operand.
+
+        A 128-bit memory operand that is not 16-byte aligned raises #GP(0) unless `aligned` is False.
+        """
+        pointer = self.vector_pointer(operand, bits, aligned=aligned)
+        return self.load_vector(pointer, bits)
+
+    def vector_pointer(self, operand: int, bits: int = 128, *, aligned: bool = True) -> Value:
+        """Host pointer to the bytes of a vector operand, for reading."""
+        form = self.form(operand)
+        if form == "m":
+            if bits == 128 and aligned:
+                self.require_alignment(16)
+            return self.read_pointer(self.address, bits // 8).cast(Int(8))
+        return self.slot(operand, 8)
+
+    def load_vector(self, pointer: Value, bits: int) -> str:
+        """`<bits/8 x i8>` at a host pointer."""
+        name = "%" + self.builder.fresh("x")
+        self.builder.emit(f"{name} = load <{bits // 8} x i8>, ptr {pointer.get().ir}, align 1")
+        return name
+
+    def store_vector(self, pointer: Value, vector: str, bits: int) -> None:
+        """Write a `<bits/8 x i8>` to a host pointer now."""
+        self.builder.emit(f"store <{bits // 8} x i8> {vector}, ptr {pointer.get().ir}, align 1")
+
+    def write_vector(self, operand: int, vector: str, bits: int = 128, *, aligned: bool = True) -> None:
+        """Write a vector operand now (the last thing the instruction does, or nothing after it can fault).
+
+        A register keeps its other bytes; memory must be aligned as for `vector`.
+        """
+        if self.form(operand) != "m":
+            self.store_vector(self.slot(operand, 8), vector, bits)
+            return
+        if bits == 128 and aligned:
+            self.require_alignment(16)
+        host, slow = self.write_pointer(self.address, bits // 8)
+        self.store_vector(host.cast(Int(8)), vector, bits)
+        self.write_back(slow)
+
+    def require_alignment(self, size: int) -> None:
+        """#GP(0) unless the effective address is a multiple of `size`."""
+        from pyhyve.cpu.isa.x86.events import raise_gp  # noqa: PLC0415 - events use the context's users
+
+        for bad in self.builder.branch((self.address & (size - 1)) != 0, UNLIKELY):
+            if bad:
+                self.save_pc()
+                raise_gp(self.st, 0)
+                self.builder.ret()
+
+    def call(self, kernel: Any, *arguments: Any) -> Any:
+        """Call a kernel that may fail: the address of this instruction is saved first, and failure ends it."""
+        self.save_pc()
+        result = kernel(self.st, *arguments)
+        self.check()
+        return result
+
+    # flags
+    def set_flags(self, result: Value, aux: Value) -> None:
+        """Flags from a result and a complete `fl_aux` word."""
+        self._flags = (result.sext(64), aux)
+        self._producer = None
+
+    def flags_add(self, a: Value, b: Value, result: Value) -> None:
+        """All six flags of an addition."""
+        self.set_flags(result, flags.carry_word(flags.add_carries(a, b, result)))
+        self._producer = ("add", a, b)
+
+    def flags_subtract(self, a: Value, b: Value, result: Value) -> None:
+        """All six flags of a subtraction or comparison."""
+        self.set_flags(result, flags.carry_word(flags.subtract_borrows(a, b, result)))
+        self._producer = ("sub", a, b)
+
+    def flags_logic(self, result: Value) -> None:
+        """CF, OF and AF clear; the others from the result."""
+        self.set_flags(result, self.constant(0, 32))
+        self._producer = ("logic", result, result)
+
+    def carry_flag(self) -> Value:
+        """CF as a BOOL."""
+        return flags.carry(self.st.fl_aux)
+
+    def aux(self) -> Value:
+        """The present `fl_aux`."""
+        return self.st.fl_aux
+
+    def condition(self, code: int) -> Value:
+        """Condition `code` as a BOOL: of the flags set here when there are any, else of the state's."""
+        if self._flags is None:
+            return flags.condition(code, self.st.fl_result, self.st.fl_aux)
+        if self._producer is not None:
+            kind, a, b = self._producer
+            test = _direct(kind, code >> 1, a, b)
+            if test is not None:
+                return test ^ 1 if code & 1 else test
+        return flags.condition(code, *self._flags)
+
+    # ends
+    def commit(self) -> None:
+        """Write the registers and flags held back."""
+        for pointer, value in self._writes:
+            self.builder.store(pointer, value)
+        self._writes.clear()
+        if self._flags is not None and not self.variant.no_flags:
+            self.st.fl_result, self.st.fl_aux = self._flags
+
+
+def _direct(kind: str, pair: int, a: Value, b: Value) -> Value | None:
+    """A condition straight from the operands of a comparison; None where the lazy form must do."""
+    if kind == "sub":
+        tests = {1: lambda: a < b, 2: lambda: a == b, 3: lambda: a <= b, 6: lambda: a.slt(b), 7: lambda: a.sle(b)}
+    elif kind == "logic":
+        tests = {2: lambda: a == 0, 3: lambda: a == 0, 4: lambda: a.slt(0), 6: lambda: a.slt(0), 7: lambda: a.sle(0)}
+    else:
+        tests = {}
+    return tests[pair]() if pair in tests else None
