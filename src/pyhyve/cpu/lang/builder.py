@@ -115,6 +115,22 @@ class Builder:
         word = "store volatile" if volatile else "store"
         self.emit(f"{word} {scalar_ir(kind)} {value.ir}, ptr {pointer.ir}, align 1")
 
+    def compare_exchange(self, pointer: Value, expected: Any, new: Any) -> Value:
+        """Atomically replace `expected` by `new` at a naturally aligned pointer; a BOOL: whether it was replaced."""
+        kind = pointer.kind.target if isinstance(pointer.kind, Pointer) else U64
+        a, b = self.value(expected, kind), self.value(new, kind)
+        text, size = scalar_ir(kind), kind.size_bytes
+        name = "%" + self.fresh()
+        self.emit(f"{name} = cmpxchg ptr {pointer.ir}, {text} {a.ir}, {text} {b.ir} seq_cst seq_cst, align {size}")
+        return self.let(f"extractvalue {{ {text}, i1 }} {name}, 1", BOOL)
+
+    def atomic(self, op: str, pointer: Value, item: Any) -> Value:
+        """`atomicrmw` at a naturally aligned pointer: `and`, `or`, `xor`, `add`, `xchg`…; the old value."""
+        kind = pointer.kind.target if isinstance(pointer.kind, Pointer) else U64
+        value = self.value(item, kind)
+        text = scalar_ir(kind)
+        return self.let(f"atomicrmw {op} ptr {pointer.ir}, {text} {value.ir} seq_cst, align {kind.size_bytes}", kind)
+
     def place(self, pointer: Value) -> Value:
         """What a pointer designates: a scalar is loaded, a structure stays a pointer."""
         kind = pointer.kind.target if isinstance(pointer.kind, Pointer) else U64
