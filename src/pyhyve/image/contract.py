@@ -10,9 +10,9 @@ neither kept nor written after the call returns.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -261,7 +261,7 @@ class Image(ABC):
             offset += step
             length -= step
 
-    def discard(self, offset: int, length: int) -> None:
+    def discard(self, offset: int, length: int) -> None:  # noqa: B027 - a hint: doing nothing is right
         """The guest no longer needs a range: a hint, reads give the old bytes or zero."""
 
     def write_compressed(self, buffer: bytes | memoryview, offset: int) -> None:
@@ -319,21 +319,20 @@ class Image(ABC):
             if run.state is not LayerState.UNALLOCATED:
                 zero = run.zero or run.state is LayerState.ZERO
                 yield Extent(
-                    run.start, run.length, run.state is LayerState.DATA and not run.zero, zero, True, 0,
-                    run.offset, run.filename, run.compressed,
-                )
+                    run.start, run.length, data=run.state is LayerState.DATA and not run.zero, zero=zero, present=True,
+                    depth=0, offset=run.offset, filename=run.filename, compressed=run.compressed,
+                )  # fmt: skip
                 continue
             inside = 0
             if self.backing is not None:
                 inside = max(0, min(run.length, self.backing.size_bytes - run.start))
             if self.backing is not None and inside:
                 for below in self.backing.map(run.start, inside):
-                    yield Extent(
-                        below.start, below.length, below.data, below.zero, below.present, below.depth + 1,
-                        below.offset, below.filename, below.compressed,
-                    )
+                    yield replace(below, depth=below.depth + 1)
             if inside < run.length:
-                yield Extent(run.start + inside, run.length - inside, False, True, False, 0)
+                yield Extent(
+                    run.start + inside, run.length - inside, data=False, zero=True, present=False, depth=0
+                )
 
     def read_backing(self, buffer: memoryview, offset: int) -> None:
         """Fill `buffer` from the backing image; zero past its end or without one."""
@@ -357,7 +356,7 @@ class Image(ABC):
             msg = "the image is open read-only"
             raise ImageReadonlyError(msg)
 
-    def __enter__(self) -> Image:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exc: object) -> None:

@@ -35,9 +35,8 @@ def has_protocol(name: str) -> bool:
 
 def resolve_relative(name: str, beside: str) -> str:
     """`name` as written in the image `beside`: relative paths count from that image's directory."""
-    if name.startswith("file:"):
-        name = name[len("file:") :]
-    if os.path.isabs(name) or has_protocol(name):
+    name = name.removeprefix("file:")
+    if name.startswith("/") or has_protocol(name):
         return name
     if beside.startswith("json:") or beside.startswith(NETWORK_PREFIXES):
         msg = f"Cannot resolve the relative name '{name}' beside '{beside[:80]}'"

@@ -25,7 +25,11 @@ ENTRIES: tuple[FormatEntry, ...] = (
     FormatEntry("raw", "pyhyve.image.raw"),
     FormatEntry("qcow2", "pyhyve.image.qcow2", ((0, b"QFI\xfb"),)),
     FormatEntry("qcow", "pyhyve.image.qcow", ((0, b"QFI\xfb"),)),
-    FormatEntry("vmdk", "pyhyve.image.vmdk", ((0, b"KDMV"), (0, b"COWD"), (0, b"#"), (0, b"\n"), (0, b" "), (0, b"\r"))),
+    FormatEntry(
+        "vmdk",
+        "pyhyve.image.vmdk",
+        ((0, b"KDMV"), (0, b"COWD"), (0, b"#"), (0, b"\n"), (0, b" "), (0, b"\r")),
+    ),
     FormatEntry("vdi", "pyhyve.image.vdi", ((64, b"\x7f\x10\xda\xbe"),)),
     FormatEntry("vpc", "pyhyve.image.vpc", ((0, b"conectix"),)),
     FormatEntry("vhdx", "pyhyve.image.vhdx", ((0, b"vhdxfile"),)),

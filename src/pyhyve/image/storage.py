@@ -114,7 +114,7 @@ class FileStorage:
 
     @classmethod
     def open(cls, path: str, *, writable: bool, create: bool = False, cache: str = "writeback") -> FileStorage:
-        """Open `path`; OSError as from open(2), ImageError for what is neither file nor block device.
+        """Take over a path; raises OSError as open(2) fails, ImageError for neither file nor block device.
 
         `cache` is QEMU's mode: `writethrough` and `directsync` write with O_DSYNC, `unsafe` never flushes. `none` and
         `directsync` use the page cache all the same: guest buffers have no alignment that O_DIRECT could rely on.
@@ -269,7 +269,7 @@ class FileStorage:
         return os.fstat(self.fd).st_blocks * 512
 
     def flush(self) -> None:
-        """fdatasync."""
+        """Barrier by fdatasync, unless the cache mode is `unsafe`."""
         if self._sync:
             os.fdatasync(self.fd)
 
@@ -331,7 +331,7 @@ class FileObjectStorage:
                 end += self._file.write(_ZERO_CHUNK[: offset - end])
             self._file.seek(offset)
             view = memoryview(buffer)
-            while len(view):
+            while view:
                 view = view[self._file.write(view) :]
 
     def pwritev(self, buffers: Sequence[Buffer], offset: int) -> None:

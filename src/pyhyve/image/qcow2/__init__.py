@@ -1,0 +1,50 @@
+"""qcow2, versions 2 and 3 (specification: docs/interop/qcow2.rst of the QEMU project)."""
+
+from __future__ import annotations
+
+from pyhyve.image.contract import CreateOption, Image, ImageFormat, OpenRequest, OptionType
+from pyhyve.image.qcow2.create import create
+from pyhyve.image.qcow2.format import MAGIC
+
+
+def probe(head: bytes, filename: str) -> int:
+    """Magic and a version from 2."""
+    del filename
+    return 100 if head[:4] == MAGIC and int.from_bytes(head[4:8], "big") >= 2 else 0
+
+
+def open_qcow2(request: OpenRequest) -> Image:
+    """Open; imported late because `info` of a raw file needs none of it."""
+    from pyhyve.image.qcow2.image import Qcow2Image  # noqa: PLC0415
+
+    return Qcow2Image(request)
+
+
+FORMAT = ImageFormat(
+    name="qcow2",
+    probe=probe,
+    open=open_qcow2,
+    create=create,
+    supports_backing=True,
+    supports_compressed=True,
+    options=(
+        CreateOption("backing_file", OptionType.STRING, "File name of a base image"),
+        CreateOption("backing_fmt", OptionType.STRING, "Image format of the base image"),
+        CreateOption("cluster_size", OptionType.SIZE, "qcow2 cluster size", "65536"),
+        CreateOption("compat", OptionType.STRING, "Compatibility level (v2 [0.10] or v3 [1.1])"),
+        CreateOption(
+            "compression_type", OptionType.STRING, "Compression method used for image cluster compression", "zlib"
+        ),
+        CreateOption("data_file", OptionType.STRING, "File name of an external data file"),
+        CreateOption("data_file_raw", OptionType.BOOLEAN, "The external data file must stay valid as a raw image"),
+        CreateOption("extended_l2", OptionType.BOOLEAN, "Extended L2 tables", "off"),
+        CreateOption("extent_size_hint", OptionType.SIZE, "Extent size hint for the image file, 0 to disable"),
+        CreateOption("lazy_refcounts", OptionType.BOOLEAN, "Postpone refcount updates", "off"),
+        CreateOption("nocow", OptionType.BOOLEAN, "Turn off copy-on-write (valid only on btrfs)"),
+        CreateOption(
+            "preallocation", OptionType.STRING, "Preallocation mode (allowed values: off, metadata, falloc, full)"
+        ),
+        CreateOption("refcount_bits", OptionType.NUMBER, "Width of a reference count entry in bits", "16"),
+        CreateOption("size", OptionType.SIZE, "Virtual disk size"),
+    ),
+)

@@ -1,0 +1,56 @@
+"""Big-endian tables as native arrays, and runs found in them at C speed."""
+
+from __future__ import annotations
+
+import sys
+from array import array
+
+_SWAP = sys.byteorder == "little"
+
+
+def load_u64(data: bytes | bytearray | memoryview) -> array[int]:
+    """Big-endian 64-bit entries; a trailing part entry is dropped."""
+    values = array("Q")
+    values.frombytes(data[: len(data) & ~7])
+    if _SWAP:
+        values.byteswap()
+    return values
+
+
+def store_u64(values: array[int]) -> bytes:
+    """The big-endian bytes of `values`."""
+    if _SWAP:
+        values = values[:]
+        values.byteswap()
+    return values.tobytes()
+
+
+def ascending(first: int, count: int, step: int) -> array[int]:
+    """`first, first + step, …`; `step` 0 repeats `first`."""
+    if step:
+        return array("Q", range(first, first + count * step, step))
+    return array("Q", (first,)) * count
+
+
+def run_length(entries: array[int], index: int, limit: int, step: int) -> int:
+    """How many entries from `index` (at most `limit`) continue `entries[index]` in steps of `step`.
+
+    Gallops: doubles the run while whole slices match, then halves; every comparison is one array compare.
+    """
+    first = entries[index]
+    matched, width = 1, 1
+    while matched < limit:
+        width = min(width, limit - matched)
+        start = index + matched
+        expected = first + matched * step
+        if entries[start + width - 1] == expected + (width - 1) * step and (
+            width == 1 or entries[start : start + width] == ascending(expected, width, step)
+        ):
+            matched += width
+            width *= 2
+        elif width == 1:
+            break
+        else:
+            width //= 2
+            limit = min(limit, matched + 2 * width)
+    return matched
