@@ -1,3 +1,4 @@
+# ruff: noqa: T201 - printing is what a command does
 """``python -m tests.fuzz.cpu``: compare the engine with the host's CPU on random cases."""
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz.cpu", description=__doc__)
     parser.add_argument("--cases", type=int, default=1_000_000, metavar="N", help="how many (default: %(default)s)")
     parser.add_argument("--seed", default="", help="names the cases (default: a fresh one, printed)")
-    parser.add_argument("--only", default="", metavar="REGEX", help="only instructions whose label matches (see --list)")
+    parser.add_argument("--only", default="", metavar="REGEX", help="only what matches of --list")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
-    parser.add_argument("--engine", choices=sorted(_ENGINES), default="pyhyve", help="what is tested (default: %(default)s)")
-    parser.add_argument("--examples", type=int, default=1, metavar="N", help="mismatches shown per mnemonic (default: 1)")
+    parser.add_argument("--engine", choices=sorted(_ENGINES), default="pyhyve", help="what is tested (%(default)s)")
+    parser.add_argument("--examples", type=int, default=1, metavar="N", help="shown per mnemonic (default: 1)")
     parser.add_argument("--stop-after", type=int, default=2000, metavar="N", help="stop at so many mismatches")
     parser.add_argument("--no-minimise", action="store_true", help="show mismatches as they were found")
     parser.add_argument("--alignment-checks", action="store_true", help="also set RFLAGS.AC now and then")
@@ -62,21 +63,30 @@ def _session(arguments: argparse.Namespace) -> Session:
     )
 
 
-_worker_session: Session | None = None
-
-
-def _work(arguments: argparse.Namespace, numbers: list[int], last_count: int) -> Tally:
-    """In a worker: run some batches."""
-    global _worker_session  # noqa: PLW0603 - one session per worker process
-    if _worker_session is None:
-        _worker_session = _session(arguments)
+def _work(session: Session, numbers: list[int], last_count: int, most: int) -> Tally:
+    """Run some batches, the last one with ``last_count`` cases, until there are more mismatches than ``most``."""
     tally = Tally()
     for number in numbers:
         count = last_count if number == numbers[-1] else BATCH
-        tally.add(_worker_session.run(_worker_session.generate(number, count)))
-        if len(tally.mismatches) > arguments.stop_after:
+        tally.add(session.run(session.generate(number, count)))
+        if len(tally.mismatches) > most:
             break
     return tally
+
+
+class _Worker:
+    """A process of the pool: its session lives as long as it does."""
+
+    session: Session | None = None
+
+    @classmethod
+    def start(cls, arguments: argparse.Namespace) -> None:
+        cls.session = _session(arguments)
+
+    @classmethod
+    def work(cls, numbers: list[int], last_count: int, most: int) -> Tally:
+        assert cls.session
+        return _work(cls.session, numbers, last_count, most)
 
 
 class _Progress:
@@ -109,19 +119,21 @@ def _run(arguments: argparse.Namespace) -> Tally:
         return rest if numbers[-1] == batches - 1 else BATCH
 
     if arguments.jobs == 1:
+        session = _session(arguments)
         for numbers in chunks:
-            tally.add(_work(arguments, numbers, size(numbers)))
+            tally.add(_work(session, numbers, size(numbers), arguments.stop_after))
             progress.show(tally)
             if len(tally.mismatches) > arguments.stop_after:
                 break
+        session.close()
         progress.show(tally, last=True)
         return tally
-    with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(arguments.jobs, get_context("spawn"), _Worker.start, (arguments,)) as pool:
         pending: set[Future[Tally]] = set()
         while chunks or pending:
             while chunks and len(pending) < 2 * arguments.jobs:
                 numbers = chunks.pop(0)
-                pending.add(pool.submit(_work, arguments, numbers, size(numbers)))
+                pending.add(pool.submit(_Worker.work, numbers, size(numbers), arguments.stop_after))
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
             for future in done:
                 tally.add(future.result())

@@ -5,9 +5,13 @@ from __future__ import annotations
 import ctypes
 import struct
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from . import layout as at
 from .machine_code import harness_code
+
+if TYPE_CHECKING:
+    from .opcodes import Entry
 
 
 @dataclass(slots=True)
@@ -22,7 +26,7 @@ class Batch:
 
     template: bytes
     cases: bytearray
-    entries: list[tuple[object, ...]] = field(default_factory=list)
+    entries: list[tuple[Entry, ...]] = field(default_factory=list)
 
     @property
     def count(self) -> int:

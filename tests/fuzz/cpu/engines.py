@@ -6,6 +6,7 @@ Engines keep a case's address space in host memory of their own (`MemoryImage`) 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import mmap
 import struct
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -110,9 +111,9 @@ class UnicornEngine:
     name = "unicorn"
 
     def __init__(self) -> None:
-        import unicorn
-        from unicorn import x86_const as x86
-
+        # Partly typed: taken as untyped altogether.
+        unicorn: Any = importlib.import_module("unicorn")
+        x86: Any = importlib.import_module("unicorn.x86_const")
         self._module = unicorn
         self._x86 = x86
         self._memory = MemoryImage()
@@ -126,6 +127,7 @@ class UnicornEngine:
         self._gprs = [getattr(x86, f"UC_X86_REG_{name}") for name in (*gprs, "RIP", "RFLAGS")]
         self._fps = [getattr(x86, f"UC_X86_REG_FP{n}") for n in range(8)]
         self._xmms = [getattr(x86, f"UC_X86_REG_XMM{n}") for n in range(16)]
+        self._uc.reg_write(x86.UC_X86_REG_CR4, self._uc.reg_read(x86.UC_X86_REG_CR4) | 0x600)  # OSFXSR, OSXMMEXCPT
         self._vector = at.VECTOR_DONE
         self._uc.hook_add(unicorn.UC_HOOK_INTR, self._interrupt)
         self._uc.hook_add(unicorn.UC_HOOK_INSN_INVALID, self._invalid)

@@ -1,7 +1,8 @@
 """Random cases: one to four instructions from the table, and register states that make them do something.
 
-Each piece of code runs on several states. What an instruction needs from the registers is collected while it is encoded,
-as *needs*: functions that set registers in a fresh random state. Needs of earlier instructions are met last, so they win.
+Each piece of code runs on several states. What an instruction needs from the registers is collected while it is
+encoded, as *needs*: functions that set registers in a fresh random state. Needs of earlier instructions are met last,
+so they win.
 """
 
 from __future__ import annotations
@@ -26,6 +27,17 @@ _RAX, _RCX, _RDX, _RBX, _RSP, _RBP, _RSI, _RDI = range(8)
 _SEGMENT_PREFIXES: Final = (0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65)
 _BASES: Final = {0x64: at.FS_BASE, 0x65: at.GS_BASE}
 _IMMEDIATE_BYTES: Final = {"ib": 1, "iw": 2, "rel8": 1, "rel32": 4}
+_PLACES: Final = (
+    *((at.DATA, 512, 16),) * 33,
+    *((at.DATA, at.DATA_SIZE - 64, 1),) * 16,
+    *((at.DATA + at.PAGE * n - 40, 40, 1) for n in (1, 2, 3, 3)),
+    *((at.READ_ONLY, at.READ_ONLY_SIZE, 1),) * 3,
+    *((at.READ_ONLY + at.READ_ONLY_SIZE - 40, 40, 1),) * 2,
+    *((at.DATA - 20, 20, 1),) * 2,
+    *((at.STACK, at.STACK_SIZE, 1),) * 2,
+    (at.CODE, at.CODE_TRAPS, 1),
+)
+"""Where memory operands go: first address, number of addresses, distance. Mostly good, some across or in a bad one."""
 _LENGTHS: Final = (1, 1, 1, 1, 1, 2, 3, 4)
 _CODE_ROOM: Final = 16
 _STATES: Final = 4
@@ -63,7 +75,8 @@ class Generator:
         self._random = random
         self._entries = [entry for entry in table() if re.search(only, entry.label)]
         if not self._entries:
-            raise ValueError(f"no instruction matches {only!r}")
+            message = f"no instruction matches {only!r}"
+            raise ValueError(message)
         self._alignment_checks = alignment_checks
         self._integers: list[int] = []
         self._template = b""
@@ -133,13 +146,13 @@ class Generator:
         """An entry that reads nothing the code before left undefined."""
         for _ in range(64):
             entry = self._random.choice(self._entries)
-            if entry.reads and code.flags_undefined or entry.sw_reads and code.sw_undefined:
+            if (entry.reads and code.flags_undefined) or (entry.sw_reads and code.sw_undefined):
                 continue
             if not code.entries or "first" not in entry.steering:
                 return entry
         return next(entry for entry in table() if entry.opcode == 0xF8 and not entry.escape)  # CLC
 
-    def _append(self, code: _Code, entry: Entry) -> None:  # noqa: C901, PLR0912, PLR0915 - one encoder, top to bottom
+    def _append(self, code: _Code, entry: Entry) -> None:  # noqa: C901, PLR0912 - one encoder, top to bottom
         random = self._random
         start = len(code.bytes)
         code.starts.append(start)
@@ -156,8 +169,8 @@ class Generator:
         if choice >> 9 & 15 == 0 and (memory or steering & {"string", "xlat", "maskmov"}):
             segment = random.choice(_SEGMENT_PREFIXES)
         lock = memory and entry.lock and choice >> 13 & 3 == 0
-        if not lock and entry.modrm in ("rm", "reg", "") and entry.opcode not in (0xA4, 0xA5) and random.getrandbits(8) == 0:
-            lock = not entry.prefix and not entry.rep and not steering & {"int"} and not _hle(entry)
+        if not lock and random.getrandbits(8) == 0:
+            lock = not entry.prefix and not entry.rep and not _lock_means_more(entry)
         prefixes = bytearray()
         if operand16:
             prefixes.append(0x66)
@@ -186,7 +199,7 @@ class Generator:
             reg = random.getrandbits(3) if entry.digit is None else entry.digit
             if memory:
                 base = _BASES.get(segment, 0)
-                atomic = lock or "atomic" in steering or entry.opcode == 0xC7 and entry.escape == b"\x0f"
+                atomic = lock or "atomic" in steering or (entry.opcode == 0xC7 and entry.escape == b"\x0f")
                 rex, rip_relative = self._memory(code, entry, body, reg, rex, (base, address32, atomic))
             else:
                 rm = random.getrandbits(3)
@@ -204,11 +217,11 @@ class Generator:
         if rex or random.getrandbits(3) == 0:
             prefixes.append(0x40 | rex)
         wide = bool(rex & 8)
-        if entry.opcode == 0x90 and not entry.escape and entry.prefix:
-            wide = False
         for kind in entry.immediates:
-            self._immediate(code, entry, kind, body, start + len(prefixes), wide=wide, narrow=operand16 and not wide,
-                            address32=address32, base=_BASES.get(segment, 0))  # fmt: skip
+            self._immediate(
+                code, entry, kind, body, start + len(prefixes), wide=wide, narrow=operand16 and not wide,
+                address32=address32, base=_BASES.get(segment, 0),
+            )  # fmt: skip
         code.bytes += prefixes + body
         if rip_relative >= 0:
             end = code.rip + len(code.bytes)
@@ -244,10 +257,10 @@ class Generator:
     def _memory(
         self, code: _Code, entry: Entry, body: bytearray, reg: int, rex: int, access: tuple[int, bool, bool]
     ) -> tuple[int, int]:
-        """Append ModRM, SIB and displacement; returns REX and where in the body a RIP-relative displacement is or -1."""
+        """Append ModRM, SIB and displacement; returns REX and the place of a RIP-relative displacement, or -1."""
         random = self._random
         segment_base, address32, atomic = access
-        alignment = 64 if atomic else _alignment(entry)
+        alignment = _ATOMIC if atomic else _alignment(entry)
         form = random.getrandbits(5)
         if form == 0 and not atomic:
             body.append(reg << 3 | 5)
@@ -360,28 +373,12 @@ class Generator:
             )  # fmt: skip
             if alignment == _BCD or random.getrandbits(3):
                 return area + size * random.randrange(count)
-        kind = random.getrandbits(6)
-        if alignment == 64:  # locked accesses never split a line: that is slow on purpose on some hosts
-            return at.DATA + 16 * random.getrandbits(9) if kind else at.READ_ONLY + 64
-        if kind < 30:
-            return at.DATA + 16 * random.getrandbits(9)
-        if kind < 46:
-            return at.DATA + random.randrange(at.DATA_SIZE - 64)
-        if kind < 50:
-            return at.DATA + at.PAGE * random.randint(1, 3) - random.randint(1, 40)
-        if kind < 53:
-            return at.READ_ONLY + random.randrange(at.READ_ONLY_SIZE)
-        if kind < 55:
-            return at.READ_ONLY + at.READ_ONLY_SIZE - random.randint(1, 40)
-        if kind < 57:
-            return at.DATA - random.randint(1, 20)
-        if kind < 59:
-            return at.STACK + random.randrange(at.STACK_SIZE)
-        if kind == 59:
-            return at.CODE + random.randrange(at.CODE_TRAPS)
-        if kind == 60:
+        if alignment == _ATOMIC:  # locked accesses never split a line: some hosts make that slow on purpose
+            return at.DATA + 16 * random.getrandbits(9) if random.getrandbits(6) else at.READ_ONLY + 64
+        if random.getrandbits(6) == 0:
             return random.choice(self._integers)
-        return at.DATA + 16 * random.getrandbits(9)
+        base, span, step = random.choice(_PLACES)
+        return base + step * random.randrange(span)
 
     def _match_memory(self, gprs: list[int], target: int) -> None:
         offset = target - at.DATA
@@ -410,11 +407,14 @@ class Generator:
         elif "jump" in entry.steering:
 
             def jump(gprs: list[int]) -> None:
-                gprs[register] = random.choice((at.STUB, at.STUB, at.STUB, at.CODE + 8, at.DATA, random.choice(self._integers)))
+                wild = random.choice(self._integers)
+                gprs[register] = random.choice((at.STUB, at.STUB, at.STUB, at.CODE + 8, at.DATA, wild))
 
             code.needs.append(jump)
 
-    def _steer(self, code: _Code, entry: Entry, segment_base: int, *, repeated: bool, narrow: bool) -> None:  # noqa: C901
+    def _steer(  # noqa: C901 - one branch per kind
+        self, code: _Code, entry: Entry, segment_base: int, *, repeated: bool, narrow: bool
+    ) -> None:
         random = self._random
         steering = entry.steering
         needs = code.needs
@@ -450,7 +450,12 @@ class Generator:
 
             needs.append(count)
         elif "loop" in steering:
-            needs.append(lambda gprs: gprs.__setitem__(_RCX, gprs[_RCX] if random.getrandbits(1) else random.getrandbits(1)))
+
+            def iterations(gprs: list[int]) -> None:
+                if random.getrandbits(1):
+                    gprs[_RCX] = random.getrandbits(1)
+
+            needs.append(iterations)
         elif "lengths" in steering:
 
             def lengths(gprs: list[int]) -> None:
@@ -469,6 +474,7 @@ class Generator:
             needs.append(dividend)
 
 
+_ATOMIC: Final = 64
 _SHL: Final = 4
 _SHR: Final = 5
 _FX: Final = -1
@@ -481,8 +487,8 @@ def _alignment(entry: Entry) -> int:
     return _BCD if "bcd" in entry.steering else 1
 
 
-def _hle(entry: Entry) -> bool:
-    """Forms next to which LOCK already means something on some CPUs (MOV CR8 on AMD)."""
+def _lock_means_more(entry: Entry) -> bool:
+    """LOCK next to MOV CRn is an encoding of its own on AMD (CR8)."""
     return entry.escape == b"\x0f" and entry.opcode in range(0x20, 0x24)
 
 

@@ -42,7 +42,7 @@ TEMPLATE_SIZE: Final = DATA_SIZE + STACK_SIZE + READ_ONLY_SIZE
 """A template holds the initial contents of ``DATA``, ``STACK`` and ``READ_ONLY``, in this order."""
 
 FS_BASE: Final = 0x40
-GS_BASE: Final = 0xFFFF_FFFF_FFFF_FF80
+GS_BASE: Final = 0x120
 
 SELECTOR_CS: Final = 0x33
 SELECTOR_SS: Final = 0x2B

@@ -15,6 +15,7 @@ Functions (System V calling convention; `HarnessCode` holds their addresses):
 
 from __future__ import annotations
 
+import ctypes
 import functools
 from dataclasses import dataclass
 
@@ -142,12 +143,11 @@ def _bases_assembly(*, enter: bool) -> list[str]:
             *prctl(set_gs, f"qword ptr [{_SAVED_GS}]"),
             "ret",
         ]
-    gs_base = at.GS_BASE - (1 << 64) if at.GS_BASE >> 63 else at.GS_BASE
     return [
         *prctl(get_fs, str(_SAVED_FS)),
         *prctl(get_gs, str(_SAVED_GS)),
         *prctl(set_fs, str(at.FS_BASE)),
-        *prctl(set_gs, str(gs_base)),
+        *prctl(set_gs, str(at.GS_BASE)),
         "ret",
     ]
 
@@ -285,7 +285,8 @@ no_cr2:
   store i64 0, ptr %cr2_at
   br label %after
 after:
-  call void @hy_diff(ptr inttoptr (i64 {at.DATA} to ptr), ptr %template, i32 {at.DATA_SIZE // at.LINE}, i32 0, ptr %result)
+  call void @hy_diff(ptr inttoptr (i64 {at.DATA} to ptr), ptr %template, i32 {at.DATA_SIZE // at.LINE}, i32 0,
+                     ptr %result)
   call void @hy_diff(ptr inttoptr (i64 {at.STACK} to ptr), ptr %stack_template, i32 {at.STACK_SIZE // at.LINE},
                      i32 {at.DATA_SIZE // at.LINE}, ptr %result)
   %i2 = add i32 %i, 1
@@ -409,15 +410,14 @@ def harness_code() -> HarnessCode:
     llvm.initialize_native_asmparser()
     triple = llvm.get_process_triple()
     if not triple.startswith("x86_64"):
-        raise RuntimeError(f"the native oracle needs an x86-64 host, this is {triple}")
+        message = f"the native oracle needs an x86-64 host, this is {triple}"
+        raise RuntimeError(message)
     module = llvm.parse_assembly(f'target triple = "{triple}"\n{_assembly()}\n{_IR}')
     module.verify()
     # Large vectors would dirty state that a case can see nothing of; SSE2 is enough and never switches it.
     machine = llvm.Target.from_triple(triple).create_target_machine(opt=2, features="+sse2,-avx")
     llvm_engine = llvm.create_mcjit_compiler(module, machine)
     llvm_engine.finalize_object()
-    import ctypes  # noqa: PLC0415 - only to ask the two address getters
-
     getter = ctypes.CFUNCTYPE(ctypes.c_uint64)
 
     def address(name: str) -> int:

@@ -58,7 +58,7 @@ class _Libc:
             ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long,
         ]  # fmt: skip
 
-    def _check(self, ok: bool, what: str) -> None:  # noqa: FBT001 - private
+    def _check(self, ok: bool, what: str) -> None:
         if not ok:
             number = ctypes.get_errno()
             raise OSError(number, f"{what}: {os.strerror(number)}")
@@ -133,7 +133,8 @@ class NativeRunner:
             ValueError: more cases than the capacity.
         """
         if batch.count > self._capacity:
-            raise ValueError(f"{batch.count} cases, capacity {self._capacity}")
+            message = f"{batch.count} cases, capacity {self._capacity}"
+            raise ValueError(message)
         self._cases[: batch.count * at.CASE_SIZE] = batch.cases[: batch.count * at.CASE_SIZE]
         self._template[:] = batch.template
         start, fresh = 0, 1

@@ -1,7 +1,7 @@
 """What the generator can emit: unprivileged x86-64 instructions up to SSE4.2, POPCNT and CMPXCHG16B.
 
-The table follows the opcode maps of the Intel SDM, volume 2, appendix A. Left out on purpose: system calls and anything
-that depends on the machine rather than on the case (CPUID, RDTSC, XGETBV, RDRAND, descriptor tables, segment loads), VEX,
+The table follows the opcode maps of the Intel SDM, volume 2, appendix A. Left out on purpose: system calls and what
+depends on the machine rather than on the case (CPUID, RDTSC, XGETBV, RDRAND, descriptor tables, segment loads), VEX,
 EVEX and XOP, and encodings newer CPUs gave a meaning (TZCNT, LZCNT, MOVBE, CET, HLE prefixes).
 
 One line is ``map opcodes [prefixes] attributes``:
@@ -9,7 +9,7 @@ One line is ``map opcodes [prefixes] attributes``:
 * map ``1``, ``0f``, ``38`` (0F 38) or ``3a`` (0F 3A)
 * opcodes: a list of hexadecimal numbers and ranges
 * prefixes: a list of mandatory prefixes: ``np``, ``66``, ``f3``, ``f2``
-* ``rm`` ModRM with register or memory, ``mem``, ``reg`` only one of them; ``/0-3,5`` the reg field; ``=c0-c7`` whole bytes
+* ``rm`` ModRM with register or memory, ``mem``, ``reg`` one of them; ``/0-3,5`` the reg field; ``=c0-c7`` whole bytes
 * ``ib iw iz iv moffs rel8 rel32`` what follows
 * ``v`` takes 66 as operand-size prefix, ``lock`` may be locked when its operand is memory, ``rep`` takes F3 and F2
 * ``U=`` RFLAGS it leaves undefined (letters of O S Z A P C), ``S`` defines or keeps the six others as they were before,
@@ -356,7 +356,8 @@ def _parse(line: str, disassembler: capstone.Cs) -> list[Entry]:
             plain.add(attribute)
     unknown = plain - {"v", "lock", "rep", "W", "R", "w", "r"}
     if unknown:
-        raise ValueError(f"{line!r}: unknown {unknown}")
+        message = f"{line!r}: unknown {unknown}"
+        raise ValueError(message)
     if fixed:
         modrm, digits = "fixed", fixed  # type: ignore[assignment]
     entries = []
@@ -401,5 +402,5 @@ def _named(entry: Entry, disassembler: capstone.Cs) -> Entry:
 def table() -> tuple[Entry, ...]:
     """All entries."""
     disassembler = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
-    lines = [*_alu_lines(), *_shift_lines(), *"\n".join((_INTEGER, _X87, _VECTOR)).split("\n")]
+    lines = [*_alu_lines(), *_shift_lines(), *f"{_INTEGER}{_X87}{_VECTOR}".splitlines()]
     return tuple(entry for line in lines if line for entry in _parse(line, disassembler))

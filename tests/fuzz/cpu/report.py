@@ -16,6 +16,7 @@ _VECTORS: Final = {
     at.VECTOR_DONE: "done", at.VECTOR_HUNG: "hung", at.VECTOR_DIED: "died", 0: "#DE", 1: "#DB", 3: "#BP", 4: "#OF",
     6: "#UD", 7: "#NM", 11: "#NP", 12: "#SS", 13: "#GP", 14: "#PF", 16: "#MF", 17: "#AC", 19: "#XM",
 }  # fmt: skip
+_PREFIX_WORDS: Final = frozenset({"", "lock", "rep", "repe", "repne", "repz", "repnz", "xacquire", "xrelease", "bnd"})
 _FLAGS: Final = {
     "CF": at.CF, "PF": at.PF, "AF": at.AF, "ZF": at.ZF, "SF": at.SF, "TF": at.TF, "DF": at.DF, "OF": at.OF, "NT": at.NT,
     "AC": at.AC, "ID": at.ID,
@@ -34,7 +35,11 @@ def disassemble(case: Case) -> list[str]:
 
 def mnemonic(case: Case) -> str:
     """What to file a mismatch under: the only instruction's mnemonic, or all of them."""
-    return " ".join(line[25:].split(" ")[0] if line[25:] else "?" for line in disassemble(case))
+    names = []
+    for line in disassemble(case):
+        words = [word for word in line[25:].split(" ") if word not in _PREFIX_WORDS]
+        names.append(words[0] if words else "?")
+    return " ".join(names)
 
 
 def differences(case: Case, template: bytes, native: Result, engine: Result) -> list[str]:
@@ -135,7 +140,9 @@ def from_text(text: str) -> Batch:
     try:
         data = zlib.decompress(bytes.fromhex(text))
     except zlib.error as error:
-        raise ValueError(f"not a case: {error}") from None
+        message = f"not a case: {error}"
+        raise ValueError(message) from None
     if len(data) != at.CASE_SIZE + at.TEMPLATE_SIZE:
-        raise ValueError(f"not a case: {len(data)} bytes")
+        message = f"not a case: {len(data)} bytes"
+        raise ValueError(message)
     return Batch(data[at.CASE_SIZE :], bytearray(data[: at.CASE_SIZE]), [()])

@@ -37,11 +37,13 @@ _DOUBLES: Final = (
 )  # fmt: skip
 _EXTENDED: Final = (
     (0x0000, 0), (0x8000, 0), (0x3FFF, 1 << 63), (0xBFFF, 1 << 63), (0x7FFF, 1 << 63), (0xFFFF, 1 << 63),
-    (0x7FFF, 3 << 62), (0xFFFF, 3 << 62), (0x7FFF, (1 << 63) + 1), (0xFFFF, (1 << 63) + 0x5A5A), (0xFFFF, (3 << 62) + 7),
+    (0x7FFF, 3 << 62), (0xFFFF, 3 << 62), (0x7FFF, (1 << 63) + 1), (0xFFFF, (1 << 63) + 0x5A5A),
+    (0xFFFF, (3 << 62) + 7),
     (0x7FFF, 0), (0x7FFF, 1), (0xFFFF, 1 << 62), (0x0000, 1), (0x8000, (1 << 63) - 1), (0x0000, 1 << 63),
     (0x8000, (1 << 63) + 1), (0x0001, 1 << 63), (0x7FFE, (1 << 64) - 1), (0x3FFF, 1 << 62), (0x4010, 1), (0x4000, 0),
     (0x4000, 0xC90F_DAA2_2168_C235), (0x401E, 1 << 63), (0xC01E, 1 << 63), (0x403E, 1 << 63), (0xC03E, 1 << 63),
-    (0x3FFE, 1 << 63), (0xBFFE, 1 << 63), (0x3FFF, 3 << 62), (0x403A, 0xDE0B_6B3A_763F_FFF0), (0x403A, 0xDE0B_6B3A_7640_0000),
+    (0x3FFE, 1 << 63), (0xBFFE, 1 << 63), (0x3FFF, 3 << 62), (0x403A, 0xDE0B_6B3A_763F_FFF0),
+    (0x403A, 0xDE0B_6B3A_7640_0000),
     (0x400C, 0xFFFE << 48), (0x400D, 1 << 63), (0xC00E, 1 << 63), (0x3C00, 1 << 63), (0x43FE, (1 << 64) - 1),
 )  # fmt: skip
 
@@ -147,7 +149,7 @@ DECIMAL_AREA_COUNT: Final = 16
 
 
 def template(random: Random) -> bytes:
-    """Initial contents of ``DATA``, ``STACK`` and ``READ_ONLY``, with a few structures where the instructions need them."""
+    """Initial contents of ``DATA``, ``STACK`` and ``READ_ONLY``, with structures where instructions need them."""
     chunks = [vector(random) for _ in range(512)]
     chunks += [extended(random)[:10] + bytes(random.getrandbits(8) for _ in range(6)) for _ in range(128)]
     chunks += [struct.pack("<2Q", at.STUB, random.choice((at.STUB, at.DATA + 64, at.CODE + 8))) for _ in range(64)]
