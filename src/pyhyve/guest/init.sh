@@ -1,0 +1,74 @@
+#!/bin/busybox sh
+# Process 1 of a pyhyve guest: mount what every program expects, load the drivers of the devices that are there, give a
+# shell on the console, and end the machine when asked. Kernel command line words it knows:
+#   pyhyve.hostname=NAME   pyhyve.net=dhcp|ADDRESS/PREFIX[,GATEWAY]   pyhyve.run=COMMAND (with , for spaces)
+export PATH=/sbin:/bin:/usr/sbin:/usr/bin HOME=/root TERM=${TERM:-linux}
+
+mount -t proc -o nosuid,nodev,noexec proc /proc
+mount -t sysfs -o nosuid,nodev,noexec sysfs /sys
+mount -t devtmpfs -o mode=0755,nosuid dev /dev 2>/dev/null
+mkdir -p /dev/pts /dev/shm /run /tmp
+mount -t devpts -o mode=0620,ptmxmode=0666 devpts /dev/pts
+mount -t tmpfs -o mode=1777 tmpfs /dev/shm
+mount -t tmpfs -o mode=0755 tmpfs /run
+
+# What poweroff, reboot and halt send to process 1.
+stop() {
+	trap '' USR1 USR2 TERM
+	sync
+	umount -a -r 2>/dev/null
+	busybox "$1" -f
+}
+trap 'stop halt' USR1
+trap 'stop poweroff' USR2
+trap 'stop reboot' TERM
+trap 'stop reboot' INT
+
+hostname=pyhyve net='' run=''
+for word in $(cat /proc/cmdline); do
+	case $word in
+	pyhyve.hostname=*) hostname=${word#*=} ;;
+	pyhyve.net=*) net=${word#*=} ;;
+	pyhyve.run=*) run=$(echo "${word#*=}" | tr , ' ') ;;
+	esac
+done
+hostname "$hostname"
+
+# A virtio PCI function brings a virtio bus with devices of its own: look twice.
+for round in 1 2; do
+	found=$(cat /sys/bus/pci/devices/*/modalias /sys/bus/virtio/devices/*/modalias 2>/dev/null)
+	[ -n "$found" ] && modprobe -a -b -q $found 2>/dev/null
+done
+[ -s /etc/modules ] && modprobe -a $(cat /etc/modules)
+
+ip link set lo up
+if [ -e /sys/class/net/eth0 ]; then
+	case $net in
+	'') ;;
+	dhcp)
+		ip link set eth0 up
+		udhcpc -i eth0 -q -n -s /etc/udhcpc.script >/dev/null 2>&1 || echo 'pyhyve guest: no DHCP answer on eth0'
+		;;
+	*)
+		ip address add "${net%,*}" dev eth0
+		ip link set eth0 up
+		[ "${net#*,}" = "$net" ] || ip route add default via "${net#*,}"
+		;;
+	esac
+fi
+
+for script in /etc/init.d/*; do
+	[ -x "$script" ] && "$script"
+done
+
+console=$(cat /sys/class/tty/console/active 2>/dev/null)
+console=/dev/${console##* }
+[ -c "$console" ] || console=/dev/console
+echo "pyhyve guest ready: Linux $(uname -r) on $(hostname)" >"$console"
+[ -z "$run" ] || $run <"$console" >"$console" 2>&1
+
+# The shell is a child in a session of its own, so that Ctrl-C works and its end is not the end of the machine.
+while :; do
+	setsid -c sh -l <"$console" >"$console" 2>&1 &
+	wait $!
+done
