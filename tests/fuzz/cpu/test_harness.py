@@ -14,8 +14,8 @@ if platform.machine() != "x86_64":
 
 from tests.fuzz.cpu import layout as at
 from tests.fuzz.cpu import report
-from tests.fuzz.cpu.__main__ import main
 from tests.fuzz.cpu.batch import Batch, Result
+from tests.fuzz.cpu.command import main
 from tests.fuzz.cpu.engines import NativeEngine
 from tests.fuzz.cpu.generator import Generator
 from tests.fuzz.cpu.native import NativeRunner
