@@ -1,0 +1,1 @@
+"""Opcode rows and semantics, by kind of instruction; each module offers `ROWS`."""
