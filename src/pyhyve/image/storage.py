@@ -114,7 +114,7 @@ class FileStorage:
 
     @classmethod
     def open(cls, path: str, *, writable: bool, create: bool = False, cache: str = "writeback") -> FileStorage:
-        """Take over a path; raises OSError as open(2) fails, ImageError for neither file nor block device.
+        """Take over a path; raises OSError, or ImageError for what is neither file nor block device.
 
         `cache` is QEMU's mode: `writethrough` and `directsync` write with O_DSYNC, `unsafe` never flushes. `none` and
         `directsync` use the page cache all the same: guest buffers have no alignment that O_DIRECT could rely on.

@@ -142,9 +142,9 @@ class Qcow2Image(Qcow2Reader):
             elif owned and located:
                 host, taken, fresh = entry & OFFSET_MASK, count, False
             else:
+                unwritten = meta.refcounts.high_water << bits
                 host, taken = meta.allocate(count)
-                fresh = host >= self._file_end
-                self._file_end = max(self._file_end, host + (taken << bits))
+                fresh = host >= unwritten
             reused = owned and located
         start, end = first << bits, (first + taken) << bits
         stop = min(offset + len(view), end)
@@ -230,9 +230,9 @@ class Qcow2Image(Qcow2Reader):
             elif in_place:
                 host = entry & OFFSET_MASK
             else:
+                unwritten = meta.refcounts.high_water << self._bits
                 host, _ = meta.allocate(1)
-                fresh = host >= self._file_end
-                self._file_end = max(self._file_end, host + self._cluster_size)
+                fresh = host >= unwritten
                 if entry & OFLAG_COMPRESSED or bitmap & ALL_SUBCLUSTERS:
                     low, high = 0, 32  # the old cluster is shared or compressed: take all of it along
         fill_low, fill_high = start + low * sub_size, start + high * sub_size
@@ -284,8 +284,6 @@ class Qcow2Image(Qcow2Reader):
         with self._claimed(first, last):
             with meta.lock:
                 places = [self._allocate_bytes(len(part[2])) for part in small]
-                if places:
-                    self._file_end = max(self._file_end, *(at + self._cluster_size for at in places))
             at = 0
             while at < len(small):
                 upto = at + 1
@@ -351,7 +349,7 @@ class Qcow2Image(Qcow2Reader):
         self.check_range(offset, length)
         self._note_write(offset, length)
         end = offset + length
-        low = min(-(-offset >> self._bits), end >> self._bits)
+        low = -(-offset >> self._bits)
         high = -(-end >> self._bits) if end == self.size_bytes else end >> self._bits
         header = self.meta.header
         raw_data = header.has_data_file and header.autoclear_features & Autoclear.RAW_EXTERNAL_DATA

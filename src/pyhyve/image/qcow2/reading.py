@@ -58,7 +58,6 @@ class Qcow2Reader(Image):
         self._codec: Codec | None = None
         self._decompressed: OrderedDict[int, bytes] = OrderedDict()
         self._inflight: list[tuple[int, int]] = []
-        self._file_end = self.storage.size_bytes
         self._closed = False
         if header.has_data_file:
             name = request.options.get("data-file.filename") or header.data_file

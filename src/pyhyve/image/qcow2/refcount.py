@@ -83,6 +83,7 @@ class RefcountStructure:
         self._dirty_entries: set[int] = set()
         self._moved_from: tuple[int, int] | None = None
         self._hint = 0
+        self.high_water = -(-storage.size_bytes >> cluster_bits)  # clusters from here on were never written
 
     # --- counts ---
 
@@ -207,6 +208,7 @@ class RefcountStructure:
                 break
             self._create_block(missing)
         self.add(first, taken, 1)
+        self.high_water = max(self.high_water, first + taken)
         return first, taken
 
     def _first_missing_block(self, first: int, count: int) -> int | None:
@@ -270,6 +272,7 @@ class RefcountStructure:
         self._keep(number, empty)
         self._touch(number, 0, len(empty))
         self.table[number] = number * self.entries_per_block << self._bits
+        self.high_water = max(self.high_water, number * self.entries_per_block + 1)
         self._dirty_entries.add(number)
 
     def _grow_table(self, needed: int) -> None:
