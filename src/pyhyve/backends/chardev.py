@@ -126,7 +126,13 @@ class InputPump:
     """Moves bytes from a descriptor to a receiver, no faster than it takes them."""
 
     def __init__(
-        self, fd: int, loop: EventLoop, receiver: Receiver, *, ended: Callable[[], None], filter_: Callable[[bytes], bytes]
+        self,
+        fd: int,
+        loop: EventLoop,
+        receiver: Receiver,
+        *,
+        ended: Callable[[], None],
+        filter_: Callable[[bytes], bytes],
     ) -> None:
         """`ended` is called at end of file; `filter_` sees every piece before the receiver."""
         self._fd = fd
@@ -228,7 +234,7 @@ class UnixChardev:
         if self._client is not None or self._loop is None or self._receiver is None:
             client.close()
             return
-        client.setblocking(False)
+        client.settimeout(0)
         self._client = client
         self._pump = InputPump(client.fileno(), self._loop, self._receiver, ended=self._hang_up, filter_=bytes)
         self._flush()

@@ -23,11 +23,13 @@ _QUEUE_LIMIT = 16
 
 
 class I8042:
-    """Ports 0x60 (offset 0) and 0x64 (offset 4); whatever lies between is not its."""
+    """The controller; `data` is its port 0x60, `control` its port 0x64."""
 
     def __init__(self, reset_requested: Callable[[], None]) -> None:
         """`reset_requested` is called when the processor's reset line is pulsed."""
         self._reset_requested = reset_requested
+        self.data = _Port(self, is_control=False)
+        self.control = _Port(self, is_control=True)
         self.reset()
 
     def reset(self) -> None:
@@ -39,22 +41,21 @@ class I8042:
         self._pending_command = 0
         self._last_was_command = False
 
-    def read(self, offset: int, _size: int) -> int:
-        """Read data or status."""
-        if offset:
-            return self._status()
+    def read_data(self) -> int:
+        """Take the next byte out of the output buffer."""
         return self._queue.pop(0)[0] if self._queue else 0
 
-    def write(self, offset: int, _size: int, value: int) -> None:
+    def write(self, value: int, *, is_control: bool) -> None:
         """Write a command or its data."""
-        self._last_was_command = bool(offset)
-        if offset:
+        self._last_was_command = is_control
+        if is_control:
             self._command(value)
         else:
             command, self._pending_command = self._pending_command, 0
             self._data(command, value)
 
-    def _status(self) -> int:
+    def status(self) -> int:
+        """The status register."""
         status = _UNLOCKED | self._command_byte & _SYSTEM_FLAG | (_COMMAND if self._last_was_command else 0)
         if self._queue:
             status |= _OUTPUT_FULL | self._queue[0][1]
@@ -118,6 +119,22 @@ class I8042:
             self._put(value, _AUX_FULL)
         else:
             self._put(_RESEND, _TIMEOUT | (_AUX_FULL if command == 0xD4 else 0))
+
+
+class _Port:
+    """One of the controller's two ports."""
+
+    def __init__(self, controller: I8042, *, is_control: bool) -> None:
+        self._controller = controller
+        self._is_control = is_control
+
+    def read(self, _offset: int, _size: int) -> int:
+        """Read data or status."""
+        return self._controller.status() if self._is_control else self._controller.read_data()
+
+    def write(self, _offset: int, _size: int, value: int) -> None:
+        """Write a command or data."""
+        self._controller.write(value, is_control=self._is_control)
 
 
 class SystemControlPortA:

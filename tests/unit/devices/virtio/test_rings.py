@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,9 +20,6 @@ from pyhyve.testing.virtio_driver import (
     Segment,
     SplitDriverQueue,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 MEMORY_BYTES = 4 << 20
 KINDS = pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
@@ -52,8 +47,8 @@ class Pair:
 
 
 @pytest.fixture
-def split() -> Iterator[Pair]:
-    yield Pair(packed=False, indirect=True)
+def split() -> Pair:
+    return Pair(packed=False, indirect=True)
 
 
 def split_driver(pair: Pair) -> SplitDriverQueue:

@@ -1,0 +1,50 @@
+"""Which engine runs a machine: KVM where it runs real kernels, the translator everywhere else."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from pyhyve.support.errors import UserError
+
+if TYPE_CHECKING:
+    from pyhyve.accel.api import Vm
+    from pyhyve.memory.guest import GuestMemory
+
+_LOG = logging.getLogger(__name__)
+CHOICES = ("auto", "kvm", "jit")
+
+
+class AccelError(UserError):
+    """The engine that was asked for cannot run here."""
+
+
+def open_vm(choice: str, memory: GuestMemory) -> Vm:
+    """Make a `Vm` over `memory` with the engine `choice` (one of `CHOICES`); raises AccelError.
+
+    Engines are imported only when taken: each costs start-up time.
+    """
+    if choice not in CHOICES:
+        msg = f"accel: unknown engine {choice!r} (use {', '.join(CHOICES)})"
+        raise AccelError(msg)
+    if choice != "jit":
+        reason = _why_not_kvm()
+        if reason is None:
+            from pyhyve.accel.kvm import KvmVm  # noqa: PLC0415 - see the docstring
+
+            return KvmVm(memory)
+        if choice == "kvm":
+            msg = f"accel kvm: {reason}; --accel jit runs anywhere"
+            raise AccelError(msg)
+        _LOG.info("not using KVM: %s", reason)
+    from pyhyve.accel.emulator import EmulatorVm  # noqa: PLC0415 - see the docstring
+
+    return EmulatorVm(memory)
+
+
+def _why_not_kvm() -> str | None:
+    """None when KVM can run a kernel here, else one line that says why not."""
+    from pyhyve.kvm.probe import probe  # noqa: PLC0415 - see `open_vm`
+
+    found = probe()
+    return None if found.usable else found.reason

@@ -1,0 +1,194 @@
+"""ACPI tables for the machine (ACPI 6.5, chapter 5): RSDP, RSDT, XSDT, FADT, FACS, MADT and a DSDT."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from pyhyve.boot import aml
+from pyhyve.boot.aml import SpaceType
+
+_OEM_ID = b"PYHYVE"
+_OEM_TABLE_ID = b"PYHYVEPC"
+_CREATOR_ID = b"PYHV"
+_HEADER_BYTES = 36
+_ALIGN_BYTES = 64
+
+_IAPC_LEGACY_DEVICES, _IAPC_NO_VGA = 1 << 0, 1 << 2
+_FADT_WBINVD, _FADT_C1, _FADT_NO_SLEEP_BUTTON, _FADT_NO_RTC_WAKE = 1 << 0, 1 << 2, 1 << 5, 1 << 6
+_FADT_RESET_REGISTER = 1 << 10
+_GAS_IO = 1
+_MADT_PCAT = 1
+_LEVEL_ACTIVE_HIGH = 0x0D
+
+
+@dataclass(frozen=True, slots=True)
+class AcpiPlatform:
+    """What the tables describe. Addresses and ports are the machine's; `pci_irqs` is the GSI of PIRQ A to D."""
+
+    cpus: int
+    pci_window_first: int
+    pci_window_last: int
+    pci_window64_first: int
+    pci_window64_last: int
+    serial_ports: tuple[tuple[int, int], ...]
+    """(port, irq) of each COM port."""
+    pci_irqs: tuple[int, int, int, int] = (10, 10, 11, 11)
+    sci_irq: int = 9
+    pm_base: int = 0x600
+    gpe_base: int = 0xAFE0
+    smi_command_port: int = 0xB2
+    acpi_enable: int = 0xF1
+    acpi_disable: int = 0xF0
+    reset_port: int = 0xCF9
+    reset_value: int = 0x06
+    sleep_type_s5: int = 5
+    lapic_base: int = 0xFEE0_0000
+    ioapic_base: int = 0xFEC0_0000
+
+
+def build_acpi(platform: AcpiPlatform, base: int) -> tuple[bytes, int]:
+    """The tables laid out for address `base` (64-byte aligned), and the address of the RSDP, which comes first."""
+    image = bytearray(_ALIGN_BYTES)
+
+    def place(table: bytes) -> int:
+        image.extend(bytes(-len(image) % _ALIGN_BYTES))
+        gpa = base + len(image)
+        image.extend(table)
+        return gpa
+
+    facs = place(_facs())
+    dsdt = place(table(b"DSDT", 2, dsdt_body(platform)))
+    fadt = place(table(b"FACP", 4, _fadt_body(platform, facs, dsdt)))
+    madt = place(table(b"APIC", 4, _madt_body(platform)))
+    rsdt = place(table(b"RSDT", 1, struct.pack("<II", fadt, madt)))
+    xsdt = place(table(b"XSDT", 1, struct.pack("<QQ", fadt, madt)))
+    image[:36] = _rsdp(rsdt, xsdt)
+    return bytes(image), base
+
+
+def table(signature: bytes, revision: int, body: bytes) -> bytes:
+    """A table: the common header (5.2.6), with its checksum, and `body`."""
+    data = bytearray(
+        struct.pack(
+            "<4sIBB6s8sI4sI",
+            signature,
+            _HEADER_BYTES + len(body),
+            revision,
+            0,
+            _OEM_ID,
+            _OEM_TABLE_ID,
+            1,
+            _CREATOR_ID,
+            1,
+        )
+        + body
+    )
+    data[9] = -sum(data) & 0xFF
+    return bytes(data)
+
+
+def _rsdp(rsdt: int, xsdt: int) -> bytes:
+    data = bytearray(struct.pack("<8sB6sBIIQB3x", b"RSD PTR ", 0, _OEM_ID, 2, rsdt, 36, xsdt, 0))
+    data[8] = -sum(data[:20]) & 0xFF
+    data[32] = -sum(data) & 0xFF
+    return bytes(data)
+
+
+def _facs() -> bytes:
+    return struct.pack("<4sI", b"FACS", 64) + bytes(24) + b"\x02" + bytes(31)
+
+
+def _gas(port: int, bits: int, access: int) -> bytes:
+    """Generic address structure of a port (5.2.3.2)."""
+    return struct.pack("<BBBBQ", _GAS_IO, bits, 0, access, port) if port else bytes(12)
+
+
+def _fadt_body(platform: AcpiPlatform, facs: int, dsdt: int) -> bytes:
+    """Fixed ACPI description table, revision 4 (ACPI 4.0, 5.2.9)."""
+    pm = platform.pm_base
+    flags = _FADT_WBINVD | _FADT_C1 | _FADT_NO_SLEEP_BUTTON | _FADT_NO_RTC_WAKE | _FADT_RESET_REGISTER
+    fixed = struct.pack(
+        "<IIBBHIBBBB",
+        facs, dsdt, 0, 0, platform.sci_irq,
+        platform.smi_command_port, platform.acpi_enable, platform.acpi_disable, 0, 0,
+    )  # fmt: skip
+    blocks = struct.pack("<IIIIIIII", pm, 0, pm + 4, 0, 0, pm + 8, platform.gpe_base, 0)
+    lengths = struct.pack("<BBBBBBBB", 4, 2, 0, 4, 4, 0, 0, 0)
+    latencies = struct.pack("<HHHHBBBBB", 0xFFFF, 0xFFFF, 0, 0, 0, 0, 0, 0, 0x32)
+    arch = struct.pack("<HBI", _IAPC_LEGACY_DEVICES | _IAPC_NO_VGA, 0, flags)
+    reset = _gas(platform.reset_port, 8, 1) + struct.pack("<B3x", platform.reset_value)
+    pointers = struct.pack("<QQ", facs, dsdt)
+    extended = (
+        _gas(pm, 32, 2) + _gas(0, 0, 0) + _gas(pm + 4, 16, 2) + _gas(0, 0, 0) + _gas(0, 0, 0)
+        + _gas(pm + 8, 32, 3) + _gas(platform.gpe_base, 32, 1) + _gas(0, 0, 0)
+    )  # fmt: skip
+    return fixed + blocks + lengths + latencies + arch + reset + pointers + extended
+
+
+def _madt_body(platform: AcpiPlatform) -> bytes:
+    """Multiple APIC description table (5.2.12): interrupts are not remapped, PCI ones and the SCI are level."""
+    body = struct.pack("<II", platform.lapic_base, _MADT_PCAT)
+    for index in range(platform.cpus):
+        body += struct.pack("<BBBBI", 0, 8, index, index, 1)
+    body += struct.pack("<BBBBII", 1, 12, platform.cpus, 0, platform.ioapic_base, 0)
+    for irq in sorted({platform.sci_irq, *platform.pci_irqs}):
+        body += struct.pack("<BBBBIH", 2, 10, 0, irq, irq, _LEVEL_ACTIVE_HIGH)
+    return body + struct.pack("<BBBHB", 4, 6, 0xFF, 0, 1)
+
+
+def dsdt_body(platform: AcpiPlatform) -> bytes:
+    """The differentiated definition block: sleep state S5, the PCI bus, and the ISA devices on it."""
+    s5 = aml.integer(platform.sleep_type_s5)
+    zero = aml.integer(0)
+    return aml.scope("\\_SB", _pci_root(platform)) + aml.named("_S5", aml.package([s5, s5, zero, zero]))
+
+
+def _pci_root(platform: AcpiPlatform) -> bytes:
+    windows = [
+        aml.word_space(SpaceType.BUS, 0, 0xFF),
+        aml.io_ports(0xCF8, 8),
+        aml.word_space(SpaceType.IO, 0, 0xCF7),
+        aml.word_space(SpaceType.IO, 0xD00, 0xFFFF),
+        aml.dword_memory(0xA_0000, 0xB_FFFF, cacheable=True),
+        aml.dword_memory(platform.pci_window_first, platform.pci_window_last),
+        aml.qword_memory(platform.pci_window64_first, platform.pci_window64_last),
+    ]
+    return aml.device(
+        "PCI0",
+        aml.named("_HID", aml.eisa_id("PNP0A03")),
+        aml.named("_UID", aml.integer(0)),
+        aml.named("_BBN", aml.integer(0)),
+        aml.named("_CRS", aml.resources(*windows)),
+        aml.named("_PRT", _routing(platform)),
+        _isa_bridge(platform),
+    )
+
+
+def _routing(platform: AcpiPlatform) -> bytes:
+    """_PRT (6.2.13): slot and pin to a global interrupt, wired as in `devices.pci.bus`."""
+    entries = []
+    for slot in range(1, 32):
+        for pin in range(4):
+            gsi = platform.pci_irqs[(slot + pin - 1) & 3]
+            parts = (slot << 16 | 0xFFFF, pin, 0, gsi)
+            entries.append(aml.package(aml.integer(part) for part in parts))
+    return aml.package(entries)
+
+
+def _isa_bridge(platform: AcpiPlatform) -> bytes:
+    devices = [
+        _isa_device("RTC", "PNP0B00", aml.io_ports(0x70, 2), aml.irq(8)),
+        _isa_device("TIMR", "PNP0100", aml.io_ports(0x40, 4), aml.irq(0)),
+    ]
+    for number, (port, irq) in enumerate(platform.serial_ports, 1):
+        resources = (aml.io_ports(port, 8), aml.irq(irq))
+        devices.append(_isa_device(f"COM{number}", "PNP0501", *resources, uid=number))
+    return aml.device("ISA", aml.named("_ADR", aml.integer(0x0001_0000)), *devices)
+
+
+def _isa_device(name: str, identifier: str, *resources: bytes, uid: int | None = None) -> bytes:
+    terms = [aml.named("_HID", aml.eisa_id(identifier))]
+    if uid is not None:
+        terms.append(aml.named("_UID", aml.integer(uid)))
+    return aml.device(name, *terms, aml.named("_CRS", aml.resources(*resources)))

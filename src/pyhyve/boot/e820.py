@@ -1,0 +1,81 @@
+"""Where RAM is and how the guest is told (the E820 map of ACPI 6.5, 15.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+FOUR_GIB = 1 << 32
+LOW_RAM_LIMIT = 0xC000_0000
+"""RAM below 4 GiB ends here at most; PCI devices and interrupt controllers follow."""
+VGA_WINDOW = 0xA_0000
+BIOS_AREA = 0xC_0000
+TABLES_BASE = 0xE_0000
+"""ACPI and SMBIOS tables live between here and 1 MiB, where operating systems look for them."""
+ONE_MIB = 0x10_0000
+EBDA = 0x9_FC00
+_WINDOW_ALIGN = 1 << 28
+
+
+class MemoryType(IntEnum):
+    """Address range types."""
+
+    RAM = 1
+    RESERVED = 2
+    ACPI = 3
+    NVS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class E820Entry:
+    """One range."""
+
+    base: int
+    size_bytes: int
+    type: MemoryType
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryLayout:
+    """How guest RAM is split around the hole below 4 GiB."""
+
+    below_4g: int
+    above_4g: int
+
+    @classmethod
+    def of(cls, memory_bytes: int) -> MemoryLayout:
+        """Split `memory_bytes`."""
+        below = min(memory_bytes, LOW_RAM_LIMIT)
+        return cls(below, memory_bytes - below)
+
+    @property
+    def ram_ranges(self) -> tuple[tuple[int, int], ...]:
+        """(address, size) of what is backed by memory; the VGA window is not."""
+        ranges = [(0, VGA_WINDOW), (BIOS_AREA, self.below_4g - BIOS_AREA)]
+        if self.above_4g:
+            ranges.append((FOUR_GIB, self.above_4g))
+        return tuple(ranges)
+
+    @property
+    def below_4g_window(self) -> int:
+        """Where PCI memory below 4 GiB begins: after RAM, on a 256 MiB boundary."""
+        return -(-self.below_4g // _WINDOW_ALIGN) * _WINDOW_ALIGN
+
+    @property
+    def window64(self) -> int:
+        """Where 64-bit PCI memory begins: after RAM, on a 1 GiB boundary, above 4 GiB."""
+        end = FOUR_GIB + self.above_4g
+        return (end + (1 << 30) - 1) & ~((1 << 30) - 1)
+
+    def e820(self) -> tuple[E820Entry, ...]:
+        """The map for a guest started without firmware."""
+        entries = [
+            E820Entry(0, EBDA, MemoryType.RAM),
+            E820Entry(EBDA, VGA_WINDOW - EBDA, MemoryType.RESERVED),
+            E820Entry(TABLES_BASE, ONE_MIB - TABLES_BASE, MemoryType.RESERVED),
+        ]
+        if self.below_4g > ONE_MIB:
+            entries.append(E820Entry(ONE_MIB, self.below_4g - ONE_MIB, MemoryType.RAM))
+        if self.above_4g:
+            entries.append(E820Entry(FOUR_GIB, self.above_4g, MemoryType.RAM))
+        return tuple(entries)

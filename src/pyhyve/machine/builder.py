@@ -1,0 +1,250 @@
+"""Puts a machine together from its configuration. Only wiring: every decision is the configuration's or a device's."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from pyhyve.accel.select import open_vm
+from pyhyve.backends.chardev import Chardev, FileChardev, NullChardev, UnixChardev
+from pyhyve.backends.chardev_stdio import StdioChardev
+from pyhyve.backends.ioloop import IoLoop
+from pyhyve.boot.acpi import AcpiPlatform, build_acpi
+from pyhyve.boot.e820 import TABLES_BASE, MemoryLayout
+from pyhyve.boot.linux import LinuxBoot, load_linux
+from pyhyve.boot.smbios import build_smbios
+from pyhyve.devices.bus import AddressMap
+from pyhyve.devices.chipset.acpi_pm import GPE_SIZE, PM_SIZE, AcpiPm, GpeBlock, SmiCommandPort
+from pyhyve.devices.chipset.i8042 import I8042, SystemControlPortA
+from pyhyve.devices.chipset.i8254 import I8254, SystemControlPort
+from pyhyve.devices.chipset.i8259 import ElcrPorts
+from pyhyve.devices.chipset.mc146818 import Mc146818, cmos_memory_bytes
+from pyhyve.devices.chipset.ports import DebugConsole, ScratchPorts
+from pyhyve.devices.irq import spec as irq_spec
+from pyhyve.devices.irq.chip import ApicInterruptChip
+from pyhyve.devices.pci.bus import PciBus
+from pyhyve.devices.pci.i440fx import CONFIG_PORT, CONFIG_PORT_SIZE, ConfigPorts, I440fxBridge, Piix3IsaBridge
+from pyhyve.devices.serial.spec import PORT_COUNT as UART_PORTS
+from pyhyve.devices.serial.uart16550 import Uart16550
+from pyhyve.machine import trace
+from pyhyve.machine.clock import ClockTsc
+from pyhyve.machine.config import ConfigError, ConsoleKind
+from pyhyve.machine.io import MachineLoop
+from pyhyve.machine.machine import Machine, MachineParts
+from pyhyve.machine.pci_setup import PCI_WINDOW64_BYTES, PCI_WINDOW_LAST, configure_pci
+from pyhyve.machine.vcpu_loop import VcpuRunner
+from pyhyve.memory.guest import GuestMemory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyhyve.accel.api import InterruptChip, Vm
+    from pyhyve.devices.contracts import IrqLine
+    from pyhyve.machine.config import ConsoleConfig, MachineConfig
+
+_FIRMWARE_LOG = logging.getLogger("pyhyve.firmware")
+COM1_PORT, COM1_IRQ = 0x3F8, 4
+PM_PORT, GPE_PORT, SMI_PORT, SCI_IRQ = 0x600, 0xAFE0, 0xB2, 9
+SMBIOS_GPA = 0xF_0000
+DEBUG_PORT = 0x402
+MACHINE_VERSION = "1"
+"""Version in SMBIOS: it changes when a guest could notice a difference."""
+PORT_SPACE = 0x1_0000
+MEMORY_SPACE = 1 << 52
+
+
+class _GsiLine:
+    """One input of the interrupt chip."""
+
+    def __init__(self, chip: InterruptChip, gsi: int) -> None:
+        self._chip = chip
+        self._gsi = gsi
+
+    def set(self, *, level: bool) -> None:
+        self._chip.set_gsi(self._gsi, level=level)
+
+
+class _Builder:
+    """Working state of `build`."""
+
+    def __init__(self, config: MachineConfig, vm: Vm, console: Chardev | None) -> None:
+        self.config = config
+        self.vm = vm
+        self.layout = MemoryLayout.of(config.memory_bytes)
+        self.lock = threading.RLock()
+        io = IoLoop("machine")
+        self.loop = MachineLoop(io, self.lock)
+        self.parts = MachineParts(vm=vm, lock=self.lock, io=io, loop=self.loop)
+        self.machine = Machine(config.name, no_reboot=config.no_reboot, timeout_s=config.timeout_s)
+        self.ports = AddressMap("port", PORT_SPACE)
+        self.memory = AddressMap("memory", MEMORY_SPACE)
+        if "bus" in config.trace:
+            self.ports.trace = self.memory.trace = trace.trace_access
+        self.chip: ApicInterruptChip | None = None
+        if not vm.has_kernel_irqchip:
+            tsc = getattr(vm, "tsc", None) or ClockTsc()
+            self.chip = ApicInterruptChip(self.lock, self.loop.clock, self.loop.timers, tsc, config.cpus)
+        self.irqs: InterruptChip = vm.irqchip() if self.chip is None else self.chip
+        self.isa_bridge = Piix3IsaBridge(self.irqs.set_gsi)
+        self.pci = PciBus(
+            self.ports, self.memory, send_msi=self.irqs.send_msi, set_pirq=self.isa_bridge.set_pirq
+        )
+        self.console = console
+        self.uuid = uuid4()
+
+    def line(self, irq: int) -> IrqLine:
+        return _GsiLine(self.irqs, irq)
+
+    def build(self) -> Machine:
+        self._interrupts()
+        self._chipset()
+        self._serial()
+        self._vcpus()
+        if self.config.kernel is not None:
+            self.parts.boot = self._boot_kernel
+        self.machine.assemble(self.parts)
+        return self.machine
+
+    def _interrupts(self) -> None:
+        chip = self.chip
+        if chip is None:
+            return
+        add = self.ports.add
+        add(0x20, 2, chip.pic.ports(0), name="i8259 master", width=1)
+        add(0xA0, 2, chip.pic.ports(1), name="i8259 slave", width=1)
+        add(0x4D0, 2, ElcrPorts(chip.pic), name="ELCR", width=1)
+        self.memory.add(irq_spec.IOAPIC_BASE, irq_spec.IOAPIC_SIZE_BYTES, chip.ioapic, name="I/O APIC")
+        pit = I8254(self.loop.clock, self.loop.timers, self.line(0))
+        control = SystemControlPort(pit, self.loop.clock)
+        add(0x40, 4, pit, name="i8254", width=1)
+        add(0x61, 1, control, name="port 0x61", width=1)
+        self.parts.resets += [chip.reset, pit.reset, control.reset]
+
+    def _chipset(self) -> None:
+        machine, add, resets = self.machine, self.ports.add, self.parts.resets
+        clock, timers = self.loop.clock, self.loop.timers
+        contents = cmos_memory_bytes(
+            self.layout.below_4g, self.layout.above_4g, self.config.cpus, self.config.boot_order
+        )
+        rtc = Mc146818(clock, timers, self.line(8), contents)
+        keyboard = I8042(machine.reset_requested)
+        port_a = SystemControlPortA(machine.reset_requested)
+        pm = AcpiPm(clock, timers, self.line(SCI_IRQ), machine.power_off_requested)
+        gpe = GpeBlock()
+        config_ports = ConfigPorts(self.pci, machine.reset_requested)
+        add(0x70, 2, rtc, name="RTC", width=1)
+        add(0x60, 1, keyboard.data, name="i8042 data", width=1)
+        add(0x64, 1, keyboard.control, name="i8042 control", width=1)
+        add(0x92, 1, port_a, name="port 0x92", width=1)
+        add(0x80, 16, ScratchPorts(16), name="DMA page registers", width=1)
+        add(PM_PORT, PM_SIZE, pm, name="ACPI PM")
+        add(GPE_PORT, GPE_SIZE, gpe, name="ACPI GPE0", width=1)
+        add(SMI_PORT, 2, SmiCommandPort(pm), name="SMI command", width=1)
+        add(DEBUG_PORT, 1, DebugConsole(_FIRMWARE_LOG.debug), name="debug console", width=1)
+        add(CONFIG_PORT, CONFIG_PORT_SIZE, config_ports, name="PCI configuration")
+        self.pci.attach(I440fxBridge(), 0)
+        self.pci.attach(self.isa_bridge, 1)
+        self.parts.pm = pm
+        resets += [rtc.reset, keyboard.reset, port_a.reset, pm.reset, gpe.reset, config_ports.reset, self.pci.reset]
+
+    def _serial(self) -> None:
+        chardev = self.console if self.console is not None else _open_console(self.config.console, self.machine)
+        uart = Uart16550(
+            self.line(COM1_IRQ), self.loop.clock, self.loop.timers, chardev.write, chardev.resume
+        )
+        self.ports.add(COM1_PORT, UART_PORTS, uart, name="COM1", width=1)
+        self.parts.consoles.append((chardev, uart))
+        self.parts.resets.append(uart.reset)
+
+    def _vcpus(self) -> None:
+        exit_trace = trace.trace_exit if "exits" in self.config.trace else None
+        for index in range(self.config.cpus):
+            vcpu = self.vm.create_vcpu(index)
+            self.parts.runners.append(
+                VcpuRunner(vcpu, self.lock, self.ports, self.memory, self.chip, self.machine, exit_trace)
+            )
+
+    def _boot_kernel(self) -> None:
+        """The firmware's work for a kernel loaded directly: PCI, tables, the kernel itself."""
+        config = self.config
+        if config.kernel is None:
+            return
+        configure_pci(self.pci, window_first=self.layout.below_4g_window, irq_of=self.isa_bridge.irq_of)
+        platform = AcpiPlatform(
+            cpus=config.cpus,
+            pci_window_first=self.layout.below_4g_window,
+            pci_window_last=PCI_WINDOW_LAST,
+            pci_window64_first=self.layout.window64,
+            pci_window64_last=self.layout.window64 + PCI_WINDOW64_BYTES - 1,
+            serial_ports=((COM1_PORT, COM1_IRQ),),
+            pm_base=PM_PORT,
+            gpe_base=GPE_PORT,
+            smi_command_port=SMI_PORT,
+            sci_irq=SCI_IRQ,
+        )
+        if self.chip is not None:
+            level_irqs = {SCI_IRQ, *platform.pci_irqs}
+            for number in range(2):
+                self.chip.pic.elcr_write(number, sum(1 << (irq & 7) for irq in level_irqs if irq >> 3 == number))
+        tables, rsdp = build_acpi(platform, TABLES_BASE)
+        memory = self.vm.memory
+        memory.write(TABLES_BASE, tables)
+        smbios = build_smbios(
+            SMBIOS_GPA,
+            name=config.name,
+            version=MACHINE_VERSION,
+            uuid=self.uuid,
+            memory_bytes=config.memory_bytes,
+            cpus=config.cpus,
+        )
+        memory.write(SMBIOS_GPA, smbios)
+        boot = LinuxBoot(config.kernel, config.initrd, config.append, self.layout, rsdp)
+        self.parts.runners[0].vcpu.write_registers(load_linux(memory, boot))
+
+
+def build(
+    config: MachineConfig,
+    *,
+    console: Chardev | None = None,
+    open_engine: Callable[[str, GuestMemory], Vm] = open_vm,
+) -> Machine:
+    """Make the machine that `config` describes, ready for `Machine.run`.
+
+    `console` replaces the configured one. Raises UserError (and its kinds ConfigError, AccelError, ChardevError)
+    when something cannot be had; kernels are read by `run`.
+    """
+    if config.kernel is None:
+        msg = "nothing to boot: name a kernel"
+        raise ConfigError(msg)
+    memory = GuestMemory()
+    try:
+        for gpa, size in MemoryLayout.of(config.memory_bytes).ram_ranges:
+            memory.add(gpa, size)
+        vm = open_engine(str(config.accel), memory)
+    except MemoryError as error:
+        memory.close()
+        msg = f"memory: {error}"
+        raise ConfigError(msg) from error
+    except BaseException:
+        memory.close()
+        raise
+    try:
+        return _Builder(config, vm, console).build()
+    except BaseException:
+        vm.close()
+        memory.close()
+        raise
+
+
+def _open_console(config: ConsoleConfig, machine: Machine) -> Chardev:
+    match config.kind:
+        case ConsoleKind.STDIO:
+            return StdioChardev(machine.request_stop)
+        case ConsoleKind.FILE if config.path is not None:
+            return FileChardev(config.path)
+        case ConsoleKind.UNIX if config.path is not None:
+            return UnixChardev(config.path)
+        case _:
+            return NullChardev()

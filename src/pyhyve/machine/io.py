@@ -1,0 +1,53 @@
+"""The machine's side of the I/O thread: descriptors and timers whose callbacks need the machine lock."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyhyve.backends.ioloop import HANGUP, READABLE
+from pyhyve.machine.clock import MonotonicClock, TimerFd, TimerQueue
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+
+    from pyhyve.backends.ioloop import IoLoop
+
+
+class MachineLoop:
+    """Readers (`backends.chardev.EventLoop`), clock and timers of one machine, on its I/O thread."""
+
+    def __init__(self, io: IoLoop, lock: threading.RLock) -> None:
+        """Callbacks run on `io`'s thread with `lock` held."""
+        self._io = io
+        self._lock = lock
+        self.clock = MonotonicClock()
+        self._timer_fd = TimerFd()
+        self.timers = TimerQueue(self.clock.now_ns, self._program)
+        io.watch(self._timer_fd.fd, READABLE, self._expired)
+
+    def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
+        """Call `callback` while `fd` is readable or at its end."""
+
+        def ready(_events: int) -> None:
+            with self._lock:
+                callback()
+
+        self._io.watch(fd, READABLE | HANGUP, ready)
+
+    def remove_reader(self, fd: int) -> None:
+        """Stop watching `fd`."""
+        self._io.unwatch(fd)
+
+    def close(self) -> None:
+        """Stop the timers; idempotent."""
+        self._io.unwatch(self._timer_fd.fd)
+        self._timer_fd.close()
+
+    def _program(self, deadline_ns: int | None) -> None:
+        self._timer_fd.set(None if deadline_ns is None else self.clock.start_ns + deadline_ns)
+
+    def _expired(self, _events: int) -> None:
+        with self._lock:
+            self._timer_fd.clear()
+            self.timers.run_due()

@@ -1,0 +1,268 @@
+"""One vCPU's thread: run guest code, dispatch exits, sleep while halted.
+
+Hot path: every exit of the guest passes through `VcpuRunner._loop`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING, Protocol
+
+from pyhyve.accel.api import ExitKind
+from pyhyve.devices.irq.spec import LAPIC_BASE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyhyve.accel.api import Vcpu, VcpuExit
+    from pyhyve.devices.bus import AddressMap
+    from pyhyve.devices.irq.chip import ApicInterruptChip
+
+_LOG = logging.getLogger(__name__)
+_IO, _MMIO, _HALT, _KICKED = ExitKind.IO, ExitKind.MMIO, ExitKind.HALT, ExitKind.KICKED
+_WINDOW = ExitKind.INTERRUPT_WINDOW
+_LAPIC_PAGE = LAPIC_BASE >> 12
+
+
+class VcpuEvents(Protocol):
+    """What a vCPU tells its machine; called on the vCPU's thread without the lock."""
+
+    def vcpu_shutdown(self, index: int) -> None:
+        """Triple fault."""
+
+    def vcpu_failed(self, index: int, message: str) -> None:
+        """The engine, or a device model, cannot go on."""
+
+    def vcpu_system_event(self, index: int, event: int) -> None:
+        """The guest asked the engine itself to stop or reset."""
+
+
+class VcpuRunner:
+    """Runs one vCPU; it is also the interrupt chip's `CpuPins` for it.
+
+    `start`, `park`, `wait_parked`, `unpark` and `stop` belong to the machine's control thread; the pins may be
+    driven from any thread.
+    """
+
+    def __init__(
+        self,
+        vcpu: Vcpu,
+        lock: threading.RLock,
+        ports: AddressMap,
+        memory: AddressMap,
+        chip: ApicInterruptChip | None,
+        events: VcpuEvents,
+        trace: Callable[[int, VcpuExit], None] | None = None,
+    ) -> None:
+        """`chip` is None when the engine has interrupt controllers of its own; `trace` sees every exit."""
+        self.vcpu = vcpu
+        self._lock = lock
+        self._ports = ports
+        self._memory = memory
+        self._chip = chip
+        self._events = events
+        self._trace = trace
+        self._page = None if chip is None else chip.page_of(vcpu.index)
+        self._intr = False
+        self._nmi = False
+        self._waiting_for_startup = False
+        self._init_requested = False
+        self._startup_vector: int | None = None
+        self._attention = False
+        self._park = False
+        self._stop = False
+        self._parked = threading.Event()
+        self._unparked = threading.Event()
+        self._wake = threading.Lock()
+        self._wake.acquire()
+        self._wake_guard = threading.Lock()
+        self._thread = threading.Thread(target=self._main, name=f"pyhyve-vcpu{vcpu.index}", daemon=True)
+        if chip is not None:
+            chip.connect(vcpu.index, self)
+        self.power_on()
+
+    # -- control ------------------------------------------------------------------------------------------------------
+
+    def power_on(self) -> None:
+        """State after a machine reset: the first vCPU runs, the others wait for a start-up message."""
+        self._nmi = False
+        self._init_requested = False
+        self._startup_vector = None
+        self._waiting_for_startup = self._chip is not None and self.vcpu.index != 0
+        self._attention = self._waiting_for_startup
+
+    def start(self) -> None:
+        """Start the thread; once."""
+        self._thread.start()
+
+    def park(self) -> None:
+        """Ask the thread to leave guest mode and wait; does not block, any thread."""
+        self._unparked.clear()
+        self._park = self._attention = True
+        self.kick()
+
+    def wait_parked(self, timeout_s: float) -> bool:
+        """Wait until the thread is parked (or has ended); False when it does not get there in time."""
+        return self._parked.wait(timeout_s)
+
+    def unpark(self) -> None:
+        """Let the thread go on."""
+        self._parked.clear()
+        self._park = False
+        self._unparked.set()
+
+    def stop(self) -> None:
+        """Ask the thread to end; does not block."""
+        self._stop = self._attention = True
+        self._unparked.set()
+        self.kick()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the thread's end; False when it goes on."""
+        if self._thread.ident is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def kick(self) -> None:
+        """Leave guest mode, or sleep, soon."""
+        self.vcpu.kick()
+        self._wake_up()
+
+    # -- pins ---------------------------------------------------------------------------------------------------------
+
+    def set_interrupt(self, *, pending: bool) -> None:
+        """Drive INTR."""
+        self._intr = pending
+        self.vcpu.set_interrupt(pending=pending)
+        if pending:
+            self._wake_up()
+
+    def raise_nmi(self) -> None:
+        """Pulse NMI."""
+        self._nmi = True
+        self.vcpu.raise_nmi()
+        self._wake_up()
+
+    def init(self) -> None:
+        """INIT message."""
+        self._init_requested = self._attention = True
+        self.kick()
+
+    def startup(self, vector: int) -> None:
+        """Start-up message."""
+        if self._waiting_for_startup or self._init_requested:
+            self._startup_vector = vector
+            self._attention = True
+            self.kick()
+
+    def _wake_up(self) -> None:
+        with self._wake_guard:
+            if self._wake.locked():
+                self._wake.release()
+
+    # -- the thread ---------------------------------------------------------------------------------------------------
+
+    def _main(self) -> None:
+        try:
+            self._loop()
+        except Exception as error:  # noqa: BLE001 - whatever breaks ends the machine with a report
+            _LOG.debug("vCPU %d", self.vcpu.index, exc_info=True)
+            self._events.vcpu_failed(self.vcpu.index, f"{type(error).__name__}: {error}")
+        finally:
+            self._parked.set()
+
+    def _loop(self) -> None:
+        run = self.vcpu.run
+        lock = self._lock
+        ports_read, ports_write = self._ports.read, self._ports.write
+        memory_read, memory_write = self._memory.read, self._memory.write
+        page, trace = self._page, self._trace
+        lapic_page = -1 if page is None else _LAPIC_PAGE
+        while True:
+            if self._attention and not self._attend():
+                return
+            reason = run()
+            kind = reason.kind
+            if kind == _IO:
+                with lock:
+                    if reason.is_write:
+                        ports_write(reason.address, reason.size, reason.value)
+                    else:
+                        reason.value = ports_read(reason.address, reason.size)
+            elif kind == _MMIO:
+                address = reason.address
+                with lock:
+                    if page is not None and address >> 12 == lapic_page:
+                        if reason.is_write:
+                            page.write(address & 0xFFF, reason.size, reason.value)
+                        else:
+                            reason.value = page.read(address & 0xFFF, reason.size)
+                    elif reason.is_write:
+                        memory_write(address, reason.size, reason.value)
+                    else:
+                        reason.value = memory_read(address, reason.size)
+            elif kind == _WINDOW:
+                self._acknowledge()
+            elif kind == _HALT:
+                self._sleep()
+            elif kind != _KICKED and not self._rare(reason):
+                return
+            if trace is not None:
+                trace(self.vcpu.index, reason)
+
+    def _acknowledge(self) -> None:
+        if self._chip is not None:
+            vector = self._chip.acknowledge(self.vcpu.index)
+            if vector is not None:
+                self.vcpu.inject(vector)
+
+    def _sleep(self) -> None:
+        while not (self._intr or self._nmi or self._attention):
+            self._wake.acquire()
+        self._nmi = False
+
+    def _rare(self, reason: VcpuExit) -> bool:
+        """Handle an exit that is not part of daily life; False ends the thread's run."""
+        index = self.vcpu.index
+        match reason.kind:
+            case ExitKind.MSR_READ:
+                value = None if self._chip is None else self._chip.read_msr(index, reason.address)
+                reason.failed = value is None
+                reason.value = value or 0
+            case ExitKind.MSR_WRITE:
+                done = self._chip is not None and self._chip.write_msr(index, reason.address, reason.value)
+                reason.failed = not done
+            case ExitKind.SHUTDOWN:
+                self._events.vcpu_shutdown(index)
+            case ExitKind.SYSTEM_EVENT:
+                self._events.vcpu_system_event(index, reason.address)
+            case ExitKind.INTERNAL_ERROR:
+                self._events.vcpu_failed(index, reason.message)
+            case _:
+                self._events.vcpu_failed(index, f"unknown exit {reason.kind}")
+        return True
+
+    def _attend(self) -> bool:
+        """Look at what `_attention` stands for; False when the thread must end."""
+        while True:
+            self._attention = False
+            if self._stop:
+                return False
+            if self._park:
+                self._parked.set()
+                self._unparked.wait()
+                continue
+            if self._init_requested:
+                self._init_requested = False
+                self.vcpu.reset()
+                self._waiting_for_startup = self.vcpu.index != 0
+            if not self._waiting_for_startup:
+                return True
+            if self._startup_vector is not None:
+                vector, self._startup_vector = self._startup_vector, None
+                self._waiting_for_startup = False
+                self.vcpu.write_registers({"cs.selector": vector << 8, "cs.base": vector << 12, "rip": 0})
+                return True
+            while not self._attention:
+                self._wake.acquire()
