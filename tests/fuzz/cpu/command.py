@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 _ENGINES: Final = {
     "pyhyve": "tests.fuzz.cpu.pyhyve_engine:PyhyveEngine",
-    "unicorn": "tests.fuzz.cpu.engines:UnicornEngine",
+    "unicorn": "tests.fuzz.cpu.unicorn_engine:UnicornEngine",
+    "qemu": "tests.fuzz.cpu.qemu_engine:tcg",
+    "qemu-kvm": "tests.fuzz.cpu.qemu_engine:kvm",
     "native": "tests.fuzz.cpu.engines:NativeEngine",
 }
 _CHUNK: Final = 8
@@ -86,7 +88,8 @@ class _Worker:
     @classmethod
     def work(cls, numbers: list[int], last_count: int, most: int) -> Tally:
         if cls.session is None:
-            raise RuntimeError("start was not called")
+            message = "start was not called"
+            raise RuntimeError(message)
         return _work(cls.session, numbers, last_count, most)
 
 

@@ -6,17 +6,15 @@ Engines keep a case's address space in host memory of their own (`MemoryImage`) 
 from __future__ import annotations
 
 import ctypes
-import importlib
 import mmap
-import struct
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from . import layout as at
 from .machine_code import harness_code
 from .native import NativeRunner
 
 if TYPE_CHECKING:
-    from .batch import Batch, Case
+    from .batch import Batch
 
 
 class Engine(Protocol):
@@ -41,42 +39,28 @@ class MemoryImage:
 
     SIZE: Final = at.TEMPLATE_SIZE + at.CODE_SIZE + at.PAGE
     CODE_OFFSET: Final = at.TEMPLATE_SIZE
+    REGIONS: Final = (
+        (at.DATA, at.DATA_SIZE, 0, "rw"),
+        (at.STACK, at.STACK_SIZE, at.DATA_SIZE, "rw"),
+        (at.READ_ONLY, at.READ_ONLY_SIZE, at.DATA_SIZE + at.STACK_SIZE, "r"),
+        (at.CODE, at.CODE_SIZE, CODE_OFFSET, "rx"),
+        (at.STUB, at.PAGE, CODE_OFFSET + at.CODE_SIZE, "rx"),
+    )
+    """Guest address, size, offset in the buffer and access rights of each region."""
 
-    def __init__(self, buffer: mmap.mmap | None = None) -> None:
-        self.buffer = buffer or mmap.mmap(-1, self.SIZE)
+    def __init__(self, buffer: memoryview | None = None) -> None:
+        self.buffer = memoryview(mmap.mmap(-1, self.SIZE)) if buffer is None else buffer
         self.address = ctypes.addressof((ctypes.c_char * self.SIZE).from_buffer(self.buffer))
         self._template = mmap.mmap(-1, at.TEMPLATE_SIZE)
         self._template_address = ctypes.addressof((ctypes.c_char * at.TEMPLATE_SIZE).from_buffer(self._template))
         u64, u32 = ctypes.c_uint64, ctypes.c_uint32
         self._diff = ctypes.CFUNCTYPE(None, u64, u64, u32, u32, u64)(harness_code().diff)
-        self.buffer[self.CODE_OFFSET :] = b"\xcc" * (at.CODE_SIZE + at.PAGE)
-
-    def regions(self) -> tuple[tuple[int, int, int, str], ...]:
-        """Guest address, size, offset in the buffer and access rights of each region."""
-        return (
-            (at.DATA, at.DATA_SIZE, 0, "rw"),
-            (at.STACK, at.STACK_SIZE, at.DATA_SIZE, "rw"),
-            (at.READ_ONLY, at.READ_ONLY_SIZE, at.DATA_SIZE + at.STACK_SIZE, "r"),
-            (at.CODE, at.CODE_SIZE, self.CODE_OFFSET, "rx"),
-            (at.STUB, at.PAGE, self.CODE_OFFSET + at.CODE_SIZE, "rx"),
-        )
+        self.buffer[self.CODE_OFFSET : self.CODE_OFFSET + at.CODE_SIZE] = b"\xcc" * at.CODE_SIZE
 
     def load_template(self, template: bytes) -> None:
         """Set the initial contents for the cases to come."""
         self._template[:] = template
         self.buffer[: at.TEMPLATE_SIZE] = template
-
-    def place_code(self, case: Case) -> bytes:
-        """Put the case's code in place; returns what was written."""
-        image = case.code_image
-        offset = self.CODE_OFFSET + case.rip - at.CODE
-        self.buffer[offset : offset + len(image)] = image
-        return image
-
-    def remove_code(self, case: Case, size: int) -> None:
-        """Fill ``size`` bytes of the case's code with INT3 again."""
-        offset = self.CODE_OFFSET + case.rip - at.CODE
-        self.buffer[offset : offset + size] = b"\xcc" * size
 
     def collect(self, result_address: int) -> None:
         """Add the changed lines to the result record at this address of the process, and undo the changes."""
@@ -103,103 +87,3 @@ class NativeEngine:
     def run_batch(self, batch: Batch) -> memoryview:
         """Run all cases."""
         return self._runner.run_batch(batch)
-
-
-class UnicornEngine:
-    """The ``unicorn`` package: to check the harness itself. It faults differently, so only successes compare well."""
-
-    name = "unicorn"
-
-    def __init__(self) -> None:
-        # Partly typed: taken as untyped altogether.
-        unicorn: Any = importlib.import_module("unicorn")
-        x86: Any = importlib.import_module("unicorn.x86_const")
-        self._module = unicorn
-        self._x86 = x86
-        self._memory = MemoryImage()
-        self._uc: Any = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
-        self._uc.ctl_set_cpu_model(x86.UC_CPU_X86_NEHALEM)
-        rights = {"rw": unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE, "r": unicorn.UC_PROT_READ}
-        rights["rx"] = unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC
-        for address, size, offset, access in self._memory.regions():
-            self._uc.mem_map_ptr(address, size, rights[access], self._memory.address + offset)
-        gprs = ("RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI", *(f"R{n}" for n in range(8, 16)))
-        self._gprs = [getattr(x86, f"UC_X86_REG_{name}") for name in (*gprs, "RIP", "RFLAGS")]
-        self._fps = [getattr(x86, f"UC_X86_REG_FP{n}") for n in range(8)]
-        self._xmms = [getattr(x86, f"UC_X86_REG_XMM{n}") for n in range(16)]
-        self._uc.reg_write(x86.UC_X86_REG_CR4, self._uc.reg_read(x86.UC_X86_REG_CR4) | 0x600)  # OSFXSR, OSXMMEXCPT
-        self._vector = at.VECTOR_DONE
-        self._uc.hook_add(unicorn.UC_HOOK_INTR, self._interrupt)
-        self._uc.hook_add(unicorn.UC_HOOK_INSN_INVALID, self._invalid)
-        self._uc.hook_add(unicorn.UC_HOOK_MEM_INVALID, self._fault)
-        self._results = bytearray()
-
-    def close(self) -> None:
-        """Nothing to free."""
-
-    def _interrupt(self, uc: Any, number: int, _data: object) -> None:
-        self._vector = number
-        uc.emu_stop()
-
-    def _invalid(self, _uc: Any, _data: object) -> bool:
-        self._vector = 6
-        return False
-
-    def _fault(self, _uc: Any, _access: int, _address: int, _size: int, _value: int, _data: object) -> bool:
-        self._vector = 14
-        return False
-
-    def run_batch(self, batch: Batch) -> bytearray:
-        """Run all cases."""
-        self._memory.load_template(batch.template)
-        results = bytearray(batch.count * at.RESULT_SIZE)
-        address = ctypes.addressof((ctypes.c_char * len(results)).from_buffer(results))
-        for index in range(batch.count):
-            self._run(batch.case(index), results, index * at.RESULT_SIZE, address + index * at.RESULT_SIZE)
-        return results
-
-    def _run(self, case: Case, results: bytearray, base: int, address: int) -> None:
-        uc, x86 = self._uc, self._x86
-        image = self._memory.place_code(case)
-        uc.ctl_remove_cache(at.CODE, at.CODE + at.CODE_SIZE)
-        for register, value in zip(self._gprs, (*case.gprs, case.rip, case.rflags), strict=True):
-            uc.reg_write(register, value)
-        uc.reg_write(x86.UC_X86_REG_FS_BASE, at.FS_BASE)
-        uc.reg_write(x86.UC_X86_REG_GS_BASE, at.GS_BASE)
-        fx = case.fx
-        control, status, tags, mxcsr = struct.unpack_from("<HHB19xI", fx)
-        uc.reg_write(x86.UC_X86_REG_FPCW, control)
-        uc.reg_write(x86.UC_X86_REG_FPSW, status)
-        top = status >> 11 & 7
-        full = sum((0 if tags >> n & 1 else 3) << 2 * n for n in range(8))
-        for n in range(8):
-            mantissa, exponent = struct.unpack_from("<QH", fx, at.FX_ST + 16 * n)
-            uc.reg_write(self._fps[(top + n) & 7], (mantissa, exponent))
-        uc.reg_write(x86.UC_X86_REG_FPTAG, full)
-        uc.reg_write(x86.UC_X86_REG_MXCSR, mxcsr)
-        for n in range(16):
-            uc.reg_write(self._xmms[n], int.from_bytes(fx[at.FX_XMM + 16 * n : at.FX_XMM + 16 * n + 16], "little"))
-        self._vector = at.VECTOR_DONE
-        try:
-            uc.emu_start(case.rip, at.STUB, count=200)
-        except self._module.UcError:
-            if self._vector == at.VECTOR_DONE:
-                self._vector = 13
-        values = [uc.reg_read(register) for register in self._gprs]
-        struct.pack_into("<18Q", results, base, *values)
-        struct.pack_into("<q", results, base + at.RESULT_VECTOR, self._vector)
-        status = uc.reg_read(x86.UC_X86_REG_FPSW)
-        top = status >> 11 & 7
-        full = uc.reg_read(x86.UC_X86_REG_FPTAG)
-        tags = sum((full >> 2 * n & 3 != 3) << n for n in range(8))
-        fx_base = base + at.RESULT_FX
-        control = uc.reg_read(x86.UC_X86_REG_FPCW)
-        struct.pack_into("<HHB19xI", results, fx_base, control, status, tags, uc.reg_read(x86.UC_X86_REG_MXCSR))
-        for n in range(8):
-            mantissa, exponent = uc.reg_read(self._fps[(top + n) & 7])
-            struct.pack_into("<QH", results, fx_base + at.FX_ST + 16 * n, mantissa, exponent)
-        for n in range(16):
-            value = uc.reg_read(self._xmms[n])
-            results[fx_base + at.FX_XMM + 16 * n : fx_base + at.FX_XMM + 16 * n + 16] = value.to_bytes(16, "little")
-        self._memory.collect(address)
-        self._memory.remove_code(case, len(image))
