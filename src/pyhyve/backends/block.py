@@ -11,7 +11,7 @@ import queue
 import threading
 from typing import TYPE_CHECKING, Protocol
 
-from pyhyve.image.contract import ImageError
+from pyhyve.image.contract import SECTOR_SIZE_BYTES, ImageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -128,10 +128,11 @@ class RawFileBlock(ImageBlock):
     Hot path: a cached read is one `preadv2` with RWF_NOWAIT on the caller's thread.
     """
 
-    def __init__(self, image: Image, fd: int) -> None:
-        """Take over `image`, whose bytes are those of `fd` at the same offsets."""
+    def __init__(self, image: Image, fd: int, start: int) -> None:
+        """Take over `image`, whose bytes are those of `fd` from `start` on."""
         super().__init__(image)
         self._fd = fd
+        self._start = start
         self._nowait = hasattr(os, "RWF_NOWAIT")
 
     def try_read(self, views: Sequence[memoryview], offset: int, length: int) -> bool:
@@ -139,7 +140,7 @@ class RawFileBlock(ImageBlock):
         if not self._nowait or len(views) > _IOV_MAX:
             return False
         try:
-            return os.preadv(self._fd, views, offset, os.RWF_NOWAIT) == length
+            return os.preadv(self._fd, views, offset + self._start, os.RWF_NOWAIT) == length
         except BlockingIOError:
             return False
         except OSError as error:
@@ -148,12 +149,12 @@ class RawFileBlock(ImageBlock):
             return False
 
     def write(self, views: Sequence[memoryview], offset: int) -> None:
-        """Write into the page cache, or to the device."""
-        if self.readonly or len(views) > _IOV_MAX:
+        """Write into the page cache, or to the device. The first sector goes through the image, which may guard it."""
+        if self.readonly or len(views) > _IOV_MAX or offset < SECTOR_SIZE_BYTES:
             super().write(views, offset)
             return
         try:
-            done = os.pwritev(self._fd, views, offset)
+            done = os.pwritev(self._fd, views, offset + self._start)
         except OSError as error:
             raise BlockError(error.errno or errno.EIO, str(error)) from error
         if done != sum(map(len, views)):
@@ -164,8 +165,10 @@ class RawFileBlock(ImageBlock):
 def open_backend(image: Image) -> BlockBackend:
     """The fastest backend for an open image; takes it over."""
     storage = image.storage
-    if image.format_name == "raw" and image.backing is None and storage.fd is not None:
-        return RawFileBlock(image, storage.fd)
+    if image.format_name == "raw" and image.backing is None and storage.fd is not None and image.size_bytes:
+        first = next(image.layer_extents(0, SECTOR_SIZE_BYTES))
+        if first.offset is not None:
+            return RawFileBlock(image, storage.fd, first.offset)
     return ImageBlock(image)
 
 

@@ -73,6 +73,14 @@ class IoLoop:
         if self._watches.pop(fd, None) is not None and not self._closed:
             self._epoll.unregister(fd)
 
+    def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
+        """Call `callback` while `fd` is readable or hung up."""
+        self.watch(fd, READABLE, lambda _events: callback())
+
+    def remove_reader(self, fd: int) -> None:
+        """Stop watching `fd`; nothing happens when it is not watched."""
+        self.unwatch(fd)
+
     def run(self) -> None:
         """Serve until `stop`; `start` calls it on the thread it makes."""
         poll = self._epoll.poll

@@ -83,6 +83,10 @@ class DeviceHooks:
     def stopped(self) -> None:
         """The device was reset; with the lock held."""
 
+    def is_blocked(self, index: int) -> bool:
+        """Whether a queue cannot go on until its backend says so; with the lock held."""
+        return False
+
     def queue_stopped(self, index: int) -> None:
         """A queue was reset: forget chains taken from it; with the lock held."""
 
@@ -253,7 +257,7 @@ class VirtioDevice(DeviceHooks, ABC):
         for _ in range(_ROUNDS):
             self.handle_queue(index, ring)
             self.publish(index, ring)
-            if not ring.enable_notify():
+            if self.is_blocked(index) or not ring.enable_notify():
                 return
             ring.disable_notify()
         self.notify(index)

@@ -13,8 +13,7 @@ import pytest
 from pyhyve.backends.block import BlockError, open_backend
 from pyhyve.devices.virtio.block import BlockOptions, ErrorPolicy, VirtioBlock
 from pyhyve.devices.virtio.spec import BlockFeature, BlockRequestType, BlockStatus, Feature, Status
-from pyhyve.image.raw import RawImage
-from pyhyve.image.storage import FileStorage
+from pyhyve.image.opening import OpenSettings, open_image
 from pyhyve.testing.virtio_driver import Segment, SplitDriverQueue, Used, VirtioDriver
 from pyhyve.testing.virtio_driver_transport import MiniMachine
 
@@ -127,8 +126,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def raw_backend(path: Path, *, writable: bool = True) -> BlockBackend:
-    storage = FileStorage.open(str(path), writable=writable)
-    return open_backend(RawImage(storage, readonly=not writable))
+    return open_backend(open_image(str(path), OpenSettings(format_name="raw", writable=writable)))
 
 
 @pytest.fixture(params=[False, True], ids=["split", "packed"])

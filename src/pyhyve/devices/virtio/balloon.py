@@ -1,0 +1,161 @@
+"""The virtio memory balloon (VIRTIO 1.2, 5.5): inflation, statistics, free page reporting.
+
+Pages the guest gives up are returned to the host by punching holes into the memory's descriptor.
+"""
+
+from __future__ import annotations
+
+from struct import Struct, pack
+from typing import TYPE_CHECKING, ClassVar
+
+from pyhyve.backends.pages import release_pages
+from pyhyve.devices.virtio.device import VirtioDevice, Worker
+from pyhyve.devices.virtio.spec import BALLOON_PAGE_BYTES, BalloonFeature, BalloonStat, DeviceType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyhyve.devices.virtio.chain import DescriptorChain
+    from pyhyve.devices.virtio.queue import Virtqueue
+    from pyhyve.memory.guest import GuestMemory
+
+_INFLATE, _DEFLATE, _STATS, _REPORTING = range(4)
+_PAGE_SHIFT = 12
+_MAX_PAGES_PER_BUFFER = 1 << 16
+_STAT = Struct("<HQ")
+_MAX_STATS = 64
+_STAT_NAMES = {int(stat): stat.name.lower() for stat in BalloonStat}
+
+
+class VirtioBalloon(VirtioDevice):
+    """The balloon. Statistics and reporting queues exist whether or not the driver wants them."""
+
+    device_type: ClassVar[DeviceType] = DeviceType.BALLOON
+
+    def __init__(
+        self, memory: GuestMemory, worker: Worker, *, on_statistics: Callable[[dict[str, int]], None] | None = None
+    ) -> None:
+        """`on_statistics` gets each report: values by lower-case name of the specification's tags."""
+        offered = BalloonFeature.STATS_VQ | BalloonFeature.DEFLATE_ON_OOM | BalloonFeature.PAGE_REPORTING
+        super().__init__(memory, worker, offered=int(offered), queue_sizes=[128, 128, 64, 64])
+        self._memory = memory
+        self._on_statistics = on_statistics
+        self._target_pages = 0
+        self._actual_pages = 0
+        self._held: DescriptorChain | None = None
+        self.statistics: dict[str, int] = {}
+        """The latest report."""
+
+    # -- for the monitor ----------------------------------------------------------------------------------------------
+
+    @property
+    def target_bytes(self) -> int:
+        """Memory the guest is asked to give up."""
+        return self._target_pages * BALLOON_PAGE_BYTES
+
+    @property
+    def actual_bytes(self) -> int:
+        """Memory the guest says it gave up."""
+        return self._actual_pages * BALLOON_PAGE_BYTES
+
+    def set_target(self, size_bytes: int) -> None:
+        """Ask the guest to give up `size_bytes` (whole pages); it does so in its own time."""
+        self._target_pages = min(max(size_bytes, 0) // BALLOON_PAGE_BYTES, 0xFFFFFFFF)
+        self.run_locked(self.config_changed)
+
+    def request_statistics(self) -> None:
+        """Ask the driver for a fresh report: hand its buffer back (5.5.6.3)."""
+        self.run_locked(self._return_statistics_buffer)
+
+    # -- VirtioDevice -------------------------------------------------------------------------------------------------
+
+    def config_space(self) -> bytes:
+        """`struct virtio_balloon_config` (5.5.4)."""
+        return pack("<IIII", self._target_pages, self._actual_pages, 0, 0)
+
+    def write_config(self, offset: int, size: int, value: int) -> None:
+        """The driver reports how many pages it gave up."""
+        if offset == 4 and size == 4:
+            self._actual_pages = value
+
+    def stopped(self) -> None:
+        """Reset: the guest has its memory again."""
+        self._actual_pages = 0
+        self._held = None
+
+    def queue_stopped(self, index: int) -> None:
+        """Forget the buffer held for statistics."""
+        if self._queue_role(index) == _STATS:
+            self._held = None
+
+    def _queue_role(self, index: int) -> int:
+        """What queue `index` is for: queues of features that were not negotiated are not counted (5.5.2)."""
+        if index < _STATS:
+            return index
+        roles = []
+        if self.has_feature(BalloonFeature.STATS_VQ):
+            roles.append(_STATS)
+        if self.has_feature(BalloonFeature.PAGE_REPORTING):
+            roles.append(_REPORTING)
+        return roles[index - _STATS] if index - _STATS < len(roles) else -1
+
+    def handle_queue(self, index: int, ring: Virtqueue) -> None:
+        """Act on each buffer by the queue's role."""
+        role = self._queue_role(index)
+        while (chain := ring.pop()) is not None:
+            if role == _INFLATE:
+                self._inflate(chain)
+            elif role == _REPORTING:
+                for gpa, length in chain.writable_ranges:
+                    self._release(gpa, length)
+            elif role == _STATS:
+                self._take_statistics(ring, chain)
+                continue
+            ring.push(chain, 0)
+
+    def _inflate(self, chain: DescriptorChain) -> None:
+        """Release the pages whose numbers the buffer lists, neighbours together."""
+        data = b"".join(bytes(view[: 4 * _MAX_PAGES_PER_BUFFER]) for view in chain.readable[:4])
+        data = data[: len(data) & ~3][: 4 * _MAX_PAGES_PER_BUFFER]
+        start = end = -1
+        for frame in sorted(memoryview(data).cast("I")):
+            if frame == end:
+                end += 1
+            elif frame > end:
+                self._release(start << _PAGE_SHIFT, (end - start) << _PAGE_SHIFT)
+                start, end = frame, frame + 1
+        self._release(start << _PAGE_SHIFT, (end - start) << _PAGE_SHIFT)
+
+    def _release(self, gpa: int, length: int) -> None:
+        """Give a range of RAM back to the host; whatever is not RAM in full is left alone."""
+        if length <= 0:
+            return
+        region = self._memory.find(gpa)
+        if region is None or region.readonly or gpa + length > region.gpa + region.size_bytes:
+            return
+        start = -(-gpa // BALLOON_PAGE_BYTES) * BALLOON_PAGE_BYTES
+        end = (gpa + length) & -BALLOON_PAGE_BYTES
+        if end > start:
+            release_pages(region.fd, start - region.gpa, end - start)
+            self.dma.mark_written(start, end - start)
+
+    def _take_statistics(self, ring: Virtqueue, chain: DescriptorChain) -> None:
+        """Read a report and hold its buffer until the next one is wanted."""
+        data = b"".join(bytes(view[: _MAX_STATS * _STAT.size]) for view in chain.readable[:4])
+        data = data[: min(len(data), _MAX_STATS * _STAT.size) // _STAT.size * _STAT.size]
+        self.statistics = {_STAT_NAMES[tag]: value for tag, value in _STAT.iter_unpack(data) if tag in _STAT_NAMES}
+        if self._held is not None:
+            ring.push(self._held, 0)
+        self._held = chain
+        if self._on_statistics is not None:
+            self._on_statistics(self.statistics)
+
+    def _return_statistics_buffer(self) -> None:
+        if not self.is_running or self._held is None:
+            return
+        for queue in self.queues[_STATS:]:
+            if self._queue_role(queue.index) == _STATS and queue.ring is not None:
+                queue.ring.push(self._held, 0)
+                self._held = None
+                self.publish(queue.index, queue.ring)
+                return

@@ -1,0 +1,407 @@
+"""The virtio network device (VIRTIO 1.2, 5.1).
+
+Packets go between the backend and guest buffers as views: with mergeable receive buffers, one packet is read straight
+into as many chains as it needs. Hot path: `_receive` and `handle_queue`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from struct import pack
+from typing import TYPE_CHECKING, ClassVar
+
+from pyhyve.backends.net import MAX_FRAME_BYTES, NetBackend, Offload
+from pyhyve.devices.virtio.device import VirtioDevice, Worker
+from pyhyve.devices.virtio.net_control import ReceiveFilter, run_command
+from pyhyve.devices.virtio.spec import (
+    NET_HEADER_BYTES,
+    NET_LEGACY_HEADER_BYTES,
+    NET_STATUS_ANNOUNCE,
+    NET_STATUS_LINK_UP,
+    DeviceType,
+    Feature,
+    NetFeature,
+)
+
+if TYPE_CHECKING:
+    from pyhyve.backends.ioloop import IoLoop
+    from pyhyve.devices.virtio.chain import DescriptorChain
+    from pyhyve.devices.virtio.queue import Virtqueue
+    from pyhyve.memory.guest import GuestMemory
+
+_GUEST_OFFLOADS = (
+    (NetFeature.GUEST_CSUM, Offload.CSUM),
+    (NetFeature.GUEST_TSO4, Offload.TSO4),
+    (NetFeature.GUEST_TSO6, Offload.TSO6),
+    (NetFeature.GUEST_ECN, Offload.ECN),
+    (NetFeature.GUEST_UFO, Offload.UFO),
+)
+_HOST_OFFLOADS = (
+    (NetFeature.CSUM, Offload.CSUM),
+    (NetFeature.HOST_TSO4, Offload.TSO4),
+    (NetFeature.HOST_TSO6, Offload.TSO6),
+    (NetFeature.HOST_ECN, Offload.ECN),
+    (NetFeature.HOST_UFO, Offload.UFO),
+)
+GUEST_OFFLOAD_BITS = sum(int(bit) for bit, _ in _GUEST_OFFLOADS)
+_LARGE_PACKET_BITS = int(NetFeature.GUEST_TSO4 | NetFeature.GUEST_TSO6 | NetFeature.GUEST_UFO)
+_RECEIVE_BUDGET = 64
+_MAX_VIEWS = 1000
+"""Most parts of a packet: under UIO_MAXIOV, with room for a prefix."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetOptions:
+    """How the card presents itself. `mac` is 6 bytes; `mtu` 0 says nothing about it."""
+
+    mac: bytes
+    mtu: int = 0
+    queue_size: int = 256
+
+
+class _Receiver:
+    """One receive queue: buffers taken from the ring ahead of the packets that will fill them."""
+
+    __slots__ = ("capacity", "chains", "reading", "views")
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the buffers."""
+        self.chains: deque[DescriptorChain] = deque()
+        self.views: list[memoryview] = []
+        self.capacity = 0
+        self.reading = False
+
+
+class VirtioNet(VirtioDevice):
+    """A network card. Owns the backend: `close` closes it."""
+
+    device_type: ClassVar[DeviceType] = DeviceType.NET
+
+    def __init__(self, memory: GuestMemory, worker: Worker, backend: NetBackend, options: NetOptions) -> None:
+        offered = (
+            NetFeature.MAC
+            | NetFeature.STATUS
+            | NetFeature.MRG_RXBUF
+            | NetFeature.CTRL_VQ
+            | NetFeature.CTRL_RX
+            | NetFeature.CTRL_RX_EXTRA
+            | NetFeature.CTRL_VLAN
+            | NetFeature.CTRL_MAC_ADDR
+            | NetFeature.GUEST_ANNOUNCE
+            | NetFeature.SPEED_DUPLEX
+        )
+        if options.mtu:
+            offered |= NetFeature.MTU
+        pairs = backend.queues
+        if pairs > 1:
+            offered |= NetFeature.MQ
+        for bits in (_GUEST_OFFLOADS, _HOST_OFFLOADS):
+            for bit, offload in bits:
+                if offload in backend.offloads:
+                    offered |= bit
+        if backend.offloads:
+            offered |= NetFeature.CTRL_GUEST_OFFLOADS
+        super().__init__(
+            memory, worker, offered=int(offered), queue_sizes=[options.queue_size] * (2 * pairs) + [64]
+        )
+        self._options = options
+        self._backend = backend
+        self._pairs = pairs
+        self.active_pairs = 1
+        self.link_up = True
+        self._announce = False
+        self._receivers = [_Receiver() for _ in range(pairs)]
+        self._stalled: list[DescriptorChain | None] = [None] * pairs
+        self._scratch = memoryview(bytearray(NET_HEADER_BYTES + MAX_FRAME_BYTES))
+        self._mergeable = False
+        self._header_bytes = NET_HEADER_BYTES
+        self._wanted_bytes = 0
+        self.filter = ReceiveFilter(options.mac)
+
+    def start(self, loop: IoLoop) -> None:
+        """Begin to take packets; `loop` is the device's worker."""
+        self._backend.start(loop, self._readable, self._writable)
+
+    def close(self) -> None:
+        """Reset and close the backend; idempotent."""
+        self.reset()
+        self._backend.close()
+
+    def set_link(self, *, up: bool) -> None:
+        """Plug the cable in, or pull it."""
+
+        def change() -> None:
+            if self.link_up != up:
+                self.link_up = up
+                self.config_changed()
+
+        self.run_locked(change)
+
+    def announce(self) -> None:
+        """Have the guest announce itself to its network (5.1.6.5.4), as after a migration."""
+
+        def change() -> None:
+            if self.has_feature(NetFeature.GUEST_ANNOUNCE):
+                self._announce = True
+                self.config_changed()
+
+        self.run_locked(change)
+
+    # -- VirtioDevice -------------------------------------------------------------------------------------------------
+
+    def config_space(self) -> bytes:
+        """`struct virtio_net_config` (5.1.4). Speed is 10 Gb/s, full duplex."""
+        status = (NET_STATUS_LINK_UP if self.link_up else 0) | (NET_STATUS_ANNOUNCE if self._announce else 0)
+        return self.filter.mac + pack("<HHHIB", status, self._pairs, self._options.mtu, 10000, 1)
+
+    def write_config(self, offset: int, size: int, value: int) -> None:
+        """A legacy driver sets the MAC address here."""
+        if offset + size <= 6 and not self.has_feature(Feature.VERSION_1):
+            mac = bytearray(self.filter.mac)
+            mac[offset : offset + size] = value.to_bytes(size, "little")
+            self.filter.mac = bytes(mac)
+
+    def check_features(self, features: int) -> bool:
+        """Bits that need others (5.1.3.1)."""
+        needs = (
+            (NetFeature.GUEST_TSO4, NetFeature.GUEST_CSUM),
+            (NetFeature.GUEST_TSO6, NetFeature.GUEST_CSUM),
+            (NetFeature.GUEST_UFO, NetFeature.GUEST_CSUM),
+            (NetFeature.HOST_TSO4, NetFeature.CSUM),
+            (NetFeature.HOST_TSO6, NetFeature.CSUM),
+            (NetFeature.HOST_UFO, NetFeature.CSUM),
+            (NetFeature.CTRL_RX, NetFeature.CTRL_VQ),
+            (NetFeature.CTRL_VLAN, NetFeature.CTRL_VQ),
+            (NetFeature.GUEST_ANNOUNCE, NetFeature.CTRL_VQ),
+            (NetFeature.MQ, NetFeature.CTRL_VQ),
+            (NetFeature.CTRL_MAC_ADDR, NetFeature.CTRL_VQ),
+        )
+        return all(features & need for bit, need in needs if features & bit)
+
+    def started(self) -> None:
+        """Apply the negotiated features to the backend; reading begins when buffers are there."""
+        modern = self.has_feature(Feature.VERSION_1)
+        self._mergeable = self.has_feature(NetFeature.MRG_RXBUF)
+        self._header_bytes = NET_HEADER_BYTES if modern or self._mergeable else NET_LEGACY_HEADER_BYTES
+        self._backend.set_header_bytes(self._header_bytes)
+        self.apply_guest_offloads(self.driver_features)
+        self._backend.set_active_queues(1)
+        for index in range(0, 2 * self._pairs, 2):
+            self.notify(index)
+
+    def apply_guest_offloads(self, bits: int) -> None:
+        """What packets may leave to the guest, as feature bits; with the lock held."""
+        offloads = Offload.NONE
+        for bit, offload in _GUEST_OFFLOADS:
+            if bits & bit:
+                offloads |= offload
+        self._backend.set_offloads(offloads)
+        large = self._mergeable or bits & _LARGE_PACKET_BITS
+        self._wanted_bytes = self._header_bytes + (MAX_FRAME_BYTES if large else max(self._options.mtu, 1500) + 18)
+
+    def stopped(self) -> None:
+        """Reset: one pair, the original address, everything received."""
+        self.active_pairs = 1
+        self._announce = False
+        self.filter = ReceiveFilter(self._options.mac)
+
+    def queue_stopped(self, index: int) -> None:
+        """Forget the buffers taken from a queue."""
+        pair = index >> 1
+        if pair < self._pairs:
+            if index & 1:
+                self._stalled[pair] = None
+            else:
+                receiver = self._receivers[pair]
+                if receiver.reading:
+                    self._call_backend(pair, enabled=False)
+                receiver.clear()
+
+    def _call_backend(self, pair: int, *, enabled: bool) -> None:
+        """Switch reading on the worker's thread, where the backend lives."""
+        self.worker.call_soon(lambda: self._backend.set_reading(pair, enabled=enabled))
+
+    def is_blocked(self, index: int) -> bool:
+        """A send queue whose backend takes no more packets."""
+        return index < 2 * self._pairs and self._stalled[index >> 1] is not None
+
+    def service(self, index: int, ring: Virtqueue) -> None:
+        """Receive queues hold their buffers until packets come."""
+        if index < 2 * self._pairs and not index & 1:
+            self._receive(index >> 1)
+        else:
+            super().service(index, ring)
+
+    def handle_queue(self, index: int, ring: Virtqueue) -> None:
+        """Send packets, or run control commands."""
+        if index == 2 * self._pairs:
+            while (chain := ring.pop()) is not None:
+                ring.push(chain, run_command(self, chain))
+            return
+        pair = index >> 1
+        send = self._backend.send
+        header_bytes = self._header_bytes
+        chain = self._stalled[pair]
+        if chain is None:
+            chain = ring.pop()
+        self._stalled[pair] = None
+        while chain is not None:
+            length = chain.readable_bytes
+            if (
+                header_bytes < length <= header_bytes + MAX_FRAME_BYTES
+                and len(chain.readable) <= _MAX_VIEWS
+                and self.link_up
+                and not send(pair, chain.readable, length)
+            ):
+                self._stalled[pair] = chain
+                return
+            ring.push(chain, 0)
+            chain = ring.pop()
+
+    # -- control commands (see net_control) ---------------------------------------------------------------------------
+
+    def set_pairs(self, count: int) -> bool:
+        """Use `count` pairs of queues; False when there are not as many."""
+        if not 1 <= count <= self._pairs or not self.has_feature(NetFeature.MQ):
+            return False
+        self.active_pairs = count
+        self._backend.set_active_queues(count)
+        return True
+
+    def acknowledge_announce(self) -> None:
+        """The guest announced itself."""
+        self._announce = False
+
+    # -- packets from the backend -------------------------------------------------------------------------------------
+
+    def _readable(self, pair: int) -> None:
+        """Packets wait; on the loop's thread."""
+        self.run_locked(lambda: self._receive(pair))
+
+    def _writable(self, pair: int) -> None:
+        """A stalled backend takes packets again."""
+        self.notify(2 * pair + 1)
+
+    def _refill(self, receiver: _Receiver, ring: Virtqueue, wanted: int) -> None:
+        """Take buffers until a longest packet fits (mergeable), or one."""
+        while receiver.capacity < wanted and len(receiver.views) < _MAX_VIEWS:
+            if not self._mergeable and receiver.chains:
+                return
+            chain = ring.pop()
+            if chain is None:
+                return
+            if chain.writable_bytes <= self._header_bytes:
+                # No packet fits: hand it back empty.
+                ring.push(chain, 0)
+                continue
+            receiver.chains.append(chain)
+            receiver.views += chain.writable
+            receiver.capacity += chain.writable_bytes
+
+    def _receive(self, pair: int) -> None:
+        """Move packets into receive buffers until one side runs out; with the lock held."""
+        ring = self.queues[2 * pair].ring
+        if ring is None or not self.is_running:
+            return
+        receiver = self._receivers[pair]
+        backend = self._backend
+        wanted = self._wanted_bytes
+        ring.disable_notify()
+        for _ in range(_RECEIVE_BUDGET):
+            if receiver.capacity < wanted:
+                self._refill(receiver, ring, wanted)
+                if not receiver.chains:
+                    self.publish(2 * pair, ring)
+                    if ring.enable_notify():
+                        ring.disable_notify()
+                        continue
+                    if receiver.reading:
+                        receiver.reading = False
+                        backend.set_reading(pair, enabled=False)
+                    return
+            if receiver.capacity >= wanted:
+                length = backend.receive(pair, receiver.views[:_MAX_VIEWS])
+                if not length:
+                    break
+                self._consume(ring, receiver, length)
+            else:
+                # A long packet might not fit: take it aside, and drop it if so.
+                length = backend.receive(pair, [self._scratch])
+                if not length:
+                    break
+                if length <= receiver.capacity:
+                    _copy(self._scratch[:length], receiver.views)
+                    self._consume(ring, receiver, length)
+        else:
+            # There may be more that no event will tell of: let others go first.
+            self.notify(2 * pair)
+        self.publish(2 * pair, ring)
+        if not receiver.reading:
+            receiver.reading = True
+            backend.set_reading(pair, enabled=True)
+
+    def _consume(self, ring: Virtqueue, receiver: _Receiver, length: int) -> None:
+        """Give back the buffers that hold a packet of `length` bytes, unless the filter does not want it."""
+        header_bytes = self._header_bytes
+        first = receiver.views[0]
+        if self.filter.active:
+            start = bytes(first[header_bytes : header_bytes + 18])
+            if len(start) < 18:
+                start = b"".join(bytes(view[:64]) for view in receiver.views[:32])[header_bytes : header_bytes + 18]
+            if not self.filter.accepts(start):
+                return
+        if not self.link_up:
+            return
+        mark_written = self.dma.mark_written
+        count = 0
+        left = length
+        used: list[tuple[DescriptorChain, int]] = []
+        while left > 0:
+            chain = receiver.chains.popleft()
+            size = min(left, chain.writable_bytes)
+            left -= size
+            count += len(chain.writable)
+            receiver.capacity -= chain.writable_bytes
+            used.append((chain, size))
+        if header_bytes == NET_HEADER_BYTES:
+            if len(first) >= NET_HEADER_BYTES:
+                first[10:12] = len(used).to_bytes(2, "little")
+            else:
+                _store(receiver.views, 10, len(used).to_bytes(2, "little"))
+        del receiver.views[:count]
+        for chain, size in used:
+            remaining = size
+            for gpa, part in chain.writable_ranges:
+                mark_written(gpa, min(part, remaining))
+                remaining -= part
+                if remaining <= 0:
+                    break
+            ring.push(chain, size)
+
+
+def _copy(data: memoryview, views: list[memoryview]) -> None:
+    """Spread `data` over `views`, which hold at least as much."""
+    for view in views:
+        part = data[: len(view)]
+        view[: len(part)] = part
+        data = data[len(part) :]
+        if not data:
+            return
+
+
+def _store(views: list[memoryview], offset: int, data: bytes) -> None:
+    """Store `data` at `offset` of the bytes that `views` make up together."""
+    for view in views:
+        if offset < len(view):
+            part = data[: len(view) - offset]
+            view[offset : offset + len(part)] = part
+            data = data[len(part) :]
+            if not data:
+                return
+            offset = 0
+        else:
+            offset -= len(view)
