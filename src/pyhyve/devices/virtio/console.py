@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pyhyve.backends.chardev import Chardev, EventLoop
+    from pyhyve.devices.virtio.chain import DescriptorChain
     from pyhyve.devices.virtio.queue import Virtqueue
     from pyhyve.memory.guest import GuestMemory
 
@@ -150,7 +151,6 @@ class VirtioConsole(VirtioDevice):
         else:
             ring.disable_notify()
             self.handle_queue(index, ring)
-            ring.enable_notify()
 
     # -- input --------------------------------------------------------------------------------------------------------
 
@@ -168,7 +168,7 @@ class VirtioConsole(VirtioDevice):
         ring = self.queues[port.receive_queue].ring
         if ring is None or not self.is_running or not port.guest_open:
             return
-        while port.pending and (chain := ring.pop()) is not None:
+        while port.pending and (chain := _pop_or_wait(ring)) is not None:
             done = 0
             for view, (gpa, size) in zip(chain.writable, chain.writable_ranges, strict=True):
                 part = min(size, len(port.pending))
@@ -201,7 +201,7 @@ class VirtioConsole(VirtioDevice):
         ring = self.queues[_CONTROL_RECEIVE].ring
         if ring is None:
             return
-        while self._control and (chain := ring.pop()) is not None:
+        while self._control and (chain := _pop_or_wait(ring)) is not None:
             message = self._control.popleft()
             done = 0
             if len(message) <= chain.writable_bytes:
@@ -241,3 +241,11 @@ class VirtioConsole(VirtioDevice):
         elif event == ConsoleEvent.PORT_OPEN:
             port.guest_open = bool(value)
             self._deliver_input(port)
+
+
+def _pop_or_wait(ring: Virtqueue) -> DescriptorChain | None:
+    """The next buffer; None when there is none, and then the driver's next one brings a kick."""
+    chain = ring.pop()
+    if chain is None and ring.enable_notify():
+        chain = ring.pop()
+    return chain

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pyhyve.memory.guest import GuestMemory
 
 _LOG = logging.getLogger(__name__)
-_RING_FEATURES = (
+_RING_FEATURES = int(
     Feature.INDIRECT_DESC | Feature.EVENT_IDX | Feature.VERSION_1 | Feature.RING_PACKED | Feature.RING_RESET
 )
 _ROUNDS = 8
@@ -105,7 +105,7 @@ class VirtioDevice(DeviceHooks, ABC):
         """`queue_sizes` are the largest sizes, one per queue; `packed` offers packed rings too."""
         self.dma = DmaSpace(memory)
         self.worker = worker
-        self.device_features = offered | int(_RING_FEATURES if packed else _RING_FEATURES & ~Feature.RING_PACKED)
+        self.device_features = offered | (_RING_FEATURES if packed else _RING_FEATURES & ~int(Feature.RING_PACKED))
         self.driver_features = 0
         self.status = 0
         self.is_running = False
@@ -141,13 +141,13 @@ class VirtioDevice(DeviceHooks, ABC):
             self.reset()
             return
         with self.lock:
-            new = value & 0xFF & ~Status.NEEDS_RESET | self.status
+            new = value & 0xFF & ~int(Status.NEEDS_RESET) | self.status
             added = new & ~self.status
             if added & Status.FEATURES_OK and not self._accepts_features():
-                new &= ~Status.FEATURES_OK
+                new &= ~int(Status.FEATURES_OK)
             if added & Status.DRIVER_OK and not legacy and not new & Status.FEATURES_OK:
                 # 3.1.1: a driver that goes on after its features were refused.
-                new &= ~Status.DRIVER_OK
+                new &= ~int(Status.DRIVER_OK)
             if legacy and added & Status.DRIVER_OK:
                 self.driver_features &= self.device_features
             self.status = int(new)

@@ -84,7 +84,7 @@ class Disk:
         self.driver = VirtioDriver(self.transport, self.machine.allocator)
         if features is None:
             features = self.transport.read_features()
-        self.driver.start(features if packed else features & ~Feature.RING_PACKED)
+        self.driver.start(features if packed else features & ~int(Feature.RING_PACKED))
 
     def submit(self, kind: int, sector: int, data: bytes | int = b"", *, queue: int = 0) -> tuple[Segment, Segment]:
         """Queue a request; its data and status parts."""

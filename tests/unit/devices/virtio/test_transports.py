@@ -56,7 +56,7 @@ def test_request_goes_through_and_interrupts(machine: MiniMachine, kind: str, pa
     driver = machine.driver(transport)
     features = transport.read_features()
     if not packed:
-        features &= ~Feature.RING_PACKED
+        features &= ~int(Feature.RING_PACKED)
     elif transport.legacy:
         pytest.skip("legacy devices have no packed rings")
     driver.start(features)
@@ -101,7 +101,7 @@ def test_reset_many_times(machine: MiniMachine, kind: str) -> None:
 def test_broken_ring_asks_for_reset_and_reset_cures(machine: MiniMachine, kind: str) -> None:
     transport = plug(machine, kind)
     driver = machine.driver(transport)
-    features = transport.read_features() & ~Feature.RING_PACKED
+    features = transport.read_features() & ~int(Feature.RING_PACKED)
     driver.start(features)
     queue = driver.queues[0]
     assert isinstance(queue, SplitDriverQueue)
@@ -160,7 +160,7 @@ def test_queue_reset_gives_the_queue_back(machine: MiniMachine, kind: str, packe
     transport = plug(machine, kind)
     driver = machine.driver(transport)
     features = transport.read_features()
-    driver.start(features if packed else features & ~Feature.RING_PACKED)
+    driver.start(features if packed else features & ~int(Feature.RING_PACKED))
     driver.submit(0, [driver.buffer(4)])
     machine.run()
     transport.reset_queue(0)
