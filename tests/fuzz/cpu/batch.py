@@ -14,6 +14,16 @@ if TYPE_CHECKING:
     from .opcodes import Entry
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One instruction of a case: where it ends, and what is undefined after it."""
+
+    entry: Entry
+    end: int
+    flags_undefined: int
+    sw_undefined: int
+
+
 @dataclass(slots=True)
 class Batch:
     """Cases that share a memory template.
@@ -21,12 +31,12 @@ class Batch:
     Attributes:
         template: ``TEMPLATE_SIZE`` bytes.
         cases: case records, back to back.
-        entries: for each case, the table entries its instructions came from.
+        steps: for each case, its instructions.
     """
 
     template: bytes
     cases: bytearray
-    entries: list[tuple[Entry, ...]] = field(default_factory=list)
+    steps: list[tuple[Step, ...]] = field(default_factory=list)
 
     @property
     def count(self) -> int:

@@ -25,7 +25,6 @@ _ENGINES: Final = {
     "pyhyve": "tests.fuzz.cpu.pyhyve_engine:PyhyveEngine",
     "unicorn": "tests.fuzz.cpu.unicorn_engine:UnicornEngine",
     "qemu": "tests.fuzz.cpu.qemu_engine:tcg",
-    "qemu-kvm": "tests.fuzz.cpu.qemu_engine:kvm",
     "native": "tests.fuzz.cpu.engines:NativeEngine",
 }
 _CHUNK: Final = 8

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from . import layout as at
 from . import values
-from .batch import Batch
+from .batch import Batch, Step
 from .opcodes import Entry, table
 
 if TYPE_CHECKING:
@@ -46,13 +46,13 @@ _STATES: Final = 4
 class _Code:
     """Code being put together."""
 
-    __slots__ = ("bytes", "entries", "flags_undefined", "jumps", "needs", "rip", "starts", "sw_undefined")
+    __slots__ = ("bytes", "flags_undefined", "jumps", "needs", "rip", "starts", "steps", "sw_undefined")
 
     def __init__(self, rip: int) -> None:
         self.rip = rip
         self.bytes = bytearray()
         self.starts: list[int] = []
-        self.entries: list[Entry] = []
+        self.steps: list[Step] = []
         self.needs: list[Need] = []
         self.jumps: list[tuple[int, int]] = []
         """Position of a relative offset, its size."""
@@ -107,7 +107,7 @@ class Generator:
                 )  # fmt: skip
                 batch.cases[base + at.CASE_CODE : base + at.CASE_CODE + at.CODE_MAX] = padded
                 batch.cases[base + at.CASE_FX : base + at.CASE_FX + at.FX_END] = b"".join(fx)
-                batch.entries.append(tuple(code.entries))
+                batch.steps.append(tuple(code.steps))
                 done += 1
         return batch
 
@@ -148,7 +148,7 @@ class Generator:
             entry = self._random.choice(self._entries)
             if (entry.reads and code.flags_undefined) or (entry.sw_reads and code.sw_undefined):
                 continue
-            if not code.entries or "first" not in entry.steering:
+            if not code.steps or "first" not in entry.steering:
                 return entry
         return next(entry for entry in table() if entry.opcode == 0xF8 and not entry.escape)  # CLC
 
@@ -156,7 +156,6 @@ class Generator:
         random = self._random
         start = len(code.bytes)
         code.starts.append(start)
-        code.entries.append(entry)
         steering = entry.steering
         choice = random.getrandbits(16)
         memory = entry.modrm == "mem" or (entry.modrm == "rm" and choice & 1 == 0)
@@ -253,6 +252,7 @@ class Generator:
         if entry.sw_defines:
             code.sw_undefined = 0
         code.sw_undefined |= entry.sw_undefined
+        code.steps.append(Step(entry, len(code.bytes), code.flags_undefined, code.sw_undefined))
 
     def _memory(
         self, code: _Code, entry: Entry, body: bytearray, reg: int, rex: int, access: tuple[int, bool, bool]

@@ -80,9 +80,3 @@ def tcg() -> GuestEngine:
     """QEMU's own translator."""
     machine = QemuMachine("-accel", "tcg", "-cpu", "Nehalem-v1")
     return GuestEngine("qemu", machine, kernel.Doorbell.MEMORY)
-
-
-def kvm() -> GuestEngine:
-    """QEMU on the host's CPU."""
-    machine = QemuMachine("-accel", "kvm", "-cpu", "host")
-    return GuestEngine("qemu-kvm", machine, kernel.Doorbell.MEMORY)

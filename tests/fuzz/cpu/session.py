@@ -129,16 +129,16 @@ class Session:
 
     def _shortened(self, mismatch: Mismatch) -> Mismatch:
         """The same without trailing instructions that do not matter; the last one left names the mismatch."""
-        case = mismatch.batch.case(0)
-        sizes = [len(line.split(" ")[0]) // 2 for line in report.disassemble(case)]
-        if len(sizes) == 1:
+        steps = mismatch.batch.steps[0]
+        if len(steps) <= 1:
             return mismatch
-        size = 0
-        for count, more in enumerate(sizes[:-1]):
-            size += more
+        for count, step in enumerate(steps[:-1]):
             shorter = bytearray(mismatch.batch.cases)
-            struct.pack_into("<I", shorter, at.CASE_CODE_LEN, size)
-            found = self.again(Batch(mismatch.batch.template, shorter, mismatch.batch.entries[: count + 1]))
+            struct.pack_into(
+                "<IIQ", shorter, at.CASE_CODE_LEN, step.end,
+                at.SW_ALL & ~step.sw_undefined, at.FLAGS_COMPARED & ~step.flags_undefined,
+            )  # fmt: skip
+            found = self.again(Batch(mismatch.batch.template, shorter, [steps[: count + 1]]))
             if found:
                 found.key = found.key.split(" ")[-1]
                 return found
@@ -165,7 +165,7 @@ def _record(results: memoryview | bytearray, index: int) -> Result:
 
 def _alone(batch: Batch, index: int) -> Batch:
     record = bytearray(batch.cases[index * at.CASE_SIZE : (index + 1) * at.CASE_SIZE])
-    return Batch(batch.template, record, [batch.entries[index]])
+    return Batch(batch.template, record, [batch.steps[index]])
 
 
 def _incomparable(native: Result) -> bool:
@@ -215,12 +215,12 @@ class _Change:
                 return None
             template = bytearray(batch.template)
             template[place] = self.value
-            return Batch(bytes(template), batch.cases, batch.entries)
+            return Batch(bytes(template), batch.cases, batch.steps)
         if batch.cases[place] == self.value:
             return None
         cases = bytearray(batch.cases)
         cases[place] = self.value
-        return Batch(batch.template, cases, batch.entries)
+        return Batch(batch.template, cases, batch.steps)
 
 
 def _changes() -> Iterator[_Change]:
