@@ -27,6 +27,7 @@ _CONTROL_RECEIVE, _CONTROL_TRANSMIT = 2, 3
 _QUEUE_SIZE = 128
 _MAX_PORTS = 31
 _INPUT_LIMIT_BYTES = 1 << 16
+_OUTPUT_CHUNK_BYTES = 1 << 16
 _MAX_CONTROL_MESSAGES = 1024
 _EMERGENCY_WRITE_OFFSET = 8
 
@@ -139,7 +140,8 @@ class VirtioConsole(VirtioDevice):
             if index & 1:
                 while (chain := ring.pop()) is not None:
                     for view in chain.readable:
-                        port.config.chardev.write(bytes(view))
+                        for start in range(0, len(view), _OUTPUT_CHUNK_BYTES):
+                            port.config.chardev.write(bytes(view[start : start + _OUTPUT_CHUNK_BYTES]))
                     ring.push(chain, 0)
             else:
                 self._deliver_input(port)
