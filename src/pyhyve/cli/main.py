@@ -1,0 +1,116 @@
+"""The command `pyhyve`: finds the sub-command, and turns every error into one line and an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+import traceback
+from typing import TYPE_CHECKING, NoReturn
+
+from pyhyve.support.errors import ExitStatus, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+COMMANDS = {
+    "run": "one machine in the foreground, its console on the terminal",
+    "guest": "make small guests from Debian packages",
+    "demo": "boot a guest, run commands in it, power it off",
+    "doctor": "what this host offers, and how to get what is missing",
+}
+"""Each command is the module `pyhyve.cli.NAME`."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors fit on one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and exit with status 2."""
+        self.exit(ExitStatus.USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def usage() -> str:
+    """What `pyhyve --help` prints."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: pyhyve COMMAND [OPTION…]",
+            "",
+            "Virtual machines in pure Python.",
+            "",
+            *lines,
+            "",
+            "pyhyve COMMAND --help says more; pyhyve --version prints the version.",
+        ]
+    )
+
+
+def version() -> str:
+    """The installed version."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("pyhyve")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in {"-h", "--help", "help"}:
+        print(usage(), file=sys.stdout if words else sys.stderr)
+        return ExitStatus.DONE if words else ExitStatus.USAGE
+    if words[0] in {"-V", "--version", "version"}:
+        print(f"pyhyve {version()}")
+        return ExitStatus.DONE
+    name = words[0]
+    if name not in COMMANDS:
+        print(f"pyhyve: no command {name!r} (there are {', '.join(COMMANDS)})", file=sys.stderr)
+        return ExitStatus.USAGE
+    return run_command(name, words[1:])
+
+
+def run_command(name: str, words: Sequence[str]) -> int:
+    """Run command `name` with the rest of the command line."""
+    prog = f"pyhyve {name}"
+    debug = False
+    try:
+        module = importlib.import_module(f"pyhyve.cli.{name}")
+        parser = Parser(prog=prog, description=COMMANDS[name], allow_abbrev=False)
+        parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
+        module.configure(parser)
+        parsed = parser.parse_args(words)
+        debug = parsed.debug
+        return int(module.run(parsed))
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # Whoever read our output went away; keep Python from complaining about it again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitStatus.FAILED
+    except Exception as error:  # noqa: BLE001 - the one place where everything ends up
+        if debug:
+            traceback.print_exc()
+        status, message = explain(error)
+        print(f"{prog}: {message}", file=sys.stderr)
+        return status
+
+
+def explain(error: Exception) -> tuple[ExitStatus, str]:
+    """Exit status and one line for `error`."""
+    if isinstance(error, UserError):
+        return error.status, one_line(str(error))
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return ExitStatus.FAILED, f"{where}{error.strerror}"
+    return ExitStatus.FAILED, f"internal error: {type(error).__name__}: {one_line(str(error))} (--debug shows where)"
+
+
+def one_line(text: str) -> str:
+    """`text` without line breaks."""
+    return " ".join(text.split())

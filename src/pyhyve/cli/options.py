@@ -1,0 +1,70 @@
+"""How option values are written: sizes, `name,key=value` lists, machine parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pyhyve.support.errors import InputError
+
+_UNITS = {"": 1 << 20, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+MAX_DIGITS = 18
+
+
+def parse_size(option: str, text: str) -> int:
+    """Bytes in a size such as `512M`, `2G` or `1.5G`; a bare number counts MiB.
+
+    Raises InputError for anything else.
+    """
+    number = text.strip().upper().removesuffix("IB").rstrip("KMGTB")
+    unit = text.strip().upper().removesuffix("IB")[len(number) :]
+    whole, _, fraction = number.partition(".")
+    is_number = (whole + fraction).isascii() and (whole + fraction).isdigit() and len(whole + fraction) <= MAX_DIGITS
+    if unit not in _UNITS or not is_number or number.endswith("."):
+        msg = f"{option} {text}: not a size (write 512M or 2G)"
+        raise InputError(msg)
+    # Integer arithmetic: 0.1G is exact to the byte.
+    scaled = int(whole + fraction or "0") * _UNITS[unit]
+    return scaled // int("1" + "0" * len(fraction))
+
+
+def split_list(text: str) -> list[str]:
+    """The parts of a comma-separated list; `,,` stands for a comma."""
+    return [part.replace("\0", ",") for part in text.replace(",,", "\0").split(",")]
+
+
+def parse_switch(option: str, key: str, value: str) -> bool:
+    """A value of `on` or `off`. Raises InputError for anything else."""
+    if value not in {"on", "off"}:
+        msg = f"{option}: {key}={value}: use on or off"
+        raise InputError(msg)
+    return value == "on"
+
+
+def parse_pairs(option: str, words: list[str], known: set[str]) -> list[tuple[str, str]]:
+    """`key=value` words. Raises InputError on a key that is not `known` or a word without '='."""
+    pairs = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or key not in known:
+            msg = f"{option}: {word!r} is not one of {', '.join(f'{name}=…' for name in sorted(known))}"
+            raise InputError(msg)
+        pairs.append((key, value))
+    return pairs
+
+
+def existing_file(option: str, text: str) -> Path:
+    """A path to something that can be read. Raises InputError otherwise."""
+    path = Path(text)
+    try:
+        if path.is_dir():
+            msg = f"{option} {text}: is a directory"
+            raise InputError(msg)
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        msg = f"{option} {text}: {error.strerror}"
+        raise InputError(msg) from error
+    except ValueError as error:
+        msg = f"{option}: not a file name"
+        raise InputError(msg) from error
+    return path

@@ -1,0 +1,220 @@
+"""`pyhyve run`: one machine in the foreground."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import termios
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pyhyve.cli.options import existing_file, parse_pairs, parse_size, parse_switch, split_list
+from pyhyve.machine.config import (
+    AccelChoice,
+    ConfigError,
+    ConsoleConfig,
+    ConsoleKind,
+    DiskConfig,
+    MachineConfig,
+    NetConfig,
+    NetKind,
+    PortForward,
+)
+from pyhyve.support.errors import ExitStatus, InputError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterator
+
+TRACE_POINTS = ("exits", "bus")
+Number = TypeVar("Number", int, float)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the machine."""
+    add = parser.add_argument
+    add("--accel", default="auto", metavar="auto|kvm|jit", help="what runs the guest (default: auto)")
+    add("--memory", default="512M", metavar="SIZE", help="guest memory (default: 512M)")
+    add("--cpus", default="1", metavar="N", help="virtual CPUs (default: 1)")
+    add("--kernel", metavar="FILE", help="Linux bzImage or PVH ELF kernel")
+    add("--initrd", metavar="FILE", help="initial RAM file system")
+    add("--append", default="", metavar="STRING", help="kernel command line (default: console=ttyS0)")
+    add(
+        "--disk",
+        action="append",
+        default=[],
+        metavar="FILE[,format=F][,readonly=on][,snapshot=on][,serial=S]",
+        help="a disk (repeatable)",
+    )
+    add("--cdrom", metavar="FILE", help="a CD-ROM image")
+    add("--boot", default="c", metavar="c|d|n", help="boot order: disk, CD-ROM, network (default: c)")
+    add("--firmware", metavar="FILE", help="firmware image")
+    add(
+        "--net",
+        action="append",
+        default=[],
+        metavar="user[,forward=tcp:2222:22]|bridge=NAME|tap=NAME|none[,mac=ADDRESS]",
+        help="a network card (repeatable)",
+    )
+    add("--console", default="stdio", metavar="stdio|none|file:PATH|unix:PATH", help="where the console goes")
+    add("--name", default="guest", metavar="NAME", help="name of the machine")
+    add("--timeout", metavar="SECONDS", help="give up after this long, with exit status 1")
+    add("--no-reboot", action="store_true", help="end when the guest reboots")
+    add("--trace", default="", metavar="exits|bus|…", help="log these to standard error (comma-separated)")
+
+
+def parse_console(text: str) -> ConsoleConfig:
+    """The value of `--console`."""
+    kind, colon, path = text.partition(":")
+    if text in {"stdio", "none"}:
+        return ConsoleConfig(ConsoleKind(text))
+    if kind in {"file", "unix"} and colon and path:
+        return ConsoleConfig(ConsoleKind(kind), Path(path))
+    msg = f"--console {text}: use stdio, none, file:PATH or unix:PATH"
+    raise InputError(msg)
+
+
+def parse_disk(text: str) -> DiskConfig:
+    """The value of `--disk`."""
+    name, *words = split_list(text)
+    pairs = dict(parse_pairs("--disk", words, {"format", "readonly", "snapshot", "serial"}))
+    return DiskConfig(
+        path=existing_file("--disk", name),
+        format=pairs.get("format"),
+        readonly=parse_switch("--disk", "readonly", pairs.get("readonly", "off")),
+        snapshot=parse_switch("--disk", "snapshot", pairs.get("snapshot", "off")),
+        serial=pairs.get("serial", ""),
+    )
+
+
+def parse_forward(text: str) -> PortForward:
+    """`PROTOCOL:[ADDRESS:]HOST_PORT:GUEST_PORT`."""
+    protocol, *rest = text.split(":")
+    *address, host, guest = rest if len(rest) >= 2 else ["", "", ""]
+    if len(address) > 1 or not (host.isascii() and host.isdigit() and guest.isascii() and guest.isdigit()):
+        msg = f"--net: forward={text}: write forward=tcp:HOST_PORT:GUEST_PORT"
+        raise InputError(msg)
+    return PortForward(protocol, int(host[:6]), int(guest[:6]), address[0] if address else "")
+
+
+def parse_net(text: str) -> NetConfig:
+    """The value of `--net`."""
+    first, *words = split_list(text)
+    kind, _, target = first.partition("=")
+    if kind not in set(NetKind) or (target and kind not in {NetKind.BRIDGE, NetKind.TAP}):
+        msg = f"--net {text}: use user, bridge=NAME, tap=NAME or none"
+        raise InputError(msg)
+    pairs = parse_pairs("--net", words, {"forward", "mac"})
+    forwards = tuple(parse_forward(value) for key, value in pairs if key == "forward")
+    if forwards and kind != NetKind.USER:
+        msg = f"--net {text}: forward works with user only"
+        raise InputError(msg)
+    return NetConfig(NetKind(kind), target, dict(pairs).get("mac"), forwards)
+
+
+def parse_number(option: str, text: str, kind: type[Number]) -> Number:
+    """A plain number of type `kind`. Raises InputError."""
+    try:
+        return kind(text)
+    except ValueError as error:
+        msg = f"{option} {text}: not a number"
+        raise InputError(msg) from error
+
+
+def configuration(arguments: argparse.Namespace) -> MachineConfig:
+    """The machine the command line asks for. Raises InputError."""
+    if arguments.accel not in set(AccelChoice):
+        msg = f"--accel {arguments.accel}: unknown (use auto, kvm or jit)"
+        raise InputError(msg)
+    trace = frozenset(word for word in arguments.trace.split(",") if word)
+    unknown = trace - set(TRACE_POINTS)
+    if unknown:
+        msg = f"--trace {','.join(sorted(unknown))}: unknown (use {', '.join(TRACE_POINTS)})"
+        raise InputError(msg)
+    disks = [parse_disk(text) for text in arguments.disk]
+    if arguments.cdrom is not None:
+        disks.append(DiskConfig(existing_file("--cdrom", arguments.cdrom), readonly=True, is_cdrom=True))
+    if arguments.kernel is None and arguments.firmware is None and not disks:
+        msg = "nothing to boot: give --kernel FILE (pyhyve guest build makes one)"
+        raise InputError(msg)
+    try:
+        return MachineConfig(
+            name=arguments.name,
+            memory_bytes=parse_size("--memory", arguments.memory),
+            cpus=parse_number("--cpus", arguments.cpus, int),
+            accel=AccelChoice(arguments.accel),
+            kernel=None if arguments.kernel is None else existing_file("--kernel", arguments.kernel),
+            initrd=None if arguments.initrd is None else existing_file("--initrd", arguments.initrd),
+            append=arguments.append or ("console=ttyS0" if arguments.kernel is not None else ""),
+            firmware=None if arguments.firmware is None else existing_file("--firmware", arguments.firmware),
+            disks=tuple(disks),
+            nets=tuple(net for net in map(parse_net, arguments.net) if net.kind is not NetKind.NONE),
+            console=parse_console(arguments.console),
+            boot_order=arguments.boot,
+            no_reboot=arguments.no_reboot,
+            timeout_s=None if arguments.timeout is None else parse_number("--timeout", arguments.timeout, float),
+            trace=trace,
+        )
+    except ConfigError as error:
+        msg = f"--{error}"
+        raise InputError(msg) from error
+
+
+@contextlib.contextmanager
+def preserved_terminal() -> Iterator[Callable[[], None]]:
+    """Put the terminal back as it was however this ends; gives the function that does so at once."""
+    saved: list[tuple[int, list[Any]]] = []
+    for descriptor in (0, 1, 2):
+        with contextlib.suppress(termios.error, OSError):
+            saved.append((descriptor, termios.tcgetattr(descriptor)))
+
+    def restore() -> None:
+        for descriptor, attributes in saved:
+            with contextlib.suppress(termios.error, OSError):
+                termios.tcsetattr(descriptor, termios.TCSANOW, attributes)
+
+    try:
+        yield restore
+    finally:
+        restore()
+
+
+@contextlib.contextmanager
+def stopped_by_signals(stop: Callable[[], None], restore: Callable[[], None]) -> Iterator[None]:
+    """SIGTERM, SIGHUP and SIGINT ask the machine to stop; a second one ends the process at once."""
+    asked = False
+
+    def handle(number: int, _frame: object) -> None:
+        nonlocal asked
+        if asked:
+            restore()
+            os._exit(128 + number)
+        asked = True
+        stop()
+
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = [signal.signal(number, handle) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the machine until it ends."""
+    config = configuration(arguments)
+    from pyhyve.machine.builder import build
+
+    with preserved_terminal() as restore:
+        machine = build(config)
+        with stopped_by_signals(machine.request_stop, restore):
+            outcome = machine.run()
+    status = outcome.exit_status
+    if status != ExitStatus.DONE:
+        if outcome.detail:
+            print(outcome.detail, file=sys.stderr)
+        print(f"pyhyve run: {outcome.message or outcome.kind}", file=sys.stderr)
+    return status
