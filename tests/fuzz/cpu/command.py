@@ -14,6 +14,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from pyhyve.support.errors import UserError
+
 from . import report
 from .layout import BATCH
 from .session import Mismatch, Session, Tally
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
     from .engines import Engine
 
 _ENGINES: Final = {
-    "pyhyve": "tests.fuzz.cpu.pyhyve_engine:PyhyveEngine",
+    "pyhyve": "tests.fuzz.cpu.pyhyve_engine:jit",
+    "kvm": "tests.fuzz.cpu.pyhyve_engine:kvm",
     "unicorn": "tests.fuzz.cpu.unicorn_engine:UnicornEngine",
     "qemu": "tests.fuzz.cpu.qemu_engine:tcg",
     "native": "tests.fuzz.cpu.engines:NativeEngine",
@@ -199,7 +202,7 @@ def main(argv: list[str] | None = None) -> int:
         arguments.seed = arguments.seed or secrets.token_hex(4)
         print(f"seed {arguments.seed}, engine {arguments.engine}", file=sys.stderr)
         tally = _run(arguments)
-    except ValueError as error:
+    except (ValueError, UserError) as error:
         print(f"python -m tests.fuzz.cpu: {error}", file=sys.stderr)
         return 2
     if tally.mismatches:

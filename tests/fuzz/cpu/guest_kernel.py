@@ -35,6 +35,7 @@ CASE_CODE_IMAGE: Final = 0x410
 RESULT_GPA: Final = 0x2_1000
 MAILBOX_GPA: Final = 0x2_8000
 """u32: 1 tells a kernel built with `Doorbell.MEMORY` to go on, which sets it to 2 when it has finished the case."""
+DOORBELL_PORT: Final = 0xE9
 ROM_GPA: Final = 0xFFFF_0000
 ROM_SIZE: Final = 0x1_0000
 
@@ -61,8 +62,8 @@ _PRESENT, _WRITABLE, _USER, _LARGE, _NX = 1, 2, 4, 0x80, 1 << 63
 class Doorbell(Enum):
     """How kernel and host take turns."""
 
-    HALT = "halt"
-    """HLT: the machine's run loop returns."""
+    PORT = "port"
+    """OUT to `DOORBELL_PORT`: the machine's run loop returns."""
     MEMORY = "memory"
     """A word in memory, watched by both."""
 
@@ -191,8 +192,8 @@ def _kernel_lines(doorbell: Doorbell) -> list[str]:
         f"mov rsp, {_KERNEL + _STACK_TOP - (1 << 64)}",
     ]
     mailbox = _signed(MAILBOX_GPA)
-    if doorbell is Doorbell.HALT:
-        lines += ["wait:", "hlt"]
+    if doorbell is Doorbell.PORT:
+        lines += ["wait:", f"out {DOORBELL_PORT}, al"]
     else:
         lines += [f"mov dword ptr {mailbox}, 2", "wait:", "pause", f"cmp dword ptr {mailbox}, 1", "jne wait"]
     others = [(n, name) for n, name in enumerate(GPRS) if name != "rsp"]
