@@ -217,6 +217,12 @@ class Builder:
         if not is_staged(condition):
             yield bool(condition)
             return
+        if not self.live:  # code after a `return`: its arms are traced and dropped
+            yield True
+            self.live = False
+            yield False
+            self.live = False
+            return
         then, other, end = self.fresh("then"), self.fresh("else"), self.fresh("end")
         reachable = self.live
         self.jump_if(condition, then, other, weight)
@@ -236,6 +242,13 @@ class Builder:
 
     def loop(self, condition: Callable[[], Any]) -> Iterator[None]:
         """Body of a `while`; the condition is evaluated at its head."""
+        if not self.live:
+            condition()
+            self._loops.append(("", ""))
+            yield
+            self._loops.pop()
+            self.live = False
+            return
         head, body, end = self.fresh("head"), self.fresh("body"), self.fresh("done")
         reachable = self.live
         self.jump(head)

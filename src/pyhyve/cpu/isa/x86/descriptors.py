@@ -240,3 +240,26 @@ def merge_sp(old: Value, new: Value, mask: Value) -> Value:
     if mask == 0xFFFF:
         merged = (old & ~u64(0xFFFF)) | (new & 0xFFFF)
     return merged.get()
+
+
+@kernel(Pointer(STATE), U64, U64, U64, name="x86.stack_store")
+def stack_store(st: Any, offset: Any, size: Any, value: Any) -> None:
+    """Write `size` bytes at an offset of the current stack segment, with the current privilege; may fault."""
+    index = (st.mode >> 8) & 3
+    if in_64_bit_code(st):
+        if not is_canonical(offset):
+            ss(st, 0)
+            return
+        mmu.store_at(st, offset, size, value, index)
+        return
+    attr = st.seg_attr[Seg.SS]
+    push_at(st, st.seg_base[Seg.SS], st.seg_limit[Seg.SS], attr, offset & stack_mask(attr), size, value, index, 0)
+
+
+@inline
+def current_stack_mask(st: Value) -> Value:
+    """Stack pointer bits in the current mode."""
+    mask = stack_mask(st.seg_attr[Seg.SS])
+    if in_64_bit_code(st):
+        mask = u64((1 << 64) - 1)
+    return mask.get()

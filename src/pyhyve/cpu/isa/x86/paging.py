@@ -111,6 +111,20 @@ def _leaf_flags(access: Value) -> Value:
     return flags.get()
 
 
+@kernel(Pointer(STATE), U64, U64, name="x86.note_large_page")
+def note_large_page(st: Any, address: Any, mask: Any) -> None:
+    """Widen the range that INVLPG must treat as large pages so that it covers this one."""
+    if st.large_base == NO_ADDRESS:
+        st.large_base = address & mask
+        st.large_mask = mask
+        return
+    wide = st.large_mask & mask
+    while ((st.large_base ^ address) & wide) != 0:
+        wide = wide << 1
+    st.large_base = st.large_base & wide
+    st.large_mask = wide
+
+
 @kernel(Pointer(STATE), U64, U64, U64, result=U64, name="x86.walk_4_level")
 def walk_4_level(st: Any, address: Any, access: Any, index: Any) -> Any:
     """4-level walk of a 48-bit linear address (SDM Vol. 3A, 4.5)."""
@@ -143,7 +157,8 @@ def walk_4_level(st: Any, address: Any, access: Any, index: Any) -> Any:
             if (entry & flags) != flags:
                 if mark_entry(hva, entry, flags) == 0:
                     return _RETRY
-            return (entry & ADDRESS_BITS & ~(size - 1)) | (address & (size - 1))
+            note_large_page(st, address, u64(-size))
+            return (entry & ADDRESS_BITS & -size) | (address & (size - 1))
         if (entry & Pte.A) == 0:
             if mark_entry(hva, entry, Pte.A) == 0:
                 return _RETRY
@@ -192,7 +207,8 @@ def walk_pae(st: Any, address: Any, access: Any, index: Any) -> Any:
         if (entry & flags) != flags:
             if mark_entry(hva, entry, flags) == 0:
                 return _RETRY
-        return (entry & ADDRESS_BITS & ~0x1F_FFFF) | (address & 0x1F_FFFF)
+        note_large_page(st, address, u64(-0x20_0000))
+        return (entry & ADDRESS_BITS & -0x20_0000) | (address & 0x1F_FFFF)
     if (entry & Pte.A) == 0:
         if mark_entry(hva, entry, Pte.A) == 0:
             return _RETRY
@@ -224,6 +240,7 @@ def walk_2_level(st: Any, address: Any, access: Any, index: Any) -> Any:
         if (entry & flags) != flags:
             if mark_entry(hva, entry, flags) == 0:
                 return _RETRY
+        note_large_page(st, address, u64(-0x40_0000))
         return (high << 32) | (entry & 0xFFC0_0000) | (address & 0x3F_FFFF)
     if (entry & Pte.A) == 0:
         if mark_entry(hva, entry, Pte.A) == 0:
