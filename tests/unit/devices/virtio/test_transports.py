@@ -243,9 +243,7 @@ def test_pci_window_reaches_the_structures(machine: MiniMachine) -> None:
 
 
 @pytest.mark.parametrize(("bar", "offset", "length"), [(5, 0, 4), (0, 0, 3), (0, 2, 4), (0, 0xFFFFFFFC, 4), (1, 0, 0)])
-def test_pci_window_that_leads_nowhere_is_harmless(
-    machine: MiniMachine, bar: int, offset: int, length: int
-) -> None:
+def test_pci_window_that_leads_nowhere_is_harmless(machine: MiniMachine, bar: int, offset: int, length: int) -> None:
     transport = pci_transport(machine)
     window = transport.capabilities[PciCap.PCI]
     transport.config_write(window + 4, 1, bar)

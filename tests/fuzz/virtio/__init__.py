@@ -1,0 +1,1 @@
+"""Hostile drivers against every virtio device."""

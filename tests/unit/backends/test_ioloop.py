@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pyhyve.backends.ioloop import READABLE, IoLoop
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def loop() -> Iterator[IoLoop]:
+    loop = IoLoop("test")
+    loop.start()
+    yield loop
+    loop.stop()
+
+
+def wait(loop: IoLoop) -> None:
+    """Return when everything called so far is done."""
+    done = threading.Event()
+    loop.call_soon(done.set)
+    assert done.wait(5)
+
+
+def test_calls_run_in_order_on_the_loop_thread(loop: IoLoop) -> None:
+    seen: list[int] = []
+    for n in range(1000):
+        loop.call_soon(lambda n=n: seen.append(n))  # type: ignore[misc]
+    where: list[bool] = []
+    loop.call_soon(lambda: where.append(loop.is_current()))
+    wait(loop)
+    assert seen == list(range(1000))
+    assert where == [True]
+    assert not loop.is_current()
+
+
+def test_calls_from_many_threads_all_run(loop: IoLoop) -> None:
+    counts = [0] * 4
+
+    def bump(index: int) -> None:
+        counts[index] += 1
+
+    def caller(index: int) -> None:
+        for _ in range(2000):
+            loop.call_soon(lambda: bump(index))
+
+    threads = [threading.Thread(target=caller, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    wait(loop)
+    assert counts == [2000] * 4
+
+
+def test_call_made_by_a_call_runs(loop: IoLoop) -> None:
+    done = threading.Event()
+    loop.call_soon(lambda: loop.call_soon(done.set))
+    assert done.wait(5)
+
+
+def test_descriptors_are_watched_until_unwatched(loop: IoLoop) -> None:
+    reader, writer = os.pipe()
+    seen: list[bytes] = []
+    got = threading.Event()
+
+    def ready(_events: int) -> None:
+        seen.append(os.read(reader, 100))
+        got.set()
+
+    loop.watch(reader, READABLE, ready)
+    os.write(writer, b"one")
+    assert got.wait(5)
+    loop.unwatch(reader)
+    loop.unwatch(reader)
+    os.write(writer, b"two")
+    wait(loop)
+    assert seen == [b"one"]
+    os.close(reader)
+    os.close(writer)
+
+
+def test_failing_callback_does_not_end_the_loop(loop: IoLoop, caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        raise RuntimeError("broken backend")
+
+    loop.call_soon(fail)
+    wait(loop)
+    assert "broken backend" in caplog.text
+
+
+def test_stop_is_idempotent_and_ignores_late_calls() -> None:
+    loop = IoLoop()
+    loop.start()
+    loop.stop()
+    loop.stop()
+    loop.call_soon(lambda: None)
+    never_started = IoLoop()
+    never_started.stop()
