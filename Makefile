@@ -1,0 +1,60 @@
+# `make demo` and `make test` need nothing but Python 3.11, make and git: they set up the rest, and say what.
+
+PYTHON ?= python3
+BIN := .venv/bin
+CASES ?= 1000000
+SHORT_CASES ?= 50000
+JOBS ?= $(shell nproc)
+export PYTHON
+export PYTHONPATH := src
+
+.PHONY: help demo test lint unit fuzz-cpu fuzz-cpu-short fuzz-img bench setup setup-test clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make demo       set up, boot a Linux guest, run commands in it, power it off'
+	@echo 'make test       set up, check the code, run all tests'
+	@echo 'make lint       ruff, mypy and the layers only'
+	@echo 'make fuzz-cpu   compare CASES=$(CASES) random instructions with the host CPU'
+	@echo 'make fuzz-img   feed damaged disk images to the image code'
+	@echo 'make bench      run all benchmarks, write benchmarks/RESULTS.md'
+	@echo 'make clean      remove .venv and all caches in this directory'
+
+setup:
+	@scripts/setup run
+
+setup-test:
+	@scripts/setup test
+
+demo: setup
+	@$(BIN)/pyhyve demo
+
+test: lint unit fuzz-cpu-short
+
+lint: setup-test
+	@echo '== ruff'
+	@$(BIN)/ruff check .
+	@echo '== mypy'
+	@$(BIN)/mypy
+	@echo '== layers'
+	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+
+unit: setup-test
+	@echo '== pytest'
+	@$(BIN)/python -m pytest
+
+fuzz-cpu: setup-test
+	$(BIN)/python -m tests.fuzz.cpu --cases $(CASES) --jobs $(JOBS)
+
+fuzz-cpu-short: setup-test
+	@echo '== random instructions against the host CPU'
+	@$(BIN)/python -m tests.fuzz.cpu --cases $(SHORT_CASES) --jobs $(JOBS)
+
+fuzz-img: setup-test
+	$(BIN)/python -m tests.fuzz.image
+
+bench: setup-test
+	$(BIN)/python -m benchmarks all
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
