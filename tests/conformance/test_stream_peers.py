@@ -94,7 +94,8 @@ def test_passt_answers_dhcp_and_forwards_a_port() -> None:
     options = b"\x63\x82\x53\x63" + bytes((53, 1, 1, 255))
     payload = (bootp + options).ljust(300, b"\0")
     udp = b"\0\x44\0\x43" + (len(payload) + 8).to_bytes(2, "big") + b"\0\0" + payload
-    ip = bytes((0x45, 0)) + (len(udp) + 20).to_bytes(2, "big") + bytes((0, 0, 0, 0, 64, 17, 0, 0)) + bytes(4) + b"\xff" * 4
+    ip = bytes((0x45, 0)) + (len(udp) + 20).to_bytes(2, "big") + bytes((0, 0, 0, 0, 64, 17, 0, 0)) + bytes(4)
+    ip += b"\xff" * 4
     total = sum(int.from_bytes(ip[n : n + 2], "big") for n in range(0, 20, 2))
     checksum = ~(total % 0xFFFF) & 0xFFFF
     ip = ip[:10] + checksum.to_bytes(2, "big") + ip[12:]

@@ -33,7 +33,7 @@ def run(cases: int, seed: int, kinds: list[str]) -> tuple[int, float]:
             try:
                 driver.run_case()
             except Exception:
-                print(f"{kind}: case {number} of machine seed {case_seed} failed", file=sys.stderr)
+                sys.stderr.write(f"{kind}: case {number} of machine seed {case_seed} failed\n")
                 raise
             slowest = max(slowest, time.perf_counter() - start)
         driver.check_memory()
@@ -60,12 +60,12 @@ def main() -> int:
     broken, slowest = run(arguments.cases, arguments.seed + 1, kinds)
     elapsed_s = time.perf_counter() - start
     growth_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib
-    print(
+    sys.stdout.write(
         f"{arguments.cases} cases in {elapsed_s:.1f} s: no exception; {broken} times a device asked for a reset and "
-        f"came back; slowest case {1000 * slowest:.1f} ms; memory grew by {growth_kib} KiB"
+        f"came back; slowest case {1000 * slowest:.1f} ms; memory grew by {growth_kib} KiB\n"
     )
     if growth_kib > _GROWTH_LIMIT_KIB:
-        print("memory is not bounded", file=sys.stderr)
+        sys.stderr.write("memory is not bounded\n")
         return 1
     return 0
 

@@ -8,7 +8,6 @@ a broken device that comes back after a reset.
 from __future__ import annotations
 
 import errno
-import random
 from struct import Struct
 from typing import TYPE_CHECKING
 
@@ -26,6 +25,7 @@ from pyhyve.devices.virtio.spec import DescFlag, Feature, Status
 from pyhyve.testing.virtio_driver_transport import MiniMachine, PciDriverTransport
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Callable, Sequence
 
     from pyhyve.backends.ioloop import IoLoop
@@ -325,8 +325,9 @@ class HostileDriver:
             header = DATA_GPA + (rng.getrandbits(8) << 4)
             self._ram[header : header + 16] = self._header()
             parts = [(header, rng.choice((16, 16, 16, 8, 15, 24)), 0)]
-            for _ in range(rng.getrandbits(2)):
-                parts.append((self._address(), self._length(), _WRITE * rng.getrandbits(1)))
+            parts += [
+                (self._address(), self._length(), _WRITE * rng.getrandbits(1)) for _ in range(rng.getrandbits(2))
+            ]
             parts.append((DATA_GPA + 0x7F00 + rng.getrandbits(4), 1, _WRITE))
         else:
             parts = [
@@ -360,7 +361,8 @@ class HostileDriver:
             parts = [(TABLE_GPA if rng.getrandbits(4) else self._address(), length, flags)]
         start = rng.randrange(QUEUE_SIZE)
         count = len(parts)
-        for i, (gpa, length, flags) in enumerate(parts):
+        for i, (gpa, length, access) in enumerate(parts):
+            flags = access
             following = (start + i + 1) % QUEUE_SIZE
             if i + 1 < count:
                 flags |= _NEXT
@@ -392,9 +394,9 @@ class HostileDriver:
             flags = _INDIRECT | (_NEXT if noise and rng.getrandbits(1) else 0)
             parts = [(TABLE_GPA if rng.getrandbits(4) else self._address(), length, flags)]
         position = self._positions[index]
-        for i, (gpa, length, flags) in enumerate(parts):
+        for i, (gpa, length, access) in enumerate(parts):
             cycle, slot = divmod(position + i, QUEUE_SIZE)
-            flags |= (_NEXT if i + 1 < len(parts) else 0) | (_USED if cycle & 1 else _AVAIL)
+            flags = access | (_NEXT if i + 1 < len(parts) else 0) | (_USED if cycle & 1 else _AVAIL)
             if noise:
                 flags ^= 1 << rng.randrange(16)
             where = base + 16 * slot
@@ -438,7 +440,8 @@ class HostileDriver:
             size = rng.choice((1, 2, 4, 8))
             offset = rng.randrange(min(size_bytes, 0x140) if rng.getrandbits(1) else size_bytes) & -size
             if rng.getrandbits(1):
-                registers.write(offset, size, rng.choice((0, 1, 2, 0xF, rng.getrandbits(8 * size))) & (1 << 8 * size) - 1)
+                value = rng.choice((0, 1, 2, 0xF, rng.getrandbits(8 * size)))
+                registers.write(offset, size, value)
             elif not 0 <= registers.read(offset, size) < 1 << 8 * size:
                 msg = f"register {offset:#x} does not fit {size} bytes"
                 raise AssertionError(msg)

@@ -87,7 +87,8 @@ def test_descriptors_are_watched_until_unwatched(loop: IoLoop) -> None:
 
 def test_failing_callback_does_not_end_the_loop(loop: IoLoop, caplog: pytest.LogCaptureFixture) -> None:
     def fail() -> None:
-        raise RuntimeError("broken backend")
+        msg = "broken backend"
+        raise RuntimeError(msg)
 
     loop.call_soon(fail)
     wait(loop)
