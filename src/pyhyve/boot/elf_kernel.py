@@ -91,7 +91,7 @@ def _program_headers(file: BinaryIO, name: str) -> list[tuple[int, int, int, int
         for i in range(count):
             fields = layout.unpack_from(data, i * entry_bytes)
             found.append((fields[order[0]], fields[order[1]], fields[order[2]], fields[order[3]], fields[order[4]]))
-    except (struct.error, IndexError, OverflowError) as error:
+    except (struct.error, IndexError, OverflowError, OSError, ValueError) as error:
         msg = f"{name}: truncated ELF file"
         raise BootError(msg) from error
     return found

@@ -88,9 +88,7 @@ class _Builder:
             self.chip = ApicInterruptChip(self.lock, self.loop.clock, self.loop.timers, tsc, config.cpus)
         self.irqs: InterruptChip = vm.irqchip() if self.chip is None else self.chip
         self.isa_bridge = Piix3IsaBridge(self.irqs.set_gsi)
-        self.pci = PciBus(
-            self.ports, self.memory, send_msi=self.irqs.send_msi, set_pirq=self.isa_bridge.set_pirq
-        )
+        self.pci = PciBus(self.ports, self.memory, send_msi=self.irqs.send_msi, set_pirq=self.isa_bridge.set_pirq)
         self.console = console
         self.uuid = uuid4()
 
@@ -151,9 +149,7 @@ class _Builder:
 
     def _serial(self) -> None:
         chardev = self.console if self.console is not None else _open_console(self.config.console, self.machine)
-        uart = Uart16550(
-            self.line(COM1_IRQ), self.loop.clock, self.loop.timers, chardev.write, chardev.resume
-        )
+        uart = Uart16550(self.line(COM1_IRQ), self.loop.clock, self.loop.timers, chardev.write, chardev.resume)
         self.ports.add(COM1_PORT, UART_PORTS, uart, name="COM1", width=1)
         self.parts.consoles.append((chardev, uart))
         self.parts.resets.append(uart.reset)

@@ -108,9 +108,7 @@ class FakeVm:
 
     has_kernel_irqchip = False
 
-    def __init__(
-        self, memory: GuestMemory, *scripts: Callable[[FakeVcpu], Generator[None, None, None]]
-    ) -> None:
+    def __init__(self, memory: GuestMemory, *scripts: Callable[[FakeVcpu], Generator[None, None, None]]) -> None:
         self.memory = memory
         self.vcpus: list[FakeVcpu] = []
         self.closed = False

@@ -35,9 +35,7 @@ _TIMER_HALF = 1 << 23
 class AcpiPm:
     """PM1a, the timer and the SCI. `sci` drives the interrupt; `power_off` is called for S5."""
 
-    def __init__(
-        self, clock: Clock, timers: TimerSource, sci: IrqLine, power_off: Callable[[], None]
-    ) -> None:
+    def __init__(self, clock: Clock, timers: TimerSource, sci: IrqLine, power_off: Callable[[], None]) -> None:
         """ACPI mode is on from the start: there is no SMM code that could switch it."""
         self._clock = clock
         self._sci = sci

@@ -30,11 +30,16 @@ class _Chip:
     )  # fmt: skip
 
     def __init__(self) -> None:
+        self.power_on()
+
+    def power_on(self) -> None:
+        """The state is undefined until ICW1; with everything masked nothing can go wrong before."""
         self.elcr = 0
         self.lines = 0
         self.vector_base = 0
         self.start_init(0)
         self.init_step = 0
+        self.imr = 0xFF
 
     def start_init(self, icw1: int) -> None:
         """ICW1: forget everything but the line levels; edges must come anew."""
@@ -191,11 +196,7 @@ class I8259Pair:
     def reset(self) -> None:
         """Return to the power-on state."""
         for chip in (self._master, self._slave):
-            chip.elcr = 0
-            chip.vector_base = 0
-            chip.lines = 0
-            chip.start_init(0)
-            chip.init_step = 0
+            chip.power_on()
         self._update()
 
     def ports(self, number: int) -> I8259Ports:

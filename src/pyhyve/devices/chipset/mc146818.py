@@ -81,9 +81,7 @@ def cmos_memory_bytes(below_4g: int, above_4g: int, cpus: int, boot_order: str) 
 class Mc146818:
     """The clock; time is UTC. `irq` drives its interrupt line."""
 
-    def __init__(
-        self, clock: Clock, timers: TimerSource, irq: IrqLine, contents: dict[int, int]
-    ) -> None:
+    def __init__(self, clock: Clock, timers: TimerSource, irq: IrqLine, contents: dict[int, int]) -> None:
         """`contents` are bytes of CMOS memory by register."""
         self._clock = clock
         self._irq = irq

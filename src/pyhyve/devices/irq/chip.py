@@ -121,9 +121,7 @@ class ApicInterruptChip:
 
     def deliver(self, message: ApicMessage) -> bool:
         """Hand a message to every local APIC it names; False when there is none."""
-        targets = [
-            lapic for lapic in self.lapics if lapic.matches(message.destination, is_logical=message.is_logical)
-        ]
+        targets = [lapic for lapic in self.lapics if lapic.matches(message.destination, is_logical=message.is_logical)]
         if message.mode == DeliveryMode.LOWEST_PRIORITY and targets:
             awake = [lapic for lapic in targets if lapic.enabled]
             targets = [min(awake or targets, key=lambda lapic: lapic.ppr)]
