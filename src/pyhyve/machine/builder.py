@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from uuid import uuid4
 
 from pyhyve.accel.select import open_vm
@@ -24,6 +24,7 @@ from pyhyve.devices.chipset.mc146818 import Mc146818, cmos_memory_bytes
 from pyhyve.devices.chipset.ports import DebugConsole, ScratchPorts
 from pyhyve.devices.irq import spec as irq_spec
 from pyhyve.devices.irq.chip import ApicInterruptChip
+from pyhyve.devices.irq.lapic import TscSource
 from pyhyve.devices.pci.bus import PciBus
 from pyhyve.devices.pci.i440fx import CONFIG_PORT, CONFIG_PORT_SIZE, ConfigPorts, I440fxBridge, Piix3IsaBridge
 from pyhyve.devices.serial.spec import PORT_COUNT as UART_PORTS
@@ -55,6 +56,14 @@ PORT_SPACE = 0x1_0000
 MEMORY_SPACE = 1 << 52
 
 
+@runtime_checkable
+class _KernelChips(Protocol):
+    """An engine whose interrupt controllers and timers are its own, and reset on demand."""
+
+    def reset_chips(self) -> None:
+        """Put them in their power-on state."""
+
+
 class _GsiLine:
     """One input of the interrupt chip."""
 
@@ -84,7 +93,7 @@ class _Builder:
             self.ports.trace = self.memory.trace = trace.trace_access
         self.chip: ApicInterruptChip | None = None
         if not vm.has_kernel_irqchip:
-            tsc = getattr(vm, "tsc", None) or ClockTsc()
+            tsc = vm if isinstance(vm, TscSource) else ClockTsc(self.loop.clock)
             self.chip = ApicInterruptChip(self.lock, self.loop.clock, self.loop.timers, tsc, config.cpus)
         self.irqs: InterruptChip = vm.irqchip() if self.chip is None else self.chip
         self.isa_bridge = Piix3IsaBridge(self.irqs.set_gsi)
@@ -108,6 +117,8 @@ class _Builder:
     def _interrupts(self) -> None:
         chip = self.chip
         if chip is None:
+            if isinstance(self.vm, _KernelChips):
+                self.parts.resets.append(self.vm.reset_chips)
             return
         add = self.ports.add
         add(0x20, 2, chip.pic.ports(0), name="i8259 master", width=1)

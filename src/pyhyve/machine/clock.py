@@ -36,13 +36,16 @@ class MonotonicClock:
 class ClockTsc:
     """A time-stamp counter that runs with the machine's clock, for an engine that has none to show."""
 
-    def __init__(self, frequency_hz: int = _NS) -> None:
-        """Count `frequency_hz` a second from the clock's start."""
-        self.frequency_hz = frequency_hz
+    tsc_hz = _NS
 
-    def deadline_ns(self, tsc: int) -> int:
-        """Clock time at which the counter reads `tsc`."""
-        return tsc * _NS // self.frequency_hz
+    def __init__(self, clock: MonotonicClock) -> None:
+        """Count nanoseconds from the clock's start."""
+        self._clock = clock
+
+    def read_tsc(self, index: int) -> int:
+        """The counter, the same on every vCPU."""
+        del index
+        return self._clock.now_ns()
 
 
 class QueuedTimer:

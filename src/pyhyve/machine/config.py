@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from pyhyve.support.errors import InputError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -17,7 +19,7 @@ MAX_CPUS = 64
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
-class ConfigError(ValueError):
+class ConfigError(InputError):
     """A configuration that no machine can have; the message is one line for the user."""
 
 

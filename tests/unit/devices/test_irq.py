@@ -37,16 +37,20 @@ class Pins:
 
 
 class Tsc:
-    frequency_hz = 2_000_000_000
+    tsc_hz = 2_000_000_000
 
-    def deadline_ns(self, tsc: int) -> int:
-        return tsc // 2
+    def __init__(self, time: FakeTime) -> None:
+        self._time = time
+
+    def read_tsc(self, index: int) -> int:
+        del index
+        return 2 * self._time.now_ns()
 
 
 class Chip:
     def __init__(self, cpus: int = 2) -> None:
         self.time = FakeTime()
-        self.chip = ApicInterruptChip(threading.RLock(), self.time, self.time, Tsc(), cpus)
+        self.chip = ApicInterruptChip(threading.RLock(), self.time, self.time, Tsc(self.time), cpus)
         self.pins = [Pins() for _ in range(cpus)]
         self.pages = [self.chip.page_of(i) for i in range(cpus)]
         for i, pins in enumerate(self.pins):

@@ -5,7 +5,7 @@ Its owner (`ApicInterruptChip`) serialises calls with the machine lock and drive
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from pyhyve.devices.irq import spec
 from pyhyve.devices.irq.message import ApicMessage
@@ -22,17 +22,23 @@ _LVT_WRITABLE = {
     ApicRegister.LVT_LINT1: 0x1_A7FF,
     ApicRegister.LVT_ERROR: 0x1_00FF,
 }
+_NS = 1_000_000_000
+_FAR_NS = 1 << 60
+"""A deadline in a far future: later than this is never."""
 _MIN_PERIOD_NS = 20_000
 """A shorter period would keep the machine busy with nothing but timer interrupts."""
 
 
+@runtime_checkable
 class TscSource(Protocol):
     """The guest's time-stamp counter."""
 
-    frequency_hz: int
+    @property
+    def tsc_hz(self) -> int:
+        """Counts a second."""
 
-    def deadline_ns(self, tsc: int) -> int:
-        """`Clock.now_ns` at the moment the guest's counter reads `tsc`."""
+    def read_tsc(self, index: int) -> int:
+        """What RDTSC would give vCPU `index` now."""
 
 
 class LocalApicOwner(Protocol):
@@ -368,7 +374,8 @@ class LocalApic:
             return
         self._deadline_tsc = value
         if value:
-            self._timer.arm(self._tsc.deadline_ns(value))
+            ahead = max(value - self._tsc.read_tsc(self.initial_id), 0)
+            self._timer.arm(self._clock.now_ns() + min(ahead * _NS // self._tsc.tsc_hz, _FAR_NS))
         else:
             self._timer.cancel()
 
