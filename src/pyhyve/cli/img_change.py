@@ -1,0 +1,272 @@
+"""`pyhyve img amend|commit|rebase|resize|snapshot`: changes to existing images."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pyhyve.cli.img_options import (
+    ProgressPrinter,
+    Usage,
+    add_progress,
+    add_quiet,
+    add_source,
+    create_options,
+    fail,
+    open_named,
+    option_help,
+    settings_from,
+    wants_help,
+    warn,
+)
+from pyhyve.image.contract import BackingReference, ImageError, ImageUnsupportedError
+from pyhyve.image.filename import resolve_relative
+from pyhyve.image.opening import OpenSettings, open_image, parse_size
+
+if TYPE_CHECKING:
+    import argparse
+
+    from pyhyve.image.contract import Image
+    from pyhyve.image.qcow2.image import Qcow2Image
+
+
+def _add_cache(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-t", dest="cache", default="writeback", metavar="CACHE", help="cache mode for writing")
+
+
+def require_qcow2(image: Image, what: str) -> Qcow2Image:
+    """The image as qcow2; ImageUnsupportedError says that its format cannot do `what`."""
+    from pyhyve.image.qcow2.image import Qcow2Image
+
+    if not isinstance(image, Qcow2Image):
+        msg = f"{what}: format '{image.format_name}' does not support it (Operation not supported)"
+        raise ImageUnsupportedError(msg)
+    return image
+
+
+# --- amend ---
+
+
+def configure_amend(parser: argparse.ArgumentParser) -> None:
+    """Options of `amend`."""
+    add_source(parser, share=False)
+    add_progress(parser)
+    add_quiet(parser)
+    _add_cache(parser)
+    parser.add_argument("--force", action="store_true", help="accepted for compatibility")
+    parser.add_argument("-o", dest="options", action="append", default=[], metavar="LIST", help="options, or `help`")
+    parser.add_argument("filename", nargs="?")
+
+
+def run_amend(arguments: argparse.Namespace) -> int:
+    """Change creation options."""
+    if wants_help(arguments.options):
+        print(option_help(arguments.format or "qcow2"))
+        return 0
+    if not arguments.options or arguments.filename is None:
+        msg = "Must specify options (-o) and one image file name"
+        raise Usage(msg)
+    from pyhyve.image.qcow2.maintenance import amend
+
+    printer = ProgressPrinter(enabled=arguments.progress)
+    settings = settings_from(arguments, writable=True, cache=arguments.cache)
+    with open_named(arguments.filename, arguments, settings) as image:
+        target = require_qcow2(image, "Format driver cannot amend options")
+        amend(target, create_options(image.format_name, arguments.options), printer)
+    printer.finish()
+    return 0
+
+
+# --- commit ---
+
+
+def configure_commit(parser: argparse.ArgumentParser) -> None:
+    """Options of `commit`."""
+    add_source(parser, share=False)
+    add_progress(parser)
+    add_quiet(parser)
+    _add_cache(parser)
+    parser.add_argument("-b", dest="base", metavar="FILE", help="commit down to this image of the chain (implies -d)")
+    parser.add_argument("-d", dest="drop", action="store_true", help="leave the overlay as it is")
+    parser.add_argument("-r", dest="rate_limit", help="accepted for compatibility")
+    parser.add_argument("filename")
+
+
+def run_commit(arguments: argparse.Namespace) -> int:
+    """Write the overlay's data into a backing image."""
+    from pyhyve.image.operations.chain import commit, make_empty
+
+    printer = ProgressPrinter(enabled=arguments.progress)
+    settings = settings_from(arguments, writable=True, cache=arguments.cache)
+    with open_named(arguments.filename, arguments, settings) as top:
+        depth, below = 1, top.backing
+        if below is None:
+            return fail("Image does not have a backing file")
+        if arguments.base is not None:
+            wanted = resolve_relative(arguments.base, top.storage.filename)
+            while below is not None and wanted not in {below.storage.filename, arguments.base}:
+                if below.storage.filename == arguments.base:
+                    break
+                below, depth = below.backing, depth + 1
+            if below is None:
+                return fail(f"Did not find '{arguments.base}' in the backing chain of '{arguments.filename}'")
+        name, format_name = below.storage.filename, below.format_name
+        # Our own reader of the same file holds a lock that forbids writers: this second opening takes none.
+        base = open_image(
+            name, OpenSettings(format_name, writable=True, cache=arguments.cache, lock=False, force_share=True)
+        )
+        with base:
+            commit(top, base, depth, printer)
+        if not arguments.drop and arguments.base is None:
+            make_empty(top)
+    printer.finish()
+    if not arguments.quiet:
+        print("Image committed.")
+    return 0
+
+
+# --- rebase ---
+
+
+def configure_rebase(parser: argparse.ArgumentParser) -> None:
+    """Options of `rebase`."""
+    add_source(parser)
+    add_progress(parser)
+    add_quiet(parser)
+    _add_cache(parser)
+    parser.add_argument("-T", dest="source_cache", metavar="CACHE", help="cache mode for reading")
+    parser.add_argument("-b", dest="backing", metavar="FILE", help="new backing file ('' for none)")
+    parser.add_argument("-F", dest="backing_format", metavar="FMT", help="its format")
+    parser.add_argument("-u", dest="unsafe", action="store_true", help="only change the name: contents match")
+    parser.add_argument("filename")
+
+
+def run_rebase(arguments: argparse.Namespace) -> int:
+    """Put an image on another backing file."""
+    from pyhyve.image.operations.chain import change_backing, copy_differences
+
+    if arguments.backing is None and not arguments.unsafe:
+        msg = "Must specify backing file (-b) or use simple rebase mode (-u)"
+        raise Usage(msg)
+    printer = ProgressPrinter(enabled=arguments.progress)
+    settings = settings_from(
+        arguments, writable=True, cache=arguments.cache, force_share=False, with_backing=not arguments.unsafe
+    )
+    with open_named(arguments.filename, arguments, settings) as image:
+        require_qcow2(image, "Could not change the backing file")
+        below = None
+        if arguments.backing:
+            below = BackingReference(arguments.backing, arguments.backing_format)
+        if not arguments.unsafe:
+            if below is None:
+                copy_differences(image, None, printer)
+            else:
+                where = resolve_relative(below.filename, image.storage.filename)
+                with open_image(where, OpenSettings(below.format_name)) as new:
+                    copy_differences(image, new, printer)
+                    below = replace(below, format_name=below.format_name or new.format_name)
+            image.flush()
+        change_backing(image, below)
+    printer.finish()
+    return 0
+
+
+# --- resize ---
+
+
+def configure_resize(parser: argparse.ArgumentParser) -> None:
+    """Options of `resize`."""
+    add_source(parser, share=False)
+    add_quiet(parser)
+    parser.add_argument("--preallocation", default="off", choices=("off", "metadata", "falloc", "full"))
+    parser.add_argument("--shrink", action="store_true", help="allow a smaller size")
+    parser.add_argument("filename")
+    parser.add_argument("size", metavar="[+|-]SIZE")
+
+
+def run_resize(arguments: argparse.Namespace) -> int:
+    """Change the virtual size."""
+    text = arguments.size.strip()
+    relative = text[0] if text[:1] in {"+", "-"} else ""
+    amount = parse_size(text.removeprefix(relative), "image size")
+    with open_named(arguments.filename, arguments, settings_from(arguments, writable=True)) as image:
+        old = image.size_bytes
+        size = {"+": old + amount, "-": old - amount, "": amount}[relative]
+        if size <= 0:
+            return fail("New image size must be positive")
+        if size < old and not arguments.shrink:
+            warn(
+                "Shrinking an image will delete all data beyond the shrunken image's end. Before performing such an "
+                "operation, make sure there is no important data there."
+            )
+            return fail("Use the --shrink option to perform a shrink operation.")
+        if size < old and arguments.preallocation != "off":
+            return fail("Preallocation can only be used for growing images")
+        size = -(-size // 512) * 512
+        image.resize(size)
+        if arguments.preallocation != "off":
+            _preallocate(image, old, size, arguments.preallocation)
+    if not arguments.quiet:
+        print("Image resized.")
+    return 0
+
+
+def _preallocate(image: Image, start: int, end: int, mode: str) -> None:
+    if image.format_name == "raw" and mode == "falloc":
+        image.storage.allocate(start, end - start)
+        return
+    if image.format_name == "raw" and mode == "metadata":
+        msg = "Unsupported preallocation mode 'metadata'"
+        raise ImageError(msg)
+    zeroes = memoryview(bytes(1 << 20))
+    for at in range(start, end, len(zeroes)):
+        image.pwrite(zeroes[: end - at], at)
+
+
+# --- snapshot ---
+
+
+def configure_snapshot(parser: argparse.ArgumentParser) -> None:
+    """Options of `snapshot`."""
+    add_source(parser)
+    add_quiet(parser)
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("-l", dest="list", action="store_true", help="list them (default)")
+    action.add_argument("-a", dest="apply", metavar="NAME", help="go back to one")
+    action.add_argument("-c", dest="create", metavar="NAME", help="take one")
+    action.add_argument("-d", dest="delete", metavar="NAME", help="delete one")
+    parser.add_argument("filename")
+
+
+def run_snapshot(arguments: argparse.Namespace) -> int:
+    """List, take, apply or delete internal snapshots."""
+    from pyhyve.cli.img_info import snapshot_table
+
+    writable = bool(arguments.apply or arguments.create or arguments.delete)
+    share = arguments.force_share and not writable
+    settings = settings_from(arguments, writable=writable, force_share=share, with_backing=not writable)
+    with open_named(arguments.filename, arguments, settings) as image:
+        if not writable:
+            found = image.snapshots()
+            if found:
+                print(snapshot_table(found))
+            return 0
+        from pyhyve.image.qcow2.snapshots import apply_snapshot, create_snapshot, delete_snapshot, find_snapshot
+
+        name = arguments.create or arguments.apply or arguments.delete
+        verb = "create" if arguments.create else "apply" if arguments.apply else "delete"
+        meta = require_qcow2(image, f"Could not {verb} snapshot '{name}'").meta
+        with meta.lock:
+            if arguments.create:
+                now = time.time_ns()
+                create_snapshot(meta, name, now // 1_000_000_000, now % 1_000_000_000)
+                return 0
+            entry = find_snapshot(meta, name)
+            if entry is None:
+                return fail(f"Could not {verb} snapshot '{name}': snapshot not found")
+            if arguments.apply:
+                apply_snapshot(meta, entry)
+            else:
+                delete_snapshot(meta, entry)
+    return 0

@@ -1,0 +1,192 @@
+"""`pyhyve img convert`: copy images into another format."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pyhyve.cli.img_options import (
+    ProgressPrinter,
+    Usage,
+    add_progress,
+    add_quiet,
+    add_source,
+    create_options,
+    open_named,
+    option_help,
+    settings_from,
+    wants_help,
+)
+from pyhyve.image.contract import BackingReference, ImageError, ImageUnsupportedError
+from pyhyve.image.filename import parse_image_options, resolve_relative
+from pyhyve.image.opening import OpenSettings, create_image, open_image, open_reference, parse_size
+from pyhyve.image.registry import find_format
+
+if TYPE_CHECKING:
+    import argparse
+
+    from pyhyve.image.contract import Image
+
+
+def configure_convert(parser: argparse.ArgumentParser) -> None:
+    """Options of `convert`."""
+    add_source(parser)
+    add_progress(parser)
+    add_quiet(parser)
+    parser.add_argument("--target-image-opts", action="store_true", help="the target is a list like driver=…")
+    parser.add_argument("--target-is-zero", action="store_true", help="with -n: the target reads as zero already")
+    parser.add_argument("--bitmaps", action="store_true", help="copy persistent bitmaps")
+    parser.add_argument("--skip-broken-bitmaps", action="store_true", help="accepted for compatibility")
+    parser.add_argument("-C", dest="offload", action="store_true", help="copy inside the kernel; finds no zeroes")
+    parser.add_argument("-c", dest="compress", action="store_true", help="compress the target")
+    parser.add_argument("-n", dest="no_create", action="store_true", help="the target exists: write into it")
+    parser.add_argument("-t", dest="cache", default="unsafe", metavar="CACHE", help="cache mode of the target")
+    parser.add_argument("-T", dest="source_cache", default="writeback", metavar="CACHE", help="… of the source")
+    parser.add_argument("-O", dest="target_format", default="raw", metavar="FMT", help="format of the target")
+    parser.add_argument("-B", "--backing", dest="backing", metavar="FILE", help="backing file of the target")
+    parser.add_argument("-F", dest="backing_format", metavar="FMT", help="its format")
+    parser.add_argument("-o", dest="options", action="append", default=[], metavar="LIST", help="options, or `help`")
+    parser.add_argument("-l", dest="snapshot", metavar="SNAPSHOT", help="convert this internal snapshot")
+    parser.add_argument("-S", dest="sparse", default="4k", metavar="SIZE", help="shortest run of zeroes kept as hole")
+    parser.add_argument("-r", dest="rate_limit", default="0", metavar="RATE", help="bytes per second at most")
+    parser.add_argument("-m", dest="threads", default="8", metavar="N", help="pieces in flight at most (1-16)")
+    parser.add_argument("-W", dest="out_of_order", action="store_true", help="write out of order (always allowed)")
+    parser.add_argument("--salvage", action="store_true", help="what cannot be read becomes zero")
+    parser.add_argument("filenames", nargs="*", metavar="FILENAME… OUTPUT")
+
+
+def select_snapshot(image: Image, wanted: str) -> None:
+    """Make `image` (read-only) show an internal snapshot, named as for `-l`."""
+    from pyhyve.image.qcow2.image import Qcow2Image
+    from pyhyve.image.qcow2.snapshots import find_snapshot
+
+    if not isinstance(image, Qcow2Image):
+        msg = f"Failed to load snapshot: format '{image.format_name}' has none"
+        raise ImageUnsupportedError(msg)
+    name, by_id, by_name = wanted, True, True
+    if wanted.startswith(("snapshot.id=", "snapshot.name=")):
+        pairs = dict(part.partition("=")[::2] for part in wanted.split(","))
+        by_name = "snapshot.name" in pairs
+        by_id = not by_name
+        name = pairs.get("snapshot.name") or pairs.get("snapshot.id", "")
+    entry = find_snapshot(image.meta, name, by_id=by_id, by_name=by_name)
+    if entry is None:
+        msg = f"Failed to load snapshot: Can't find snapshot '{wanted}'"
+        raise ImageError(msg)
+    l1 = image.meta.load_l1(entry.l1_table_offset, entry.l1_size)
+    header = replace(image.header, size=entry.disk_size, l1_size=entry.l1_size, l1_table_offset=entry.l1_table_offset)
+    image.meta.replace_l1(l1, header)
+
+
+def run_convert(arguments: argparse.Namespace) -> int:
+    """Convert."""
+    from pyhyve.image.operations.convert import Concatenation, ConvertSettings, convert
+
+    if wants_help(arguments.options):
+        print(option_help(arguments.target_format))
+        return 0
+    _check_usage(arguments)
+    *names, output = arguments.filenames
+    printer = ProgressPrinter(enabled=arguments.progress and not arguments.quiet)
+    with ExitStack() as opened:
+        settings = settings_from(arguments, cache=arguments.source_cache)
+        images = [opened.enter_context(open_named(name, arguments, settings)) for name in names]
+        if arguments.snapshot is not None:
+            if len(images) > 1:
+                msg = "No support for concatenating multiple snapshots"
+                raise ImageError(msg)
+            select_snapshot(images[0], arguments.snapshot)
+        sources = Concatenation(images)
+        target = opened.enter_context(_open_target(arguments, output, sources.size_bytes))
+        if target.size_bytes < sources.size_bytes:
+            msg = f"output file '{output}' is smaller than input file"
+            raise ImageError(msg)
+        if arguments.compress and not find_format(target.format_name).supports_compressed:
+            msg = f"Compression not supported for this file format ('{target.format_name}')"
+            raise ImageUnsupportedError(msg)
+        convert(
+            sources,
+            target,
+            ConvertSettings(
+                compress=arguments.compress,
+                sparse_bytes=parse_size(arguments.sparse, "sparse size"),
+                target_is_zero=(not arguments.no_create or arguments.target_is_zero) and target.backing is None,
+                keep_backing=arguments.backing is not None,
+                offload=arguments.offload,
+                salvage=arguments.salvage,
+                threads=int(arguments.threads),
+                rate_limit=parse_size(arguments.rate_limit, "rate limit"),
+            ),
+            printer,
+        )
+        if arguments.bitmaps:
+            _copy_bitmaps(images[0], target)
+    printer.finish()
+    return 0
+
+
+def _check_usage(arguments: argparse.Namespace) -> None:
+    message = None
+    if len(arguments.filenames) < 2:
+        message = "Must specify image file name"
+    elif not arguments.threads.isdecimal() or not 1 <= int(arguments.threads) <= 16:
+        message = "Invalid number of coroutines. Allowed number of coroutines is between 1 and 16"
+    elif arguments.offload and arguments.compress:
+        message = "Cannot enable copy offloading when -c is used"
+    elif arguments.offload and arguments.sparse != "4k":
+        message = "Cannot enable copy offloading when -S is used"
+    elif arguments.target_is_zero and not arguments.no_create:
+        message = "--target-is-zero requires use of -n flag"
+    elif arguments.backing is not None and len(arguments.filenames) > 2:
+        message = "Having a backing file for the target makes no sense when concatenating multiple input images"
+    elif arguments.no_create and arguments.options:
+        message = "-n and -o cannot be used together"
+    if message is not None:
+        raise Usage(message)
+
+
+def _open_target(arguments: argparse.Namespace, output: str, size: int) -> Image:
+    """Create the target unless -n, and open it for writing."""
+    settings = OpenSettings(None, writable=True, cache=arguments.cache, with_backing=arguments.backing is not None)
+    if arguments.target_image_opts:
+        if not arguments.no_create:
+            msg = "--target-image-opts requires use of -n flag"
+            raise ImageError(msg)
+        return open_reference(parse_image_options(output), settings)
+    settings = replace(settings, format_name=arguments.target_format)
+    if not arguments.no_create:
+        options = create_options(arguments.target_format, arguments.options)
+        backing_name = arguments.backing if arguments.backing is not None else options.pop("backing_file", None)
+        backing_format = arguments.backing_format or options.pop("backing_fmt", None)
+        size = int(options.pop("size", size))
+        backing = None
+        if backing_name is not None:
+            if backing_format is None:
+                msg = "backing file specified without backing format (use -F)"
+                raise ImageError(msg)
+            arguments.backing = str(backing_name)
+            backing = BackingReference(str(backing_name), str(backing_format))
+            where = resolve_relative(backing.filename, output)
+            with open_image(where, OpenSettings(backing.format_name, force_share=True)):
+                pass
+            settings = replace(settings, with_backing=True)
+        if arguments.compress and options.get("preallocation", "off") != "off":
+            msg = "Compression and preallocation not supported at the same time"
+            raise ImageError(msg)
+        create_image(output, arguments.target_format, size, options, backing)
+    elif not output.startswith(("nbd:", "nbd+")) and not os.path.exists(output):  # noqa: PTH110 - a name, not a path
+        msg = f"Could not open '{output}': No such file or directory"
+        raise ImageError(msg)
+    return open_image(output, settings)
+
+
+def _copy_bitmaps(source: Image, target: Image) -> None:
+    from pyhyve.image.qcow2.bitmaps import copy_bitmaps
+    from pyhyve.image.qcow2.image import Qcow2Image
+
+    if not isinstance(source, Qcow2Image) or not isinstance(target, Qcow2Image) or target.header.version < 3:
+        msg = "This will continue to be invalid until both images are qcow2 (compat 1.1): format lacks bitmap support"
+        raise ImageUnsupportedError(msg)
+    copy_bitmaps(source.meta, target.meta)
