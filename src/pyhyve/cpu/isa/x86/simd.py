@@ -16,7 +16,8 @@ from pyhyve.cpu.isa.x86.flags import AUX_CF, AUX_PO
 from pyhyve.cpu.isa.x86.fpstate import MXCSR_FLAGS, MXCSR_MASKS
 from pyhyve.cpu.isa.x86.memory import store
 from pyhyve.cpu.isa.x86.spec import Cr4
-from pyhyve.cpu.isa.x86.state import STATE
+from pyhyve.cpu.isa.x86.state import STATE, Gpr, Seg
+from pyhyve.cpu.isa.x86.strings import string_linear
 from pyhyve.cpu.lang import U8, U64, Int, Pointer, Value, current, kernel, u32, u64
 from pyhyve.cpu.lang.builder import UNLIKELY
 
@@ -94,6 +95,15 @@ def masked_store(st: Any, address: Any, size: Any, data: Any, mask: Any) -> None
             if st.stop != 0:
                 return
         i += 1
+
+
+def masked_move(c: X86Context, size: int) -> None:
+    """MASKMOVDQU, MASKMOVQ: to DS:[rDI] (the segment may be overridden), bytes of operand 0 chosen by operand 1."""
+    offset = c.reg(Gpr.RDI, c.variant.address_bits).zext(64)
+    override = c.symbol("V3", "u31")
+    segment = c.builder.select(override < len(Seg), override, c.constant(Seg.DS))
+    linear = c.call(string_linear, offset, segment, size, 1)
+    c.call(masked_store, linear, size, c.slot(0, 8).address(), c.slot(1, 8).address())
 
 
 # Operands.

@@ -173,7 +173,7 @@ def move_mask(c: X86Context) -> None:
 def masked_move(c: X86Context) -> None:
     """MASKMOVQ to DS:[rDI]."""
     begin(c)
-    c.call(simd.masked_store, c.address, 8, c.slot(0, 8).address(), c.slot(1, 8).address())
+    simd.masked_move(c, 8)
     finish(c)
 
 

@@ -56,6 +56,9 @@ def _rows() -> Iterator[Row]:
     yield _mmx("NP 0F C4 m", "pinsrw", "Pq Mw Ib", simd_mmx.insert_word)
     yield _mmx("NP 0F C5 r", "pextrw", "Gd Nq Ib", simd_mmx.extract_word, "d")
     yield _mmx("NP 0F D7 r", "pmovmskb", "Gd Nq", simd_mmx.move_mask, "d")
+    yield row(
+        "NP 0F F7 r", "maskmovq", "Pq Nq", simd_mmx.masked_move, size="", flags="n", fpu="mmx", address_size=True
+    )
     yield _mmx("0F 77", "emms", "", _emms)
     yield _mmx("F3 0F D6 r", "movq2dq", "Vx Nq", simd_mmx.to_xmm, fpu="sse")
     yield _mmx("F2 0F D6 r", "movdq2q", "Pq Ux", simd_mmx.from_xmm, fpu="sse")

@@ -92,7 +92,7 @@ def _insertps(c: X86Context) -> None:
 
 
 def _maskmovdqu(c: X86Context) -> None:
-    c.call(simd.masked_store, c.address, 16, c.slot(0, 8).address(), c.slot(1, 8).address())
+    simd.masked_move(c, 16)
 
 
 def _sse(opcode: str, name: str, operands: str, semantics: Semantics, size: str = "") -> Row:
@@ -150,5 +150,6 @@ ROWS: tuple[Row, ...] = (
     _sse("66 0F 3A 20 r", "pinsrb", "Vx Rd Ib", simd.insert("pinsrb", 8)),
     _sse("66 0F 3A 20 m", "pinsrb", "Vx Mb Ib", simd.insert("pinsrb", 8)),
     _sse("66 0F 3A 22", "pinsrd", "Vx Ey Ib", simd.insert("pinsr", 0), "y"),
+    row("66 0F F7 r", "maskmovdqu", "Vx Ux", _maskmovdqu, size="", flags="n", fpu="sse", address_size=True),
     _sse("66 0F 3A 21", "insertps", "Vx Wd Ib", _insertps),
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyhyve.cpu.isa.x86 import simd, x87
+from pyhyve.cpu.isa.x86.rows import x87_control
 from pyhyve.cpu.isa.x86.table import Row, row
 from pyhyve.cpu.isa.x86.x87_exceptions import check_pending
 
@@ -158,4 +159,4 @@ def _rows() -> Iterator[Row]:
         yield _x87(f"{opcode:02X} {first:02X}+i", name, "ST", _compare(opcode, first), "r")
 
 
-ROWS: tuple[Row, ...] = tuple(_rows())
+ROWS: tuple[Row, ...] = (*_rows(), *x87_control.ROWS)
