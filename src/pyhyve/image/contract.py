@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, ClassVar, Self
 
+from pyhyve.support.errors import UserError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -23,7 +25,7 @@ SECTOR_SIZE_BYTES = 512
 MAX_IMAGE_SIZE_BYTES = (1 << 63) - 1
 
 
-class ImageError(Exception):
+class ImageError(UserError):
     """Anything that goes wrong with an image; the text is one line for the user."""
 
 
@@ -56,7 +58,7 @@ class LayerExtent:
     """A run of bytes of one layer in one state.
 
     `offset` is where the bytes lie, byte for byte, in the file `filename` (None when they do not: compressed, or no
-    data). A ZERO run may have an offset too (preallocated space).
+    data). Other runs may have an offset too (preallocated space).
     """
 
     start: int
@@ -65,7 +67,7 @@ class LayerExtent:
     offset: int | None = None
     filename: str | None = None
     compressed: bool = False
-    zero: bool = False  # DATA that is known to read as zero (a hole of the file below)
+    zero: bool = False  # DATA that is known to read as zero (preallocated, never written)
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,6 +302,10 @@ class Image(ABC):
         """Allocation unit, when the format has one."""
         return None
 
+    def disk_usage_bytes(self) -> int:
+        """Space the image's own files take on the host."""
+        return self.storage.disk_usage_bytes()
+
     @property
     def dirty(self) -> bool:
         """The image was not closed cleanly."""
@@ -319,7 +325,7 @@ class Image(ABC):
             if run.state is not LayerState.UNALLOCATED:
                 zero = run.zero or run.state is LayerState.ZERO
                 yield Extent(
-                    run.start, run.length, data=run.state is LayerState.DATA and not run.zero, zero=zero, present=True,
+                    run.start, run.length, data=run.state is LayerState.DATA, zero=zero, present=True,
                     depth=0, offset=run.offset, filename=run.filename, compressed=run.compressed,
                 )  # fmt: skip
                 continue
@@ -331,8 +337,9 @@ class Image(ABC):
                     yield replace(below, depth=below.depth + 1)
             if inside < run.length:
                 yield Extent(
-                    run.start + inside, run.length - inside, data=False, zero=True, present=False, depth=0
-                )
+                    run.start + inside, run.length - inside, data=False, zero=True, present=False, depth=0,
+                    offset=None if run.offset is None else run.offset + inside, filename=run.filename,
+                )  # fmt: skip
 
     def read_backing(self, buffer: memoryview, offset: int) -> None:
         """Fill `buffer` from the backing image; zero past its end or without one."""

@@ -84,9 +84,8 @@ class RawImage(Image):
         """Data and holes of the file."""
         self.check_range(start, length)
         for at, run, has_data in self.storage.extents(start + self._start, length):
-            yield LayerExtent(
-                at - self._start, run, LayerState.DATA, at, self.storage.filename, zero=not has_data
-            )
+            state = LayerState.DATA if has_data else LayerState.ZERO
+            yield LayerExtent(at - self._start, run, state, at, self.storage.filename)
 
     def resize(self, size_bytes: int) -> None:
         """Set the length of the file."""

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from pyhyve.image.contract import CreateRequest, ImageError, ImageFormatError, OpenRequest
 from pyhyve.image.qcow2.format import (
-    ALL_SUBCLUSTERS,
     MAX_L1_SIZE_BYTES,
     OFLAG_COPIED,
     Autoclear,
@@ -174,8 +173,7 @@ def _preallocate(request: CreateRequest, data: Storage, header: Header, mode: st
                 preallocate(request, host, taken * cluster, mode)
         words = ascending(host | OFLAG_COPIED, taken, cluster)
         if header.extended_l2:
-            bitmap = 0 if header.backing_file else ALL_SUBCLUSTERS
-            pairs = array("Q", (bitmap,)) * (2 * taken)
+            pairs = array("Q", (0,)) * (2 * taken)  # space for all subclusters, none of them allocated
             pairs[::2] = words
             words = pairs
         start = index * meta.words_per_entry

@@ -468,6 +468,13 @@ class Qcow2Image(Qcow2Reader):
         self.check_writable()
         resize(self, size_bytes)
 
+    def make_empty(self) -> None:
+        """Free every cluster of this layer, so that the backing image shows through."""
+        from pyhyve.image.qcow2.maintenance import make_empty  # noqa: PLC0415 - as above
+
+        self.check_writable()
+        make_empty(self)
+
     def check(self, *, fix_leaks: bool = False, fix_errors: bool = False) -> CheckResult:
         """Compare reference counts with what the tables refer to."""
         from pyhyve.image.qcow2.check import check  # noqa: PLC0415 - as above

@@ -56,6 +56,13 @@ def resize(image: Qcow2Image, size_bytes: int) -> None:
         image.flush()
 
 
+def make_empty(image: Qcow2Image) -> None:
+    """Unmap everything; the virtual size stays."""
+    _free_past(image, 0)
+    image.flush()
+    image.flush()
+
+
 def _free_past(image: Qcow2Image, size_bytes: int) -> None:
     """Unmap the clusters that lie wholly past `size_bytes`."""
     meta, header = image.meta, image.meta.header

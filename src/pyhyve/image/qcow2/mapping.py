@@ -34,8 +34,8 @@ class RunKind(IntEnum):
 class Run(NamedTuple):
     """`length` bytes in one state.
 
-    `host` is the byte in the data file (DATA; ZERO when preallocated, else 0), `entry` the first L2 word. A compressed
-    run is one cluster or a part of it.
+    `host` is the byte in the data file (DATA; others when preallocated, else 0), `entry` the first L2 word. A
+    compressed run is one cluster or a part of it.
     """
 
     kind: RunKind
@@ -114,7 +114,7 @@ class Mapping:
         ones = members >> sub
         count = (~ones & (ones + 1)).bit_length() - 1
         run = min(length, ((sub + count) << sub_bits) - inside)
-        located = kind is RunKind.DATA or (kind is RunKind.ZERO and host)
+        located = kind is RunKind.DATA or host
         return Run(kind, run, host + inside if located else 0, entry)
 
     def runs(self, offset: int, length: int) -> list[Run]:

@@ -59,6 +59,7 @@ class Qcow2Reader(Image):
         self._decompressed: OrderedDict[int, bytes] = OrderedDict()
         self._inflight: list[tuple[int, int]] = []
         self._closed = False
+        self._preallocated: bool | None = None
         if header.has_data_file:
             name = request.options.get("data-file.filename") or header.data_file
             if not name:
@@ -102,6 +103,11 @@ class Qcow2Reader(Image):
         """Cluster size."""
         return self._cluster_size
 
+    def disk_usage_bytes(self) -> int:
+        """Image file and external data file."""
+        used = self.storage.disk_usage_bytes()
+        return used if self.data is self.storage else used + self.data.disk_usage_bytes()
+
     @property
     def dirty(self) -> bool:
         """The dirty bit."""
@@ -140,12 +146,18 @@ class Qcow2Reader(Image):
         self.check_range(start, length)
         end, chunk = start + length, self._cluster_size * self.meta.header.l2_entries
         filename = self.data.filename
+        recurse = self.data is self.storage and self._is_preallocated()
         while start < end:
             with self.meta.lock:
                 runs = self.mapping.runs(start, min(end - start, chunk))
             for run in runs:
                 if run.kind is RunKind.COMPRESSED:
                     yield LayerExtent(start, run.length, LayerState.DATA, compressed=True)
+                elif run.kind is RunKind.DATA and recurse:
+                    for host, part, has_data in self.storage.extents(run.host, run.length):
+                        yield LayerExtent(
+                            start + host - run.host, part, LayerState.DATA, host, filename, zero=not has_data
+                        )
                 else:
                     located = run.kind is RunKind.DATA or run.host
                     state = (LayerState.UNALLOCATED, LayerState.ZERO, LayerState.DATA)[run.kind]
@@ -153,6 +165,15 @@ class Qcow2Reader(Image):
                         start, run.length, state, run.host if located else None, filename if located else None
                     )
                 start += run.length
+
+    def _is_preallocated(self) -> bool:
+        """Whether far more clusters are referenced than the file has blocks for: data clusters may be holes then."""
+        if self._preallocated is None:
+            used = self.storage.disk_usage_bytes() >> self._bits
+            limit = max(used * 10 // 9, used + 2)
+            with self.meta.lock:
+                self._preallocated = self.meta.refcounts.count_used(self.storage.size_bytes, limit) >= limit
+        return self._preallocated
 
     # --- reading ---
 

@@ -120,6 +120,18 @@ class RefcountStructure:
         block = self.block(cluster // self.entries_per_block)
         return 0 if block is None else block[cluster % self.entries_per_block]
 
+    def count_used(self, file_size: int, limit: int) -> int:
+        """Referenced clusters inside the file, counted up to about `limit`."""
+        used, number = 0, 0
+        clusters = -(-file_size >> self._bits)
+        while number * self.entries_per_block < clusters and used < limit:
+            block = self.block(number)
+            if block is not None:
+                part = block[: clusters - number * self.entries_per_block]
+                used += len(part) - part.count(0)
+            number += 1
+        return used
+
     def all_equal_one(self, cluster: int, count: int) -> bool:
         """Whether a run of clusters is referenced exactly once each."""
         while count > 0:

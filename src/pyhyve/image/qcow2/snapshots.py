@@ -185,7 +185,7 @@ def create_snapshot(meta: Metadata, name: str, date_s: int, date_ns: int) -> Sna
     offset = _copy_l1(meta, meta.l1)
     number = max((int(entry.id) for entry in entries if entry.id.isdecimal()), default=0) + 1
     entry = SnapshotEntry(
-        offset, len(meta.l1), str(number), name, date_s, date_ns, 0, 0, meta.header.size, None
+        offset, len(meta.l1), str(number), name, date_s, date_ns, 0, 0, meta.header.size, 0
     )
     refresh_copied_flags(meta)
     _write_snapshot_table(meta, (*entries, entry))
