@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import shutil
-import sys
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from importlib import metadata
@@ -72,8 +71,6 @@ def has_capability(number: int) -> bool:
 def check_python() -> Finding:
     """The interpreter and the machine it runs on."""
     detail = f"Python {platform.python_version()} on Linux {platform.release()}, {platform.machine()}"
-    if sys.version_info < (3, 11):
-        return Finding("python", State.BROKEN, detail, "install Python 3.11 or newer")
     return Finding("python", State.OK, detail)
 
 

@@ -51,10 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
     parser = VerbParser(prog=f"pyhyve img {verb}", description=summary, allow_abbrev=False)
     module_configure: Callable[[argparse.ArgumentParser], None] = getattr(module, f"configure_{verb}")
     module_configure(parser)
+    runner: Callable[[argparse.Namespace], int] = getattr(module, f"run_{verb}")
     try:
-        parsed = parser.parse_verb(words)
+        return runner(parser.parse_verb(words))
     except Usage as error:
         print(f"pyhyve img {verb}: {error} (see pyhyve img {verb} --help)", file=sys.stderr)
         return ExitStatus.USAGE
-    runner: Callable[[argparse.Namespace], int] = getattr(module, f"run_{verb}")
-    return runner(parsed)

@@ -117,6 +117,7 @@ def run_convert(arguments: argparse.Namespace) -> int:
                 offload=arguments.offload,
                 salvage=arguments.salvage,
                 threads=int(arguments.threads),
+                in_order=not arguments.out_of_order,
                 rate_limit=parse_size(arguments.rate_limit, "rate limit"),
             ),
             printer,

@@ -56,11 +56,12 @@ def run_compare(arguments: argparse.Namespace) -> int:
             if arguments.strict and first.size_bytes != second.size_bytes:
                 say("Strict mode: Image size mismatch!")
                 return 1
+            if first.size_bytes != second.size_bytes:
+                say("Warning: Image size mismatch!")
             printer = ProgressPrinter(enabled=arguments.progress)
             result = compare(first, second, strict=arguments.strict, progress=printer)
             if result.identical:
                 printer.finish()
-            sizes = first.size_bytes, second.size_bytes
     except ImageError as error:
         return fail(str(error), 2)
     if not result.identical:
@@ -69,8 +70,6 @@ def run_compare(arguments: argparse.Namespace) -> int:
         else:
             say(f"Content mismatch at offset {result.offset}!")
         return 1
-    if sizes[0] != sizes[1]:
-        say("Warning: Image size mismatch!")
     say("Images are identical.")
     return 0
 

@@ -39,7 +39,7 @@ def configure_info(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("filename")
 
 
-def describe(name: str, image: Image) -> dict[str, object]:
+def describe(image: Image) -> dict[str, object]:
     """The ImageInfo object of one image."""
     info: dict[str, object] = {}
     snapshots = image.snapshots()
@@ -49,7 +49,7 @@ def describe(name: str, image: Image) -> dict[str, object]:
     if below is not None and below.format_name:
         info["backing-filename-format"] = below.format_name
     info["virtual-size"] = image.size_bytes
-    info["filename"] = name
+    info["filename"] = image.storage.filename
     if image.cluster_size_bytes:
         info["cluster-size"] = image.cluster_size_bytes
     info["format"] = image.format_name
@@ -58,7 +58,7 @@ def describe(name: str, image: Image) -> dict[str, object]:
     if specific is not None:
         info["format-specific"] = {"type": image.format_name, "data": dict(specific)}
     if below is not None:
-        info["full-backing-filename"] = resolve_relative(below.filename, name)
+        info["full-backing-filename"] = resolve_relative(below.filename, image.storage.filename)
         info["backing-filename"] = below.filename
     info["dirty-flag"] = image.dirty
     return info
@@ -136,7 +136,7 @@ def _print_nested(value: object, depth: int) -> None:
             print(f"{indent}{key}: {text}")
 
 
-def _chain(arguments: argparse.Namespace) -> Iterator[tuple[str, Image]]:
+def _chain(arguments: argparse.Namespace) -> Iterator[Image]:
     """The image, and with --backing-chain those below it, each closed after use."""
     settings = settings_from(arguments, with_backing=False)
     name = arguments.filename
@@ -144,7 +144,7 @@ def _chain(arguments: argparse.Namespace) -> Iterator[tuple[str, Image]]:
     image = open_named(name, arguments, settings)
     while True:
         with image:
-            yield name, image
+            yield image
             below = image.backing_reference
             beside = image.storage.filename
         if below is None or not arguments.backing_chain:
@@ -161,16 +161,15 @@ def _chain(arguments: argparse.Namespace) -> Iterator[tuple[str, Image]]:
 
 def run_info(arguments: argparse.Namespace) -> int:
     """Print what the image is."""
-    infos: list[dict[str, object]] = []
-    for name, image in _chain(arguments):
-        info = describe(name, image)
-        if arguments.output == "human":
-            if infos:
-                print()
-            _print_info(info, image.snapshots())
-        infos.append(info)
+    found = [(describe(image), image.snapshots()) for image in _chain(arguments)]
     if arguments.output == "json":
+        infos = [info for info, _ in found]
         print(json.dumps(infos if arguments.backing_chain else infos[0], indent=4, ensure_ascii=False))
+        return 0
+    for number, (info, snapshots) in enumerate(found):
+        if number:
+            print()
+        _print_info(info, snapshots)
     return 0
 
 
