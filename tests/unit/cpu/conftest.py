@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import llvmlite.binding as llvm
 import pytest
 
-from pyhyve.cpu.engine.state import JUMP_ENTRY, JUMP_CACHE_ENTRIES, TLB_BYTES
+from pyhyve.cpu.engine.state import JUMP_CACHE_ENTRIES, JUMP_ENTRY, TLB_BYTES
 from pyhyve.cpu.isa.x86.state import STATE, Gpr, Seg
 from pyhyve.cpu.lang import Array, Int, Kernel, Module, Pointer
 

@@ -91,8 +91,11 @@ def read_cr(st: Any, number: Any) -> Any:
 
 
 @kernel(Pointer(STATE), U64, U64, name="x86.write_cr", attributes=COLD)
-def write_cr(st: Any, number: Any, value: Any) -> None:
-    """MOV to CR `number`."""
+def write_cr(st: Any, number: Any, value_: Any) -> None:
+    """MOV to CR `number`; outside 64-bit mode only the low half of the register counts."""
+    value = value_.get()
+    if not in_64_bit_code(st):
+        value = value & LOW32
     if number == 1 or (number > 4 and number != 8):
         ud(st)
         return
@@ -228,19 +231,6 @@ def invd(st: Any) -> None:
     refuse_user(st)
 
 
-@kernel(Pointer(STATE), name="x86.xgetbv", attributes=COLD)
-def xgetbv(st: Any) -> None:
-    """XGETBV: XCR0 in EDX:EAX."""
-    if (st.cr4 & Cr4.OSXSAVE) == 0:
-        ud(st)
-        return
-    if st.gpr[Gpr.RCX].trunc(32) != 0:
-        gp(st, 0)
-        return
-    st.gpr[Gpr.RAX] = st.xcr0 & LOW32
-    st.gpr[Gpr.RDX] = st.xcr0 >> 32
-
-
 @kernel(Pointer(STATE), name="x86.xsetbv", attributes=COLD)
 def xsetbv(st: Any) -> None:
     """XSETBV: x87 must stay on; SSE is the only other component."""
@@ -256,5 +246,5 @@ def xsetbv(st: Any) -> None:
 
 __all__ = [
     "clts", "flush_tlb", "invd", "invlpg", "lmsw", "load_cr3", "read_cr", "refuse_umip", "refuse_user", "smsw",
-    "wbinvd", "write_cr", "xgetbv", "xsetbv",
+    "wbinvd", "write_cr", "xsetbv",
 ]

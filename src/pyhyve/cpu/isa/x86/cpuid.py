@@ -62,7 +62,8 @@ class Cache:
     def row(self, subleaf: int) -> tuple[int, ...]:
         """Its leaf 4 row."""
         sets = self.size_bytes // (self.ways * self.line_bytes)
-        return (4, subleaf, self.kind | self.level << 5 | 1 << 8, self.line_bytes - 1 | (self.ways - 1) << 22, sets - 1, 0)
+        kind = self.kind | self.level << 5 | 1 << 8
+        return (4, subleaf, kind, self.line_bytes - 1 | (self.ways - 1) << 22, sets - 1, 0)
 
 
 CACHES = (Cache(1, 1, 32 << 10, 8), Cache(2, 1, 32 << 10, 8), Cache(3, 2, 1 << 20, 8))
@@ -83,7 +84,8 @@ def rows(index: int, tsc_hz: int) -> list[tuple[int, ...]]:
     hypervisor = _words(HYPERVISOR)
     brand = _words(BRAND.ljust(48, b"\0"))
     # Linux multiplies kHz of the crystal by the numerator in 32 bits.
-    ratio = Fraction(tsc_hz, CRYSTAL_HZ).limit_denominator(LOW32 // (CRYSTAL_HZ // 1000) // max(1, -(-tsc_hz // CRYSTAL_HZ)))
+    largest_numerator = LOW32 // (CRYSTAL_HZ // 1000)
+    ratio = Fraction(tsc_hz, CRYSTAL_HZ).limit_denominator(largest_numerator // max(1, -(-tsc_hz // CRYSTAL_HZ)))
     mhz = round(tsc_hz / 1e6)
     l2 = CACHES[2]
     any_ = ANY_SUBLEAF

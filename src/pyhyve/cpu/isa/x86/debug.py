@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pyhyve.cpu.isa.x86.control import refuse_user
+from pyhyve.cpu.isa.x86.descriptors import in_64_bit_code
 from pyhyve.cpu.isa.x86.faults import COLD, db_fault, gp, ud
 from pyhyve.cpu.isa.x86.spec import DR7_FIXED, DR7_GD, LOW32, Cr4, Dr6
 from pyhyve.cpu.isa.x86.state import STATE
@@ -45,8 +46,11 @@ def read_dr(st: Any, number: Any) -> Any:
 
 
 @kernel(Pointer(STATE), U64, U64, name="x86.write_dr", attributes=COLD)
-def write_dr(st: Any, number: Any, value: Any) -> None:
-    """MOV to DR `number`; the upper half of DR6 and DR7 must be zero."""
+def write_dr(st: Any, number: Any, value_: Any) -> None:
+    """MOV to DR `number`; the upper half of DR6 and DR7 must be zero. 32 bits outside 64-bit mode."""
+    value = value_.get()
+    if not in_64_bit_code(st):
+        value = value & LOW32
     index = debug_register(st, number)
     if st.stop != 0:
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pyhyve.cpu.engine.state import Request, Stop
+from pyhyve.cpu.isa.x86 import descriptors as desc
 from pyhyve.cpu.isa.x86 import faults, tasks
 from pyhyve.cpu.isa.x86.descriptors import (
     NULL_ATTR,
@@ -26,7 +27,6 @@ from pyhyve.cpu.isa.x86.descriptors import (
     set_segment,
     stack_mask,
 )
-from pyhyve.cpu.isa.x86 import descriptors as desc
 from pyhyve.cpu.isa.x86.flags import read_eflags, write_eflags
 from pyhyve.cpu.isa.x86.memory import load_system, mmu
 from pyhyve.cpu.isa.x86.mode import mode_changed
@@ -128,7 +128,8 @@ def deliver_event(st: Any, vector: Any, kind: Any, has_error: Any, error: Any, l
     ext: U64 = int(SelectorError.EXT)
     if software:
         ext = 0
-    image = flags
+    # Every completed instruction clears RF: what remains of it here is that of the last IRET.
+    image = flags & ~int(Eflags.RF)
     if kind == EventKind.FAULT and vector != Vector.DB:
         image = flags | Eflags.RF
     return_ip = st.pc + length

@@ -129,8 +129,8 @@ def read_msr(st: Any, number: Any) -> Any:
         return st.seg_base[Seg.GS]
     if number >= Msr.MTRR_PHYSBASE0 and number <= _MTRR_LAST_VARIABLE:
         return st.mtrr_variable[number - Msr.MTRR_PHYSBASE0]
-    for index, msr in enumerate(_FIXED_RANGES):
-        if number == msr:
+    for index, fixed in enumerate(_FIXED_RANGES):
+        if number == fixed:
             return st.mtrr_fixed[index]
     if _is_machines(number):
         value = mmu.device_load(st, number, 8, GuestExit.MSR_READ)

@@ -40,7 +40,7 @@ def translate(st: Any, address: Any, access: Any, index: Any) -> Any:
 
 
 @inline
-def _read64(hva: Value) -> Value:
+def _read64(hva: Value) -> Any:
     """The entry at a host address; where no memory is it reads as all ones, like a bus with nothing on it."""
     entry: U64 = NO_ADDRESS
     if hva != 0:
@@ -104,7 +104,7 @@ def _reserved(st: Value) -> Value:
 
 
 @inline
-def _leaf_flags(access: Value) -> Value:
+def _leaf_flags(access: Value) -> Any:
     flags: U64 = int(Pte.A)
     if (access & 3) == Access.WRITE:
         flags = u64(Pte.A | Pte.D)
@@ -154,14 +154,12 @@ def walk_4_level(st: Any, address: Any, access: Any, index: Any) -> Any:
             if denied(st, rights, access, index) != 0:
                 return page_fault(st, address, access, index, PageFault.PRESENT)
             flags = _leaf_flags(access)
-            if (entry & flags) != flags:
-                if mark_entry(hva, entry, flags) == 0:
-                    return _RETRY
+            if (entry & flags) != flags and mark_entry(hva, entry, flags) == 0:
+                return _RETRY
             note_large_page(st, address, u64(-size))
             return (entry & ADDRESS_BITS & -size) | (address & (size - 1))
-        if (entry & Pte.A) == 0:
-            if mark_entry(hva, entry, Pte.A) == 0:
-                return _RETRY
+        if (entry & Pte.A) == 0 and mark_entry(hva, entry, Pte.A) == 0:
+            return _RETRY
         base = entry & ADDRESS_BITS
     return finish_64(st, address, access, index, base, rights, reserved)
 
@@ -178,9 +176,8 @@ def finish_64(st: Any, address: Any, access: Any, index: Any, base: Any, rights:
     if denied(st, (rights & entry & _TABLE_FLAGS) | ((rights | entry) & Pte.XD), access, index) != 0:
         return page_fault(st, address, access, index, PageFault.PRESENT)
     flags = _leaf_flags(access)
-    if (entry & flags) != flags:
-        if mark_entry(hva, entry, flags) == 0:
-            return _RETRY
+    if (entry & flags) != flags and mark_entry(hva, entry, flags) == 0:
+        return _RETRY
     return (entry & ADDRESS_BITS) | (address & 0xFFF)
 
 
@@ -204,19 +201,17 @@ def walk_pae(st: Any, address: Any, access: Any, index: Any) -> Any:
         if denied(st, rights, access, index) != 0:
             return page_fault(st, address, access, index, PageFault.PRESENT)
         flags = _leaf_flags(access)
-        if (entry & flags) != flags:
-            if mark_entry(hva, entry, flags) == 0:
-                return _RETRY
+        if (entry & flags) != flags and mark_entry(hva, entry, flags) == 0:
+            return _RETRY
         note_large_page(st, address, u64(-0x20_0000))
         return (entry & ADDRESS_BITS & -0x20_0000) | (address & 0x1F_FFFF)
-    if (entry & Pte.A) == 0:
-        if mark_entry(hva, entry, Pte.A) == 0:
-            return _RETRY
+    if (entry & Pte.A) == 0 and mark_entry(hva, entry, Pte.A) == 0:
+        return _RETRY
     return finish_64(st, address, access, index, entry & ADDRESS_BITS, rights, reserved)
 
 
 @inline
-def _read32(hva: Value) -> Value:
+def _read32(hva: Value) -> Any:
     entry: U64 = LOW32
     if hva != 0:
         entry = hva.cast(U32)[0].zext(64)
@@ -237,21 +232,18 @@ def walk_2_level(st: Any, address: Any, access: Any, index: Any) -> Any:
             return page_fault(st, address, access, index, PageFault.PRESENT | PageFault.RESERVED)
         if denied(st, entry & _TABLE_FLAGS, access, index) != 0:
             return page_fault(st, address, access, index, PageFault.PRESENT)
-        if (entry & flags) != flags:
-            if mark_entry(hva, entry, flags) == 0:
-                return _RETRY
+        if (entry & flags) != flags and mark_entry(hva, entry, flags) == 0:
+            return _RETRY
         note_large_page(st, address, u64(-0x40_0000))
         return (high << 32) | (entry & 0xFFC0_0000) | (address & 0x3F_FFFF)
-    if (entry & Pte.A) == 0:
-        if mark_entry(hva, entry, Pte.A) == 0:
-            return _RETRY
+    if (entry & Pte.A) == 0 and mark_entry(hva, entry, Pte.A) == 0:
+        return _RETRY
     hva = host_address(st, (entry & 0xFFFF_F000) | ((address >> 10) & 0xFFC))
     last = _read32(hva)
     if (last & Pte.P) == 0:
         return page_fault(st, address, access, index, 0)
     if denied(st, last & entry & _TABLE_FLAGS, access, index) != 0:
         return page_fault(st, address, access, index, PageFault.PRESENT)
-    if (last & flags) != flags:
-        if mark_entry(hva, last, flags) == 0:
-            return _RETRY
+    if (last & flags) != flags and mark_entry(hva, last, flags) == 0:
+        return _RETRY
     return (last & 0xFFFF_F000) | (address & 0xFFF)

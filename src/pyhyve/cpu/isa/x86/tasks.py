@@ -25,7 +25,7 @@ from pyhyve.cpu.isa.x86.descriptors import (
 )
 from pyhyve.cpu.isa.x86.faults import db, np, raise_exception, ss, ts
 from pyhyve.cpu.isa.x86.flags import read_eflags, write_eflags
-from pyhyve.cpu.isa.x86.memory import load_system, mmu, store_system
+from pyhyve.cpu.isa.x86.memory import TLB_SUPERVISOR, load_system, mmu, store_system
 from pyhyve.cpu.isa.x86.mode import mode_changed
 from pyhyve.cpu.isa.x86.spec import LOW32, Attr, Cr0, Dr6, Eflags, SelectorError, System, Vector
 from pyhyve.cpu.isa.x86.state import STATE, Gpr, Seg
@@ -110,7 +110,7 @@ def save_task(st: Any, wide_word: Any, ip: Any, flags: Any) -> None:
     wide = wide_word != 0
     base = st.seg_base[Seg.TR]
     size = _width(wide)
-    index = u64(desc.TLB_SUPERVISOR)
+    index = u64(TLB_SUPERVISOR)
     mmu.store_at(st, _slot_address(base, wide, Slot.IP), size, ip, index)
     if st.stop != 0:
         return
@@ -246,7 +246,7 @@ def switch_task(st: Any, selector: Any, reason: Any, ip: Any, flags: Any, ext: A
 @kernel(Pointer(STATE), U64, U64, result=U64, name="x86.load_system_sized")
 def load_system_sized(st: Any, address: Any, size: Any) -> Any:
     """Read a run-time number of bytes of a system structure; may fault."""
-    return mmu.load_at(st, address, size, u64(desc.TLB_SUPERVISOR))
+    return mmu.load_at(st, address, size, u64(TLB_SUPERVISOR))
 
 
 @kernel(Pointer(STATE), Pointer(U64), U64, name="x86.load_task_segments", attributes=COLD)
