@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, BinaryIO
 
-from pyhyve.boot import bzimage, cpu_state, elf_kernel
+from pyhyve.boot import bzimage, cpu_state, elf_kernel, realmode
 from pyhyve.boot.e820 import ONE_MIB
 from pyhyve.boot.errors import BootError
 from pyhyve.memory.guest import PAGE_SIZE_BYTES, GuestAddressError
@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from pyhyve.memory.guest import GuestMemory
 
 BOOT_PARAMS_GPA = 0x1_0000
-CMDLINE_GPA = 0x2_0000
-CMDLINE_LIMIT = 0x1_0000
+CMDLINE_GPA = 0x1_E000
+"""In the segment of the setup code, where kernels before boot protocol 2.02 must have it."""
+CMDLINE_LIMIT = 0x2000
+_OLD_CMDLINE_MAGIC_OFFSET, _OLD_CMDLINE_MAGIC = 0x20, 0xA33F
+_HEAP_END = CMDLINE_GPA - BOOT_PARAMS_GPA
 _BOOT_PARAMS_SIZE = 0x1000
 _LOADER_UNDEFINED = 0xFF
 _VIDEO_NORMAL = 0xFFFF
@@ -40,6 +43,7 @@ class EntryMode(Enum):
     """Which of an image's entries to use."""
 
     AUTO = "auto"
+    BITS_16 = "16-bit"
     BITS_32 = "32-bit"
     BITS_64 = "64-bit"
     PVH = "PVH"
@@ -82,11 +86,9 @@ def _load_bzimage(memory: GuestMemory, boot: LinuxBoot, file: BinaryIO, image: b
     _write_cmdline(memory, boot, image.cmdline_max)
     params = bytearray(_BOOT_PARAMS_SIZE)
     params[bzimage.HEADER_OFFSET : bzimage.HEADER_OFFSET + len(image.setup_header)] = image.setup_header
-    params[bzimage.TYPE_OF_LOADER] = _LOADER_UNDEFINED
-    struct.pack_into("<H", params, bzimage.VID_MODE, _VIDEO_NORMAL)
-    struct.pack_into("<I", params, bzimage.CODE32_START, load_gpa)
-    struct.pack_into("<II", params, bzimage.RAMDISK_IMAGE, initrd_gpa, initrd_size)
-    struct.pack_into("<I", params, bzimage.CMD_LINE_PTR, CMDLINE_GPA)
+    _fill_header(params, image, load_gpa, initrd_gpa, initrd_size)
+    if boot.mode is EntryMode.BITS_16:
+        return _enter_setup_code(memory, boot, file, image, params)
     struct.pack_into("<Q", params, _ACPI_RSDP_ADDR, boot.rsdp_gpa)
     entries = boot.layout.e820()[:_E820_MAX]
     params[_E820_ENTRIES] = len(entries)
@@ -102,6 +104,40 @@ def _load_bzimage(memory: GuestMemory, boot: LinuxBoot, file: BinaryIO, image: b
     if image.has_64bit_entry and boot.mode is not EntryMode.BITS_32:
         return cpu_state.long_mode(memory, load_gpa + image.entry_64_offset, rsi=BOOT_PARAMS_GPA)
     return cpu_state.protected_mode(memory, load_gpa, rsi=BOOT_PARAMS_GPA)
+
+
+def _fill_header(params: bytearray, image: bzimage.BzImage, load_gpa: int, initrd_gpa: int, initrd_size: int) -> None:
+    """The fields of the setup header that are the boot loader's to write."""
+    params[bzimage.TYPE_OF_LOADER] = _LOADER_UNDEFINED
+    struct.pack_into("<H", params, bzimage.VID_MODE, _VIDEO_NORMAL)
+    struct.pack_into("<I", params, bzimage.CODE32_START, load_gpa)
+    struct.pack_into("<II", params, bzimage.RAMDISK_IMAGE, initrd_gpa, initrd_size)
+    if image.version >= 0x202:
+        struct.pack_into("<I", params, bzimage.CMD_LINE_PTR, CMDLINE_GPA)
+    else:
+        old = (_OLD_CMDLINE_MAGIC, CMDLINE_GPA - BOOT_PARAMS_GPA)
+        struct.pack_into("<HH", params, _OLD_CMDLINE_MAGIC_OFFSET, *old)
+
+
+def _enter_setup_code(
+    memory: GuestMemory, boot: LinuxBoot, file: BinaryIO, image: bzimage.BzImage, params: bytearray
+) -> dict[str, int]:
+    """Real mode: the setup code finds memory and video through BIOS calls (boot.rst, "Running the Kernel")."""
+    size = image.kernel_offset
+    if size > _HEAP_END:
+        msg = f"{boot.kernel}: damaged bzImage ({size} bytes of setup code)"
+        raise BootError(msg)
+    _read_into(memory, file, 0, BOOT_PARAMS_GPA, size, str(boot.kernel))
+    params[bzimage.LOADFLAGS] |= bzimage.LoadFlag.CAN_USE_HEAP
+    struct.pack_into("<H", params, bzimage.HEAP_END_PTR, _HEAP_END - bzimage.SECTOR_BYTES)
+    header = slice(bzimage.HEADER_OFFSET, bzimage.HEADER_OFFSET + len(image.setup_header))
+    memory.write(BOOT_PARAMS_GPA + header.start, params[header])
+    memory.write(BOOT_PARAMS_GPA + _OLD_CMDLINE_MAGIC_OFFSET, params[_OLD_CMDLINE_MAGIC_OFFSET:][:4])
+    realmode.install_bios(memory, boot.layout.e820())
+    segment = BOOT_PARAMS_GPA >> 4
+    registers = cpu_state.real_mode(segment, 0, rsp=_HEAP_END)
+    entry = segment + (bzimage.SECTOR_BYTES >> 4)
+    return registers | {"cs.selector": entry, "cs.base": entry << 4}
 
 
 def _choose_address(boot: LinuxBoot, image: bzimage.BzImage) -> int:

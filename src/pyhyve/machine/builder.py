@@ -207,7 +207,7 @@ class _Builder:
             cpus=config.cpus,
         )
         memory.write(SMBIOS_GPA, smbios)
-        boot = LinuxBoot(config.kernel, config.initrd, config.append, self.layout, rsdp)
+        boot = LinuxBoot(config.kernel, config.initrd, config.append, self.layout, rsdp, config.boot_entry)
         self.parts.runners[0].vcpu.write_registers(load_linux(memory, boot))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from pyhyve.boot.linux import EntryMode
 from pyhyve.support.errors import InputError
 
 if TYPE_CHECKING:
@@ -137,6 +138,8 @@ class MachineConfig:
     no_reboot: bool = False
     timeout_s: float | None = None
     trace: frozenset[str] = frozenset()
+    boot_entry: EntryMode = EntryMode.AUTO
+    """Which of the kernel's entries to use."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError on values no machine can have."""
