@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "run": "one machine in the foreground, its console on the terminal",
     "guest": "make small guests from Debian packages",
+    "img": "make, convert, check and change disk images",
     "demo": "boot a guest, run commands in it, power it off",
     "doctor": "what this host offers, and how to get what is missing",
 }
