@@ -26,13 +26,20 @@ if TYPE_CHECKING:
 SIGNATURE = "ptr %st, ptr %tlb, i64 %a0"
 SYMBOLS = ("V0", "V1", "V2", "V3", "PC", "NPC")
 FUNCTIONS = ("NEXT", "TAKEN")
+RELOCATION_SYMBOLS = {
+    **{name: i for i, name in enumerate(SYMBOLS)},
+    **{f"{name}_{form}": i for i, name in enumerate(SYMBOLS) for form in ("s32", "u31")},
+    "NEXT": 6, "TAKEN": 7, "HOT": 8, "COLD": 9, "PC_low": 10, "PC_high": 11,
+}
+"""Number of each symbol in a template's relocations; from `FIRST_HELPER` on, kernels."""
+FIRST_HELPER = 16
 PRELUDE = "\n".join(
     [
-        *(f"@{name} = external global i8, !absolute_symbol !2" for name in SYMBOLS),
+        *(f"@{name} = external global i8, !absolute_symbol !2" for name in ("PC_low", "PC_high")),
         *(f"@{name}_s32 = external global i8, !absolute_symbol !3" for name in SYMBOLS),
         *(f"@{name}_u31 = external global i8, !absolute_symbol !4" for name in SYMBOLS),
         *(f"declare preserve_nonecc void @{name}(ptr, ptr, i64)" for name in FUNCTIONS),
-        "!2 = !{i64 -1, i64 -1}",
+        "!2 = !{i64 0, i64 4294967296}",
         "!3 = !{i64 -2147483648, i64 2147483648}",
         "!4 = !{i64 0, i64 2147483648}",
         '!5 = !{i32 1, !"override-stack-alignment", i32 8}',
@@ -58,8 +65,12 @@ class StencilContext:
     # symbols
     def symbol(self, name: str, form: str = "") -> Value:
         """A patched 64-bit quantity; `form` s32 or u31 when its range is known."""
-        suffix = f"_{form}" if form else ""
-        return Value(self.builder, f"ptrtoint (ptr @{name}{suffix} to i64)", U64)
+        if name in {"HOT", "COLD"}:
+            # The stencil's own address: relative to the instruction pointer, so that no symbol is needed.
+            return self.builder.let('call i64 asm sideeffect "leaq HOT(%rip), $0", "=r"()', U64)
+        if form:
+            return Value(self.builder, f"ptrtoint (ptr @{name}_{form} to i64)", U64)
+        return self.builder.let(f'call i64 asm "movabsq $${name}, $0", "=r"()', U64)
 
     def constant(self, number: int, bits: int = 64) -> Value:
         """A build-time number as a value."""
@@ -93,7 +104,10 @@ class StencilContext:
 
     def save_pc(self) -> None:
         """Put this instruction's address in the state, as a kernel that may fail needs it."""
-        self.st.pc = self.pc
+        place = self.st.ref("pc")
+        for half, name in enumerate(("PC_low", "PC_high")):
+            word = f"trunc (i64 ptrtoint (ptr @{name} to i64) to i32)"
+            self.builder.store(place.offset(4 * half).cast(U32), Value(self.builder, word, U32))
 
     def translate_index(self) -> Value:
         """Translation index of data accesses now."""
@@ -170,6 +184,12 @@ class StencilContext:
     def commit(self) -> None:
         """Write what was held back until nothing can fail; instruction sets override."""
 
+    def write_held(self) -> None:
+        """`commit` on one of several paths."""
+
+    def check_target(self, target: Value) -> None:
+        """Fault if `target` cannot be an instruction's address; instruction sets override."""
+
     def _tail(self, target: str) -> None:
         self.builder.emit(
             f"musttail call preserve_nonecc void {target}(ptr %st, ptr %tlb, i64 {self.carried.get().ir})"
@@ -196,7 +216,10 @@ class StencilContext:
                 for valid in self.builder.branch(entry.tag == self.st.lookup_tag, LIKELY):
                     if valid:
                         code = entry.code.cast(U64)
+                        self.write_held()
                         self._tail(code.ir)
+        self.check_target(pc)
+        self.write_held()
         self.st.pc = pc
         self.builder.ret()
         self.ended = True

@@ -23,7 +23,7 @@ from pyhyve.cpu.engine.state import (
     TLB_ENTRY,
     Stop,
 )
-from pyhyve.cpu.lang import U8, U16, U32, U64, Pointer, Struct, Value, current, inline, kernel, u64
+from pyhyve.cpu.lang import PRESERVE_MOST, U8, U16, U32, U64, Pointer, Struct, Value, current, inline, kernel, u64
 
 if TYPE_CHECKING:
     from pyhyve.cpu.engine.regions import Regions
@@ -313,7 +313,7 @@ class SoftMmu:
                 target.cast(U8)[i] = source.cast(U8)[i]
                 i += 1
 
-        @kernel(pointer, U64, U64, U64, result=U64, name="mmu.read_pointer", attributes="nounwind noinline cold")
+        @kernel(pointer, U64, U64, U64, result=U64, name="mmu.read_pointer", attributes="nounwind noinline cold", convention=PRESERVE_MOST)
         def read_pointer(st: Any, address: Any, size: Any, index: Any) -> None:
             """Host address from which to read `size` (at most 64) bytes: guest memory, or a copy of them; may fault."""
             if (address & (PAGE_BYTES - 1)) + size <= PAGE_BYTES:
@@ -335,7 +335,7 @@ class SoftMmu:
                 i += step
             return bounce
 
-        @kernel(pointer, U64, U64, U64, result=U64, name="mmu.write_pointer", attributes="nounwind noinline cold")
+        @kernel(pointer, U64, U64, U64, result=U64, name="mmu.write_pointer", attributes="nounwind noinline cold", convention=PRESERVE_MOST)
         def write_pointer(st: Any, address: Any, size: Any, index: Any) -> None:
             """Host address at which to change `size` (at most 64) bytes, which hold their present value; may fault.
 
@@ -371,7 +371,7 @@ class SoftMmu:
             st.bounce_index = index
             return st.bounce.address()
 
-        @kernel(pointer, name="mmu.write_back", attributes="nounwind noinline cold")
+        @kernel(pointer, name="mmu.write_back", attributes="nounwind noinline cold", convention=PRESERVE_MOST)
         def write_back(st: Any) -> None:
             """Write the changed copy of `write_pointer` to where it belongs; may fault or leave guest mode."""
             size = st.bounce_size
@@ -387,12 +387,12 @@ class SoftMmu:
                     return
                 i += step
 
-        @kernel(pointer, U64, U64, result=U64, name="mmu.slow_load", attributes="nounwind noinline cold")
+        @kernel(pointer, U64, U64, result=U64, name="mmu.slow_load", attributes="nounwind noinline cold", convention=PRESERVE_MOST)
         def slow_load(st: Any, address: Any, size: Any) -> None:
             """`load_at` with the current data index."""
             return load_at(st, address, size, (st.mode >> 8) & 3)
 
-        @kernel(pointer, U64, U64, U64, name="mmu.slow_store", attributes="nounwind noinline cold")
+        @kernel(pointer, U64, U64, U64, name="mmu.slow_store", attributes="nounwind noinline cold", convention=PRESERVE_MOST)
         def slow_store(st: Any, address: Any, size: Any, value: Any) -> None:
             """`store_at` with the current data index."""
             store_at(st, address, size, value, (st.mode >> 8) & 3)

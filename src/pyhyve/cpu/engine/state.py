@@ -99,6 +99,7 @@ def add_engine_fields(state: Struct) -> Struct:
     """Append the engine's fields."""
     state.add("pc", U64)
     state.add("stop", U32).add("request", U32)
+    state.add("deferred", U32).add("deferred_pad", U32)
     state.add("lookup_tag", U64)
     state.add("link_stub", U64).add("link_site", U64)
     state.add("mode", U64).add("generation", U64)
@@ -119,7 +120,7 @@ def add_engine_fields(state: Struct) -> Struct:
     state.add("count_translated", U64).add("count_entered", U64).add("count_fill", U64).add("count_flush", U64)
     state.add("bounce", Array(U64, 8), align_bytes=16)
     state.add("bounce_size", U64).add("bounce_address", U64).add("bounce_index", U64)
-    state.add("block_gpa", U64).add("block_gpa2", U64).add("block_length", U64)
+    state.add("block_gpa", U64).add("block_gpa2", U64).add("block_length", U64).add("block_leave", U64)
     return state
 
 

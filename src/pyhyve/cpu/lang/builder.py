@@ -163,9 +163,11 @@ class Builder:
         return self.let(f"call {result.ir if isinstance(result, Int) else 'ptr'} @{name}({text})", result)
 
     def fill_bytes(self, pointer: Value, byte: int, size_bytes: Value) -> None:
-        """memset."""
-        self.module.declare("declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)")
-        self.emit(f"call void @llvm.memset.p0.i64(ptr {pointer.get().ir}, i8 {byte}, i64 {size_bytes.get().ir}, i1 false)")
+        """Fill host memory, with the host's string instruction: there is no C library to call."""
+        self.asm(
+            "rep stosb", "={rdi},={rcx},{rdi},{rcx},{al},~{memory}", "{ i64, i64 }",
+            [("ptr", pointer.get().ir), ("i64", size_bytes.get().ir), ("i8", str(byte))],
+        )
 
     def asm(self, template: str, constraints: str, result: str, arguments: Sequence[tuple[str, str]]) -> str:
         """Host instructions. `arguments` are (IR type, operand) pairs; returns the operand of the result, if any.

@@ -53,7 +53,7 @@ class Kernel:
         text = ", ".join(f"{scalar_ir(k)}{f' %a{i}' if names else ''}" for i, k in enumerate(self.parameters))
         result = scalar_ir(self.result) if self.result else "void"
         linkage = "" if self.exported or keyword == "declare" else "internal "
-        return f"{keyword} {linkage}{self.convention} {result} @{self.name}({text}) {self.attributes}"
+        return f"{keyword} {linkage}{self.convention} {result} @{self.name}({text}) {self.attributes} \"no-builtins\""
 
 
 def emit_call(  # noqa: PLR0913 - a call's parts
@@ -106,7 +106,9 @@ class Module:
         self._globals: dict[str, str] = {}
         self._queue: list[Kernel] = []
         self._seen: dict[str, Kernel] = {}
-        self.external: set[str] = set()
+        self.external = False
+        """Kernels are only declared here: another module defines them."""
+        self.used: dict[str, Kernel] = {}
 
     def declare(self, line: str) -> None:
         """Add a top-level declaration once."""
@@ -139,7 +141,8 @@ class Module:
         """IR text of everything needed so far."""
         while self._queue:
             item = self._queue.pop()
-            if item.name in self.external:
+            self.used[item.name] = item
+            if self.external:
                 self.declare(item.signature("declare"))
                 continue
             self._functions[item.name] = render_kernel(self, item)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pyhyve.cpu.engine.context import StencilContext
-from pyhyve.cpu.isa.x86 import flags
+from pyhyve.cpu.isa.x86 import faults, flags
 from pyhyve.cpu.isa.x86.state import STATE
 from pyhyve.cpu.lang import U64, Int, Pointer, Value, is_staged
 from pyhyve.cpu.lang.builder import UNLIKELY
@@ -32,11 +32,18 @@ class X86Context(StencilContext):
         self._writes: list[tuple[Value, Any]] = []
         self._flags: tuple[Value, Value] | None = None
         self._producer: tuple[str, Value, Value] | None = None
+        self._flags_done = False
+        self.accumulator = False
+        """The opcode implies AL, AX, EAX or RAX as operand 0; the others count from 1."""
+        self.count_from = ""
+        """`cl` when a shift takes its count from CL."""
         self._update: tuple[Value, Value] | None = None
 
     # general operands
     def form(self, operand: int) -> str:
-        """Form letter of an operand."""
+        """Form letter of an operand; `a` for an accumulator that the opcode implies as operand 0."""
+        if self.accumulator:
+            return self.variant.forms[operand - 1] if operand else "a"
         return self.variant.forms[operand]
 
     def read(self, operand: int, bits: int = 0) -> Value:
@@ -45,7 +52,10 @@ class X86Context(StencilContext):
         form = self.form(operand)
         if form == "m":
             return self.load(self.address, bits)
+        if form == "a":
+            return self.reg(0, bits)
         if form == "i":
+            operand -= self.accumulator
             return self.symbol(f"V{operand}", "" if bits == 64 and self.variant.wide else "s32").trunc(bits)
         return self.builder.load(self.slot(operand, bits))
 
@@ -53,6 +63,8 @@ class X86Context(StencilContext):
         """Write an operand: memory now, a register at the end (32 bits zero-extend)."""
         if self.form(operand) == "m":
             self.store(self.address, value)
+        elif self.form(operand) == "a":
+            self.set_reg(0, value)
         else:
             self._hold(self.slot(operand, 64 if value.bits == 32 else value.bits), value)
 
@@ -98,6 +110,16 @@ class X86Context(StencilContext):
     def set_high_byte(self, number: int, value: Value) -> None:
         """Write AH, CH, DH or BH."""
         self._hold(self.builder.element(self.st, 8 * number + 1, 1, Pointer(Int(8))), value)
+
+    def wide_register(self, operand: int) -> Value:
+        """A register operand whole: 64 bits in 64-bit mode, else 32 (the upper half is ignored)."""
+        value = self.builder.load(self.slot(operand, 64))
+        long = ((self.st.mode >> 2) & 3) == 2  # noqa: PLR2004
+        return self.builder.select(long, value, value & 0xFFFFFFFF)  # type: ignore[no-any-return]
+
+    def set_gpr_operand(self, operand: int, value: Value) -> None:
+        """Write a register operand whole."""
+        self._hold(self.slot(operand, 64), value)
 
     def hold(self, name: str, value: Any) -> None:
         """Write state field `name` at the end."""
@@ -156,12 +178,10 @@ class X86Context(StencilContext):
 
     def require_alignment(self, size: int) -> None:
         """#GP(0) unless the effective address is a multiple of `size`."""
-        from pyhyve.cpu.isa.x86.events import raise_gp  # noqa: PLC0415 - events use the context's users
-
         for bad in self.builder.branch((self.address & (size - 1)) != 0, UNLIKELY):
             if bad:
                 self.save_pc()
-                raise_gp(self.st, 0)
+                faults.gp(self.st, 0)
                 self.builder.ret()
 
     def call(self, kernel: Any, *arguments: Any) -> Any:
@@ -212,12 +232,25 @@ class X86Context(StencilContext):
         return flags.condition(code, *self._flags)
 
     # ends
+    def check_target(self, target: Value) -> None:
+        """#GP(0) at this instruction for a transfer to a non-canonical address."""
+        for bad in self.builder.branch((target << 16).sar(16) != target, UNLIKELY):
+            if bad:
+                self.save_pc()
+                faults.gp(self.st, 0)
+                self.builder.ret()
+
     def commit(self) -> None:
         """Write the registers and flags held back."""
+        self.write_held()
+        self._writes.clear()
+        self._flags_done = True
+
+    def write_held(self) -> None:
+        """As `commit`, but the writes stay held: for each of several ends."""
         for pointer, value in self._writes:
             self.builder.store(pointer, value)
-        self._writes.clear()
-        if self._flags is not None and not self.variant.no_flags:
+        if self._flags is not None and not self.variant.no_flags and not self._flags_done:
             self.st.fl_result, self.st.fl_aux = self._flags
 
 

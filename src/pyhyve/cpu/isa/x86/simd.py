@@ -283,17 +283,13 @@ def flag_outputs(
 
 
 def set_flags(c: X86Context, **which: Value) -> None:
-    """Set ZF, PF, CF, SF, OF from BOOL values (absent: clear), AF clear; unless `keep`."""
+    """Set ZF, PF, CF, SF, OF from BOOL values (absent: clear), AF clear."""
     zero = c.constant(0, 1)
     zf, cf, of, sf, pf = (which.get(name, zero) for name in ("zf", "cf", "of", "sf", "pf"))
-    b = c.builder
     # The stored result is 0 (ZF and even parity) or 1; auxiliary bits correct SF and PF.
     result = (zf ^ 1).zext(64)
     odd = (zf ^ pf).zext(32)
     aux = (cf.zext(32) << AUX_CF) | ((cf ^ of).zext(32) << AUX_PO) | (odd << 8) | sf.zext(32)
-    if "keep" in which:
-        result = b.select(which["keep"], c.st.fl_result, result)
-        aux = b.select(which["keep"], c.st.fl_aux, aux)
     c.set_flags(result, aux)
 
 

@@ -190,23 +190,30 @@ def from_xmm(c: X86Context) -> None:
     write(c, 0, c.builder.load(c.slot(1, 64)))
 
 
+def _begin_unless_memory(c: X86Context) -> bool:
+    """From memory, CVTPI2PS and CVTPI2PD do not touch the x87 state."""
+    if c.form(1) == "m":
+        return False
+    begin(c)
+    return True
+
+
 def integers_to_single(c: X86Context) -> None:
     """CVTPI2PS: the high half of the XMM register stays."""
-    begin(c)
+    registers = _begin_unless_memory(c)
     b = widen(c, read(c, 1))
     result = guarded(c, lambda: apply(c, "cvtdq2ps $1, $0", b, tied=False))
     c.write_vector(0, apply(c, "movsd $2, $0", source(c, 0), result))
-    finish(c)
+    if registers:
+        finish(c)
 
 
 def integers_to_double(c: X86Context) -> None:
-    """CVTPI2PD: from memory it leaves the x87 state alone."""
-    memory = c.form(1) == "m"
-    if not memory:
-        begin(c)
+    """CVTPI2PD."""
+    registers = _begin_unless_memory(c)
     b = widen(c, read(c, 1))
     c.write_vector(0, apply(c, "cvtdq2pd $1, $0", b, tied=False))
-    if not memory:
+    if registers:
         finish(c)
 
 

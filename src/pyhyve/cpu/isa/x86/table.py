@@ -57,6 +57,12 @@ class Row:
     """`` all, `64` only 64-bit mode, `32` not in 64-bit mode."""
     memory_bits: int
     """Size of the memory operand when it is not the operand size (for segment limit checks)."""
+    conditional: bool
+    """A direct transfer that may also fall through."""
+    fpu: str
+    """`` none, `x87`, `mmx` or `sse`: which unit must be usable."""
+    stores: bool
+    """A memory operand is written (for segment checks)."""
 
 
 def row(  # noqa: PLR0913 - a table's columns
@@ -77,6 +83,9 @@ def row(  # noqa: PLR0913 - a table's columns
     force64: bool = False,
     mode: str = "",
     memory_bits: int = 0,
+    conditional: bool = False,
+    fpu: str = "",
+    stores: bool | None = None,
 ) -> Row:
     """Make a row; the size rule defaults to that of the first operand."""
     parts = tuple(operands.split())
@@ -86,7 +95,8 @@ def row(  # noqa: PLR0913 - a table's columns
             size = ""
     return Row(
         opcode, name, parts, semantics, size, flags, lock, ends, address_size, stack, repeat, code_size,
-        default64, force64, mode, memory_bits,
+        default64, force64, mode, memory_bits, conditional, fpu,
+        bool(parts) and parts[0][0] in "EMWQ" if stores is None else stores,
     )
 
 

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def _emms(c: X86Context) -> None:
+    """EMMS: every register empty."""
     simd_mmx.begin(c)
+    simd_mmx.finish(c)
     c.st.fp_valid = 0
 
 

@@ -121,7 +121,7 @@ def _compare(opcode: int, first: int) -> Semantics:
         check_pending(c)
         c.save_pc()
         flags = x87.compare_kernel(opcode, first)(c.st, _number(c))
-        simd.set_flags(c, zf=flags.bit(0), pf=flags.bit(1), cf=flags.bit(2), keep=flags.bit(3))
+        simd.set_flags(c, zf=flags.bit(0), pf=flags.bit(1), cf=flags.bit(2))
 
     return semantics
 
@@ -156,7 +156,7 @@ def _rows() -> Iterator[Row]:
             yield _x87(f"{opcode:02X} {first:02X}+i", f"fcmov{code ^ negated}", "ST", _conditional(code ^ negated), "r")
     for (opcode, extension), name in _COMPARES.items():
         first = 0xC0 + 8 * extension
-        yield _x87(f"{opcode:02X} {first:02X}+i", name, "ST", _compare(opcode, first), "r")
+        yield _x87(f"{opcode:02X} {first:02X}+i", name, "ST", _compare(opcode, first), "w")
 
 
 ROWS: tuple[Row, ...] = (*_rows(), *x87_control.ROWS)

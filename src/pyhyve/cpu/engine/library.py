@@ -1,0 +1,136 @@
+"""The compiled parts of one instruction set: runtime image and stencils, built once per host and kept on disk.
+
+The file is named by a digest of everything it depends on (the sources of this package, llvmlite's version), holds a
+digest of its own contents, and is replaced atomically: it is safe to delete, to share between processes, and to
+interrupt while it is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import struct
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyhyve.support.cache import cache_directory
+from pyhyve.support.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Progress = Callable[[int, int], None]
+
+_LOG = logging.getLogger(__name__)
+_MAGIC = b"PYHYVE-ENGINE-1\n"
+_HEAD = struct.Struct("<32sI")
+_PARTS = ("image", "templates", "code", "relocations")
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """What a vCPU needs to run."""
+
+    image: bytes
+    templates: bytes
+    code: bytes
+    relocations: bytes
+    exports: dict[str, int]
+    """Offsets in `image` of the kernels called from Python."""
+    helpers: tuple[int, ...]
+    """Offsets in `image` of the kernels that stencils call, in relocation order."""
+
+
+def load_or_build(isa: str, build: Callable[[Progress], Library], progress: Progress | None = None) -> Library:
+    """The library of `isa` from the cache, or built (and then kept, when the cache can be written)."""
+    key = _key(isa)
+    try:
+        path: Path | None = cache_directory("engine") / f"{isa}-{key[:32]}.bin"
+    except UserError as error:
+        _LOG.warning("%s; the engine is compiled anew at every start", error)
+        path = None
+    if path is not None:
+        found = _read(path)
+        if found is not None:
+            return found
+    library = build(progress or _quiet)
+    if path is not None:
+        _write(path, library)
+    return library
+
+
+def _quiet(_done: int, _total: int) -> None:
+    """No progress is shown."""
+
+
+def _key(isa: str) -> str:
+    digest = hashlib.sha256(f"{isa} {importlib.metadata.version('llvmlite')} ".encode())
+    root = Path(__file__).parents[1]
+    for source in sorted(root.rglob("*.py")):
+        digest.update(str(source.relative_to(root)).encode() + b"\0")
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> Library | None:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        _LOG.warning("cannot read the engine cache %s: %s; compiling anew", path, error.strerror)
+        return None
+    try:
+        return _decode(data)
+    except (ValueError, KeyError, struct.error) as error:
+        _LOG.warning("the engine cache %s is damaged (%s); compiling anew", path, error)
+        return None
+
+
+def _decode(data: bytes) -> Library:
+    if not data.startswith(_MAGIC):
+        msg = "wrong magic"
+        raise ValueError(msg)
+    digest, size = _HEAD.unpack_from(data, len(_MAGIC))
+    body = data[len(_MAGIC) + _HEAD.size :]
+    if hashlib.sha256(body).digest() != digest:
+        msg = "wrong checksum"
+        raise ValueError(msg)
+    index = json.loads(body[:size])
+    at = size
+    parts = {}
+    for name in _PARTS:
+        parts[name] = body[at : at + index[name]]
+        at += index[name]
+    return Library(**parts, exports=index["exports"], helpers=tuple(index["helpers"]))
+
+
+def _encode(library: Library) -> bytes:
+    parts = [getattr(library, name) for name in _PARTS]
+    index = {name: len(part) for name, part in zip(_PARTS, parts, strict=True)}
+    head = json.dumps({**index, "exports": library.exports, "helpers": library.helpers}).encode()
+    body = head + b"".join(parts)
+    return _MAGIC + _HEAD.pack(hashlib.sha256(body).digest(), len(head)) + body
+
+
+def _write(path: Path, library: Library) -> None:
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
+            try:
+                file.write(_encode(library))
+                file.flush()
+                os.fsync(file.fileno())
+                Path(file.name).replace(path)
+            except BaseException:
+                Path(file.name).unlink(missing_ok=True)
+                raise
+        for old in path.parent.glob(f"{path.name.split('-')[0]}-*.bin"):
+            if old != path:
+                old.unlink(missing_ok=True)
+    except OSError as error:
+        _LOG.warning("cannot keep the compiled engine in %s: %s; it is compiled anew next time", path.parent, error.strerror)

@@ -1,0 +1,75 @@
+"""Segment checks outside flat modes (SDM Vol. 3A, 5.3-5.5), for compiled code's slow cases."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyhyve.cpu.isa.x86 import faults
+from pyhyve.cpu.isa.x86.spec import Cr0, Cr4
+from pyhyve.cpu.isa.x86.state import STATE, Seg
+from pyhyve.cpu.lang import U64, Pointer, Value, inline, kernel, u64
+
+_UNUSABLE = 1 << 16
+_CODE = 8
+_EXPAND_DOWN = 4
+_WRITABLE = 2
+_READABLE = 2
+_BIG = 1 << 14
+
+
+@kernel(Pointer(STATE), U64, U64, U64, U64, result=U64, name="x86.check_segment", attributes="nounwind noinline")
+def check_segment(st: Any, offset: Any, segment: Any, size: Any, write: Any) -> None:
+    """Linear address of `offset` in `segment`; #GP(0), or #SS(0) for SS, when `size` bytes may not be accessed."""
+
+    code_size = (st.mode >> 2) & 3
+    if code_size == 2:
+        return offset + st.seg_base[segment]
+    attributes = st.seg_attr[segment]
+    limit = st.seg_limit[segment]
+    last = offset + size - 1
+    bad: U64 = 0
+    if (st.cr0 & 1) != 0 and (st.eflags & (1 << 17)) == 0:
+        kind = attributes & 15
+        if (attributes & _UNUSABLE) != 0:
+            bad = u64(1)
+        elif (kind & _CODE) != 0:
+            if write != 0 or (kind & _READABLE) == 0:
+                bad = u64(1)
+        elif write != 0 and (kind & _WRITABLE) == 0:
+            bad = u64(1)
+        if (kind & _CODE) == 0 and (kind & _EXPAND_DOWN) != 0:
+            top: U64 = 0xFFFF
+            if (attributes & _BIG) != 0:
+                top = u64(0xFFFFFFFF)
+            if offset <= limit or last > top:
+                bad = u64(1)
+        elif last > limit:
+            bad = u64(1)
+    elif last > limit:
+        bad = u64(1)
+    if bad != 0:
+        if segment == Seg.SS:
+            faults.ss(st, 0)
+        else:
+            faults.gp(st, 0)
+        return 0
+    return (offset + st.seg_base[segment]) & 0xFFFFFFFF
+
+
+@kernel(Pointer(STATE), U64, name="x86.raise_fpu_blocked", attributes="nounwind noinline cold")
+def raise_fpu_blocked(st: Any, unit: Any) -> None:
+    """#UD when CR0.EM, or CR4.OSFXSR clear for SSE, forbids the unit (1 x87, 2 MMX, 3 SSE); else #NM (CR0.TS)."""
+
+    if unit != 1 and (st.cr0 & Cr0.EM) != 0:
+        faults.ud(st)
+        return
+    if unit == 3 and (st.cr4 & Cr4.OSFXSR) == 0:
+        faults.ud(st)
+        return
+    faults.nm(st)
+
+
+@inline
+def stack_address(st: Value, offset: Value) -> Value:
+    """Linear address of a stack offset, unchecked."""
+    return offset + st.seg_base[Seg.SS]
