@@ -56,14 +56,16 @@ def run_compare(arguments: argparse.Namespace) -> int:
             if arguments.strict and first.size_bytes != second.size_bytes:
                 say("Strict mode: Image size mismatch!")
                 return 1
-            if first.size_bytes != second.size_bytes:
-                say("Warning: Image size mismatch!")
             printer = ProgressPrinter(enabled=arguments.progress)
             result = compare(first, second, strict=arguments.strict, progress=printer)
             if result.identical:
                 printer.finish()
+            common = min(first.size_bytes, second.size_bytes)
+            unequal = first.size_bytes != second.size_bytes
     except ImageError as error:
         return fail(str(error), 2)
+    if unequal and (result.identical or result.offset >= common):
+        say("Warning: Image size mismatch!")
     if not result.identical:
         if result.allocation:
             say(f"Strict mode: Offset {result.offset} block status mismatch!")

@@ -268,7 +268,17 @@ class Image(ABC):
 
     def write_compressed(self, buffer: bytes | memoryview, offset: int) -> None:
         """Store whole clusters compressed; ImageUnsupportedError when the format cannot."""
+        self.append_compressed(self.compress(buffer, offset))
+
+    def compress(self, buffer: bytes | memoryview, offset: int) -> list[tuple[int, memoryview, bytes]]:
+        """Compress whole clusters without storing them: `(offset, plain, compressed)` each. May run in parallel."""
         del buffer, offset
+        msg = f"Compression not supported for format '{self.format_name}'"
+        raise ImageUnsupportedError(msg)
+
+    def append_compressed(self, parts: list[tuple[int, memoryview, bytes]]) -> None:
+        """Store what `compress` gave, in this order; the plain bytes are still needed."""
+        del parts
         msg = f"Compression not supported for format '{self.format_name}'"
         raise ImageUnsupportedError(msg)
 

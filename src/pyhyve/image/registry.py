@@ -49,7 +49,14 @@ def find_format(name: str) -> ImageFormat:
     if entry is None:
         msg = f"Unknown driver '{name}'"
         raise ImageUnsupportedError(msg)
-    return cast("ImageFormat", import_module(entry.module).FORMAT)
+    try:
+        module = import_module(entry.module)
+    except ModuleNotFoundError as error:
+        if error.name != entry.module:
+            raise
+        msg = f"Format '{name}' is not part of this installation"
+        raise ImageUnsupportedError(msg) from error
+    return cast("ImageFormat", module.FORMAT)
 
 
 def probe_format(head: bytes, filename: str) -> str:

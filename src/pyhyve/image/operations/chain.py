@@ -57,13 +57,14 @@ def change_backing(image: Image, below: BackingReference | None) -> None:
 
 def commit(top: Image, base: Image, depth: int, progress: Callable[[int, int], None] | None = None) -> None:
     """Write into `base` what the `depth` layers above it hold. `base` is open for writing on its own."""
-    total = top.size_bytes
-    if base.size_bytes < total:
+    total, old_size = top.size_bytes, base.size_bytes
+    if old_size < total:
         base.resize(total)
     buffer, zeroes = memoryview(bytearray(CHUNK_BYTES)), Zeroes()
     for extent in merged_extents(top):
         held = extent.present and extent.depth < depth
-        beyond = not extent.present and extent.depth < depth  # a layer that is longer than what is below it
+        # A layer that is longer than the one below it hides what the base has there.
+        beyond = not extent.present and extent.depth < depth and extent.start < old_size
         if (held and extent.zero) or beyond:
             base.write_zeroes(extent.start, extent.length)
         elif held:

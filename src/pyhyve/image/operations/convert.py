@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pyhyve.image.contract import Image, ImageError, LayerState
-from pyhyve.image.operations.work import CHUNK_BYTES, Piece, Zeroes, default_threads, pieces, run_parallel
+from pyhyve.image.operations.work import CHUNK_BYTES, Piece, Turnstile, Zeroes, default_threads, pieces, run_parallel
 from pyhyve.image.raw import RawImage
 
 if TYPE_CHECKING:
@@ -25,9 +27,9 @@ class ConvertSettings:
     """How to copy.
 
     `sparse_bytes` is the shortest run of zeroes that becomes a hole (0: everything is written). `target_is_zero`: the
-    target reads as zero already. `keep_backing`: ranges that the source's own layer does not hold are left to the
-    target's backing image. `offload` copies inside the kernel without looking for zeroes. `salvage` replaces what
-    cannot be read by zeroes.
+    target reads as zero already. `in_order`: formats that allocate do so by rising offset, for later readers.
+    `keep_backing`: ranges that the source's own layer does not hold are left to the target's backing image. `offload`
+    copies inside the kernel without looking for zeroes. `salvage` replaces what cannot be read by zeroes.
     """
 
     compress: bool = False
@@ -36,6 +38,7 @@ class ConvertSettings:
     keep_backing: bool = False
     offload: bool = False
     salvage: bool = False
+    in_order: bool = True
     threads: int | None = None
     rate_limit: int = 0
 
@@ -70,6 +73,7 @@ class _Converter:
         # An exact multiple of the target's clusters: no cluster is written by two threads.
         self.chunk = max(CHUNK_BYTES, cluster)
         self._zeroes = Zeroes()
+        self.turnstile = Turnstile() if settings.in_order and not isinstance(target, RawImage) else None
 
     def buffer(self, length: int) -> memoryview:
         """This thread's buffer."""
@@ -85,15 +89,42 @@ class _Converter:
             if self._progress is not None:
                 self._progress(self._done, self.total)
 
-    def copy(self, source: Image, base: int, piece: Piece) -> None:
-        """One piece of `source`, which starts at `base` in the target."""
-        if piece.zero:
-            self._zero(base + piece.offset, piece.length)
-        elif not self._offload(source, base, piece):
-            view = self.buffer(piece.length)
-            self._read(source, view, piece.offset)
-            self._write(view, base + piece.offset)
+    def copy(self, number: int, source: Image, base: int, piece: Piece) -> None:
+        """Piece `number`, of `source`, which starts at `base` in the target."""
+        if piece.zero or not self._offload(source, base, piece):
+            failed = True
+            try:
+                steps = self._prepare(source, base, piece)
+                if self.turnstile is not None and not self.turnstile.wait(number):
+                    return
+                for step in steps:
+                    step()
+                failed = False
+            finally:
+                if self.turnstile is not None and (failed or self.turnstile.wait(number)):
+                    self.turnstile.done(number, failed=failed)
         self.advance(piece.length)
+
+    def _prepare(self, source: Image, base: int, piece: Piece) -> list[Callable[[], None]]:
+        """Read, look for zeroes and compress; what is left to do is writing, in order."""
+        if piece.zero:
+            return [partial(self._zero, base + piece.offset, piece.length)]
+        view = self.buffer(piece.length)
+        self._read(source, view, piece.offset)
+        offset = base + piece.offset
+        unit = self.cluster if self.settings.compress else self.unit
+        if not unit:
+            return [partial(self.target.pwrite, view, offset)]
+        steps: list[Callable[[], None]] = []
+        for start, end, zero in self._zeroes.runs(view, unit):
+            if zero:
+                steps.append(partial(self._zero, offset + start, end - start))
+            elif self.settings.compress:
+                parts = self.target.compress(view[start:end], offset + start)
+                steps.append(partial(self.target.append_compressed, parts))
+            else:
+                steps.append(partial(self.target.pwrite, view[start:end], offset + start))
+        return steps
 
     def _read(self, source: Image, view: memoryview, offset: int) -> None:
         try:
@@ -107,22 +138,6 @@ class _Converter:
                     source.pread_into(part, offset + at)
                 except (OSError, ImageError):
                     part[:] = bytes(len(part))
-
-    def _write(self, view: memoryview, offset: int) -> None:
-        if self.settings.compress:
-            for start, end, zero in self._zeroes.runs(view, self.cluster):
-                if zero:
-                    self._zero(offset + start, end - start)
-                else:
-                    self.target.write_compressed(view[start:end], offset + start)
-        elif not self.unit:
-            self.target.pwrite(view, offset)
-        else:
-            for start, end, zero in self._zeroes.runs(view, self.unit):
-                if zero:
-                    self._zero(offset + start, end - start)
-                else:
-                    self.target.pwrite(view[start:end], offset + start)
 
     def _zero(self, offset: int, length: int) -> None:
         if self.settings.target_is_zero and (self.unit or self.settings.compress):
@@ -182,14 +197,16 @@ def convert(
         _require_aligned(sources, converter.cluster)
         alignment = converter.cluster
 
-    def items() -> Iterator[tuple[Image, int, Piece]]:
+    numbers = itertools.count()
+
+    def items() -> Iterator[tuple[int, Image, int, Piece]]:
         for base, source in sources.parts():
             if settings.keep_backing:
                 found = _own_pieces(source, converter.chunk)
             else:
                 found = pieces(source, converter.chunk, min(alignment, converter.chunk))
             for piece in found:
-                yield source, base, piece
+                yield next(numbers), source, base, piece
 
     threads = default_threads(settings.threads)
     if len(sources.images) > 1 and alignment == 1:

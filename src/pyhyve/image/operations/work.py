@@ -117,6 +117,29 @@ class Zeroes:
         yield start, length, state
 
 
+class Turnstile:
+    """Lets numbered pieces of work pass in order."""
+
+    def __init__(self) -> None:
+        self._turn = 0
+        self._failed = False
+        self._condition = threading.Condition()
+
+    def wait(self, number: int) -> bool:
+        """Wait for the turn of `number`; False when an earlier piece failed."""
+        with self._condition:
+            while self._turn != number and not self._failed:
+                self._condition.wait()
+            return not self._failed
+
+    def done(self, number: int, *, failed: bool = False) -> None:
+        """Piece `number` is finished: the next may pass."""
+        with self._condition:
+            self._turn = number + 1
+            self._failed = self._failed or failed
+            self._condition.notify_all()
+
+
 def run_parallel(items: Iterable[_T], work: Callable[[_T], None], threads: int) -> None:
     """Call `work(item)` for every item on `threads` threads; the first exception ends all and is raised here."""
     iterator = iter(items)

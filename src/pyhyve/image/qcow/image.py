@@ -253,21 +253,25 @@ class QcowImage(Image):
         low, high = self._dirty.get(l1_index, (index, index + len(entries)))
         self._dirty[l1_index] = (min(low, index), max(high, index + len(entries)))
 
-    def write_compressed(self, buffer: bytes | memoryview, offset: int) -> None:
-        """Append whole clusters compressed, or plain where that is not shorter."""
+    def compress(self, buffer: bytes | memoryview, offset: int) -> list[tuple[int, memoryview, bytes]]:
+        """Compress whole clusters on the caller's thread."""
         view = memoryview(buffer).cast("B")
         self.check_writable()
         self.check_range(offset, len(view))
         if offset & self._mask or (len(view) & self._mask and offset + len(view) != self.size_bytes):
             msg = "compressed writes must cover whole clusters"
             raise ImageError(msg)
-        for at in range(0, len(view), self._cluster_size):
-            piece = view[at : at + self._cluster_size]
-            data = self._codec.compress(bytes(piece).ljust(self._cluster_size, b"\0"))
+        size = self._cluster_size
+        pieces = [(offset + at, view[at : at + size]) for at in range(0, len(view), size)]
+        return [(at, piece, self._codec.compress(bytes(piece).ljust(size, b"\0"))) for at, piece in pieces]
+
+    def append_compressed(self, parts: list[tuple[int, memoryview, bytes]]) -> None:
+        """Append clusters compressed, or plain where that is not shorter."""
+        for offset, piece, data in parts:
             if len(data) >= self._cluster_size:
-                self.pwrite(piece, offset + at)
+                self.pwrite(piece, offset)
                 continue
-            cluster = (offset + at) >> self._bits
+            cluster = offset >> self._bits
             with self._lock:
                 place = self._end
                 if place + len(data) >= 1 << (63 - self._bits):

@@ -142,6 +142,7 @@ class Qcow2Image(Qcow2Reader):
             elif owned and located:
                 host, taken, fresh = entry & OFFSET_MASK, count, False
             else:
+                meta.writable_table(l1_index)  # before the data, so that data stays in one run
                 unwritten = meta.refcounts.high_water << bits
                 host, taken = meta.allocate(count)
                 fresh = host >= unwritten
@@ -254,8 +255,8 @@ class Qcow2Image(Qcow2Reader):
             meta.mark_table(l1_index, table, 2 * index, 2 * index + 2)
         return len(view)
 
-    def write_compressed(self, buffer: bytes | memoryview, offset: int) -> None:
-        """Compress whole clusters (the last one of the disk may be short) on the caller's thread and append them."""
+    def compress(self, buffer: bytes | memoryview, offset: int) -> list[tuple[int, memoryview, bytes]]:
+        """Compress whole clusters (the last one of the disk may be short) on the caller's thread."""
         view = memoryview(buffer).cast("B")
         self.check_writable()
         self.check_range(offset, len(view))
@@ -265,24 +266,25 @@ class Qcow2Image(Qcow2Reader):
         if self.data is not self.storage:
             msg = "Cannot use compression with an external data file"
             raise ImageError(msg)
-        self._note_write(offset, len(view))
         size = self._cluster_size
         parts: list[tuple[int, memoryview, bytes]] = []
         for at in range(0, len(view), size):
             piece = view[at : at + size]
             whole = piece if len(piece) == size else bytes(piece) + bytes(size - len(piece))
             parts.append((offset + at, piece, self.codec.compress(whole)))
-        self.append_compressed(parts)
+        return parts
 
     def append_compressed(self, parts: list[tuple[int, memoryview, bytes]]) -> None:
         """Store compressed clusters `(guest offset, plain, compressed)`; what did not shrink is stored plain."""
         meta = self.meta
         if not parts:
             return
+        self._note_write(parts[0][0], parts[-1][0] + len(parts[-1][1]) - parts[0][0])
         first, last = parts[0][0] >> self._bits, parts[-1][0] >> self._bits
         small = [part for part in parts if len(part[2]) < self._cluster_size]
         with self._claimed(first, last):
             with meta.lock:
+                meta.writable_table(first // meta.header.l2_entries)
                 places = [self._allocate_bytes(len(part[2])) for part in small]
             at = 0
             while at < len(small):
@@ -359,7 +361,7 @@ class Qcow2Image(Qcow2Reader):
             return
         self._write_zero_bytes(offset, (low << self._bits) - offset)
         with self._claimed(low, high - 1):
-            self._zero_clusters(low, high, unmap=unmap)
+            self._zero_clusters(low, high, unmap=unmap, hint=False)
         self._write_zero_bytes(high << self._bits, end - (high << self._bits))
 
     def _write_zero_bytes(self, offset: int, length: int) -> None:
@@ -376,8 +378,11 @@ class Qcow2Image(Qcow2Reader):
             offset += run.length
             length -= run.length
 
-    def _zero_clusters(self, low: int, high: int, *, unmap: bool) -> None:
-        """Make guest clusters `[low, high)` read as zero; the caller has claimed them."""
+    def _zero_clusters(self, low: int, high: int, *, unmap: bool, hint: bool) -> None:
+        """Make guest clusters `[low, high)` read as zero; the caller has claimed them.
+
+        A `hint` (discard) leaves clusters alone that are unallocated and read as zero.
+        """
         meta, header = self.meta, self.meta.header
         backing_end = 0 if self.backing is None else self.backing.size_bytes
         entries_per_table, words = header.l2_entries, meta.words_per_entry
@@ -386,17 +391,18 @@ class Qcow2Image(Qcow2Reader):
             count = min(high - low, entries_per_table - index)
             plain = low << self._bits >= backing_end
             with meta.lock:
-                if plain and meta.table(l1_index) is None:
+                if plain and (hint or header.version < 3) and meta.table(l1_index) is None:
                     low += count
                     continue
                 table = meta.writable_table(l1_index)
                 entries = table.entries
                 for word in range(index * words, (index + count) * words, words):
-                    self._zero_entry(entries, word, plain=plain, unmap=unmap)
+                    if not (hint and plain and not entries[word]):
+                        self._zero_entry(entries, word, unmap=unmap)
                 meta.mark_table(l1_index, table, index * words, (index + count) * words)
             low += count
 
-    def _zero_entry(self, entries: array[int], word: int, *, plain: bool, unmap: bool) -> None:
+    def _zero_entry(self, entries: array[int], word: int, *, unmap: bool) -> None:
         entry = entries[word]
         extended, version3 = self.meta.header.extended_l2, self.meta.header.version >= 3
         owned = version3 and bool(entry & OFLAG_COPIED) and not entry & OFLAG_COMPRESSED
@@ -406,9 +412,9 @@ class Qcow2Image(Qcow2Reader):
             entry = 0
         if extended:
             entries[word] = entry
-            entries[word + 1] = 0 if plain and not keep else ALL_ZERO_SUBCLUSTERS
+            entries[word + 1] = ALL_ZERO_SUBCLUSTERS
         elif version3:
-            entries[word] = 0 if plain and not keep else entry | OFLAG_ZERO
+            entries[word] = entry | OFLAG_ZERO
         else:
             entries[word] = 0
 
@@ -424,7 +430,7 @@ class Qcow2Image(Qcow2Reader):
             return
         self._note_write(offset, length)
         with self._claimed(low, high - 1):
-            self._zero_clusters(low, high, unmap=True)
+            self._zero_clusters(low, high, unmap=True, hint=True)
 
 
     def _note_write(self, offset: int, length: int) -> None:

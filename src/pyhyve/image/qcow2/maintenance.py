@@ -80,6 +80,8 @@ def _free_past(image: Qcow2Image, size_bytes: int) -> None:
                         meta.free_entry(entry)
                 table.entries[low:high] = array("Q", (0,)) * (high - low)
                 meta.mark_table(l1_index, table, low, high)
+                if index == 0:
+                    meta.drop_table(l1_index)
             cluster += count
 
 

@@ -167,6 +167,15 @@ class Metadata:
         self._dirty_l1.add(index)
         return table
 
+    def drop_table(self, index: int) -> None:
+        """Give up an L2 table whose entries are all unallocated."""
+        offset = self.l1[index] & OFFSET_MASK
+        if offset:
+            self.free(offset, self.cluster_size)
+            self.set_l1_entry(index, 0)
+            self._tables.pop(index, None)
+            self._dirty_tables.pop(index, None)
+
     def mark_table(self, index: int, table: L2Table, low: int, high: int) -> None:
         """Words `low` to `high` of the table of `index` changed."""
         table.touch(low, high)

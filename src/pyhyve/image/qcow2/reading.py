@@ -134,10 +134,10 @@ class Qcow2Reader(Image):
 
             info["bitmaps"] = describe_bitmaps(self.meta)
         info["refcount-bits"] = 1 << header.refcount_order
-        info["corrupt"] = bool(header.incompatible_features & Incompatible.CORRUPT)
         if header.has_data_file:
             info["data-file"] = header.data_file or ""
             info["data-file-raw"] = bool(header.autoclear_features & Autoclear.RAW_EXTERNAL_DATA)
+        info["corrupt"] = bool(header.incompatible_features & Incompatible.CORRUPT)
         info["extended-l2"] = header.extended_l2
         return info
 
