@@ -108,6 +108,8 @@ class _Builder:
         self._interrupts()
         self._chipset()
         self._serial()
+        if self.config.disks or self.config.nets:
+            self._plug()
         self._vcpus()
         if self.config.kernel is not None:
             self.parts.boot = self._boot_kernel
@@ -164,6 +166,28 @@ class _Builder:
         self.ports.add(COM1_PORT, UART_PORTS, uart, name="COM1", width=1)
         self.parts.consoles.append((chardev, uart))
         self.parts.resets.append(uart.reset)
+
+    def _plug(self) -> None:
+        from pyhyve.machine import plug  # noqa: PLC0415 - images and networks only for machines that have some
+
+        notify = plug.notify_registrar(self.vm)
+        for disk in self.config.disks:
+            device = plug.plug_disk(self.vm.memory, disk, notify)
+            self.parts.closers.append(device.close)
+            self.pci.attach(device.function)
+        for net in self.config.nets:
+            card = plug.plug_net(self.vm.memory, self.parts.io, net, notify)
+            self.parts.closers.append(card.close)
+            self.pci.attach(card.function)
+
+    def release(self) -> None:
+        """Undo a build that failed half-way."""
+        for chardev, _ in self.parts.consoles:
+            chardev.close()
+        for closer in self.parts.closers:
+            closer()
+        self.loop.close()
+        self.parts.io.stop()
 
     def _vcpus(self) -> None:
         exit_trace = trace.trace_exit if "exits" in self.config.trace else None
@@ -237,9 +261,13 @@ def build(
     except BaseException:
         memory.close()
         raise
+    builder = None
     try:
-        return _Builder(config, vm, console).build()
+        builder = _Builder(config, vm, console)
+        return builder.build()
     except BaseException:
+        if builder is not None:
+            builder.release()
         vm.close()
         memory.close()
         raise

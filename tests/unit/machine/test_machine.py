@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,14 +12,13 @@ from pyhyve.accel.api import ExitKind
 from pyhyve.backends.chardev import MemoryChardev
 from pyhyve.boot.errors import BootError
 from pyhyve.machine.builder import build
-from pyhyve.machine.config import MIB, MachineConfig
+from pyhyve.machine.config import MIB, ConfigError, DiskConfig, MachineConfig
 from pyhyve.machine.lifecycle import MachineState
 from pyhyve.machine.outcome import Outcome, OutcomeKind
 from tests.unit.machine.fake_vm import FakeVm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-    from pathlib import Path
 
     from pyhyve.machine.machine import Machine
     from pyhyve.memory.guest import GuestMemory
@@ -53,7 +53,14 @@ def make_kernel(path: Path) -> Path:
 class Run:
     """A machine built around scripts."""
 
-    def __init__(self, tmp_path: Path, *scripts: Script, no_reboot: bool = False, timeout_s: float = 20) -> None:
+    def __init__(
+        self,
+        tmp_path: Path,
+        *scripts: Script,
+        no_reboot: bool = False,
+        timeout_s: float = 20,
+        disks: tuple[DiskConfig, ...] = (),
+    ) -> None:
         self.console = MemoryChardev()
         self.vms: list[FakeVm] = []
         config = MachineConfig(
@@ -62,6 +69,7 @@ class Run:
             kernel=make_kernel(tmp_path / "kernel"),
             no_reboot=no_reboot,
             timeout_s=timeout_s,
+            disks=disks,
         )
 
         def open_engine(_choice: str, memory: GuestMemory) -> FakeVm:
@@ -294,3 +302,31 @@ def test_missing_kernel_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(BootError, match="kernel: No such file or directory"):
         run.run()
     assert run.vms[0].closed
+
+
+def test_disks_are_plugged_into_the_first_free_slots(tmp_path: Path) -> None:
+    found = []
+
+    def script(cpu: FakeVcpu) -> Generator[None, None, None]:
+        for slot in (2, 3, 4):
+            yield from cpu.out(0xCF8, 0x80000000 | slot << 11, 4)
+            found.append((yield from cpu.inp(0xCFC, 4)))
+        yield from cpu.out(0xCF8, 0x80000000 | 2 << 11 | 0x3C, 4)
+        found.append((yield from cpu.inp(0xCFC, 1)))
+        yield from power_off(cpu)
+
+    disks = []
+    for name in ("a", "b"):
+        path = tmp_path / name
+        path.write_bytes(bytes(MIB))
+        disks.append(DiskConfig(path, format="raw"))
+    run = Run(tmp_path, script, disks=tuple(disks))
+    assert run.run().kind is OutcomeKind.POWERED_OFF
+    assert found == [0x10421AF4, 0x10421AF4, 0xFFFFFFFF, 10]
+
+
+def test_missing_disk_is_one_clear_line_and_releases_everything(tmp_path: Path) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(ConfigError, match="No such file"):
+        Run(tmp_path, power_off, disks=(DiskConfig(tmp_path / "missing"),))
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -1,0 +1,86 @@
+"""Virtio devices for the disks and network cards of a configuration. Imported only by machines that have some."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from pyhyve.backends.passt import Forward, open_passt
+from pyhyve.backends.tap import Tap
+from pyhyve.devices.virtio.block import BlockOptions
+from pyhyve.devices.virtio.factory import PluggableDevice, make_disk, make_net
+from pyhyve.image.contract import ImageError
+from pyhyve.image.opening import OpenSettings, open_image
+from pyhyve.machine.config import ConfigError, NetKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyhyve.accel.api import Vm
+    from pyhyve.backends.ioloop import IoLoop
+    from pyhyve.backends.net import NetBackend
+    from pyhyve.devices.virtio.block import VirtioBlock
+    from pyhyve.devices.virtio.net import VirtioNet
+    from pyhyve.devices.virtio.pci import NotifyRegistrar
+    from pyhyve.machine.config import DiskConfig, NetConfig
+    from pyhyve.memory.guest import GuestMemory
+
+
+@runtime_checkable
+class _RemovableNotify(Protocol):
+    """An engine whose notification addresses can be moved: KVM's ioeventfds."""
+
+    def on_notify(self, address: int, size: int, callback: Callable[[int], None], *, is_port: bool = False) -> None:
+        """As `accel.api.Vm.on_notify`."""
+
+    def remove_notify(self, address: int) -> None:
+        """Undo `on_notify`."""
+
+
+def notify_registrar(vm: Vm) -> NotifyRegistrar | None:
+    """How the engine watches queue notifications by itself; None when they take the way through the bus."""
+    if not isinstance(vm, _RemovableNotify):
+        return None
+    engine: _RemovableNotify = vm
+
+    def register(address: int, size: int, callback: Callable[[int], None], /) -> Callable[[], None]:
+        engine.on_notify(address, size, callback)
+        return lambda: engine.remove_notify(address)
+
+    return register
+
+
+def plug_disk(memory: GuestMemory, disk: DiskConfig, notify: NotifyRegistrar | None) -> PluggableDevice[VirtioBlock]:
+    """A disk on its image; raises ConfigError."""
+    if disk.snapshot:
+        msg = f"disk: {disk.path}: snapshot=on is not available (make an overlay: pyhyve img create -b)"
+        raise ConfigError(msg)
+    writable = not (disk.readonly or disk.is_cdrom)
+    try:
+        image = open_image(str(disk.path), OpenSettings(format_name=disk.format, writable=writable))
+    except ImageError as error:
+        msg = f"disk: {error}"
+        raise ConfigError(msg) from error
+    return make_disk(memory, image, BlockOptions(serial=disk.serial), register_notify=notify)
+
+
+def plug_net(
+    memory: GuestMemory, loop: IoLoop, net: NetConfig, notify: NotifyRegistrar | None
+) -> PluggableDevice[VirtioNet]:
+    """A network card on its backend; raises NetError or ConfigError."""
+    mac = bytes.fromhex(net.mac.replace(":", "")) if net.mac is not None else None
+    return make_net(memory, loop, _open_backend(net), mac=mac, register_notify=notify)
+
+
+def _open_backend(net: NetConfig) -> NetBackend:
+    match net.kind:
+        case NetKind.USER:
+            forwards = [
+                Forward(forward.protocol, forward.host_port, forward.guest_port, forward.host_address)
+                for forward in net.forwards
+            ]
+            return open_passt(forwards)
+        case NetKind.TAP:
+            return Tap(net.target)
+        case _:
+            msg = f"net: {net.kind}={net.target} cannot be plugged in (use a tap on that bridge: tap=NAME)"
+            raise ConfigError(msg)
