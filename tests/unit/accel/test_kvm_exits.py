@@ -190,7 +190,8 @@ def test_registers_round_trip(tiny: Tiny) -> None:
     machine = tiny("f4", kernel_irqchip=False)
     values = {
         "rax": 0x1122334455667788, "r15": 2**64 - 1, "rflags": 0x246, "cr0": 0x11, "cs.selector": 0x10, "cs.base": 0,
-        "cs.limit": 0xFFFFFFFF, "cs.attributes": 0xC09B, "ds.attributes": 0xC093, "tr.selector": 0x28,
+        "cs.limit": 0xFFFFFFFF, "cs.attributes": 0xC09B, "ds.attributes": 0xC093,
+        "ds.limit": 0xFFFFFFFF, "tr.selector": 0x28,
         "gdtr.base": 0x5000, "gdtr.limit": 0x7F, "ldtr.attributes": 0x10000, "cr3": 0x3000,
     }  # fmt: skip
     machine.vcpu.write_registers(values)

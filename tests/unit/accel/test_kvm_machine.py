@@ -125,7 +125,9 @@ def test_dirty_bitmap_names_the_pages_written(tiny: Tiny) -> None:
     machine.vm.log_dirty(enable=True)
     machine.enter()
     machine.run_to(ExitKind.IO)
-    assert machine.vm.take_dirty() == [0x10000, 0x13000]
+    dirty = set(machine.vm.take_dirty())
+    assert {0x10000, 0x13000} <= dirty
+    assert not {0x11000, 0x12000, 0x14000} & dirty
     assert machine.vm.take_dirty() == []
     machine.vm.log_dirty(enable=False)
 

@@ -1,0 +1,214 @@
+"""The nested machine: boot it once, take a snapshot, and resume that for every run."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import selectors
+import shutil
+import socket
+import subprocess
+import tarfile
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from tests.nested.image import cached_image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+REPOSITORY = Path(__file__).parents[2]
+MEMORY_MIB = 1536
+PAYLOAD_SIZE_BYTES = 512 << 20
+"""Fixed, because the snapshot knows the size of the disk."""
+BOOT_TIMEOUT_S = 240
+SNAPSHOT = "ready"
+_MARK = "@@nested:"
+
+
+class NestedError(Exception):
+    """The nested machine did not do what it should; the message holds the end of its console."""
+
+
+def missing() -> str | None:
+    """Why the nested machine cannot run here, or None."""
+    for program in ("qemu-system-x86_64", "qemu-img"):
+        if shutil.which(program) is None:
+            return f"no {program} on this host (Debian packages qemu-system-x86 and qemu-utils)"
+    return None
+
+
+def _command(image: Path, snapshot: Path, payload: Path, monitor: Path) -> list[str]:
+    cpus = min(os.cpu_count() or 1, 2)
+    return [
+        "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+        "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "EPYC,+svm,+npt", "-m", str(MEMORY_MIB), "-smp", str(cpus),
+        "-kernel", str(image / "kernel"), "-initrd", str(image / "initrd"),
+        "-append", "console=ttyS0 quiet mitigations=off tsc=reliable panic=-1 loglevel=3",
+        "-serial", "stdio", "-qmp", f"unix:{monitor},server=on,wait=off",
+        "-drive", f"if=none,id=snapshots,format=qcow2,file={snapshot}",
+        "-drive", f"if=virtio,format=raw,readonly=on,file={payload}",
+    ]  # fmt: skip
+
+
+class _Console:
+    """The serial port: lines in, one line out."""
+
+    def __init__(self, process: subprocess.Popen[bytes], echo: Callable[[str], None]) -> None:
+        self._process = process
+        self._echo = echo
+        self._rest = b""
+        self.tail: list[str] = []
+        if process.stdout is None:
+            raise ValueError
+        self._output: IO[bytes] = process.stdout
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._output, selectors.EVENT_READ)
+
+    def wait_for_mark(self, deadline: float) -> str:
+        """The text after the next mark; other lines are echoed. Raises NestedError at the deadline or the end."""
+        while True:
+            while b"\n" in self._rest:
+                raw, self._rest = self._rest.split(b"\n", 1)
+                line = raw.decode("utf-8", "replace").rstrip("\r")
+                if line.startswith(_MARK):
+                    return line.removeprefix(_MARK)
+                self.tail = [*self.tail[-30:], line]
+                self._echo(line)
+            remaining_s = deadline - time.monotonic()
+            if remaining_s <= 0 or not self._selector.select(remaining_s):
+                raise NestedError(self._story("the nested machine took too long"))
+            chunk = os.read(self._output.fileno(), 65536)
+            if not chunk:
+                raise NestedError(self._story("the nested machine ended early"))
+            self._rest += chunk
+
+    def write(self, line: str) -> None:
+        if self._process.stdin is None:
+            raise ValueError
+        self._process.stdin.write(line.encode() + b"\n")
+        self._process.stdin.flush()
+
+    def _story(self, what: str) -> str:
+        return "\n".join([what, *self.tail, self._rest.decode("utf-8", "replace")])
+
+
+@contextmanager
+def _running(command: list[str], echo: Callable[[str], None]) -> Iterator[_Console]:
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
+        try:
+            yield _Console(process, echo)
+        except NestedError as error:
+            errors.seek(0)
+            text = errors.read().decode("utf-8", "replace")
+            said = "\n".join(line for line in text.splitlines() if "TCG doesn't support" not in line)
+            msg = f"{error}\n{said}"
+            raise NestedError(msg) from error
+        finally:
+            process.kill()
+            process.wait()
+            for stream in (process.stdin, process.stdout):
+                if stream is not None:
+                    stream.close()
+
+
+def _savevm(monitor: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(BOOT_TIMEOUT_S)
+        connection.connect(str(monitor))
+        stream = connection.makefile("rwb")
+        stream.readline()
+        savevm = {"command-line": f"savevm {SNAPSHOT}"}
+        for request in ({"execute": "qmp_capabilities"}, {"execute": "human-monitor-command", "arguments": savevm}):
+            stream.write(json.dumps(request).encode() + b"\n")
+            stream.flush()
+            answer = json.loads(stream.readline())
+            while "event" in answer:
+                answer = json.loads(stream.readline())
+            if answer.get("return"):
+                msg = f"savevm: {answer['return']}"
+                raise NestedError(msg)
+            if "error" in answer:
+                msg = f"savevm: {answer['error']}"
+                raise NestedError(msg)
+
+
+def cached_snapshot(echo: Callable[[str], None] = lambda _line: None) -> tuple[Path, Path]:
+    """The image directory and a qcow2 file with the snapshot in it, made when missing."""
+    image = cached_image()
+    final = image / f"snapshot-{MEMORY_MIB}-{min(os.cpu_count() or 1, 2)}.qcow2"
+    with (image / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if final.is_file():
+            return image, final
+        with tempfile.TemporaryDirectory(dir=image) as directory:
+            disk, payload, monitor = (Path(directory, name) for name in ("disk", "payload", "monitor"))
+            subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "64M"], check=True)
+            _allocate(payload)
+            with _running(_command(image, disk, payload, monitor), echo) as console:
+                mark = console.wait_for_mark(time.monotonic() + BOOT_TIMEOUT_S)
+                if mark != "ready":
+                    raise NestedError(mark)
+                time.sleep(1)  # let `read` reach the port
+                _savevm(monitor)
+            disk.rename(final)
+    return image, final
+
+
+def _allocate(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(PAYLOAD_SIZE_BYTES)
+
+
+def _write_payload(path: Path, script: str, extra: Mapping[str, Path]) -> None:
+    """A tar of the project, `extra` files by their name inside, and the script."""
+
+    def is_wanted(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        name = member.name.rpartition("/")[2]
+        return None if name in {"__pycache__", ".git"} or name.endswith(".pyc") else member
+
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
+        for name in ("src", "tests", "benchmarks", "scripts", "pyproject.toml"):
+            if (REPOSITORY / name).exists():
+                archive.add(REPOSITORY / name, name, filter=is_wanted)
+        for name, source in extra.items():
+            archive.add(source.resolve(), name)
+        with tempfile.NamedTemporaryFile("w") as file:
+            file.write(script)
+            file.flush()
+            archive.add(file.name, "run.sh")
+    if path.stat().st_size > PAYLOAD_SIZE_BYTES:
+        msg = f"the payload is larger than {PAYLOAD_SIZE_BYTES >> 20} MiB"
+        raise NestedError(msg)
+    os.truncate(path, PAYLOAD_SIZE_BYTES)
+
+
+def run(
+    script: str,
+    *,
+    extra: Mapping[str, Path] | None = None,
+    timeout_s: float = 600,
+    echo: Callable[[str], None] = print,
+) -> int:
+    """Run a shell script in the nested machine, in a directory with the project; returns its exit status.
+
+    `extra` maps names in that directory to host files. Each line of output goes to `echo`. Raises NestedError.
+    """
+    image, snapshot = cached_snapshot(echo)
+    with tempfile.TemporaryDirectory(prefix="pyhyve-nested-") as directory:
+        disk, payload, monitor = (Path(directory, name) for name in ("disk", "payload", "monitor"))
+        shutil.copyfile(snapshot, disk)
+        _write_payload(payload, script, extra or {})
+        command = [*_command(image, disk, payload, monitor), "-loadvm", SNAPSHOT]
+        with _running(command, echo) as console:
+            console.write(str(int(time.time()) + 1))
+            mark = console.wait_for_mark(time.monotonic() + timeout_s)
+    word, _, rest = mark.partition(" ")
+    if word != "exit":
+        raise NestedError(mark)
+    return int(rest)
