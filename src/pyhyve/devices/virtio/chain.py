@@ -51,6 +51,10 @@ class DmaSpace:
         self._view = memoryview(b"")
         self.mark_written = memory.mark_written
 
+    def forget(self) -> None:
+        """Regions changed: drop what is remembered of them."""
+        self._start = self._end = 0
+
     def _select(self, region: MemoryRegion) -> None:
         self._start = region.gpa
         self._end = region.gpa + region.size_bytes

@@ -79,6 +79,17 @@ class SplitQueue(Virtqueue):
         self._next_avail = self._avail_seen = 0
         self._next_used = self._published = 0
 
+    @property
+    def position(self) -> int:
+        """Available index of the next buffer: what `resume_at` takes."""
+        return self._next_avail
+
+    def resume_at(self, position: int) -> None:
+        """Go on from where another device stopped: the available index, and the used index that is in the ring."""
+        self._next_avail = self._avail_seen = position & 0xFFFF
+        self._next_used = self._published = self._used_words[1]
+        self.enable_notify()
+
     def pop(self) -> DescriptorChain | None:
         """The next available buffer (2.7.6), or None; VirtqueueError when the driver broke the ring's rules."""
         position = self._next_avail
