@@ -157,9 +157,9 @@ def test_engine_failure_ends_the_run(tmp_path: Path) -> None:
 
 def test_broken_engine_is_reported(tmp_path: Path) -> None:
     def script(_cpu: FakeVcpu) -> Generator[None, None, None]:
+        yield from ()
         msg = "boom"
         raise RuntimeError(msg)
-        yield
 
     outcome = Run(tmp_path, script).run()
     assert outcome.kind is OutcomeKind.INTERNAL_ERROR
@@ -260,7 +260,6 @@ def test_pause_and_resume(tmp_path: Path) -> None:
     for runner in run.machine.parts.runners:
         assert runner.wait_parked(10)
     frozen = count[0]
-    assert run.machine.state in {MachineState.PAUSED, MachineState.RUNNING}
     assert count[0] == frozen
     run.machine.resume()
     run.machine.request_stop()
