@@ -1,0 +1,48 @@
+"""Every x87 row against the host's own instruction."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import random
+
+import pytest
+
+from pyhyve.cpu.isa.x86.rows.x87 import ROWS
+
+from .stencil_runner import StencilRunner, cases_of, random_start
+
+pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the reference is an x86-64 host's own CPU")
+
+
+@pytest.fixture(scope="module")
+def runner() -> StencilRunner:
+    """All rows."""
+    return StencilRunner(cases_of(ROWS, 1))
+
+
+@pytest.mark.parametrize("unmasked", [False, True])
+def test_rows_do_what_the_host_does(runner: StencilRunner, unmasked: bool) -> None:
+    rnd = random.Random(8 + unmasked)
+    found = [
+        runner.difference(n, random_start(rnd, unmasked=unmasked)) for n in range(len(runner.cases)) for _ in range(12)
+    ]
+    assert [text for text in found if text][:5] == []
+
+
+def test_pending_exception_stops_the_next_waiting_instruction(runner: StencilRunner) -> None:
+    start = dataclasses.replace(random_start(random.Random(3)), control=0x37E, status=1, valid=0xFF)
+    waits: dict[str, bool] = {}
+    for number, case in enumerate(runner.cases):
+        runner.emulate(number, start)
+        stopped = runner.get("stop") == 1
+        assert not stopped or runner.get("event_vector") == 16
+        waits.setdefault(case.row.name, stopped)
+    free = {name for name, waiting in waits.items() if not waiting}
+    assert free == {"fnstcw", "fnstsw", "fnstsw_ax", "fnclex", "fninit", "fneni", "fnstenv", "fnsave"}
+
+
+def test_last_instruction_pointer_is_kept(runner: StencilRunner) -> None:
+    number = next(n for n, c in enumerate(runner.cases) if c.row.name == "fldl")
+    runner.emulate(number, dataclasses.replace(random_start(random.Random(4)), status=0))
+    assert (runner.get("fp_ip"), runner.get("fp_dp")) == (0x1234, runner._memory.address)
