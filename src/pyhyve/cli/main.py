@@ -28,6 +28,11 @@ COMMANDS = {
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors fit on one line."""
 
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Exit, with what was printed out of the way first: a reader that is gone must show up here."""
+        sys.stdout.flush()
+        super().exit(status, message)
+
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and exit with status 2."""
         self.exit(ExitStatus.USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
@@ -62,7 +67,18 @@ def version() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = dispatch(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output went away; keep Python from complaining about it again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitStatus.FAILED
+    return status
+
+
+def dispatch(words: list[str]) -> int:
+    """Do what the command line `words` ask for."""
     if not words or words[0] in {"-h", "--help", "help"}:
         print(usage(), file=sys.stdout if words else sys.stderr)
         return ExitStatus.DONE if words else ExitStatus.USAGE
@@ -91,9 +107,7 @@ def run_command(name: str, words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        # Whoever read our output went away; keep Python from complaining about it again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitStatus.FAILED
+        raise
     except Exception as error:  # noqa: BLE001 - the one place where everything ends up
         if debug:
             traceback.print_exc()

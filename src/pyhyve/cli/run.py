@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -117,10 +118,13 @@ def parse_net(text: str) -> NetConfig:
 def parse_number(option: str, text: str, kind: type[Number]) -> Number:
     """A plain number of type `kind`. Raises InputError."""
     try:
-        return kind(text)
-    except ValueError as error:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not math.isfinite(value):
         msg = f"{option} {text}: not a number"
-        raise InputError(msg) from error
+        raise InputError(msg)
+    return value
 
 
 def configuration(arguments: argparse.Namespace) -> MachineConfig:
