@@ -244,7 +244,7 @@ class X86Context(StencilContext):
         """Write the registers and flags held back."""
         self.write_held()
         self._writes.clear()
-        self._flags_done = True
+        self._flags_done = self._flags is not None
 
     def write_held(self) -> None:
         """As `commit`, but the writes stay held: for each of several ends."""

@@ -67,7 +67,8 @@ def exchange_accumulator(c: X86Context) -> None:
     width = 64 if c.bits == 32 else c.bits  # noqa: PLR2004
     a, b = c.reg(Gpr.RAX, width), c.builder.load(c.slot(0, width))
     mask = (1 << c.bits) - 1
-    same = c.symbol("V0", "u31") == 0
+    # Not the ranged form: LLVM takes a symbol's address for non-zero.
+    same = c.symbol("V0") == 0
     c.write(0, c.builder.select(same, a, a & mask))
     c.set_reg(Gpr.RAX, c.builder.select(same, a, b & mask))
 
