@@ -28,10 +28,9 @@ FCW_VALID = 0x1F3F
 FCW_FIXED = 0x40
 FSW_SUMMARY = 0x8080
 """ES and B."""
-LEGACY_BYTES = 464
-"""Bytes of the FXSAVE area that FXSAVE writes; the last 48 belong to software."""
 FX_BYTES = 512
-FX_REGISTERS_END = 416
+FX_REGISTERS = 160
+"""Offset of XMM0; what follows the last register is not written."""
 HEADER = 512
 FEATURE_X87 = 1
 FEATURE_SSE = 2
@@ -263,18 +262,9 @@ def fxsave(st: Any, address: Any, wide: Any, count: Any) -> None:
     area = current().select(host != 0, host, buffer)
     put_x87(st, area, wide)
     put_mxcsr(st, area)
-    put_sse(st, area, 16)
-    if count != 16:
-        i = u64(0)
-        while i < 16:
-            (area + 288).cast(U64)[i] = 0
-            i += 1
-    j = u64(FX_REGISTERS_END)
-    while j < LEGACY_BYTES:
-        (area + j).cast(U64)[0] = 0
-        j += 8
+    put_sse(st, area, count)
     if host == 0:
-        write_area(st, address, LEGACY_BYTES, buffer)
+        write_area(st, address, u64(FX_REGISTERS) + count * 16, buffer)
 
 
 @kernel(POINTER, U64, U64, U64, name="fpstate.fxrstor", attributes="nounwind noinline")
@@ -348,7 +338,7 @@ def xsave(st: Any, address: Any, wide: Any, count: Any) -> None:
     header = (target + HEADER).cast(U64)
     header[0] = (header[0] & ~features) | features
     if area == 0:
-        write_area(st, address, FX_REGISTERS_END, buffer)
+        write_area(st, address, u64(FX_REGISTERS) + count * 16, buffer)
         if st.stop != 0:
             return
         store(st, address + HEADER, 8, header[0])

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pyhyve.cpu.engine.state import PAGE_BYTES
 from pyhyve.cpu.isa.x86 import faults
 from pyhyve.cpu.isa.x86.flags import AUX_CF, AUX_PO
 from pyhyve.cpu.isa.x86.fpstate import MXCSR_FLAGS, MXCSR_MASKS
-from pyhyve.cpu.isa.x86.memory import store
+from pyhyve.cpu.isa.x86.memory import current_index, mmu, store
 from pyhyve.cpu.isa.x86.spec import Cr4
 from pyhyve.cpu.isa.x86.state import STATE, Gpr, Seg
 from pyhyve.cpu.isa.x86.strings import string_linear
@@ -87,14 +88,26 @@ def guarded(c: X86Context, run: Callable[[], str], *, floating: bool = True) -> 
 
 @kernel(Pointer(STATE), U64, U64, U64, U64, name="simd.masked_store", attributes="nounwind noinline")
 def masked_store(st: Any, address: Any, size: Any, data: Any, mask: Any) -> None:
-    """Write those of `size` bytes whose mask byte has bit 7 set; `data` and `mask` are host addresses. May fault."""
-    i = u64(0)
-    while i < size:
-        if (mask.cast(U8)[i] & 0x80) != 0:
-            store(st, address + i, 1, data.cast(U8)[i].zext(64))
-            if st.stop != 0:
-                return
-        i += 1
+    """Write those of `size` bytes whose mask byte has bit 7 set; `data` and `mask` are host addresses. May fault.
+
+    Like processors, it works in halves of 8 bytes from the upper one down, and reports a fault at a half's start.
+    """
+    half = size
+    while half != 0:
+        half -= 8
+        start = address + half
+        if ((mask + half).cast(U64)[0] & 0x8080_8080_8080_8080) != 0:
+            if (start & (PAGE_BYTES - 1)) <= PAGE_BYTES - 8:
+                mmu.probe_write(st, start, 8, current_index(st))
+                if st.stop != 0:
+                    return
+            i = u64(0)
+            while i < 8:
+                if ((mask + half + i).cast(U8)[0] & 0x80) != 0:
+                    store(st, start + i, 1, (data + half + i).cast(U8)[0].zext(64))
+                    if st.stop != 0:
+                        return
+                i += 1
 
 
 def masked_move(c: X86Context, size: int) -> None:
@@ -266,14 +279,18 @@ def flag_outputs(
     extra: str = "",
     extra_kind: str = "i32",
 ) -> tuple[list[Value], str]:
-    """Run `template`; the EFLAGS conditions named by letters as BOOL values, and the operand of an `extra` output."""
-    outputs = [f"={{@cc{letter}}}" for letter in conditions]
+    """Run `template`; the EFLAGS conditions named by letters as BOOL values, and the operand of an `extra` output.
+
+    SETcc stands in the template itself: LLVM may clobber flags between two flag outputs of inline assembly.
+    """
+    outputs = ["=&q"] * len(conditions)
     kinds = ["i8"] * len(outputs)
+    template += "".join(f"\\0A set{letter} ${{{index}:b}}" for index, letter in enumerate(conditions))
     if extra:
         outputs.append(extra)
         kinds.append(extra_kind)
     aggregate = f"{{ {', '.join(kinds)} }}"
-    result = c.builder.asm(template, ",".join([*outputs, constraints]), aggregate, operands)
+    result = c.builder.asm(template, ",".join([*outputs, constraints, "~{flags}"]), aggregate, operands)
     names = []
     for index in range(len(kinds)):
         names.append("%" + c.builder.fresh("p"))

@@ -23,7 +23,10 @@ def begin(c: X86Context) -> None:
 
 
 def finish(c: X86Context) -> None:
-    """The registers are MMX registers from now on; after everything that can fault."""
+    """The registers are MMX registers from now on.
+
+    After loads that may fault; but before stores and floating-point exceptions, as on processors.
+    """
     c.st.fp_top = 0
     c.st.fp_valid = 0xFF
 
@@ -122,8 +125,8 @@ def move(c: X86Context) -> None:
     begin(c)
     value = read(c, 1)
     if c.form(0) == "m":
-        c.store(c.address, value)
         finish(c)
+        c.store(c.address, value)
     else:
         write(c, 0, value)
 
@@ -137,8 +140,8 @@ def from_register(c: X86Context) -> None:
 def to_register(c: X86Context) -> None:
     """MOVD, MOVQ to a general register or memory."""
     begin(c)
-    c.write(0, c.builder.load(c.slot(1, c.bits)))
     finish(c)
+    c.write(0, c.builder.load(c.slot(1, c.bits)))
 
 
 def _lane(c: X86Context, operand: int) -> Value:
@@ -173,8 +176,8 @@ def move_mask(c: X86Context) -> None:
 def masked_move(c: X86Context) -> None:
     """MASKMOVQ to DS:[rDI]."""
     begin(c)
-    simd.masked_move(c, 8)
     finish(c)
+    simd.masked_move(c, 8)
 
 
 def to_xmm(c: X86Context) -> None:
@@ -202,10 +205,10 @@ def integers_to_single(c: X86Context) -> None:
     """CVTPI2PS: the high half of the XMM register stays."""
     registers = _begin_unless_memory(c)
     b = widen(c, read(c, 1))
-    result = guarded(c, lambda: apply(c, "cvtdq2ps $1, $0", b, tied=False))
-    c.write_vector(0, apply(c, "movsd $2, $0", source(c, 0), result))
     if registers:
         finish(c)
+    result = guarded(c, lambda: apply(c, "cvtdq2ps $1, $0", b, tied=False))
+    c.write_vector(0, apply(c, "movsd $2, $0", source(c, 0), result))
 
 
 def integers_to_double(c: X86Context) -> None:
@@ -227,6 +230,7 @@ def to_integers(name: str, bits: int) -> Semantics:
             b = widen(c, value)
         else:
             b = source(c, 1, bits)
+        finish(c)
         write(c, 0, low(c, guarded(c, lambda: apply(c, f"{name} $1, $0", b, tied=False))))
 
     return semantics

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from pyhyve.cpu.engine.softmmu import Access
 from pyhyve.cpu.isa.x86 import fpstate
-from pyhyve.cpu.isa.x86.memory import load, store
+from pyhyve.cpu.isa.x86.memory import current_index, load, mmu, store
 from pyhyve.cpu.isa.x86.spec import Cr0, Eflags
 from pyhyve.cpu.isa.x86.state import STATE
 from pyhyve.cpu.isa.x86.x87 import STACK_REGISTERS, tags_of, valid_of
@@ -104,7 +105,13 @@ def get_environment(st: Any, area: Any, size: Any) -> None:
 
 @kernel(POINTER, U64, U64, U64, name="x87.copy_out")
 def copy_out(st: Any, address: Any, buffer: Any, size: Any) -> None:
-    """Write `size` (even) bytes at host address `buffer` to the guest; may fault."""
+    """Write `size` (even) bytes at host address `buffer` to the guest; may fault, like processors at the last byte."""
+    mmu.probe_write(st, address + size - 1, 1, current_index(st))
+    if st.stop != 0:
+        return
+    mmu.probe_write(st, address, 1, current_index(st))
+    if st.stop != 0:
+        return
     i = u64(0)
     while i + 8 <= size:
         store(st, address + i, 8, (buffer + i).cast(U64)[0])
@@ -120,7 +127,10 @@ def copy_out(st: Any, address: Any, buffer: Any, size: Any) -> None:
 
 @kernel(POINTER, U64, U64, U64, name="x87.copy_in")
 def copy_in(st: Any, address: Any, buffer: Any, size: Any) -> None:
-    """Read `size` (even) guest bytes to host address `buffer`; may fault."""
+    """Read `size` (even) guest bytes to host address `buffer`; may fault, like processors at the last byte."""
+    mmu.fill(st, address + size - 1, Access.READ, current_index(st))
+    if st.stop != 0:
+        return
     i = u64(0)
     while i < size:
         word = load(st, address + i, 2)
