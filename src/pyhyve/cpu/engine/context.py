@@ -35,9 +35,9 @@ RELOCATION_SYMBOLS = {
 FIRST_HELPER = 16
 PRELUDE = "\n".join(
     [
-        *(f"@{name} = external global i8, !absolute_symbol !2" for name in ("PC_low", "PC_high")),
-        *(f"@{name}_s32 = external global i8, !absolute_symbol !3" for name in SYMBOLS),
-        *(f"@{name}_u31 = external global i8, !absolute_symbol !4" for name in SYMBOLS),
+        *(f"@{name} = extern_weak global i8, !absolute_symbol !2" for name in ("PC_low", "PC_high")),
+        *(f"@{name}_s32 = extern_weak global i8, !absolute_symbol !3" for name in SYMBOLS),
+        *(f"@{name}_u31 = extern_weak global i8, !absolute_symbol !4" for name in SYMBOLS),
         *(f"declare preserve_nonecc void @{name}(ptr, ptr, i64)" for name in FUNCTIONS),
         "!2 = !{i64 0, i64 4294967296}",
         "!3 = !{i64 -2147483648, i64 2147483648}",
@@ -46,7 +46,7 @@ PRELUDE = "\n".join(
         "!llvm.module.flags = !{!5}",
     ]
 )
-"""Declarations that each stencil module needs. `_s32` and `_u31` promise LLVM a range, which selects short forms."""
+"""Declarations that each stencil module needs, weak since a symbol may well be zero. `_s32` and `_u31` promise LLVM a range, which selects short forms."""
 
 
 class StencilContext:

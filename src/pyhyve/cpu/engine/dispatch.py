@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _BLOCK_ROOM = 1 << 17
 """Bytes of code cache that one block may need."""
 EXIT_INTERNAL_ERROR = 9
+EXIT_KICKED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,9 @@ class Dispatcher:
             if st.cache_next + _BLOCK_ROOM > st.cache_end or st.block_count + 1 >= MAX_BLOCKS:
                 forget_code(st)
             st.code_page_hva = hva & PAGE_MASK
+            if st.pc == st.step_from:
+                # Debugging: from the first translation of this address on, one instruction a run.
+                st.step = 1
             count = isa.translate_block(st, mode & isa.single_bit)
             if st.stop != 0:
                 return st.block_table[u64(0)].offset(0)
@@ -219,7 +223,7 @@ class Dispatcher:
                         if st.stop != 0:
                             continue
                 token = u64(0)
-                if isa.wants_single(st) != 0:
+                if isa.wants_single(st) != 0 or st.step != 0:
                     st.single = 1
                 if st.single != 0:
                     token = isa.before_single(st)
@@ -237,6 +241,9 @@ class Dispatcher:
                     st.single = 0
                     st.access_done = 0
                     isa.after_single(st, token)
+                    if st.step != 0 and st.stop == 0:
+                        st.exit_kind = EXIT_KICKED
+                        st.stop = Stop.EXIT
 
         self.run = run
         self.forget_code = forget_code

@@ -118,6 +118,7 @@ def add_engine_fields(state: Struct) -> Struct:
     state.add("invalidate_head", U64).add("invalidate_tail", U64).add("invalidate_ring", Array(U64, 256))
     state.add("uops", Array(UOP, MAX_UOPS)).add("hot_address", Array(U64, MAX_UOPS + 1))
     state.add("count_translated", U64).add("count_entered", U64).add("count_fill", U64).add("count_flush", U64)
+    state.add("step", U64).add("step_from", U64)
     state.add("bounce", Array(U64, 8), align_bytes=16)
     state.add("bounce_size", U64).add("bounce_address", U64).add("bounce_index", U64)
     state.add("block_gpa", U64).add("block_gpa2", U64).add("block_length", U64).add("block_leave", U64)
