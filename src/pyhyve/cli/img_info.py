@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pyhyve.cli.img_options import (
     Usage,
@@ -53,7 +53,9 @@ def describe(image: Image) -> dict[str, object]:
     if image.cluster_size_bytes:
         info["cluster-size"] = image.cluster_size_bytes
     info["format"] = image.format_name
-    info["actual-size"] = image.disk_usage_bytes()
+    used = image.disk_usage_bytes()
+    if used is not None:
+        info["actual-size"] = used
     specific = image.specific_info()
     if specific is not None:
         info["format-specific"] = {"type": image.format_name, "data": dict(specific)}
@@ -97,11 +99,10 @@ def snapshot_table(snapshots: Sequence[SnapshotInfo]) -> str:
 
 
 def _print_info(info: Mapping[str, object], snapshots: Sequence[SnapshotInfo]) -> None:
-    size, used = info["virtual-size"], info["actual-size"]
-    if not isinstance(size, int) or not isinstance(used, int):
-        raise TypeError
+    size, used = cast("int", info["virtual-size"]), cast("int | None", info.get("actual-size"))
     print(f"image: {info['filename']}\nfile format: {info['format']}")
-    print(f"virtual size: {human_size(size)} ({size} bytes)\ndisk size: {human_size(used)}")
+    print(f"virtual size: {human_size(size)} ({size} bytes)")
+    print(f"disk size: {'unavailable' if used is None else human_size(used)}")
     if "cluster-size" in info:
         print(f"cluster_size: {info['cluster-size']}")
     if info["dirty-flag"]:

@@ -312,8 +312,8 @@ class Image(ABC):
         """Allocation unit, when the format has one."""
         return None
 
-    def disk_usage_bytes(self) -> int:
-        """Space the image's own files take on the host."""
+    def disk_usage_bytes(self) -> int | None:
+        """Space the image's own files take on the host; None when it cannot be known."""
         return self.storage.disk_usage_bytes()
 
     @property

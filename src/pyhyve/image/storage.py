@@ -71,8 +71,8 @@ class Storage(Protocol):
     def extents(self, start: int, length: int) -> Iterator[tuple[int, int, bool]]:
         """Runs `(start, length, has_data)` that cover the range; holes of the file have no data."""
 
-    def disk_usage_bytes(self) -> int:
-        """Space taken on the host."""
+    def disk_usage_bytes(self) -> int | None:
+        """Space taken on the host; None when it cannot be known."""
 
     def flush(self) -> None:
         """Barrier to stable storage."""

@@ -307,9 +307,8 @@ class NbdStorage:
         if start < stop:
             yield start, stop - start, False
 
-    def disk_usage_bytes(self) -> int:
+    def disk_usage_bytes(self) -> None:
         """Unknown: the server does not tell."""
-        return 0
 
     def flush(self) -> None:
         """FLUSH when the server has it."""

@@ -103,10 +103,13 @@ class Qcow2Reader(Image):
         """Cluster size."""
         return self._cluster_size
 
-    def disk_usage_bytes(self) -> int:
+    def disk_usage_bytes(self) -> int | None:
         """Image file and external data file."""
         used = self.storage.disk_usage_bytes()
-        return used if self.data is self.storage else used + self.data.disk_usage_bytes()
+        if self.data is self.storage or used is None:
+            return used
+        data = self.data.disk_usage_bytes()
+        return None if data is None else used + data
 
     @property
     def dirty(self) -> bool:
@@ -169,7 +172,10 @@ class Qcow2Reader(Image):
     def _is_preallocated(self) -> bool:
         """Whether far more clusters are referenced than the file has blocks for: data clusters may be holes then."""
         if self._preallocated is None:
-            used = self.storage.disk_usage_bytes() >> self._bits
+            taken = self.storage.disk_usage_bytes()
+            if taken is None:
+                return False
+            used = taken >> self._bits
             limit = max(used * 10 // 9, used + 2)
             with self.meta.lock:
                 self._preallocated = self.meta.refcounts.count_used(self.storage.size_bytes, limit) >= limit
