@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pyhyve.cpu.engine.state import PAGE_BYTES
 from pyhyve.cpu.isa.x86 import faults
 from pyhyve.cpu.isa.x86.flags import AUX_CF, AUX_PO
 from pyhyve.cpu.isa.x86.fpstate import MXCSR_FLAGS, MXCSR_MASKS
@@ -30,6 +29,10 @@ if TYPE_CHECKING:
     Semantics = Callable[[X86Context], None]
 
 VECTOR = "<16 x i8>"
+MXCSR_UE = 1 << 4
+MXCSR_UM = 1 << 11
+MXCSR_FTZ = 1 << 15
+_CANONICAL_SHIFT = 47
 IMMEDIATE = "$$V2, "
 _SUFFIX = {32: "d", 64: "q"}
 
@@ -71,43 +74,54 @@ def guarded(c: X86Context, run: Callable[[], str], *, floating: bool = True) -> 
         if unmasked:
             _store_mxcsr(st)
             old = st.fp_pad
-            st.fp_pad = old & ~u32(MXCSR_FLAGS)
-            _load_mxcsr(st)
-            run()
-            _store_mxcsr(st)
-            raised = st.fp_pad & MXCSR_FLAGS
+            clean = old & ~u32(MXCSR_FLAGS)
+            first = _trial(st, clean, run)
+            # An unmasked underflow is reported for exact results too; flushing to zero shows those.
+            flushed = _trial(st, clean | MXCSR_FTZ, run)
+            raised = first | c.builder.select((st.mxcsr & MXCSR_UM) == 0, flushed & MXCSR_UE, u32(0))
             for bad in c.builder.branch((raised & ~(st.mxcsr >> 7)) != 0):
                 if bad:
                     c.save_pc()
                     raise_unmasked(st, old.zext(64), raised.zext(64))
                     c.builder.ret()
-            st.fp_pad = old | raised
+            st.fp_pad = old | first
             _load_mxcsr(st)
     return run()
+
+
+def _trial(st: Value, mxcsr: Value, run: Callable[[], str]) -> Value:
+    """Flags that the instruction sets under `mxcsr`."""
+    st.fp_pad = mxcsr
+    _load_mxcsr(st)
+    run()
+    _store_mxcsr(st)
+    return st.fp_pad & MXCSR_FLAGS
 
 
 @kernel(Pointer(STATE), U64, U64, U64, U64, name="simd.masked_store", attributes="nounwind noinline")
 def masked_store(st: Any, address: Any, size: Any, data: Any, mask: Any) -> None:
     """Write those of `size` bytes whose mask byte has bit 7 set; `data` and `mask` are host addresses. May fault.
 
-    Like processors, it works in halves of 8 bytes from the upper one down, and reports a fault at a half's start.
+    Like processors, it works in halves of 8 bytes from the upper one down, which must be writable as a whole.
     """
+    if address.sar(_CANONICAL_SHIFT) + 1 > 1:
+        faults.gp(st)
+        return
     half = size
     while half != 0:
         half -= 8
         start = address + half
         if ((mask + half).cast(U64)[0] & 0x8080_8080_8080_8080) != 0:
-            if (start & (PAGE_BYTES - 1)) <= PAGE_BYTES - 8:
-                mmu.probe_write(st, start, 8, current_index(st))
+            mmu.probe_write(st, start, 8, current_index(st))
+            if st.stop != 0:
+                return
+        i = u64(0)
+        while i < 8:
+            if ((mask + half + i).cast(U8)[0] & 0x80) != 0:
+                store(st, start + i, 1, (data + half + i).cast(U8)[0].zext(64))
                 if st.stop != 0:
                     return
-            i = u64(0)
-            while i < 8:
-                if ((mask + half + i).cast(U8)[0] & 0x80) != 0:
-                    store(st, start + i, 1, (data + half + i).cast(U8)[0].zext(64))
-                    if st.stop != 0:
-                        return
-                i += 1
+            i += 1
 
 
 def masked_move(c: X86Context, size: int) -> None:

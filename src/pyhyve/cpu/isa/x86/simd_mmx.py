@@ -25,7 +25,8 @@ def begin(c: X86Context) -> None:
 def finish(c: X86Context) -> None:
     """The registers are MMX registers from now on.
 
-    After loads that may fault; but before stores and floating-point exceptions, as on processors.
+    After loads that may fault, but before floating-point exceptions; before stores that fault TOP only, as on
+    processors.
     """
     c.st.fp_top = 0
     c.st.fp_valid = 0xFF
@@ -125,8 +126,9 @@ def move(c: X86Context) -> None:
     begin(c)
     value = read(c, 1)
     if c.form(0) == "m":
-        finish(c)
+        c.st.fp_top = 0
         c.store(c.address, value)
+        finish(c)
     else:
         write(c, 0, value)
 
@@ -140,8 +142,9 @@ def from_register(c: X86Context) -> None:
 def to_register(c: X86Context) -> None:
     """MOVD, MOVQ to a general register or memory."""
     begin(c)
-    finish(c)
+    c.st.fp_top = 0
     c.write(0, c.builder.load(c.slot(1, c.bits)))
+    finish(c)
 
 
 def _lane(c: X86Context, operand: int) -> Value:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from pyhyve.cpu.isa.x86.memory import mmu
+from pyhyve.cpu.isa.x86.memory import current_index, mmu, store
 from pyhyve.cpu.isa.x86.state import STATE, Seg
 from pyhyve.cpu.lang import U8, U16, U32, U64, Pointer, current, kernel, u64
 from pyhyve.cpu.lang.staging import inline
@@ -25,6 +25,7 @@ POINTER = Pointer(STATE)
 IMAGE_BYTES = 108
 IMAGE_REGISTERS = 28
 STACK_REGISTERS = 8
+_SUPPRESSES = 0x1F
 _CLOBBERS = "~{memory},~{flags},~{fpsr}," + ",".join(
     ["~{st}", *(f"~{{st({i})}}" for i in range(1, STACK_REGISTERS))]
 )
@@ -178,30 +179,44 @@ def memory_load_kernel(opcode: int, extension: int) -> Kernel:
 
 
 @functools.cache
-def memory_store_kernel(opcode: int, extension: int) -> Kernel:
-    """Executes an instruction that writes memory at host address `host`.
+def memory_store_kernel(opcode: int, extension: int, size: int) -> Kernel:
+    """Executes an instruction that writes `size` bytes at the guest's `address`; may fault.
 
-    `slow` says that the bytes there may be a copy which must be written back. If that cannot be done now, the
-    instruction runs again later, so the stack is put back as it was.
+    It writes a copy first. The state changes last, since the instruction runs again when memory is not ready; and
+    memory is not touched when an unmasked exception (other than the inexact result's) suppresses the result.
     """
 
-    @kernel(POINTER, U64, U64, U64, name=f"x87.w_{opcode:02x}_{extension}", attributes="nounwind noinline")
-    def run(st: Any, host: Any, address: Any, slow: Any) -> None:
+    @kernel(POINTER, U64, name=f"x87.w_{opcode:02x}_{extension}", attributes="nounwind noinline")
+    def run(st: Any, address: Any) -> None:
         image = current().buffer(IMAGE_BYTES, U8)
-        top, valid, status = st.fp_top, st.fp_valid, st.fp_status
+        copy = current().buffer(16, U64)
+        copy[0] = 0
+        copy[1] = 0
         load_host(st, image.address())
-        _execute_memory(opcode, extension, host)
+        _execute_memory(opcode, extension, copy.address())
         _save(image)
+        status = image.cast(U32)[1]
+        if (status & ~st.fp_control.zext(32) & _SUPPRESSES) == 0:
+            _write(st, address, copy, size)
+            if st.stop != 0:
+                return
         store_host(st, image.address())
         _set_data_pointer(st, address)
-        if slow != 0 and st.bounce_size != 0:
-            mmu.write_back(st)
-            if st.stop != 0:
-                st.fp_top = top
-                st.fp_valid = valid
-                st.fp_status = status
 
     return run
+
+
+@inline
+def _write(st: Any, address: Any, copy: Any, size: int) -> None:
+    """Write the low `size` bytes of `copy`."""
+    if size <= 8:
+        store(st, address, size, copy[0])
+    else:
+        mmu.probe_write(st, address, u64(size), current_index(st))
+        if st.stop == 0:
+            store(st, address, 8, copy[0])
+            if st.stop == 0:
+                store(st, address + 8, size - 8, copy[1])
 
 
 def _execute_memory(opcode: int, extension: int, host: Value) -> None:

@@ -105,11 +105,11 @@ def get_environment(st: Any, area: Any, size: Any) -> None:
 
 @kernel(POINTER, U64, U64, U64, name="x87.copy_out")
 def copy_out(st: Any, address: Any, buffer: Any, size: Any) -> None:
-    """Write `size` (even) bytes at host address `buffer` to the guest; may fault, like processors at the last byte."""
-    mmu.probe_write(st, address + size - 1, 1, current_index(st))
+    """Write `size` (even) bytes at host address `buffer` to the guest; may fault, at the first or the last byte."""
+    mmu.probe_write(st, address, 1, current_index(st))
     if st.stop != 0:
         return
-    mmu.probe_write(st, address, 1, current_index(st))
+    mmu.probe_write(st, address + size - 1, 1, current_index(st))
     if st.stop != 0:
         return
     i = u64(0)
@@ -127,7 +127,10 @@ def copy_out(st: Any, address: Any, buffer: Any, size: Any) -> None:
 
 @kernel(POINTER, U64, U64, U64, name="x87.copy_in")
 def copy_in(st: Any, address: Any, buffer: Any, size: Any) -> None:
-    """Read `size` (even) guest bytes to host address `buffer`; may fault, like processors at the last byte."""
+    """Read `size` (even) guest bytes to host address `buffer`; may fault, at the first or the last byte."""
+    mmu.fill(st, address, Access.READ, current_index(st))
+    if st.stop != 0:
+        return
     mmu.fill(st, address + size - 1, Access.READ, current_index(st))
     if st.stop != 0:
         return

@@ -101,8 +101,7 @@ def _load(opcode: int, extension: int, bits: int) -> Semantics:
 def _store(opcode: int, extension: int, bits: int) -> Semantics:
     def semantics(c: X86Context) -> None:
         check_pending(c)
-        host, slow = c.write_pointer(c.address, bits // 8)
-        c.call(x87.memory_store_kernel(opcode, extension), host, c.address, slow.zext(64))
+        c.call(x87.memory_store_kernel(opcode, extension, bits // 8), c.address)
 
     return semantics
 
