@@ -232,8 +232,9 @@ def write_area(st: Any, address: Any, size: Any, buffer: Any) -> None:
 
 @kernel(POINTER, U64, U64, result=U64, name="fpstate.plain_memory")
 def plain_memory(st: Any, address: Any, size: Any) -> Any:
-    """Host address of guest memory in one page that may be written directly, else 0; may fault."""
-    if (address & (PAGE_BYTES - 1)) + size > PAGE_BYTES:
+    """Host address of guest memory in one page that may be written directly, else 0; may fault, last byte first."""
+    mmu.probe_write(st, address + size - 1, 1, current_index(st))
+    if st.stop != 0 or (address & (PAGE_BYTES - 1)) + size > PAGE_BYTES:
         return 0
     return mmu.probe_write(st, address, size, current_index(st))
 

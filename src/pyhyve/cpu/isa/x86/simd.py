@@ -102,7 +102,7 @@ def _trial(st: Value, mxcsr: Value, run: Callable[[], str]) -> Value:
 def masked_store(st: Any, address: Any, size: Any, data: Any, mask: Any) -> None:
     """Write those of `size` bytes whose mask byte has bit 7 set; `data` and `mask` are host addresses. May fault.
 
-    Like processors, it works in halves of 8 bytes from the upper one down, which must be writable as a whole.
+    As on processors, all of them must be writable, checked in halves of 8 bytes from the upper one down.
     """
     if address.sar(_CANONICAL_SHIFT) + 1 > 1:
         faults.gp(st)
@@ -110,18 +110,16 @@ def masked_store(st: Any, address: Any, size: Any, data: Any, mask: Any) -> None
     half = size
     while half != 0:
         half -= 8
-        start = address + half
-        if ((mask + half).cast(U64)[0] & 0x8080_8080_8080_8080) != 0:
-            mmu.probe_write(st, start, 8, current_index(st))
+        mmu.probe_write(st, address + half, 8, current_index(st))
+        if st.stop != 0:
+            return
+    i = u64(0)
+    while i < size:
+        if (mask.cast(U8)[i] & 0x80) != 0:
+            store(st, address + i, 1, data.cast(U8)[i].zext(64))
             if st.stop != 0:
                 return
-        i = u64(0)
-        while i < 8:
-            if ((mask + half + i).cast(U8)[0] & 0x80) != 0:
-                store(st, start + i, 1, (data + half + i).cast(U8)[0].zext(64))
-                if st.stop != 0:
-                    return
-            i += 1
+        i += 1
 
 
 def masked_move(c: X86Context, size: int) -> None:

@@ -269,7 +269,7 @@ class StencilRunner:
         self._function(f"reference{number}", 1)(self._block.address)
         return self._block.bytes[: len(image)], self._memory.bytes[: len(start.memory)]
 
-    def emulate(self, number: int, start: Start) -> tuple[bytes, bytes]:
+    def emulate(self, number: int, start: Start, *, cr4: int = 0x40600) -> tuple[bytes, bytes]:
         """The same after the stencil; afterwards `get` reads the state."""
         state = self._state
         state.bytes[:] = bytes(len(state.bytes))
@@ -278,7 +278,7 @@ class StencilRunner:
         self.put("fpr", b"".join(r + bytes(6) for r in start.registers))
         fields = {
             "fp_control": start.control, "fp_status": start.status, "fp_top": start.top, "fp_valid": start.valid,
-            "cr0": 1, "cr4": 0x40600, "xcr0": 3, "mode": 0x28, "eflags": 2, "tlb": self._tlb.address,
+            "cr0": 1, "cr4": cr4, "xcr0": 3, "mode": 0x28, "eflags": 2, "tlb": self._tlb.address,
             "tlb_base": self._tlb.address,
         }  # fmt: skip
         for name, value in fields.items():
