@@ -62,20 +62,42 @@ _LABEL = re.compile(r"^(s\w+):")
 _DROP = re.compile(r"^\s*\.(size|type|file|globl|ident|section|text|p2align|addrsig|cfi_)")
 
 
+_CONDITIONAL = re.compile(r"^\s*j(\w+)\s+NEXT@PLT")
+_INVERSE = {
+    "e": "ne", "ne": "e", "b": "ae", "ae": "b", "a": "be", "be": "a", "l": "ge", "ge": "l", "g": "le", "le": "g",
+    "s": "ns", "ns": "s", "o": "no", "no": "o", "p": "np", "np": "p",
+}
+
+
 def _split(assembly: str) -> str:
     lines: list[str] = []
+    body: list[str] = []
     name = ""
-    cut = False
     for line in assembly.splitlines():
         label = _LABEL.match(line)
         if label:
-            name, cut = label[1], False
-            lines += [f'.section .text.{name},"ax",@progbits', line]
+            lines += _cut(name, body)
+            name, body = label[1], []
             continue
-        if _DROP.match(line) or not name:
-            continue
-        lines.append(line)
-        if not cut and line.split("#")[0].strip().split() == ["jmp", "NEXT@PLT"]:
-            cut = True
-            lines.append(f'.section .cold.{name},"ax",@progbits')
-    return "\n".join(lines)
+        if name and not _DROP.match(line):
+            body.append(line.split("#")[0].rstrip())
+    return "\n".join(lines + _cut(name, body))
+
+
+def _cut(name: str, body: list[str]) -> list[str]:
+    """One stencil in its two sections."""
+    if not name:
+        return []
+    head = [f'.section .text.{name},"ax",@progbits', f"{name}:"]
+    cold = f'.section .cold.{name},"ax",@progbits'
+    for index, line in enumerate(body):
+        if line.split() == ["jmp", "NEXT@PLT"]:
+            return [*head, *body[: index + 1], cold, *body[index + 1 :]]
+    for index, line in enumerate(body):
+        # A conditional jump to NEXT with the unexpected path behind it: turn it round.
+        found = _CONDITIONAL.match(line)
+        if found and found[1] in _INVERSE:
+            label = f".Lcold_{name}"
+            turned = [f"j{_INVERSE[found[1]]} {label}", "jmp NEXT@PLT"]
+            return [*head, *body[:index], *turned, cold, f"{label}:", *body[index + 1 :]]
+    return [*head, *body]

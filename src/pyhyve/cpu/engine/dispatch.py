@@ -241,7 +241,7 @@ class Dispatcher:
                     st.single = 0
                     st.access_done = 0
                     isa.after_single(st, token)
-                    if st.step != 0 and st.stop == 0:
+                    if st.step == 1 and st.stop == 0:
                         st.exit_kind = EXIT_KICKED
                         st.stop = Stop.EXIT
 

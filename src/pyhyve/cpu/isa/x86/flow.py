@@ -62,6 +62,19 @@ def _io_allowed(st: Any) -> None:
     return st.cpl <= ((st.eflags >> 12) & 3).zext(64)
 
 
+@kernel(P, U64, name="x86.set_access_control", attributes="nounwind noinline")
+def set_access_control(st: Any, on: Any) -> None:
+    """CLAC (0) and STAC (1): #UD unless CPL is 0."""
+    if st.cpl != 0:
+        faults.ud(st)
+        return
+    bit = u64(flags.AC).trunc(32)
+    st.eflags = st.eflags & ~bit
+    if on != 0:
+        st.eflags = st.eflags | bit
+    mode_changed(st)
+
+
 @kernel(P, U64, name="x86.halt", attributes="nounwind noinline")
 def halt(st: Any, next_pc: Any) -> None:
     """HLT: leaves guest mode with the next instruction's address; #GP(0) unless CPL is 0."""

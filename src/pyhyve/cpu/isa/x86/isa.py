@@ -11,6 +11,7 @@ from pyhyve.cpu.isa.x86.memory import blocks, mmu
 from pyhyve.cpu.isa.x86.mode import MODE_SINGLE, mode_changed
 from pyhyve.cpu.isa.x86.physical import regions
 from pyhyve.cpu.isa.x86.spec import Dr6
+from pyhyve.cpu.isa.x86.stack_fault import refine_address_fault
 from pyhyve.cpu.isa.x86.state import STATE, Seg
 from pyhyve.cpu.isa.x86.translate import translate_block
 from pyhyve.cpu.lang import U32, U64, Pointer, current, kernel, u64
@@ -98,6 +99,15 @@ def change_request(st: Any, set_bits: Any, clear_bits: Any) -> None:
         current().atomic("or", st.ref("request"), set_bits.trunc(32))
 
 
+@kernel(P, name="x86.deliver_pending", attributes="nounwind noinline")
+def deliver_pending(st: Any) -> None:
+    """`events.deliver`, once the exception is known in full."""
+    if st.bad_address != 0:
+        refine_address_fault(st)
+    events.deliver(st)
+    st.bad_address = 0
+
+
 dispatcher = Dispatcher(
     STATE,
     mmu,
@@ -107,7 +117,7 @@ dispatcher = Dispatcher(
         linear_pc=linear_pc,
         fetch_index=fetch_index,
         translate_block=translate_block,
-        deliver=events.deliver,
+        deliver=deliver_pending,
         service=service_requests,
         resume=resume_requests,
         before_single=before_single,

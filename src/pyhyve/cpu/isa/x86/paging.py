@@ -129,6 +129,7 @@ def note_large_page(st: Any, address: Any, mask: Any) -> None:
 def walk_4_level(st: Any, address: Any, access: Any, index: Any) -> Any:
     """4-level walk of a 48-bit linear address (SDM Vol. 3A, 4.5)."""
     if address.sar(47) + 1 > 1:
+        st.bad_address = address
         if (access & STACK_ACCESS) != 0:
             ss(st)
         else:

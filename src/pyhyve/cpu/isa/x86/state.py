@@ -90,6 +90,8 @@ STATE.add("event_pending", U32).add("event_vector", U32).add("event_error", U64)
 STATE.add("event_has_error", U32).add("event_kind", U32).add("event_length", U64)
 """A pending exception or interrupt: `event_kind` of `events.Kind`; `event_length` bytes of a software interrupt's
 instruction, which `pc` still points at."""
+STATE.add("bad_address", U64)
+"""The non-canonical address behind a pending #GP, else 0."""
 STATE.add("event_inject", U64)
 """External interrupt given by the machine: 256 + vector, or 0."""
 STATE.add("interrupt_shadow", U32).add("nmi_blocked", U32)

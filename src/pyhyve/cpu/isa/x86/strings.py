@@ -293,6 +293,9 @@ def _make_ins(size: int) -> Kernel:
             count = st.gpr[Gpr.RCX] & mask
         if count == 0:
             return 1
+        ports.check_port(st, st.gpr[Gpr.RDX] & 0xFFFF, u64(size))
+        if st.stop != 0:
+            return 0
         target = st.gpr[Gpr.RDI] & mask
         to = string_linear(st, target, u64(Seg.ES), u64(size), u64(1))
         if st.stop != 0:
@@ -326,6 +329,9 @@ def _make_outs(size: int) -> Kernel:
             count = st.gpr[Gpr.RCX] & mask
         if count == 0:
             return 1
+        ports.check_port(st, st.gpr[Gpr.RDX] & 0xFFFF, u64(size))
+        if st.stop != 0:
+            return 0
         source = st.gpr[Gpr.RSI] & mask
         from_ = string_linear(st, source, _source_segment(segment), u64(size), u64(0))
         if st.stop != 0:

@@ -308,6 +308,14 @@ def _out(c: X86Context) -> None:
     c.call(ports.port_out, port, _size(c), c.reg(Gpr.RAX, c.bits).zext(64))
 
 
+def _access_control(on: int) -> Semantics:
+    def semantics(c: X86Context) -> None:
+        c.call(flow.set_access_control, c.constant(on))
+        _finish(c)
+
+    return semantics
+
+
 def _string(name: str) -> Semantics:
     def semantics(c: X86Context) -> None:
         kernel = STRINGS[name, c.bits // 8]
@@ -385,6 +393,8 @@ ROWS: tuple[Row, ...] = (
     row("0F 01 F8", "swapgs", "", _then_leave(transfer.swapgs), ends=True, mode="64"),
     row("0F 01 F9", "rdtscp", "", _then_next(msr.rdtscp)),
     row("0F 01 D1", "xsetbv", "", _then_leave(control.xsetbv), ends=True),
+    row("NP 0F 01 CA", "clac", "", _access_control(0), ends=True),
+    row("NP 0F 01 CB", "stac", "", _access_control(1), ends=True),
     row("0F 20", "mov_from_cr", "Rd Cd", _read_control, size="", ends=False),
     row("0F 22", "mov_to_cr", "Cd Rd", _write_control, size="", ends=True),
     row("0F 21", "mov_from_dr", "Rd Dd", _read_debug, size=""),
