@@ -59,10 +59,10 @@ def configure_convert(parser: argparse.ArgumentParser) -> None:
 
 def select_snapshot(image: Image, wanted: str) -> None:
     """Make `image` (read-only) show an internal snapshot, named as for `-l`."""
-    from pyhyve.image.qcow2.image import Qcow2Image
+    from pyhyve.image.qcow2.reading import Qcow2Reader
     from pyhyve.image.qcow2.snapshots import find_snapshot
 
-    if not isinstance(image, Qcow2Image):
+    if not isinstance(image, Qcow2Reader):
         msg = f"Failed to load snapshot: format '{image.format_name}' has none"
         raise ImageUnsupportedError(msg)
     name, by_id, by_name = wanted, True, True
@@ -186,8 +186,9 @@ def _open_target(arguments: argparse.Namespace, output: str, size: int) -> Image
 def _copy_bitmaps(source: Image, target: Image) -> None:
     from pyhyve.image.qcow2.bitmaps import copy_bitmaps
     from pyhyve.image.qcow2.image import Qcow2Image
+    from pyhyve.image.qcow2.reading import Qcow2Reader
 
-    if not isinstance(source, Qcow2Image) or not isinstance(target, Qcow2Image) or target.header.version < 3:
+    if not isinstance(source, Qcow2Reader) or not isinstance(target, Qcow2Image) or target.header.version < 3:
         msg = "This will continue to be invalid until both images are qcow2 (compat 1.1): format lacks bitmap support"
         raise ImageUnsupportedError(msg)
     copy_bitmaps(source.meta, target.meta)

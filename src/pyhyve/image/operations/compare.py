@@ -60,11 +60,11 @@ def compare(
     done = 0
 
     def buffers(length: int) -> tuple[memoryview, bytearray, memoryview]:
-        if getattr(local, "length", 0) != length:
-            local.length = length
-            local.left, local.right = bytearray(length), memoryview(bytearray(length))
-            local.view = memoryview(local.left)
-        return local.view, local.left, local.right
+        """Left (as view and as object: comparing a bytearray is one memcmp) and right, kept for the usual length."""
+        if not hasattr(local, "left"):
+            local.left, local.right = bytearray(CHUNK_BYTES), memoryview(bytearray(CHUNK_BYTES))
+        left: bytearray = local.left if length == CHUNK_BYTES else bytearray(length)
+        return memoryview(left), left, local.right[:length]
 
     def advance(length: int) -> None:
         nonlocal done

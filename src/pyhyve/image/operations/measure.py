@@ -45,7 +45,7 @@ def measure(
 def _measure_qcow2(size: int, options: Mapping[str, str | int | bool], source: Image | None) -> Measurement:
     from pyhyve.image.contract import BackingReference, CreateRequest  # noqa: PLC0415 - only this format
     from pyhyve.image.qcow2.create import new_header  # noqa: PLC0415
-    from pyhyve.image.qcow2.image import Qcow2Image  # noqa: PLC0415
+    from pyhyve.image.qcow2.reading import Qcow2Reader  # noqa: PLC0415
     from pyhyve.image.storage import FileObjectStorage  # noqa: PLC0415
 
     backing = BackingReference(str(options["backing_file"])) if options.get("backing_file") else None
@@ -71,7 +71,7 @@ def _measure_qcow2(size: int, options: Mapping[str, str | int | bool], source: I
         if options.get("preallocation") in {"falloc", "full"}:
             data = size
     required = total - size + data
-    bitmaps = 0 if isinstance(source, Qcow2Image) and source.header.version >= 3 else None
+    bitmaps = 0 if isinstance(source, Qcow2Reader) and source.header.version >= 3 else None
     return Measurement(required, total, bitmaps)
 
 

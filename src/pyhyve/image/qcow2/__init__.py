@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pyhyve.image.contract import CreateOption, Image, ImageFormat, OpenRequest, OptionType
-from pyhyve.image.qcow2.create import create
+from pyhyve.image.contract import CreateOption, CreateRequest, Image, ImageFormat, OpenRequest, OptionType
 from pyhyve.image.qcow2.format import MAGIC
 
 
@@ -14,10 +13,21 @@ def probe(head: bytes, filename: str) -> int:
 
 
 def open_qcow2(request: OpenRequest) -> Image:
-    """Open; imported late because `info` of a raw file needs none of it."""
-    from pyhyve.image.qcow2.image import Qcow2Image  # noqa: PLC0415
+    """Open; the writing half is imported only for images that are written: `info` must start quickly."""
+    if request.writable:
+        from pyhyve.image.qcow2.image import Qcow2Image  # noqa: PLC0415
 
-    return Qcow2Image(request)
+        return Qcow2Image(request)
+    from pyhyve.image.qcow2.reading import Qcow2Reader  # noqa: PLC0415
+
+    return Qcow2Reader(request)
+
+
+def create(request: CreateRequest) -> None:
+    """Create; imported when it is done."""
+    from pyhyve.image.qcow2.create import create as create_now  # noqa: PLC0415
+
+    create_now(request)
 
 
 FORMAT = ImageFormat(

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pyhyve.image.contract import (
-    CheckResult,
     ImageError,
 )
 from pyhyve.image.qcow2.format import (
@@ -439,34 +438,6 @@ class Qcow2Image(Qcow2Reader):
 
             note_write(self.meta, offset, length)
 
-    def flush(self) -> None:
-        """Data, reference counts, tables: in that order, with barriers between."""
-        if self.readonly:
-            return
-        if self.data is not self.storage:
-            self.data.flush()
-        with self.meta.lock:
-            self.meta.write_back()
-
-    def close(self) -> None:
-        """Flush metadata and close everything below."""
-        if self._closed:
-            return
-        self._closed = True
-        try:
-            if not self.readonly:
-                if self.data is not self.storage:
-                    self.data.flush()
-                with self.meta.lock:
-                    if self.meta.bitmaps is not None:
-                        self.meta.bitmaps.store()
-                    self.meta.close()
-        finally:
-            self._close_data_file()
-            self.storage.close()
-            if self.backing is not None:
-                self.backing.close()
-
     def resize(self, size_bytes: int) -> None:
         """Grow or shrink the disk."""
         from pyhyve.image.qcow2.maintenance import resize  # noqa: PLC0415 - as above
@@ -480,11 +451,3 @@ class Qcow2Image(Qcow2Reader):
 
         self.check_writable()
         make_empty(self)
-
-    def check(self, *, fix_leaks: bool = False, fix_errors: bool = False) -> CheckResult:
-        """Compare reference counts with what the tables refer to."""
-        from pyhyve.image.qcow2.check import check  # noqa: PLC0415 - as above
-
-        return check(self.meta, fix_leaks=fix_leaks, fix_errors=fix_errors)
-
-

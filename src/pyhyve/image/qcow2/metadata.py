@@ -27,11 +27,11 @@ from pyhyve.image.qcow2.format import (
     Incompatible,
     build_header,
 )
-from pyhyve.image.qcow2.refcount import RefcountStructure
 from pyhyve.image.qcow2.tables import load_u64, store_u64
 
 if TYPE_CHECKING:
     from pyhyve.image.qcow2.bitmaps import DirtyBitmaps
+    from pyhyve.image.qcow2.refcount import RefcountStructure
     from pyhyve.image.storage import Storage
 
 _L2_CACHE_BYTES = 32 * 1024 * 1024
@@ -98,6 +98,8 @@ class Metadata:
     def refcounts(self) -> RefcountStructure:
         """The reference counts, read when first needed."""
         if self._refcounts is None:
+            from pyhyve.image.qcow2.refcount import RefcountStructure  # noqa: PLC0415 - readers need none
+
             header = self.header
             self._refcounts = RefcountStructure(
                 self.storage, header.cluster_bits, header.refcount_order, header.refcount_table_offset,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pyhyve.image.contract import (
     BackingReference,
+    CheckResult,
     Image,
     ImageFormatError,
     LayerExtent,
@@ -183,6 +184,11 @@ class Qcow2Reader(Image):
 
     # --- reading ---
 
+    def pwrite(self, buffer: bytes | bytearray | memoryview, offset: int) -> None:
+        """Refuse: this half only reads."""
+        del buffer, offset
+        self.check_writable()
+
     def pread_into(self, buffer: memoryview, offset: int) -> None:
         """Read through the chain."""
         self.preadv((buffer,), offset)
@@ -239,12 +245,48 @@ class Qcow2Reader(Image):
             self._codec = codec_for(self.meta.header.compression_type)
         return self._codec
 
+    def flush(self) -> None:
+        """Data, reference counts, tables: in that order, with barriers between."""
+        if self.readonly:
+            return
+        if self.data is not self.storage:
+            self.data.flush()
+        with self.meta.lock:
+            self.meta.write_back()
+
+    def close(self) -> None:
+        """Flush metadata and close everything below."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if not self.readonly:
+                if self.data is not self.storage:
+                    self.data.flush()
+                with self.meta.lock:
+                    if self.meta.bitmaps is not None:
+                        self.meta.bitmaps.store()
+                    self.meta.close()
+        finally:
+            self._close_data_file()
+            self.storage.close()
+            if self.backing is not None:
+                self.backing.close()
+
+    def check(self, *, fix_leaks: bool = False, fix_errors: bool = False) -> CheckResult:
+        """Compare reference counts with what the tables refer to."""
+        from pyhyve.image.qcow2.check import check  # noqa: PLC0415 - as above
+
+        return check(self.meta, fix_leaks=fix_leaks, fix_errors=fix_errors)
+
     def _close_data_file(self) -> None:
         if self.data is not self.storage:
             self.data.close()
 
     def snapshots(self) -> Sequence[SnapshotInfo]:
         """Internal snapshots."""
+        if not self.meta.header.nb_snapshots:
+            return ()
         from pyhyve.image.qcow2.snapshots import load_snapshots  # noqa: PLC0415 - most commands need none
 
         return tuple(entry.info() for entry in load_snapshots(self.meta))
