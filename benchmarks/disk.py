@@ -19,7 +19,7 @@ from pyhyve.guest.builder import Guest, GuestSpec, build_guest
 from pyhyve.support.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 SUMMARY = "a guest's disk"
 SOURCE = Path(__file__).parent / "guest" / "disk.c"
@@ -41,9 +41,14 @@ SCRIPT = b"dd if=/dev/vdb of=/tmp/b bs=64k 2>/dev/null; chmod +x /tmp/b; /tmp/b 
 class Measured:
     """Figures of one side: a boot gives one of each case, handed out as the cases ask for them."""
 
-    def __init__(self, command: Callable[[Path], list[str]], directory: Path) -> None:
+    def __init__(
+        self, command: Callable[[Path], list[str]], directory: Path, cases: Iterable[str], result: str
+    ) -> None:
+        """`command(directory)` boots; the guest prints `case=figure` for each of `cases`, and `result=…`."""
         self._command = command
         self._directory = directory
+        self._cases = set(cases)
+        self._result = result
         self._figures: dict[str, list[Sample]] = defaultdict(list)
 
     def sample(self, case: str) -> Sample:
@@ -53,11 +58,6 @@ class Measured:
         return self._figures[case].pop(0)
 
     def _boot(self) -> None:
-        disk = self._directory / "disk"
-        block = bytes(range(256)) * 4096
-        with disk.open("wb") as file:
-            for _ in range(DISK_BYTES // len(block)):
-                file.write(block)
         command = self._command(self._directory)
         try:
             done = subprocess.run(
@@ -68,16 +68,25 @@ class Measured:
             raise UserError(msg) from error
         output = done.stdout.decode("utf-8", "replace")
         figures = dict(re.findall(r"([\w-]+)=([\w.]+)", output))
-        if "bench-done" not in output or not CASES.keys() <= figures.keys():
+        if "bench-done" not in output or not self._cases | {self._result} <= figures.keys():
             said = (output + done.stderr.decode("utf-8", "replace"))[-300:]
             msg = f"{command[0]}: exit status {done.returncode}, the guest printed: {said!r}"
             raise UserError(msg)
-        for case in CASES:
-            self._figures[case].append(Sample(float(figures[case]), figures["sum"]))
+        for case in self._cases:
+            self._figures[case].append(Sample(float(figures[case]), figures[self._result]))
+
+
+def fresh_disk(directory: Path) -> None:
+    """Write the disk's first contents."""
+    block = bytes(range(256)) * 4096
+    with (directory / "disk").open("wb") as file:
+        for _ in range(DISK_BYTES // len(block)):
+            file.write(block)
 
 
 def our_command(guest: Guest, directory: Path) -> list[str]:
     """The emulator of pyhyve."""
+    fresh_disk(directory)
     disks = [f"--disk={directory / name},format=raw" for name in ("script", "program", "disk")]
     return [
         *(sys.executable, "-m", "pyhyve", "run", "--accel", "jit", "--memory", f"{MEMORY_MIB}M", "--no-reboot"),
@@ -87,6 +96,7 @@ def our_command(guest: Guest, directory: Path) -> list[str]:
 
 def peer_command(qemu: str, guest: Guest, directory: Path) -> list[str]:
     """The emulator of QEMU with the same devices."""
+    fresh_disk(directory)
     disks = []
     for name in ("script", "program", "disk"):
         disks += ["-drive", f"file={directory / name},format=raw,if=none,id={name}"]
@@ -118,8 +128,8 @@ def plan() -> Plan:
         padded(directory / "script", SCRIPT)
         padded(directory / "program", program.read_bytes())
         sides.append(directory)
-    ours = Measured(lambda directory: our_command(guest, directory), sides[0])
-    peer = Measured(lambda directory: peer_command(qemu, guest, directory), sides[1])
+    ours = Measured(lambda directory: our_command(guest, directory), sides[0], CASES, "sum")
+    peer = Measured(lambda directory: peer_command(qemu, guest, directory), sides[1], CASES, "sum")
 
     def case(name: str) -> Case:
         # `root` lives as long as the cases that use it.
