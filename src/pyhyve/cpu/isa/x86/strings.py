@@ -251,22 +251,25 @@ def _make_compare(size: int, *, scan: bool) -> Kernel:
         count: U64 = 1
         if repeat != 0:
             count = st.gpr[Gpr.RCX] & mask
+        # A fault leaves the flags as they were before the whole instruction.
+        old_result = st.fl_result
+        old_aux = st.fl_aux
         while count != 0:
             target = st.gpr[Gpr.RDI] & mask
             source = st.gpr[Gpr.RSI] & mask
             first = st.gpr[Gpr.RAX]
-            if not scan:
-                from_ = string_linear(st, source, source_segment, u64(size), u64(0))
-                if st.stop != 0:
-                    return 0
-                first = mmu.load_at(st, from_, u64(size), (st.mode >> 8) & 3)
-                if st.stop != 0:
-                    return 0
+            second: U64 = 0
             to = string_linear(st, target, u64(Seg.ES), u64(size), u64(0))
+            if st.stop == 0:
+                second = mmu.load_at(st, to, u64(size), (st.mode >> 8) & 3)
+            if not scan:
+                if st.stop == 0:
+                    from_ = string_linear(st, source, source_segment, u64(size), u64(0))
+                    if st.stop == 0:
+                        first = mmu.load_at(st, from_, u64(size), (st.mode >> 8) & 3)
             if st.stop != 0:
-                return 0
-            second = mmu.load_at(st, to, u64(size), (st.mode >> 8) & 3)
-            if st.stop != 0:
+                st.fl_result = old_result
+                st.fl_aux = old_aux
                 return 0
             _set_compare_flags(st, first, second, size)
             if not scan:

@@ -31,6 +31,9 @@ MAX_INSTRUCTIONS = 64
 _ROOM = 12
 """Uops that one instruction and a block's end may take."""
 
+_POP_MEMORY = 0x8F
+"""The only opcode of its number, in any map, with a memory operand."""
+
 CLASS_WRITES = 1
 CLASS_NEUTRAL = 2
 CLASS_BARRIER = 4
@@ -123,6 +126,9 @@ def address_uops(st: Any, index: Any, pc: Any, npc: Any) -> None:
             # RSP and RBP, not R12 and R13.
             if (st.d_rex & 1) == 0:
                 segment = u64(Seg.SS)
+                if base == Gpr.RSP and st.d_opcode == _POP_MEMORY:
+                    # POP [rSP + ...] sees rSP already incremented.
+                    displacement = displacement + (u64(2) << st.d_size)
         base = base | ((st.d_rex & 1) << 3)
         if size == 1 and has_base == 0 and has_index == 0:
             displacement = displacement & 0xFFFFFFFF

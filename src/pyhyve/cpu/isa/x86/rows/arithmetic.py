@@ -365,6 +365,9 @@ def _double_shift(*, left: bool) -> Semantics:
         b = c.builder
         count = _count(c, 2)
         value, fill = c.read_for_update(0), c.read(1)
+        if bits == 16:  # noqa: PLR2004
+            _double_shift_16(c, value, fill, count, left=left)
+            return
         amount = count.to(bits) if bits != 32 else count  # noqa: PLR2004
         one = amount - 1
         if left:
@@ -384,6 +387,26 @@ def _double_shift(*, left: bool) -> Semantics:
         )
 
     return semantics
+
+
+def _double_shift_16(c: X86Context, value: Value, fill: Value, count: Value, *, left: bool) -> None:
+    """SHLD and SHRD of 16 bits: a count of 16 takes all of `fill`; beyond, undefined, `value` follows once more."""
+    wide = (value.zext(64) << 32) | (fill.zext(64) << 16) | value.zext(64)
+    amount = count.zext(64)
+    if left:
+        result = ((wide << amount) >> 32).trunc(16)
+        carry = (wide >> (48 - amount)).trunc(1)
+    else:
+        result = (wide >> amount).trunc(16)
+        carry = ((wide << 1) >> amount).trunc(1)
+    zero = count == 0
+    c.update(0, result)
+    overflow = ((result ^ value) >> 15).trunc(1)
+    b = c.builder
+    c.set_flags(
+        b.select(zero, c.st.fl_result, result.sext(64)),
+        b.select(zero, c.aux(), flags.explicit_aux(carry, overflow)),
+    )
 
 
 def _bit_test(name: str) -> Semantics:
