@@ -8,17 +8,21 @@ python -m tests.nested --shell 'pyhyve run …'         any command; extra files
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
 import sys
+import tempfile
 from pathlib import Path
 
 from pyhyve.guest.builder import GuestSpec, build_guest
 from pyhyve.support.errors import UserError
 from tests.nested.machine import NestedError, cached_snapshot, missing, run
+from tests.nested.qemu_files import qemu_files
 
 DEFAULT_TESTS = ["tests/unit/kvm", "tests/unit/accel", "tests/guest/kvm"]
 SETUP = """\
-export PYTHONPATH=/opt/site:src:. PYTHONDONTWRITEBYTECODE=1 PYHYVE_KVM_GUESTS=/work/guests PYHYVE_KVM_REAL=1
+export PATH=/work/usr-bin:$PATH
+export PYTHONPATH=/opt/site:src:. PYHYVE_KVM_GUESTS=/work/guests PYHYVE_KVM_REAL=1
 pyhyve() { python3 -c 'import sys; from pyhyve.cli.main import main; sys.exit(main())' "$@"; }
 """
 KERNELS = {"debian": "linux-image-cloud-amd64", "debian-6.12": "linux-image-6.12-cloud-amd64"}
@@ -40,6 +44,7 @@ def main() -> int:
     parser.add_argument("--shell", metavar="COMMAND", help="run a shell command instead of pytest")
     parser.add_argument("--file", action="append", default=[], metavar="NAME=PATH", help="a file to take along")
     parser.add_argument("--guest", action="append", choices=KERNELS, help="guests to take along (default: all)")
+    parser.add_argument("--qemu", action="store_true", help="take the host's QEMU along, as a peer")
     parser.add_argument("--timeout", type=float, default=540, metavar="S")
     parser.add_argument("--prepare", action="store_true", help="build the image and the snapshot, run nothing")
     parser.add_argument("tests", nargs="*", help="pytest arguments")
@@ -48,11 +53,14 @@ def main() -> int:
     if reason is not None:
         sys.stderr.write(f"nested machine: {reason}\n")
         return 1
+    stack = contextlib.ExitStack()
     try:
         if options.prepare:
             cached_snapshot(lambda line: sys.stderr.write(f"{line}\n"))
             return 0
         extra = guest_files(options.guest or list(KERNELS))
+        directory = stack.enter_context(tempfile.TemporaryDirectory())
+        extra |= qemu_files(Path(directory)) if options.qemu else {}
         extra |= {name: Path(path) for name, _, path in (item.partition("=") for item in options.file)}
         arguments = shlex.join(options.tests or DEFAULT_TESTS)
         command = options.shell or (
@@ -62,6 +70,8 @@ def main() -> int:
     except (NestedError, UserError) as error:
         sys.stderr.write(f"nested machine: {error}\n")
         return 1
+    finally:
+        stack.close()
 
 
 if __name__ == "__main__":

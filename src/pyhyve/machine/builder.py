@@ -249,7 +249,7 @@ def build(
     if config.kernel is None:
         msg = "nothing to boot: name a kernel"
         raise ConfigError(msg)
-    memory = GuestMemory()
+    memory = GuestMemory(shared=False)
     try:
         for gpa, size in MemoryLayout.of(config.memory_bytes).ram_ranges:
             memory.add(gpa, size)

@@ -1,7 +1,8 @@
-"""Guest physical memory: RAM and ROM regions over one memfd each, reachable as `memoryview`s."""
+"""Guest physical memory: RAM and ROM regions over one mapping each, reachable as `memoryview`s."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PAGE_SIZE_BYTES = 4096
+HUGE_PAGE_SIZE_BYTES = 2 << 20
 _MAP_NORESERVE = 0x4000
 """Linux `asm-generic/mman.h`: memory the guest never touches costs nothing (older type stubs lack the name)."""
 
@@ -23,7 +25,7 @@ class GuestAddressError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class MemoryRegion:
-    """A range of guest physical addresses backed by host memory."""
+    """A range of guest physical addresses backed by host memory; `fd` is -1 when it has no memfd."""
 
     gpa: int
     size_bytes: int
@@ -37,11 +39,15 @@ class MemoryRegion:
 class GuestMemory:
     """The regions of one machine, sorted by address, never overlapping.
 
-    Host memory is taken lazily by the kernel. Whoever writes guest memory other than through the vCPU or `write`
-    (a device doing `preadv` into `view`) calls `mark_written` afterwards, so that translated code is dropped.
+    Host memory is taken lazily by the kernel. `shared` memory is a memfd, which another process (a vhost-user back
+    end) can map; other memory is anonymous, which the kernel backs with huge pages by itself.
+
+    Whoever writes guest memory other than through the vCPU or `write` (a device doing `preadv` into `view`) calls
+    `mark_written` afterwards, so that translated code is dropped.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, shared: bool = True) -> None:
+        self._shared = shared
         self._regions: list[MemoryRegion] = []
         self._starts: list[int] = []
         self._listeners: list[Callable[[int, int], None]] = []
@@ -64,16 +70,26 @@ class GuestMemory:
             if gpa < other.gpa + other.size_bytes and other.gpa < gpa + size_bytes:
                 msg = f"region {name} at {gpa:#x} overlaps {other.name} at {other.gpa:#x}"
                 raise ValueError(msg)
-        fd = os.memfd_create(f"pyhyve-{name}", os.MFD_CLOEXEC)
+        fd = os.memfd_create(f"pyhyve-{name}", os.MFD_CLOEXEC) if self._shared else -1
         try:
-            os.ftruncate(fd, size_bytes)
-            mapping = mmap.mmap(fd, size_bytes, mmap.MAP_SHARED | _MAP_NORESERVE)
+            if self._shared:
+                os.ftruncate(fd, size_bytes)
+                mapping = mmap.mmap(fd, size_bytes, mmap.MAP_SHARED | _MAP_NORESERVE)
+            else:
+                room = size_bytes + HUGE_PAGE_SIZE_BYTES
+                mapping = mmap.mmap(-1, room, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+                with contextlib.suppress(OSError):  # a kernel without transparent huge pages
+                    mapping.madvise(mmap.MADV_HUGEPAGE)
         except (OSError, OverflowError) as error:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
             msg = f"cannot map {size_bytes:#x} bytes of guest memory: {error}"
             raise MemoryError(msg) from error
         hva = ctypes.addressof(ctypes.c_char.from_buffer(mapping))
-        region = MemoryRegion(gpa, size_bytes, hva, readonly, name, fd, memoryview(mapping))
+        # A huge page serves a guest only where both addresses are aligned alike.
+        skipped = 0 if self._shared else (gpa - hva) % HUGE_PAGE_SIZE_BYTES
+        view = memoryview(mapping)[skipped : skipped + size_bytes]
+        region = MemoryRegion(gpa, size_bytes, hva + skipped, readonly, name, fd, view)
         index = bisect_right(self._starts, gpa)
         self._regions.insert(index, region)
         self._starts.insert(index, gpa)
@@ -118,7 +134,8 @@ class GuestMemory:
     def close(self) -> None:
         """Close the descriptors; mappings go when the last view does."""
         for region in self._regions:
-            os.close(region.fd)
+            if region.fd >= 0:
+                os.close(region.fd)
         self._regions.clear()
         self._starts.clear()
         self._maps.clear()
