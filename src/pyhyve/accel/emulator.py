@@ -93,6 +93,7 @@ class EmulatorVcpu:
 
     def set_interrupt(self, *, pending: bool) -> None:
         """Drive INTR."""
+        self.engine.set("interrupt_line", int(pending))
         if pending:
             self.engine.call("x86.change_request", Request.INTERRUPT, 0)
         else:

@@ -89,7 +89,8 @@ class Blocks:
                 if block.mode == DEAD_MODE or (start < last and first < end):
                     if block.mode != DEAD_MODE:
                         block.mode = DEAD_MODE
-                        write_jump(block.code, block.leave)
+                        if block.leave != 0:
+                            write_jump(block.code, block.leave)
                 else:
                     if here:
                         block.page_next = kept

@@ -132,6 +132,9 @@ class Dispatcher:
             block = blocks.add(st, mode)
             block.code = code
             block.leave = st.block_leave
+            if (mode & isa.single_bit) != 0:
+                # No head, and nothing ever jumps to it.
+                block.leave = 0
             st.count_translated = st.count_translated + 1
             return block
 

@@ -439,7 +439,7 @@ def service(st: Any) -> Any:
         st.event_inject = 0
         interrupt(st, vector & 0xFF, EventKind.INTERRUPT)
         return st.stop != 0
-    if (request & Request.INTERRUPT) != 0:
+    if (request & Request.INTERRUPT) != 0 and current().load(st.ref("interrupt_line"), volatile=True) != 0:
         st.exit_kind = GuestExit.INTERRUPT_WINDOW
         st.stop = Stop.EXIT
         return 1

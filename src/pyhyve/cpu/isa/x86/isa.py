@@ -14,7 +14,7 @@ from pyhyve.cpu.isa.x86.spec import Dr6
 from pyhyve.cpu.isa.x86.stack_fault import refine_address_fault
 from pyhyve.cpu.isa.x86.state import STATE, Seg
 from pyhyve.cpu.isa.x86.translate import translate_block
-from pyhyve.cpu.lang import U32, U64, Pointer, current, kernel, u64
+from pyhyve.cpu.lang import U32, U64, Pointer, current, kernel, u32, u64
 
 P = Pointer(STATE)
 _TRACE, _SHADOW = 1, 2
@@ -67,11 +67,21 @@ def wants_single(st: Any) -> None:
     return ((st.eflags & flags.TF) != 0) | (st.interrupt_shadow != 0)
 
 
+def _line(st: Any) -> Any:
+    """Level of the INTR input, which other threads drive."""
+    return current().load(st.ref("interrupt_line"), volatile=True)
+
+
 @kernel(P, result=U64, name="x86.service_requests", attributes="nounwind noinline")
 def service_requests(st: Any) -> None:
     """`events.service`; what cannot be delivered now is set aside, so that blocks need not stop for it."""
     if events.service(st) != 0:
         return 1
+    if (st.request & Request.INTERRUPT) != 0 and st.event_inject == 0 and _line(st) == 0:
+        # The bit only announced a vector that has been delivered; the line itself is low.
+        current().atomic("and", st.ref("request"), ~u32(Request.INTERRUPT))
+        if _line(st) != 0:
+            current().atomic("or", st.ref("request"), u32(Request.INTERRUPT))
     if st.stop == 0:
         waiting = current().load(st.ref("request"), volatile=True) & (Request.INTERRUPT | Request.NMI)
         if waiting != 0:

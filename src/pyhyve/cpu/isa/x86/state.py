@@ -95,6 +95,7 @@ STATE.add("bad_address", U64)
 STATE.add("event_inject", U64)
 """External interrupt given by the machine: 256 + vector, or 0."""
 STATE.add("interrupt_shadow", U32).add("nmi_blocked", U32)
+STATE.add("interrupt_line", U32).add("interrupt_pad", U32)
 STATE.add("halted", U32).add("last_error", U32)
 STATE.add("cpuid", Pointer(U32)).add("cpuid_count", U64)
 """Rows of leaf, subleaf (all ones: any), eax, ebx, ecx, edx."""

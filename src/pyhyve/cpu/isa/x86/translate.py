@@ -363,9 +363,10 @@ def translate_block(st: Any, single: Any) -> None:
     if ((st.mode >> 2) & 3) != 2:
         code_base = st.seg_base[Seg.CS]
     count: U64 = 0
-    emit(st, count, u64(NUMBERS["head"]), st.pc, st.pc)
-    st.uops[0].attributes = CLASS_BARRIER
-    count += 1
+    if single == 0:
+        emit(st, count, u64(NUMBERS["head"]), st.pc, st.pc)
+        st.uops[0].attributes = CLASS_BARRIER
+        count += 1
     instructions: U64 = 0
     pc = st.pc
     linear = code_base + pc
