@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pyhyve.kvm.probe import KvmKind, probe
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_no_device_says_what_to_load(tmp_path: Path) -> None:
+    found = probe(str(tmp_path / "kvm"))
+    assert (found.present, found.usable, found.kind) == (False, False, KvmKind.NONE)
+    assert "load kvm_intel or kvm_amd" in found.reason
+
+
+def test_a_file_that_is_no_kvm_is_not_usable(tmp_path: Path) -> None:
+    path = tmp_path / "kvm"
+    path.write_bytes(b"")
+    found = probe(str(path))
+    assert (found.present, found.usable, found.kind) == (True, False, KvmKind.NONE)
+    assert "\n" not in found.reason
+
+
+def test_no_permission_names_the_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "kvm"
+    path.write_bytes(b"")
+
+    def refuse(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr("grp.getgrgid", lambda _gid: type("Group", (), {"gr_name": "kvm"}))
+    assert "join the group kvm" in probe(str(path)).reason
+
+
+def test_the_host_is_probed_quickly_and_consistently() -> None:
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        pytest.skip("no usable /dev/kvm on this host")
+    started = time.process_time()
+    found = probe()
+    assert time.process_time() - started < 2  # some milliseconds; an emulated host is slower
+    assert found.present
+    assert found.api_version == 12
+    assert found.usable == (found.kind is KvmKind.HARDWARE)
+    if os.environ.get("PYHYVE_KVM_REAL"):
+        assert found.kind is KvmKind.HARDWARE
