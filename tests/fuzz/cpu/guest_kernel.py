@@ -312,7 +312,7 @@ def kernel_image(doorbell: Doorbell, regions: tuple[tuple[int, int, int, str], .
         for page in range(0, size, at.PAGE):
             tables.map(_PML4, address + page, USER_GPA + offset + page, flags)
         if address == at.STUB:
-            put(USER_GPA + offset, b"\xcd\x80".ljust(at.PAGE, b"\xcc"))
+            put(USER_GPA + offset, at.stub_page(b"\xcd\x80"))
     rom = bytearray(ROM_SIZE)
     rom[-16:-11] = b"\xea" + struct.pack("<HH", _BOOT, 0)  # jmp 0000:_BOOT
     return KernelImage(bytes(ram), bytes(rom))

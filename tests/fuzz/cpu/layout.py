@@ -17,6 +17,7 @@ The records are plain little-endian structures; the offsets below are the whole 
 
 from __future__ import annotations
 
+import struct
 from typing import Final
 
 PAGE: Final = 4096
@@ -129,3 +130,8 @@ SW_C0: Final = 0x0100
 SW_C1: Final = 0x0200
 SW_C2: Final = 0x0400
 SW_C3: Final = 0x4000
+
+
+def stub_page(code: bytes) -> bytes:
+    """Contents of `STUB`: a jump to ``code`` in the middle, so that what cases read there is the same on both sides."""
+    return (b"\xe9" + struct.pack("<i", PAGE // 2 - 5)).ljust(PAGE // 2, b"\xcc") + code.ljust(PAGE // 2, b"\xcc")

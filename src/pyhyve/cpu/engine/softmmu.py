@@ -49,22 +49,25 @@ class SoftMmu:
     """The kernels of one instruction set's soft MMU.
 
     `translate(state, address, access, index)` is the instruction set's page walk: it returns the guest physical
-    address, or `NO_ADDRESS` with a guest exception pending and `stop` set.
+    address, or `NO_ADDRESS` with a guest exception pending and `stop` set. `check_address(state, address)` faults for
+    what can be no address at all; of an operand that crosses a page, the last byte is checked so before all else.
     """
 
-    def __init__(
-        self, state: Struct, regions: Regions, translate: Kernel, invalidate: Kernel, indexes: int
+    def __init__(  # noqa: PLR0913 - what an instruction set gives
+        self, state: Struct, regions: Regions, translate: Kernel, check_address: Kernel, invalidate: Kernel, indexes: int
     ) -> None:
         self.state = state
         self._regions = regions
         self.indexes = indexes
         self._translate = translate
+        self._check_address = check_address
         self._invalidate = invalidate
         self._define()
 
     def _define(self) -> None:  # noqa: C901, PLR0915 - a list of kernels that refer to one another
         pointer = Pointer(self.state)
         translate, invalidate, indexes = self._translate, self._invalidate, self.indexes
+        check_address = self._check_address
         host_address = self._regions.host_address
         page_index = self._regions.page_index
         is_readonly = self._regions.is_readonly
@@ -197,6 +200,9 @@ class SoftMmu:
             in_page = address & (PAGE_BYTES - 1)
             if in_page + size > PAGE_BYTES:
                 # Both pages are checked before any byte is read, lower address first.
+                check_address(st, address + size - 1)
+                if st.stop != 0:
+                    return 0
                 fill(st, address, Access.READ, index)
                 if st.stop != 0:
                     return 0
@@ -227,6 +233,9 @@ class SoftMmu:
             """Write `size` (1, 2, 4, 8) bytes by translation index; may fault."""
             in_page = address & (PAGE_BYTES - 1)
             if in_page + size > PAGE_BYTES:
+                check_address(st, address + size - 1)
+                if st.stop != 0:
+                    return
                 fill(st, address, Access.WRITE, index)
                 if st.stop != 0:
                     return
@@ -320,6 +329,10 @@ class SoftMmu:
                 hva = fill(st, address, Access.READ, index)
                 if st.stop != 0 or hva != 0:
                     return hva
+            else:
+                check_address(st, address + size - 1)
+                if st.stop != 0:
+                    return 0
             bounce = st.bounce.address()
             i: U64 = 0
             step = u64(1)
@@ -355,6 +368,9 @@ class SoftMmu:
                         return 0
                     return hva
             else:
+                check_address(st, address + size - 1)
+                if st.stop != 0:
+                    return 0
                 fill(st, address, Access.WRITE, index)
                 if st.stop != 0:
                     return 0

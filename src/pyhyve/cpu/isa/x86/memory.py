@@ -22,7 +22,7 @@ TLB_SUPERVISOR_AC = 2
 TLB_INDEXES = 3
 
 blocks = Blocks(STATE, regions)
-mmu = SoftMmu(STATE, regions, paging.translate, blocks.invalidate, TLB_INDEXES)
+mmu = SoftMmu(STATE, regions, paging.translate, paging.check_canonical, blocks.invalidate, TLB_INDEXES)
 
 
 def current_index(st: Value) -> Value:

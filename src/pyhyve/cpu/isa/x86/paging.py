@@ -39,6 +39,14 @@ def translate(st: Any, address: Any, access: Any, index: Any) -> Any:
     return gpa
 
 
+@kernel(Pointer(STATE), U64, name="x86.check_canonical")
+def check_canonical(st: Any, address: Any) -> Any:
+    """#GP(0) for an address whose bits 48-63 are not copies of bit 47 (SDM Vol. 1, 3.3.7.1)."""
+    if (st.efer & Efer.LMA) != 0 and address.sar(47) + 1 > 1:
+        st.bad_address = address
+        gp(st)
+
+
 @inline
 def _read64(hva: Value) -> Any:
     """The entry at a host address; where no memory is it reads as all ones, like a bus with nothing on it."""

@@ -137,7 +137,7 @@ def _make_movs(size: int) -> Kernel:
             count = count - done
             if repeat != 0:
                 set_index(st, u64(Gpr.RCX), address_bits, count)
-            if count != 0 and (st.access_next != 0 or current().load(st.ref("request"), volatile=True) != 0):
+            if count != 0 and (st.access_done != 0 or current().load(st.ref("request"), volatile=True) != 0):
                 return 0
         return 1
 
@@ -186,7 +186,7 @@ def _make_stos(size: int) -> Kernel:
             count = count - done
             if repeat != 0:
                 set_index(st, u64(Gpr.RCX), address_bits, count)
-            if count != 0 and (st.access_next != 0 or current().load(st.ref("request"), volatile=True) != 0):
+            if count != 0 and (st.access_done != 0 or current().load(st.ref("request"), volatile=True) != 0):
                 return 0
         return 1
 
@@ -214,7 +214,7 @@ def _make_lods(size: int) -> Kernel:
             count = count - 1
             if repeat != 0:
                 set_index(st, u64(Gpr.RCX), address_bits, count)
-            if count != 0 and (st.access_next != 0 or current().load(st.ref("request"), volatile=True) != 0):
+            if count != 0 and (st.access_done != 0 or current().load(st.ref("request"), volatile=True) != 0):
                 return 0
         return 1
 
@@ -280,7 +280,7 @@ def _make_compare(size: int, *, scan: bool) -> Kernel:
                 set_index(st, u64(Gpr.RCX), address_bits, count)
                 if (repeat == REPEAT_EQUAL and st.fl_result != 0) or (repeat == REPEAT_NOT_EQUAL and st.fl_result == 0):
                     return 1
-            if count != 0 and (st.access_next != 0 or current().load(st.ref("request"), volatile=True) != 0):
+            if count != 0 and (st.access_done != 0 or current().load(st.ref("request"), volatile=True) != 0):
                 return 0
         return 1
 
