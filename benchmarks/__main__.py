@@ -13,7 +13,7 @@ from pyhyve.support.errors import ExitStatus, UserError
 BENCHMARKS = ("boot",)
 """Each is the module `benchmarks.NAME`, with dashes as underscores; it has `plan()` and `SUMMARY`."""
 KVM_BENCHMARKS = ("boot-kvm", "start")
-"""These need hardware KVM: on hosts without, they run in the nested machine (docs/kvm.md), and `all` leaves them out."""
+"""These need hardware KVM, if need be in the nested machine (docs/kvm.md); `all` leaves them out."""
 DEFAULT_RUNS = 5
 
 
@@ -33,7 +33,8 @@ def positive(text: str) -> int:
 def main() -> int:
     """Run one benchmark, or all and write RESULTS.md."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", allow_abbrev=False)
-    parser.add_argument("name", choices=[*BENCHMARKS, *KVM_BENCHMARKS, "all"], help="which; all writes benchmarks/RESULTS.md")
+    names = [*BENCHMARKS, *KVM_BENCHMARKS, "all"]
+    parser.add_argument("name", choices=names, help="which; all writes benchmarks/RESULTS.md")
     parser.add_argument("--runs", type=positive, default=DEFAULT_RUNS, help="runs of each side (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="end with one JSON object on a line")
     arguments = parser.parse_args()
