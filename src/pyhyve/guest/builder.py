@@ -67,12 +67,8 @@ class GuestSpec:
         """Changes whenever the same packages would give another guest."""
         parts = [FORMAT_VERSION, sorted(asdict(self).items()), initramfs.VIRTIO_MODULES]
         digest = hashlib.sha256(repr(parts).encode())
-        for data in (
-            initramfs.script("init.sh"),
-            initramfs.script("udhcpc.sh"),
-            initramfs.PROFILE,
-            initramfs.BENCHMARK_INIT,
-        ):
+        scripts = (initramfs.script(name) for name in initramfs.SCRIPTS)
+        for data in (*scripts, initramfs.PROFILE, initramfs.BENCHMARK_INIT):
             digest.update(data)
         return digest.hexdigest()[:16]
 

@@ -36,6 +36,18 @@ def plain(text: str) -> str:
     return _CONTROL.sub("", text)
 
 
+def without_echo(text: str, command: str) -> str:
+    """What follows the echo of `command` in `text`; a shell breaks the echo at the width of the terminal."""
+    position = 0
+    for character in command:
+        while position < len(text) and text[position] == "\n" != character:
+            position += 1
+        if not text.startswith(character, position):
+            break
+        position += 1
+    return text[position:].partition("\n")[2]
+
+
 class GuestConsole:
     """A machine's process and its console. Use as a context manager: leaving it ends the process.
 
@@ -128,9 +140,7 @@ class GuestConsole:
         start = self._position
         self.send_line(command)
         match = self.expect(PROMPT, timeout_s)
-        # The guest echoes what is typed: its first line is the command.
-        _, _, output = self.transcript[start : match.start()].partition("\n")
-        return output
+        return without_echo(self.transcript[start : match.start()], command)
 
     def wait_ready(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> str:
         """Wait for a pyhyve guest's shell; gives what its ready line says."""

@@ -67,8 +67,12 @@ console=/dev/${console##* }
 echo "pyhyve guest ready: Linux $(uname -r) on $(hostname)" >"$console"
 [ -z "$run" ] || $run <"$console" >"$console" 2>&1
 
-# The shell is a child in a session of its own, so that Ctrl-C works and its end is not the end of the machine.
+# The shell runs in a session of its own, so that Ctrl-C works there and leaving it is not the end of the machine. It is
+# not started with &, which would make it and all its children ignore Ctrl-C.
+start-stop-daemon -S -b -x /sbin/console -- "$console"
+
+# Waiting, unlike a command in the foreground, lets the traps run at once.
 while :; do
-	setsid -c sh -l <"$console" >"$console" 2>&1 &
+	sleep 86400 &
 	wait $!
 done

@@ -44,6 +44,9 @@ exec busybox poweroff -f
 """
 
 
+SCRIPTS = ("init.sh", "console.sh", "udhcpc.sh")
+
+
 def script(name: str) -> bytes:
     """A guest script that comes with pyhyve."""
     return resources.files("pyhyve.guest").joinpath(name).read_bytes()
@@ -77,6 +80,7 @@ def build(busybox: bytes, release: str, loadable: list[Module], always: list[str
         cpio.character_device("dev/null", 1, 3, 0o666),
         cpio.file("init", script("init.sh"), 0o755),
         cpio.file("boot-done", BENCHMARK_INIT, 0o755),
+        cpio.file("sbin/console", script("console.sh"), 0o755),
         cpio.file("etc/udhcpc.script", script("udhcpc.sh"), 0o755),
         cpio.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n"),
         cpio.file("etc/group", b"root:x:0:\n"),

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from pyhyve.guest.console import ConsoleError, GuestConsole, plain
+from pyhyve.guest.console import ConsoleError, GuestConsole, plain, without_echo
 
 GUEST = r"""
 import sys
@@ -77,3 +77,17 @@ def test_control_sequence_cut_in_two_is_taken_out() -> None:
     code = "import os, time; os.write(1, b'a\\x1b['); time.sleep(0.2); os.write(1, b'31mb\\n')"
     with GuestConsole(python(code)) as console:
         console.expect("ab\n", 10)
+
+
+@pytest.mark.parametrize(
+    ("text", "command", "output"),
+    [
+        ("ls\na b\n", "ls", "a b\n"),
+        ("ls\n", "ls", ""),
+        ("echo a-very-long\n-line\nx\n", "echo a-very-long-line", "x\n"),
+        ("something else\nx\n", "ls", "x\n"),
+        ("", "ls", ""),
+    ],
+)
+def test_echo_of_the_command_is_taken_out(text: str, command: str, output: str) -> None:
+    assert without_echo(text, command) == output
