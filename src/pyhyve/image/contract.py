@@ -293,6 +293,7 @@ class Image(ABC):
     def resize(self, size_bytes: int) -> None:
         """Change the virtual size; new space reads as zero."""
         del size_bytes
+        self.check_writable()
         msg = f"Image format driver '{self.format_name}' does not support resize"
         raise ImageUnsupportedError(msg)
 

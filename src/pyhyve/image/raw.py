@@ -162,9 +162,7 @@ FORMAT = ImageFormat(
     options=(
         CreateOption("extent_size_hint", OptionType.SIZE, "Extent size hint for the image file, 0 to disable"),
         CreateOption("nocow", OptionType.BOOLEAN, "Turn off copy-on-write (valid only on btrfs)"),
-        CreateOption(
-            "preallocation", OptionType.STRING, "Preallocation mode (allowed values: off, falloc, full)"
-        ),
+        CreateOption("preallocation", OptionType.STRING, "Preallocation mode (allowed values: off, falloc, full)"),
         CreateOption("size", OptionType.SIZE, "Virtual disk size"),
     ),
 )

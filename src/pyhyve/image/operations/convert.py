@@ -184,9 +184,7 @@ def _own_pieces(source: Image, chunk: int) -> Iterator[Piece]:
             start = stop
 
 
-def convert(
-    sources: Concatenation, target: Image, settings: ConvertSettings, progress: Progress | None = None
-) -> None:
+def convert(sources: Concatenation, target: Image, settings: ConvertSettings, progress: Progress | None = None) -> None:
     """Copy all sources into `target`, which is large enough. Flushes nothing: the caller closes the target.
 
     Raises ImageError, or OSError such as ENOSPC.

@@ -280,9 +280,7 @@ class QcowImage(Image):
                 self._end += len(data)
                 self.storage.pwrite(data, place)
                 entry = OFLAG_COMPRESSED | len(data) << (63 - self._bits) | place
-                self._set_entries(
-                    cluster >> self._l2_bits, cluster & ((1 << self._l2_bits) - 1), array("Q", (entry,))
-                )
+                self._set_entries(cluster >> self._l2_bits, cluster & ((1 << self._l2_bits) - 1), array("Q", (entry,)))
 
     def write_zeroes(self, offset: int, length: int, *, unmap: bool = True) -> None:
         """Write zero bytes where the range does not read as zero already; the format has no zero clusters."""
@@ -307,9 +305,7 @@ class QcowImage(Image):
             if self._dirty_l1:
                 self.storage.flush()
                 for index in sorted(self._dirty_l1):
-                    self.storage.pwrite(
-                        self._table1[index].to_bytes(8, "big"), self.header.l1_table_offset + index * 8
-                    )
+                    self.storage.pwrite(self._table1[index].to_bytes(8, "big"), self.header.l1_table_offset + index * 8)
                 self._dirty_l1.clear()
         self.storage.flush()
 

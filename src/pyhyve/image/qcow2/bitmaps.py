@@ -166,8 +166,6 @@ def note_write(meta: Metadata, offset: int, length: int) -> None:
         meta.bitmaps.record(offset, length)
 
 
-
-
 def copy_bitmaps(source: Metadata, target: Metadata) -> None:
     """Copy all bitmaps of one image to a new image of the same size, which has none."""
     entries = load_directory(source)

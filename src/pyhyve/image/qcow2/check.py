@@ -305,9 +305,7 @@ def _needs_rebuild(refs: References, wrong: dict[int, tuple[int, int]]) -> bool:
     table = refs.meta.refcounts.table
     return any(
         count < expected
-        and (
-            cluster // refs.per_block >= len(table) or not table[cluster // refs.per_block] & REFTABLE_OFFSET_MASK
-        )
+        and (cluster // refs.per_block >= len(table) or not table[cluster // refs.per_block] & REFTABLE_OFFSET_MASK)
         for cluster, (count, expected) in wrong.items()
     )
 

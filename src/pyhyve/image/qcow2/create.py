@@ -183,5 +183,3 @@ def _preallocate(request: CreateRequest, data: Storage, header: Header, mode: st
     if header.has_data_file and mode in {"falloc", "full"}:
         preallocate(replace(request, storage=data), 0, size, mode)
     meta.close()
-
-

@@ -205,7 +205,7 @@ def parse_header(data: bytes, file_size: int) -> Header:
             raise ImageFormatError(msg)
         if header_length > V3_HEADER_LENGTH:
             compression = data[V3_HEADER_LENGTH]
-            extra = data[V3_HEADER_LENGTH + 1 : header_length]
+            extra = data[V3_HEADER_LENGTH + 1 : header_length].rstrip(b"\0")
     header = Header(
         version, cluster_bits, size, l1_size, l1_offset, reftable_offset, reftable_clusters, nb_snapshots,
         snapshots_offset, crypt, incompatible, compatible, autoclear, order, header_length, compression, extra,

@@ -4,7 +4,6 @@ Hot path: one lookup under the lock, then the guest's buffers go straight to pwr
 the mapping of guest clusters first claims them, so that two requests never allocate the same cluster.
 """
 
-
 from __future__ import annotations
 
 from contextlib import contextmanager
@@ -170,9 +169,7 @@ class Qcow2Image(Qcow2Reader):
         self.data.pwrite(view[: run.length], run.host)
         return run.length
 
-    def _write_with_fill(
-        self, view: memoryview, offset: int, start: int, end: int, host: int, *, fresh: bool
-    ) -> None:
+    def _write_with_fill(self, view: memoryview, offset: int, start: int, end: int, host: int, *, fresh: bool) -> None:
         """Write guest range `[start, end)` to `host`: `view` at `offset`, old content around it.
 
         `fresh` host space reads as zero already, so zero content around the data is left out.
@@ -430,7 +427,6 @@ class Qcow2Image(Qcow2Reader):
         self._note_write(offset, length)
         with self._claimed(low, high - 1):
             self._zero_clusters(low, high, unmap=True, hint=True)
-
 
     def _note_write(self, offset: int, length: int) -> None:
         if self.meta.header.bitmaps is not None:

@@ -145,9 +145,7 @@ def amend(
         msg = f"Unknown compatibility level {compat}"
         raise ImageError(msg)
     if wanted > header.version:
-        image.meta.write_header(
-            replace(header, version=3, header_length=112, feature_name_table=True)
-        )
+        image.meta.write_header(replace(header, version=3, header_length=112, feature_name_table=True))
     bits = options.get("refcount_bits")
     if bits is not None:
         _change_refcount_bits(image, int(bits), wanted)

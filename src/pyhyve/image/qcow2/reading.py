@@ -316,9 +316,7 @@ def _extensions_overflow(head: bytes) -> bool:
     return True
 
 
-def _scatter(
-    buffers: Sequence[memoryview], runs: list[Run], offset: int
-) -> Iterator[tuple[memoryview, Run, int]]:
+def _scatter(buffers: Sequence[memoryview], runs: list[Run], offset: int) -> Iterator[tuple[memoryview, Run, int]]:
     """Pair parts of buffers with parts of runs: `(buffer part, run advanced to it, guest offset)`."""
     queue = iter(buffers)
     buffer = next(queue)

@@ -63,9 +63,7 @@ def pack_counts(values: Counts, order: int) -> bytes:
 class RefcountStructure:
     """The refcount table and its blocks."""
 
-    def __init__(
-        self, storage: Storage, cluster_bits: int, order: int, table_offset: int, table_clusters: int
-    ) -> None:
+    def __init__(self, storage: Storage, cluster_bits: int, order: int, table_offset: int, table_clusters: int) -> None:
         self._storage = storage
         self._bits = cluster_bits
         self._order = order
@@ -213,6 +211,8 @@ class RefcountStructure:
 
     def allocate(self, count: int, *, exact: bool = True) -> tuple[int, int]:
         """Take free clusters: `(first, taken)`, contiguous; `taken == count` when `exact`, else 1..count."""
+        if exact and count >= self.entries_per_block // 2:
+            return self._append_region(count), count
         while True:
             first, taken = self._search(count, exact=exact)
             missing = self._first_missing_block(first, taken)
@@ -276,7 +276,7 @@ class RefcountStructure:
     def _create_block(self, number: int) -> None:
         """Make the missing block `number` in the first cluster it covers: that one is free, as all it covers are."""
         if number >= len(self.table):
-            self._grow_table(number + 1)
+            self._append_region(0, number + 1)
         if self.table[number] & REFTABLE_OFFSET_MASK:
             return
         empty = unpack_counts(bytes(self._cluster_size), self._order)
@@ -287,22 +287,53 @@ class RefcountStructure:
         self.high_water = max(self.high_water, number * self.entries_per_block + 1)
         self._dirty_entries.add(number)
 
-    def _grow_table(self, needed: int) -> None:
-        entries_per_cluster = self._cluster_size // 8
-        wanted = max(needed, len(self.table) + len(self.table) // 2)
-        clusters = -(-wanted // entries_per_cluster)
-        if clusters << self._bits > MAX_REFCOUNT_TABLE_SIZE_BYTES:
-            clusters = MAX_REFCOUNT_TABLE_SIZE_BYTES >> self._bits
-            if clusters * entries_per_cluster < needed:
-                msg = "the image file would become too large for its reference count table"
-                raise ImageError(msg)
-        self.table.extend(array("Q", (0,)) * (clusters * entries_per_cluster - len(self.table)))
+    def _append_region(self, count: int, min_entries: int = 0) -> int:
+        """Reference `count` fresh clusters in one run behind everything, with all the structure they need.
+
+        A refcount block normally sits in the range it covers, so no run could be longer than one block covers. Here
+        the run comes first, then its blocks, then (when the table is too short, or shorter than `min_entries`) a new
+        table. Returns the run's first cluster.
+        """
+        per = self.entries_per_block
+        last = max((number for number, entry in enumerate(self.table) if entry & REFTABLE_OFFSET_MASK), default=-1)
+        first = max(self.high_water, (last + 1) * per)
+        blocks, table_clusters = 1, 0
+        while True:
+            lowest, highest = first // per, (first + count + blocks + table_clusters - 1) // per
+            entries = max(min_entries, highest + 1)
+            wanted_table = self._table_clusters_for(entries) if entries > len(self.table) else 0
+            if highest - lowest < blocks and wanted_table <= table_clusters:
+                break
+            blocks, table_clusters = max(blocks, highest - lowest + 1), max(table_clusters, wanted_table)
+        if table_clusters:
+            self._move_table((first + count + blocks) << self._bits, table_clusters)
+        for position, number in enumerate(range(lowest, highest + 1)):
+            block = unpack_counts(bytes(self._cluster_size), self._order)
+            self._keep(number, block)
+            self._touch(number, 0, len(block))
+            self.table[number] = (first + count + position) << self._bits
+            self._dirty_entries.add(number)
+        self.add(first, count + highest - lowest + 1, 1)
+        self.add(first + count + blocks, table_clusters, 1)
+        self.high_water = first + count + blocks + table_clusters
+        return first
+
+    def _table_clusters_for(self, entries: int) -> int:
+        """Clusters of a table that holds `entries` with room to grow; ImageError when that is too much."""
+        per_cluster = self._cluster_size // 8
+        limit = MAX_REFCOUNT_TABLE_SIZE_BYTES >> self._bits
+        if entries > limit * per_cluster:
+            msg = "the image file would become too large for its reference count table"
+            raise ImageError(msg)
+        return min(limit, -(-max(entries, len(self.table) + len(self.table) // 2) // per_cluster))
+
+    def _move_table(self, offset: int, clusters: int) -> None:
+        self.table.extend(array("Q", (0,)) * (clusters * (self._cluster_size // 8) - len(self.table)))
         if self._moved_from is None:
             self._moved_from = (self.table_offset, self.table_clusters)
         else:
             self.add(self.table_offset >> self._bits, self.table_clusters, -1)
-        first, _ = self.allocate(clusters)
-        self.table_offset = first << self._bits
+        self.table_offset = offset
         self.table_clusters = clusters
 
     # --- write-back ---

@@ -184,9 +184,7 @@ def create_snapshot(meta: Metadata, name: str, date_s: int, date_ns: int) -> Sna
     add_tree(meta, meta.l1, 1)
     offset = _copy_l1(meta, meta.l1)
     number = max((int(entry.id) for entry in entries if entry.id.isdecimal()), default=0) + 1
-    entry = SnapshotEntry(
-        offset, len(meta.l1), str(number), name, date_s, date_ns, 0, 0, meta.header.size, 0
-    )
+    entry = SnapshotEntry(offset, len(meta.l1), str(number), name, date_s, date_ns, 0, 0, meta.header.size, 0)
     refresh_copied_flags(meta)
     _write_snapshot_table(meta, (*entries, entry))
     meta.write_back()
@@ -235,5 +233,3 @@ def apply_snapshot(meta: Metadata, entry: SnapshotEntry) -> None:
     meta.byte_offset = 0
     refresh_copied_flags(meta)
     meta.write_back()
-
-

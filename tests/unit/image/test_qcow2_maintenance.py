@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pyhyve.image.contract import BackingReference, ImageError, ImageUnsupportedError
+from pyhyve.image.opening import OpenSettings, open_image
+from pyhyve.image.qcow2.bitmaps import describe_bitmaps, load_bitmap_table, load_directory
+from pyhyve.image.qcow2.format import BitmapEntry, BitmapsExtension, build_bitmap_directory
+from pyhyve.image.qcow2.maintenance import amend
+from pyhyve.image.qcow2.snapshots import apply_snapshot, create_snapshot, delete_snapshot, find_snapshot
+from tests.unit.image.conftest import read
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
+
+    from pyhyve.image.contract import Image
+    from tests.unit.image.conftest import MakeImage
+
+
+def clean(image: Image) -> bool:
+    image.flush()
+    result = image.check()
+    return (result.corruptions, result.leaks, result.errors) == (0, 0, [])
+
+
+@pytest.mark.parametrize("options", [{}, {"compat": "v2"}, {"cluster_size": "512"}, {"extended_l2": "on"}], ids=str)
+def test_snapshots_keep_what_was_there(make_image: MakeImage, options: dict[str, str]) -> None:
+    image = make_image(size=2 << 20, **options)
+    chance = random.Random(5)
+    states = {}
+    for number in range(3):
+        for _ in range(4):
+            image.pwrite(chance.randbytes(50_000), chance.randrange(image.size_bytes - 50_000))
+        image.write_compressed(b"z" * image.cluster_size_bytes, 0)
+        create_snapshot(image.meta, f"s{number}", 1_700_000_000, 5)
+        states[f"s{number}"] = read(image)
+    image.write_zeroes(0, 1 << 20)
+    assert clean(image)
+    for name in ("s1", "s0", "s2", "s1"):
+        apply_snapshot(image.meta, find_snapshot(image.meta, name))
+        assert read(image) == states[name]
+        assert clean(image)
+        image.pwrite(b"after", 12345)
+    delete_snapshot(image.meta, find_snapshot(image.meta, "s1"))
+    assert [snapshot.name for snapshot in image.snapshots()] == ["s0", "s2"]
+    assert clean(image)
+    for name in ("s0", "s2"):
+        apply_snapshot(image.meta, find_snapshot(image.meta, name))
+        assert read(image) == states[name]
+        delete_snapshot(image.meta, find_snapshot(image.meta, name))
+    assert clean(image)
+    image.close()
+
+
+def test_snapshot_that_narrow_counts_cannot_hold_changes_nothing(make_image: MakeImage) -> None:
+    image = make_image(refcount_bits="1")
+    image.pwrite(b"x" * 100_000, 0)
+    with pytest.raises(ImageError, match="too narrow"):
+        create_snapshot(image.meta, "no", 0, 0)
+    assert image.snapshots() == ()
+    assert clean(image)
+    image.close()
+
+
+@pytest.mark.parametrize("options", [{}, {"cluster_size": "512"}, {"extended_l2": "on"}], ids=str)
+def test_resize_keeps_data_and_shows_zeroes(make_image: MakeImage, options: dict[str, str]) -> None:
+    image = make_image(size=1 << 20, **options)
+    flat = bytearray(random.Random(1).randbytes(1 << 20))
+    image.pwrite(flat, 0)
+    for size in (700 * 1024 + 512, 3 << 20, 512, 64 << 20, 5 << 20):
+        image.resize(size)
+        flat = flat[:size] + bytes(max(0, size - len(flat)))
+        assert read(image) == flat
+        assert clean(image)
+    image.close()
+
+
+def test_growing_hides_a_longer_backing_file(make_image: MakeImage, tmp_path: Path) -> None:
+    (tmp_path / "base.raw").write_bytes(b"B" * (1 << 20))
+    image = make_image(size=512 * 1024, backing=BackingReference("base.raw", "raw"))
+    image.resize(1 << 20)
+    assert read(image) == b"B" * (512 * 1024) + bytes(512 * 1024)
+    image.close()
+
+
+def test_amend_changes_version_widths_and_flags(make_image: MakeImage, tmp_path: Path) -> None:
+    image = make_image()
+    data = random.Random(2).randbytes(500_000)
+    image.pwrite(data, 4096)
+    image.write_zeroes(1 << 20, 1 << 20)
+    for options in ({"refcount_bits": 1}, {"refcount_bits": 64}, {"lazy_refcounts": True}, {"refcount_bits": 16},
+                    {"lazy_refcounts": False}, {"compat": "v2"}, {"compat": "v3"}, {"size": 8 << 20}):  # fmt: skip
+        amend(image, options)
+        image.close()
+        image = open_image(str(tmp_path / "disk.qcow2"), OpenSettings("qcow2", writable=True))
+        assert read(image, 4096, len(data)) == data
+        assert clean(image)
+    assert image.size_bytes == 8 << 20
+    with pytest.raises(ImageUnsupportedError, match="cluster size"):
+        amend(image, {"cluster_size": 4096})
+    image.close()
+
+
+def test_downgrade_writes_zero_clusters_over_a_backing_file(make_image: MakeImage, tmp_path: Path) -> None:
+    (tmp_path / "base.raw").write_bytes(b"B" * (1 << 20))
+    image = make_image(size=2 << 20, backing=BackingReference("base.raw", "raw"))
+    image.write_zeroes(0, 2 << 20)
+    amend(image, {"compat": "0.10"})
+    assert image.header.version == 2
+    assert read(image) == bytes(2 << 20)
+    assert clean(image)
+    image.close()
+
+
+def damage(image: Image, offset: Any, value: Any) -> str:
+    image.close()
+    storage_path = image.storage.filename
+    with open(storage_path, "r+b") as file:  # noqa: PTH123 - the test pokes bytes
+        file.seek(offset)
+        file.write(value)
+    return storage_path
+
+
+def test_check_finds_and_repairs_leaks_and_lost_counts(make_image: MakeImage) -> None:
+    image = make_image()
+    image.pwrite(b"x" * 200_000, 0)
+    image.flush()
+    block = image.meta.refcounts.table[0]
+    path = damage(image, block + 2 * 5, b"\0\0" + b"\0\1" * 20)  # cluster 5 lost, many clusters leaked
+    with open_image(path) as broken:
+        result = broken.check()
+        assert result.corruptions >= 1
+        assert result.leaks >= 1
+    with open_image(path, OpenSettings(writable=True, check_only=True)) as repaired:
+        result = repaired.check(fix_leaks=True, fix_errors=True)
+        assert (result.corruptions, result.leaks) == (0, 0)
+        assert result.corruptions_fixed >= 1
+    with open_image(path, OpenSettings(writable=True)) as good:
+        assert read(good, 0, 200_000) == b"x" * 200_000
+        assert clean(good)
+
+
+def test_check_rebuilds_a_lost_refcount_table(make_image: MakeImage) -> None:
+    image = make_image()
+    data = random.Random(8).randbytes(400_000)
+    image.pwrite(data, 100)
+    image.flush()
+    path = damage(image, image.meta.refcounts.table_offset, (1 << 50).to_bytes(8, "big"))
+    with open_image(path, OpenSettings(writable=True, check_only=True)) as repaired:
+        result = repaired.check(fix_leaks=True, fix_errors=True)
+        assert (result.corruptions, result.leaks) == (0, 0)
+    with open_image(path) as good:
+        assert read(good, 100, len(data)) == data
+        assert good.check().corruptions == 0
+
+
+def add_bitmap(image: Image, name: str = "b0", granularity_bits: Any = 16, flags: Any = 2) -> None:
+    meta = image.meta
+    table, _ = meta.allocate(1, exact=True)
+    meta.storage.pwrite(bytes(meta.cluster_size), table)
+    entry = BitmapEntry(table, 1, flags, 1, granularity_bits, name, b"")
+    data = build_bitmap_directory((entry,))
+    directory, _ = meta.allocate(1, exact=True)
+    meta.storage.pwrite(data, directory)
+    meta.write_back()
+    from dataclasses import replace
+
+    meta.write_header(replace(meta.header, bitmaps=BitmapsExtension(1, len(data), directory), autoclear_features=1))
+
+
+def test_auto_bitmap_records_writes(make_image: MakeImage, tmp_path: Path) -> None:
+    image = make_image()
+    add_bitmap(image)
+    image.pwrite(b"x", 65536 * 3 + 5)
+    assert describe_bitmaps(image.meta)[0]["flags"] == ["in-use", "auto"]
+    image.write_zeroes(65536 * 9, 65536 * 2)
+    image.close()
+    with open_image(str(tmp_path / "disk.qcow2")) as again:
+        assert describe_bitmaps(again.meta) == [{"flags": ["auto"], "name": "b0", "granularity": 65536}]
+        (entry,) = load_directory(again.meta)
+        where = load_bitmap_table(again.meta, entry)[0]
+        assert again.storage.pread(8, where) == bytes((0b00001000, 0b00000110, 0, 0, 0, 0, 0, 0))
+        assert again.check().leaks == 0
+
+
+def test_image_with_bitmaps_is_not_resized(make_image: MakeImage) -> None:
+    image = make_image()
+    add_bitmap(image)
+    with pytest.raises(ImageUnsupportedError, match="bitmaps"):
+        image.resize(8 << 20)
+    image.close()

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyhyve.image.qcow2.tables import ascending, load_u64, run_length, store_u64
+
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def plain_run(entries: array[int], index: int, limit: int, step: int) -> int:
+    count = 1
+    while count < limit and entries[index + count] == entries[index] + count * step:
+        count += 1
+    return count
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 1 << 40), st.integers(1, 40)), min_size=1, max_size=8),
+    st.sampled_from([0, 512, 65536]),
+)
+def test_run_length_agrees_with_a_plain_loop(pieces: Any, step: Any) -> None:
+    entries = array("Q")
+    for first, count in pieces:
+        entries.extend(ascending(first, count, step))
+    for index in range(0, len(entries), 3):
+        for limit in {1, len(entries) - index, max(1, (len(entries) - index) // 2)}:
+            assert run_length(entries, index, limit, step) == plain_run(entries, index, limit, step)
+
+
+def test_tables_are_big_endian() -> None:
+    assert load_u64(bytes(7) + b"\x05" + b"\x01" + bytes(7) + b"xx") == array("Q", (5, 1 << 56))
+    assert store_u64(array("Q", (5,))) == bytes(7) + b"\x05"
