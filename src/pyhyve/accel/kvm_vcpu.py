@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import mmap
+import os
 import signal
 import threading
 from collections import deque
@@ -22,7 +23,7 @@ from pyhyve.kvm.ioctls import KvmError, kick_thread
 from pyhyve.kvm.structures import COALESCED_MMIO, COALESCED_MMIO_RING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from pyhyve.kvm.vcpu import VcpuHandle
 
@@ -72,6 +73,7 @@ class KvmVcpu:
         self._finish: Callable[[], None] | None = None
         self._pieces: deque[tuple[ExitKind, int, int, bool, int]] = deque()
         self._nmi_wanted = False
+        self._host_cpus: frozenset[int] | None = None
         self._ring: memoryview | None = None
         self._held = False
         self._power_on: _ResetState | None = None
@@ -155,6 +157,8 @@ class KvmVcpu:
         self._host.prepare()
         self._thread_id = threading.get_ident()
         self._native_id = threading.get_native_id()
+        if self._host_cpus is not None:
+            os.sched_setaffinity(0, self._host_cpus)
 
     def _interrupted(self, error: OSError) -> VcpuExit:
         if error.errno not in {errno.EINTR, errno.EAGAIN}:
@@ -264,6 +268,11 @@ class KvmVcpu:
         self._bytes[_B_IMMEDIATE_EXIT] = 1
         if self._native_id and self._thread_id != threading.get_ident():
             kick_thread(self._native_id, KICK_SIGNAL)
+
+    def pin(self, host_cpus: Iterable[int]) -> None:
+        """Run on these host CPUs only, from the next entry on. OSError from that entry when none of them is there."""
+        self._host_cpus = frozenset(host_cpus)
+        self._thread_id = 0
 
     def set_interrupt(self, *, pending: bool) -> None:
         """Drive INTR (without the in-kernel interrupt chip)."""

@@ -94,7 +94,7 @@ def make(name: str, screen: Screen, *, cpus: int = 1, append: str = "", no_reboo
 def test_debian_boots_to_a_shell_and_powers_off(name: str, cpus: int) -> None:
     screen = Screen()
     machine = make(name, screen, cpus=cpus, append="pyhyve.run=grep,-c,^processor,/proc/cpuinfo")
-    screen.when(rf"{READY}(.|\n)*\n{cpus}\r?\n(.|\n)*#", lambda: screen.type("poweroff\n"))
+    screen.when(rf"{READY}[\s\S]*?\n{cpus}\r?\n[\s\S]*?#", lambda: screen.type("poweroff\n"))
     outcome = machine.run()
     assert outcome.kind is OutcomeKind.POWERED_OFF, f"{outcome}\n{screen.text}"
     assert READY in screen.text
@@ -103,8 +103,8 @@ def test_debian_boots_to_a_shell_and_powers_off(name: str, cpus: int) -> None:
 def test_reboot_starts_again() -> None:
     screen = Screen()
     machine = make("debian", screen, no_reboot=False)
-    screen.when(rf"{READY}[^~]*# ", lambda: screen.type("reboot -f\n"))
-    screen.when(rf"{READY}[^~]*{READY}[^~]*# ", lambda: screen.type("poweroff -f\n"))
+    screen.when(rf"{READY}[\s\S]*?# ", lambda: screen.type("reboot -f\n"))
+    screen.when(rf"{READY}[\s\S]*?{READY}[\s\S]*?# ", lambda: screen.type("poweroff -f\n"))
     outcome = machine.run()
     assert outcome.kind is OutcomeKind.POWERED_OFF, f"{outcome}\n{screen.text}"
     assert screen.text.count(READY) == 2
@@ -126,7 +126,7 @@ def test_pause_and_resume_under_load() -> None:
         done.set()
         machine.request_stop()
 
-    screen.when(rf"{READY}(.|\n)*\ny\r?\ny", pause_often)
+    screen.when(rf"{READY}[\s\S]*?\ny\r?\ny", pause_often)
     outcome = machine.run()
     assert outcome.kind is OutcomeKind.STOPPED, f"{outcome}\n{screen.text[-2000:]}"
     assert done.is_set()

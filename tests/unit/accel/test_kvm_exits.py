@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -243,3 +246,31 @@ def test_instruction_kvm_cannot_emulate_is_reported_with_its_bytes(tiny: Tiny) -
     machine.run_to(ExitKind.INTERNAL_ERROR)
     assert "KVM internal error 1: it met an instruction that it cannot emulate" in machine.vcpu.exit.message
     assert machine.vcpu.read_registers()["rip"] == 0x1005
+
+
+def test_pinned_vcpu_runs_on_its_host_cpu(tiny: Tiny) -> None:
+    machine = tiny("e610 f4", kernel_irqchip=False)
+    machine.enter()
+    before = os.sched_getaffinity(0)
+    chosen = max(before)
+    seen: list[set[int]] = []
+
+    def run() -> None:
+        machine.vcpu.pin({chosen})
+        machine.vcpu.run()
+        seen.append(os.sched_getaffinity(0))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(10)
+    assert seen == [{chosen}]
+    assert os.sched_getaffinity(0) == before
+    assert machine.vcpu.exit.kind == ExitKind.IO
+
+
+def test_kvm_needs_no_compiler_and_no_event_loop() -> None:
+    program = "import sys, pyhyve.accel.kvm, pyhyve.machine.builder; print(*sys.modules)"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", program]
+    loaded = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout.split()
+    assert not {"llvmlite", "asyncio", "numpy"} & set(loaded)
