@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from .engines import Engine
 
+_ALIGNMENT_CHECK: Final = 17
 _TASK_END: Final = 0x7FFF_FFFF_F000
 _PLAIN_FX: Final = struct.pack("<HHB19xI", 0x37F, 0, 0, 0x1F80)
 
@@ -108,7 +109,7 @@ class Session:
         pairs = [(index, _record(native, index), _record(engine, index)) for index in found]
         for index, ours, theirs in pairs:
             case = batch.case(index)
-            if _incomparable(ours):
+            if _incomparable(ours, alignment_checks=self._alignment_checks):
                 tally.skipped += 1
                 continue
             if _excused(case, ours, theirs, lenient=self._lenient) or _excused_undefined(batch, index, ours, theirs):
@@ -122,7 +123,9 @@ class Session:
         native = self._native.run_batch(batch)
         engine = self._engine.run_batch(batch)
         ours, theirs = _record(native, 0), _record(engine, 0)
-        if not compare(batch, native, engine) or _incomparable(ours):
+        if not compare(batch, native, engine) or _incomparable(
+            ours, alignment_checks=self._alignment_checks
+        ):
             return None
         if _excused(batch.case(0), ours, theirs, lenient=self._lenient):
             return None
@@ -169,8 +172,13 @@ def _alone(batch: Batch, index: int) -> Batch:
     return Batch(batch.template, record, [batch.steps[index]])
 
 
-def _incomparable(native: Result) -> bool:
-    """The case went where the two sides cannot agree: single-stepping into the landing pad, or it hung."""
+def _incomparable(native: Result, *, alignment_checks: bool) -> bool:
+    """The case went where the two sides cannot agree.
+
+    Single-stepping into the landing pad, an alignment check that POPF brought about, or it hung.
+    """
+    if native.vector == _ALIGNMENT_CHECK and not alignment_checks:
+        return True
     return native.vector == at.VECTOR_HUNG or (native.vector == 1 and bool(native.rflags & at.TF))
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyhyve.cpu.isa.x86.decode_tables import StencilKey
 from pyhyve.cpu.isa.x86 import addressing, faults
+from pyhyve.cpu.isa.x86.decode_tables import StencilKey
 from pyhyve.cpu.isa.x86.variant import Variant
 from pyhyve.cpu.lang.builder import UNLIKELY
 
@@ -49,7 +49,6 @@ def leave(c: X86Context) -> None:
 
 def undefined(c: X86Context) -> None:
     """#UD."""
-
     c.save_pc()
     faults.ud(c.st)
     c.leave()
@@ -57,7 +56,6 @@ def undefined(c: X86Context) -> None:
 
 def too_long(c: X86Context) -> None:
     """#GP(0): an instruction of more than 15 bytes."""
-
     c.save_pc()
     faults.gp(c.st, 0)
     c.leave()
@@ -70,9 +68,10 @@ def segment_base(c: X86Context) -> None:
 
 def segment_check(c: X86Context) -> None:
     """Limit and rights of segment V0 (its number) for V1 bytes, V2: bit 0 write; then add its base."""
-
     c.save_pc()
-    linear = addressing.check_segment(c.st, c.address, c.symbol("V0", "u31"), c.symbol("V1", "u31"), c.symbol("V2", "u31"))
+    linear = addressing.check_segment(
+        c.st, c.address, c.symbol("V0", "u31"), c.symbol("V1", "u31"), c.symbol("V2", "u31")
+    )
     c.check()
     c.carried = linear
 
@@ -106,22 +105,41 @@ def effective_address(bits: int, scale: int, *, base: bool, index: bool) -> Call
             total = total + (register(1) << scale)
         if base:
             total = total + register(0)
-        c.carried = total if bits == 64 else total.trunc(bits).zext(64)  # noqa: PLR2004
+        c.carried = total if bits == 64 else total.trunc(bits).zext(64)
 
     return semantics
 
 
+def bit_offset(bits: int, address_bits: int) -> Callable[[X86Context], None]:
+    """Add what the bit offset in register V0 says beyond one operand of `bits` (BT, BTS, BTR, BTC of memory)."""
+
+    def semantics(c: X86Context) -> None:
+        index = c.builder.load(c.slot(0, bits))
+        total = c.address + index.sar(bits.bit_length() - 1).sext(64) * (bits // 8)
+        c.carried = total if address_bits == 64 else total.trunc(address_bits).zext(64)
+
+    return semantics
+
+
+def _bit_offsets() -> list[tuple[str, Callable[[X86Context], None]]]:
+    return [
+        (f"bit_offset{bits}_{address_bits}", bit_offset(bits, address_bits))
+        for address_bits in (16, 32, 64)
+        for bits in (16, 32, 64)
+    ]
+
+
 def _addresses() -> list[tuple[str, Callable[[X86Context], None]]]:
-    stencils = []
-    for bits in (16, 32, 64):
-        for scale in range(4):
-            for base in (False, True):
-                for index in (False, True):
-                    stencils.append(
-                        (f"ea{bits}_{scale}{'b' if base else ''}{'i' if index else ''}",
-                         effective_address(bits, scale, base=base, index=index))
-                    )
-    return stencils
+    return [
+        (
+            f"ea{bits}_{scale}{'b' if base else ''}{'i' if index else ''}",
+            effective_address(bits, scale, base=base, index=index),
+        )
+        for bits in (16, 32, 64)
+        for scale in range(4)
+        for base in (False, True)
+        for index in (False, True)
+    ]
 
 
 _ALL: list[tuple[str, Callable[[X86Context], None]]] = [
@@ -137,9 +155,11 @@ _ALL: list[tuple[str, Callable[[X86Context], None]]] = [
     ("fpu_check2", fpu_check(2)),
     ("fpu_check3", fpu_check(3)),
     *_addresses(),
+    *_bit_offsets(),
 ]
 NUMBERS = {name: i for i, (name, _) in enumerate(_ALL)}
 EA_FIRST = NUMBERS["ea16_0"]
+BIT_OFFSET_FIRST = NUMBERS["bit_offset16_16"]
 
 
 def special_stencils() -> list[StencilKey]:
@@ -147,4 +167,4 @@ def special_stencils() -> list[StencilKey]:
     return [StencilKey(name, Variant(0, ()), semantics) for name, semantics in _ALL]
 
 
-__all__ = ["EA_FIRST", "NUMBERS", "special_stencils"]
+__all__ = ["BIT_OFFSET_FIRST", "EA_FIRST", "NUMBERS", "special_stencils"]

@@ -1,5 +1,7 @@
-"""Which exception a non-canonical address gives: #SS for a stack access, else #GP (SDM Vol. 2, every "64-Bit Mode
-Exceptions"). Compiled code does not say what an access was for, so the instruction is decoded again.
+"""Which exception a non-canonical address gives: #SS for a stack access, else #GP.
+
+(SDM Vol. 2, "64-Bit Mode Exceptions" of any instruction.) Compiled code does not say what an access was for, so the
+instruction is decoded again.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ def refine_address_fault(st: Any) -> None:
 
 
 @kernel(P, result=U64, name="x86.fetch_again", attributes="nounwind noinline cold")
-def fetch_again(st: Any) -> None:
+def fetch_again(st: Any) -> Any:
     """Copy the bytes of the instruction at `pc` (64-bit mode) to `fetch_bytes`; 0 when they have gone."""
     mmu.copy_host(st, st.fetch_bytes.address() + 16, st.zeros.address(), u64(16))
     i: U64 = 0
@@ -42,6 +44,7 @@ def fetch_again(st: Any) -> None:
             if st.stop != 0 or window == 0:
                 st.stop = 0
                 return i != 0
+            window = window + ((st.pc + i) & (PAGE_BYTES - 1))
         mmu.copy_host(st, st.fetch_bytes.address() + i, window, u64(1))
         window = window + 1
         i += 1
@@ -49,7 +52,7 @@ def fetch_again(st: Any) -> None:
 
 
 @kernel(P, result=U64, name="x86.uses_stack", attributes="nounwind noinline cold")
-def uses_stack(st: Any) -> None:
+def uses_stack(st: Any) -> Any:
     """1 when `bad_address` was met on the stack by the instruction at `pc`: implicitly, or through rSP or rBP."""
     address = st.cr2
     fetched = fetch_again(st)

@@ -25,7 +25,7 @@ REPEAT_NONE, REPEAT_EQUAL, REPEAT_NOT_EQUAL = 0, 1, 2
 
 
 @kernel(P, U64, result=U64, name="x86.address_mask")
-def address_mask(_st: Any, address_bits: Any) -> None:
+def address_mask(_st: Any, address_bits: Any) -> Any:
     """All ones of an address size."""
     if address_bits == 16:
         return 0xFFFF
@@ -46,7 +46,7 @@ def set_index(st: Any, number: Any, address_bits: Any, value: Any) -> None:
 
 
 @kernel(P, U64, U64, U64, U64, result=U64, name="x86.string_linear")
-def string_linear(st: Any, offset: Any, segment: Any, size: Any, write: Any) -> None:
+def string_linear(st: Any, offset: Any, segment: Any, size: Any, write: Any) -> Any:
     """Linear address of an index register's offset; may fault."""
     if ((st.mode >> 2) & 3) == 2:
         if segment >= Seg.FS:
@@ -97,7 +97,7 @@ def _make_movs(size: int) -> Kernel:
     letter = {1: "b", 2: "w", 4: "l", 8: "q"}[size]
 
     @kernel(P, U64, U64, U64, result=U64, name=f"x86.movs{size}", attributes="nounwind noinline")
-    def movs(st: Any, address_bits: Any, repeat: Any, segment: Any) -> None:
+    def movs(st: Any, address_bits: Any, repeat: Any, segment: Any) -> Any:
         mask = address_mask(st, address_bits)
         source_segment = _source_segment(segment)
         step = _step(st, size)
@@ -116,7 +116,8 @@ def _make_movs(size: int) -> Kernel:
             done: U64 = 1
             reads = _entry(st, from_)
             writes = _entry(st, to)
-            if step == size and reads.read == from_ & PAGE_MASK and writes.write == to & PAGE_MASK and address_bits != 16:
+            plain = (reads.read == from_ & PAGE_MASK) & (writes.write == to & PAGE_MASK)
+            if step == size and plain and address_bits != 16:
                 run = _minimum(_minimum(_run_length(st, source, from_, size), _run_length(st, target, to, size)), count)
                 if run != 0:
                     done = run
@@ -155,7 +156,7 @@ def _make_stos(size: int) -> Kernel:
     letter = {1: "b", 2: "w", 4: "l", 8: "q"}[size]
 
     @kernel(P, U64, U64, U64, result=U64, name=f"x86.stos{size}", attributes="nounwind noinline")
-    def stos(st: Any, address_bits: Any, repeat: Any, _segment: Any) -> None:
+    def stos(st: Any, address_bits: Any, repeat: Any, _segment: Any) -> Any:
         mask = address_mask(st, address_bits)
         step = _step(st, size)
         count: U64 = 1
@@ -195,7 +196,7 @@ def _make_stos(size: int) -> Kernel:
 
 def _make_lods(size: int) -> Kernel:
     @kernel(P, U64, U64, U64, result=U64, name=f"x86.lods{size}", attributes="nounwind noinline")
-    def lods(st: Any, address_bits: Any, repeat: Any, segment: Any) -> None:
+    def lods(st: Any, address_bits: Any, repeat: Any, segment: Any) -> Any:
         mask = address_mask(st, address_bits)
         source_segment = _source_segment(segment)
         count: U64 = 1
@@ -244,7 +245,7 @@ def _make_compare(size: int, *, scan: bool) -> Kernel:
     name = "scas" if scan else "cmps"
 
     @kernel(P, U64, U64, U64, result=U64, name=f"x86.{name}{size}", attributes="nounwind noinline")
-    def compare(st: Any, address_bits: Any, repeat: Any, segment: Any) -> None:
+    def compare(st: Any, address_bits: Any, repeat: Any, segment: Any) -> Any:
         mask = address_mask(st, address_bits)
         source_segment = _source_segment(segment)
         step = _step(st, size)
@@ -289,7 +290,7 @@ def _make_compare(size: int, *, scan: bool) -> Kernel:
 
 def _make_ins(size: int) -> Kernel:
     @kernel(P, U64, U64, U64, result=U64, name=f"x86.ins{size}", attributes="nounwind noinline")
-    def ins(st: Any, address_bits: Any, repeat: Any, _segment: Any) -> None:
+    def ins(st: Any, address_bits: Any, repeat: Any, _segment: Any) -> Any:
         mask = address_mask(st, address_bits)
         count: U64 = 1
         if repeat != 0:
@@ -325,7 +326,7 @@ def _make_ins(size: int) -> Kernel:
 
 def _make_outs(size: int) -> Kernel:
     @kernel(P, U64, U64, U64, result=U64, name=f"x86.outs{size}", attributes="nounwind noinline")
-    def outs(st: Any, address_bits: Any, repeat: Any, segment: Any) -> None:
+    def outs(st: Any, address_bits: Any, repeat: Any, segment: Any) -> Any:
         mask = address_mask(st, address_bits)
         count: U64 = 1
         if repeat != 0:

@@ -23,7 +23,7 @@ from pyhyve.cpu.isa.x86.decode_tables import (
 )
 from pyhyve.cpu.isa.x86.memory import TLB_USER, mmu
 from pyhyve.cpu.isa.x86.mode import MODE_FLAT, MODE_SS_BIG
-from pyhyve.cpu.isa.x86.specials import EA_FIRST, NUMBERS
+from pyhyve.cpu.isa.x86.specials import BIT_OFFSET_FIRST, EA_FIRST, NUMBERS
 from pyhyve.cpu.isa.x86.state import STATE, Gpr, Seg
 from pyhyve.cpu.lang import U8, U64, Pointer, kernel, u64
 
@@ -70,7 +70,7 @@ def terminator(st: Any, index: Any, target: Any, single: Any) -> None:
 
 
 @kernel(P, U64, U64, result=U64, name="x86.register_offset")
-def register_offset(st: Any, number: Any, byte: Any) -> None:
+def register_offset(st: Any, number: Any, byte: Any) -> Any:
     """State offset of a general register; AH-BH for 4-7 as bytes without REX."""
     if byte != 0 and st.d_rex == 0 and number >= 4 and number < 8:
         return (number - 4) * 8 + 1
@@ -78,8 +78,8 @@ def register_offset(st: Any, number: Any, byte: Any) -> None:
 
 
 @kernel(P, U64, U64, U64, result=U64, name="x86.address_uops")
-def address_uops(st: Any, index: Any, pc: Any, npc: Any) -> None:
-    """Uops that leave the linear address of the ModRM memory operand in the carried register; returns the next index."""
+def address_uops(st: Any, index: Any, pc: Any, npc: Any) -> Any:
+    """Uops that leave the linear address of the ModRM operand in the carried register; returns the next index."""
     modrm = st.d_modrm
     kind = modrm >> 6
     low = modrm & 7
@@ -140,11 +140,18 @@ def address_uops(st: Any, index: Any, pc: Any, npc: Any) -> None:
     uop.v0 = base * 8
     uop.v1 = indexed * 8
     uop.v2 = displacement
-    return segment_uops(st, index + 1, pc, npc, segment)
+    index += 1
+    opcode = st.d_opcode
+    if opcode == 0xA3 or opcode == 0xAB or opcode == 0xB3 or opcode == 0xBB:
+        # BT, BTS, BTR, BTC with a register: the only ones of these numbers, in any map, with a memory operand.
+        emit(st, index, u64(BIT_OFFSET_FIRST) + size * 3 + st.d_size, pc, npc)
+        st.uops[index].v0 = register_offset(st, ((modrm >> 3) & 7) | ((st.d_rex & 4) << 1), u64(0))
+        index += 1
+    return segment_uops(st, index, pc, npc, segment)
 
 
 @kernel(P, U64, U64, U64, U64, result=U64, name="x86.segment_uops")
-def segment_uops(st: Any, index: Any, pc: Any, npc: Any, default: Any) -> None:
+def segment_uops(st: Any, index: Any, pc: Any, npc: Any, default: Any) -> Any:
     """The uop, if any, that turns an offset in the carried register into a linear address; returns the next index."""
     segment = default
     if st.d_segment < 8:
@@ -177,7 +184,7 @@ def segment_uops(st: Any, index: Any, pc: Any, npc: Any, default: Any) -> None:
 
 
 @kernel(P, U64, U64, result=U64, name="x86.operand_value")
-def operand_value(st: Any, code: Any, npc: Any) -> None:
+def operand_value(st: Any, code: Any, npc: Any) -> Any:
     """What is patched for one operand."""
     where = code & 31
     byte = code & BYTE_REGISTER
@@ -214,7 +221,7 @@ def operand_value(st: Any, code: Any, npc: Any) -> None:
 
 
 @kernel(P, U64, result=U64, name="x86.relative_target")
-def relative_target(st: Any, npc: Any) -> None:
+def relative_target(st: Any, npc: Any) -> Any:
     """Target of a direct near transfer."""
     target = npc + st.d_immediate
     if ((st.mode >> 2) & 3) == 2:
@@ -225,7 +232,7 @@ def relative_target(st: Any, npc: Any) -> None:
 
 
 @kernel(P, U64, U64, result=U64, name="x86.stencil_of")
-def stencil_of(st: Any, row: Any, no_flags: Any) -> None:
+def stencil_of(st: Any, row: Any, no_flags: Any) -> Any:
     """Stencil number of the decoded instruction's form."""
     strides = variant_strides()[row]
     rule = (st.d_attributes >> ATTR_SIZE_SHIFT) & 7
@@ -263,7 +270,7 @@ def stencil_of(st: Any, row: Any, no_flags: Any) -> None:
 
 
 @kernel(P, U64, U64, U64, result=U64, name="x86.instruction_uops")
-def instruction_uops(st: Any, index: Any, pc: Any, npc: Any) -> None:
+def instruction_uops(st: Any, index: Any, pc: Any, npc: Any) -> Any:
     """Uops of the decoded instruction, without its end; returns the next index."""
     row = st.d_row
     word = st.d_attributes
@@ -316,7 +323,7 @@ def instruction_uops(st: Any, index: Any, pc: Any, npc: Any) -> None:
 
 
 @kernel(P, U64, U64, U64, U64, result=U64, name="x86.lea_uop")
-def lea_uop(st: Any, index: Any, pc: Any, npc: Any, mode: Any) -> None:
+def lea_uop(st: Any, index: Any, pc: Any, npc: Any, mode: Any) -> Any:
     """Address uops as if all segments were flat; RIP-relative only in 64-bit mode."""
     if ((mode >> 2) & 3) != 2 and st.d_address != 0 and (st.d_modrm & 0xC7) == 5:
         # disp32 without a base is absolute outside 64-bit mode.
@@ -344,7 +351,7 @@ def drop_dead_flags(st: Any, count: Any) -> None:
 
 
 @kernel(P, U64, result=U64, name="x86.fetch_window")
-def fetch_window(st: Any, linear: Any) -> None:
+def fetch_window(st: Any, linear: Any) -> Any:
     """Host address of the code page's byte for `linear`; fills `code_page_*`. May fault; 0 when it is no memory."""
     page = linear & PAGE_MASK
     index: U64 = (st.mode >> 8) & 3
@@ -357,7 +364,7 @@ def fetch_window(st: Any, linear: Any) -> None:
 
 
 @kernel(P, U64, result=U64, name="x86.translate_block")
-def translate_block(st: Any, single: Any) -> None:
+def translate_block(st: Any, single: Any) -> Any:
     """Fill `uops` with the block at `pc`; `block_length` and `block_gpa2` too. Returns the count; may fault."""
     code_base: U64 = 0
     if ((st.mode >> 2) & 3) != 2:
@@ -393,7 +400,7 @@ def translate_block(st: Any, single: Any) -> None:
                 terminator(st, count, pc, single)
                 count += 1
                 break
-            next_page = (linear + in_page)
+            next_page = linear + in_page
             if ((st.mode >> 2) & 3) != 2:
                 next_page = next_page & 0xFFFFFFFF
             second = fetch_window(st, next_page)
@@ -436,9 +443,13 @@ def translate_block(st: Any, single: Any) -> None:
                 terminator(st, count, target, single)
                 count += 1
             done = u64(1)
-        elif single != 0 or crosses != 0 or instructions >= MAX_INSTRUCTIONS or count + _ROOM > MAX_UOPS or (
-            (linear ^ first) & PAGE_MASK
-        ) != 0:
+        elif (
+            single != 0
+            or crosses != 0
+            or instructions >= MAX_INSTRUCTIONS
+            or count + _ROOM > MAX_UOPS
+            or ((linear ^ first) & PAGE_MASK) != 0
+        ):
             terminator(st, count, npc, single)
             count += 1
             done = u64(1)

@@ -44,7 +44,9 @@ def locked_update(c: X86Context, change: Callable[[Value], tuple[Value, Callable
         expected = old.get()
         result, _ = change(expected)
         pair = b.let(
-            f"cmpxchg ptr {pointer.ir}, {kind.ir} {expected.ir}, {kind.ir} {result.get().ir} seq_cst seq_cst, align {c.bits // 8}", kind
+            f"cmpxchg ptr {pointer.ir}, {kind.ir} {expected.ir}, {kind.ir} {result.get().ir} "
+            f"seq_cst seq_cst, align {c.bits // 8}",
+            kind,
         )
         seen = b.let(f"extractvalue {{ {kind.ir}, i1 }} {pair.ir}, 0", kind)
         done.set(b.let(f"extractvalue {{ {kind.ir}, i1 }} {pair.ir}, 1", BOOL))
@@ -185,7 +187,9 @@ def compare_exchange(c: X86Context) -> None:
         kind = Int(c.bits)
         if c.variant.lock:
             pair = c.builder.let(
-                f"cmpxchg ptr {pointer.ir}, {kind.ir} {expected.ir}, {kind.ir} {new.ir} seq_cst seq_cst, align {c.bits // 8}", kind
+                f"cmpxchg ptr {pointer.ir}, {kind.ir} {expected.ir}, {kind.ir} {new.ir} "
+                f"seq_cst seq_cst, align {c.bits // 8}",
+                kind,
             )
             old = c.builder.let(f"extractvalue {{ {kind.ir}, i1 }} {pair.ir}, 0", kind)
         else:
@@ -195,11 +199,11 @@ def compare_exchange(c: X86Context) -> None:
     else:
         old = c.read(0)
         # A destination that does not match is left alone, the upper half of a 32-bit register too.
-        width = 64 if c.bits == 32 else c.bits  # noqa: PLR2004
+        width = 64 if c.bits == 32 else c.bits
         kept_destination = c.builder.load(c.slot(0, width))
         c.write(0, c.builder.select(old == expected, new.zext(width), kept_destination))
     same = old == expected
-    target = 64 if c.bits == 32 else c.bits  # noqa: PLR2004
+    target = 64 if c.bits == 32 else c.bits
     kept = c.reg(Gpr.RAX, target)
     loaded = old.zext(target)
     if c.form(0) == "r":
@@ -216,11 +220,10 @@ def _multiply_wide(*, signed: bool) -> Semantics:
     def semantics(c: X86Context) -> None:
         bits = c.bits
         a, b = c.reg(Gpr.RAX, bits), c.read(0)
-        extend = (lambda v: v.sext(2 * bits)) if signed else (lambda v: v.zext(2 * bits))
-        product = extend(a) * extend(b)
+        product = a.sext(2 * bits) * b.sext(2 * bits) if signed else a.zext(2 * bits) * b.zext(2 * bits)
         low, high = product.trunc(bits), (product >> bits).trunc(bits)
         over = high != low.sar(bits - 1) if signed else high != 0
-        if bits == 8:  # noqa: PLR2004
+        if bits == 8:
             c.set_reg(Gpr.RAX, product)
         else:
             c.set_reg(Gpr.RAX, low)
@@ -264,7 +267,7 @@ def _count(c: X86Context, operand: int) -> Value:
         raw = c.read(operand, 8).zext(32)
     else:
         return c.constant(1, 32)
-    return raw & (63 if c.bits == 64 else 31)  # noqa: PLR2004
+    return raw & (63 if c.bits == 64 else 31)
 
 
 def _shift(name: str) -> Semantics:
@@ -277,7 +280,7 @@ def _shift(name: str) -> Semantics:
         count = _count(c, 1)
         value = c.read_for_update(0)
         wide = max(bits, 32)
-        amount = count.zext(wide) if wide > 32 else count  # noqa: PLR2004
+        amount = count.zext(wide) if wide > 32 else count
         a = value.zext(wide) if name != "sar" else value.sext(wide)
         last = b.let(f"sub i{wide} {amount.ir}, 1", Int(wide)) & (wide - 1)
         if name == "shl":
@@ -321,7 +324,7 @@ def _rotate(name: str) -> Semantics:
         b = c.builder
         count = _count(c, 1)
         value = c.read_for_update(0)
-        amount = count.to(bits) if bits != 32 else count  # noqa: PLR2004
+        amount = count.to(bits) if bits != 32 else count
         funnel = "fshl" if name == "rol" else "fshr"
         result = b.intrinsic(f"llvm.{funnel}.i{bits}", Int(bits), value, value, amount)
         c.update(0, result)
@@ -365,10 +368,10 @@ def _double_shift(*, left: bool) -> Semantics:
         b = c.builder
         count = _count(c, 2)
         value, fill = c.read_for_update(0), c.read(1)
-        if bits == 16:  # noqa: PLR2004
+        if bits == 16:
             _double_shift_16(c, value, fill, count, left=left)
             return
-        amount = count.to(bits) if bits != 32 else count  # noqa: PLR2004
+        amount = count.to(bits) if bits != 32 else count
         one = amount - 1
         if left:
             result = b.intrinsic(f"llvm.fshl.i{bits}", Int(bits), value, fill, amount)
@@ -410,16 +413,12 @@ def _double_shift_16(c: X86Context, value: Value, fill: Value, count: Value, *, 
 
 
 def _bit_test(name: str) -> Semantics:
-    """BT, BTS, BTR, BTC: a register bit offset reaches beyond a memory operand."""
+    """BT, BTS, BTR, BTC: a register bit offset reaches beyond a memory operand (`specials.bit_offset` sees to that)."""
 
     def semantics(c: X86Context) -> None:
         bits = c.bits
         index = c.read(1) if c.form(1) == "r" else c.read(1, 8).zext(bits)
         offset = index & (bits - 1)
-        if c.form(0) == "m" and c.form(1) == "r":
-            log = bits.bit_length() - 1
-            words = index.sar(log).sext(64)
-            c.address = c.address + words * (bits // 8)
         mask = c.constant(1, bits) << offset
 
         def change(a: Value) -> tuple[Value, Callable[[], None]]:
@@ -457,7 +456,7 @@ def _bit_scan(*, forward: bool) -> Semantics:
         found = b.let(f"call i{bits} @llvm.{name}.i{bits}(i{bits} {source.ir}, i1 false)", Int(bits))
         result = found if forward else (bits - 1) - found
         zero = source == 0
-        if bits == 32:  # noqa: PLR2004
+        if bits == 32:
             old = b.load(c.slot(0, 64))
             c.write(0, b.select(zero, old, result.zext(64)))
         else:
@@ -470,7 +469,7 @@ def _bit_scan(*, forward: bool) -> Semantics:
 
 def byte_swap(c: X86Context) -> None:
     """BSWAP; of a 16-bit register it is undefined (zero here, as processors do)."""
-    if c.bits == 16:  # noqa: PLR2004
+    if c.bits == 16:
         c.write(0, c.constant(0, 16))
         return
     c.write(0, c.builder.intrinsic(f"llvm.bswap.i{c.bits}", Int(c.bits), c.read(0)))
@@ -527,7 +526,7 @@ def _shift_rows() -> list[Row]:
         for size, by_immediate, by_one, by_cl in (("b", "C0", "D0", "D2"), ("v", "C1", "D1", "D3")):
             rows += [
                 row(f"{by_immediate} /{number}", name, f"E{size} Ib", semantics),
-                row(f"{by_one} /{number}", name, f"E{size}", semantics, flags="w" if number > 3 else "r"),  # noqa: PLR2004
+                row(f"{by_one} /{number}", name, f"E{size}", semantics, flags="w" if number > 3 else "r"),
                 row(f"{by_cl} /{number}", f"{name}_cl", f"E{size}", _by_cl(semantics)),
             ]
     return rows
