@@ -81,7 +81,7 @@ class EmulatorVcpu:
         if done >= MAX_ACCESSES:
             msg = f"an instruction at {engine.get('pc'):#x} makes more than {MAX_ACCESSES} device accesses"
             raise RuntimeError(msg)
-        mask = (1 << (8 * exit_.size)) - 1 if 0 < exit_.size < 8 else (1 << 64) - 1  # noqa: PLR2004 - a full register
+        mask = (1 << (8 * exit_.size)) - 1 if 0 < exit_.size < 8 else (1 << 64) - 1
         engine.set("access_values", exit_.value & mask, done)
         engine.set("access_done", done + 1)
         engine.set("msr_failed", int(exit_.failed))
@@ -218,7 +218,9 @@ def _measure_tsc(engine: EngineVcpu) -> int:
         time.sleep(wait)
         best = min(
             (after - before, counter, (before + after) // 2)
-            for before, counter, after in ((time.monotonic_ns(), _counter(engine), time.monotonic_ns()) for _ in range(8))
+            for before, counter, after in (
+                (time.monotonic_ns(), _counter(engine), time.monotonic_ns()) for _ in range(8)
+            )
         )
         samples.append(best[1:])
     (counter0, time0), (counter1, time1) = samples

@@ -12,12 +12,28 @@ if TYPE_CHECKING:
     from pyhyve.cpu.engine.vcpu import EngineVcpu
 
 _SEGMENTS = {
-    "es": Seg.ES, "cs": Seg.CS, "ss": Seg.SS, "ds": Seg.DS, "fs": Seg.FS, "gs": Seg.GS, "ldtr": Seg.LDTR, "tr": Seg.TR,
+    "es": Seg.ES,
+    "cs": Seg.CS,
+    "ss": Seg.SS,
+    "ds": Seg.DS,
+    "fs": Seg.FS,
+    "gs": Seg.GS,
+    "ldtr": Seg.LDTR,
+    "tr": Seg.TR,
 }
 _PARTS = {"selector": "seg_sel", "base": "seg_base", "limit": "seg_limit", "attributes": "seg_attr"}
 _PLAIN = {
-    "rip": "pc", "cr0": "cr0", "cr2": "cr2", "cr3": "cr3", "cr4": "cr4", "cr8": "cr8", "efer": "efer",
-    "gdtr.base": "gdt_base", "gdtr.limit": "gdt_limit", "idtr.base": "idt_base", "idtr.limit": "idt_limit",
+    "rip": "pc",
+    "cr0": "cr0",
+    "cr2": "cr2",
+    "cr3": "cr3",
+    "cr4": "cr4",
+    "cr8": "cr8",
+    "efer": "efer",
+    "gdtr.base": "gdt_base",
+    "gdtr.limit": "gdt_limit",
+    "idtr.base": "idt_base",
+    "idtr.limit": "idt_limit",
 }
 
 
@@ -62,11 +78,50 @@ def reset_registers(engine: EngineVcpu, index: int) -> None:
     for name in ("gpr", "dr", "xmm", "fpr", "seg_sel", "seg_base", "mtrr_fixed", "mtrr_variable", "pdpte"):
         engine.clear(name)
     for name in (
-        "fl_result", "fl_aux", "stop", "deferred", "single", "access_done", "access_next", "event_pending",
-        "event_inject", "interrupt_shadow", "nmi_blocked", "halted", "cr2", "cr3", "cr4", "cr8", "efer", "star", "lstar",
-        "cstar", "sfmask", "kernel_gs_base", "sysenter_cs", "sysenter_esp", "sysenter_eip", "tsc_aux", "mtrr_def_type",
-        "tsc_deadline", "cpl", "fp_status", "fp_top", "fp_valid", "gdt_base", "idt_base", "request", "link_stub",
-        "spec_ctrl", "debugctl", "mcg_status", "invalidate_head", "invalidate_tail", "fp_ip", "fp_dp", "fp_opcode",
+        "fl_result",
+        "fl_aux",
+        "stop",
+        "deferred",
+        "single",
+        "access_done",
+        "access_next",
+        "event_pending",
+        "event_inject",
+        "interrupt_shadow",
+        "nmi_blocked",
+        "halted",
+        "cr2",
+        "cr3",
+        "cr4",
+        "cr8",
+        "efer",
+        "star",
+        "lstar",
+        "cstar",
+        "sfmask",
+        "kernel_gs_base",
+        "sysenter_cs",
+        "sysenter_esp",
+        "sysenter_eip",
+        "tsc_aux",
+        "mtrr_def_type",
+        "tsc_deadline",
+        "cpl",
+        "fp_status",
+        "fp_top",
+        "fp_valid",
+        "gdt_base",
+        "idt_base",
+        "request",
+        "link_stub",
+        "spec_ctrl",
+        "debugctl",
+        "mcg_status",
+        "invalidate_head",
+        "invalidate_tail",
+        "fp_ip",
+        "fp_dp",
+        "fp_opcode",
     ):
         engine.set(name, 0)
     engine.set("fl_result", 1)

@@ -28,7 +28,7 @@ class Blocks:
             (at + 1).cast(U32)[0] = (target - (at + 5)).trunc(32)
 
         @kernel(pointer, U64, U64, result=Pointer(BLOCK), name="blocks.find")
-        def find(st: Any, gpa: Any, mode: Any) -> None:
+        def find(st: Any, gpa: Any, mode: Any) -> Any:
             """The block of `gpa` at the current `pc` in `mode`, or null. Its second page is the caller's to check."""
             index = st.hash_table[_hash(gpa)]
             while index != 0:
@@ -39,7 +39,7 @@ class Blocks:
             return _null(st)
 
         @kernel(pointer, U64, result=Pointer(BLOCK), name="blocks.add")
-        def add(st: Any, mode: Any) -> None:
+        def add(st: Any, mode: Any) -> Any:
             """Register a block at `block_gpa` of `block_length` bytes; its code address is the caller's to fill in."""
             number = st.block_count.trunc(32)
             st.block_count = st.block_count + 1

@@ -64,8 +64,22 @@ _DROP = re.compile(r"^\s*\.(size|type|file|globl|ident|section|text|p2align|addr
 
 _CONDITIONAL = re.compile(r"^\s*j(\w+)\s+NEXT@PLT")
 _INVERSE = {
-    "e": "ne", "ne": "e", "b": "ae", "ae": "b", "a": "be", "be": "a", "l": "ge", "ge": "l", "g": "le", "le": "g",
-    "s": "ns", "ns": "s", "o": "no", "no": "o", "p": "np", "np": "p",
+    "e": "ne",
+    "ne": "e",
+    "b": "ae",
+    "ae": "b",
+    "a": "be",
+    "be": "a",
+    "l": "ge",
+    "ge": "l",
+    "g": "le",
+    "le": "g",
+    "s": "ns",
+    "ns": "s",
+    "o": "no",
+    "no": "o",
+    "p": "np",
+    "np": "p",
 }
 
 

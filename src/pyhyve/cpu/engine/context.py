@@ -29,7 +29,12 @@ FUNCTIONS = ("NEXT", "TAKEN")
 RELOCATION_SYMBOLS = {
     **{name: i for i, name in enumerate(SYMBOLS)},
     **{f"{name}_{form}": i for i, name in enumerate(SYMBOLS) for form in ("s32", "u31")},
-    "NEXT": 6, "TAKEN": 7, "HOT": 8, "COLD": 9, "PC_low": 10, "PC_high": 11,
+    "NEXT": 6,
+    "TAKEN": 7,
+    "HOT": 8,
+    "COLD": 9,
+    "PC_low": 10,
+    "PC_high": 11,
 }
 """Number of each symbol in a template's relocations; from `FIRST_HELPER` on, kernels."""
 FIRST_HELPER = 16
@@ -46,7 +51,10 @@ PRELUDE = "\n".join(
         "!llvm.module.flags = !{!5}",
     ]
 )
-"""Declarations that each stencil module needs, weak since a symbol may well be zero. `_s32` and `_u31` promise LLVM a range, which selects short forms."""
+"""Declarations that each stencil module needs, weak since a symbol may well be zero.
+
+`_s32` and `_u31` promise LLVM a range, which selects short forms.
+"""
 
 
 class StencilContext:
@@ -78,8 +86,7 @@ class StencilContext:
 
     def slot(self, operand: int, bits: int) -> Value:
         """Pointer to the state slot whose offset is operand number `operand`."""
-        place = self.builder.element(self.st, self.symbol(f"V{operand}", "u31"), 1, Pointer(Int(bits)))
-        return place
+        return self.builder.element(self.st, self.symbol(f"V{operand}", "u31"), 1, Pointer(Int(bits)))
 
     @property
     def pc(self) -> Value:

@@ -63,14 +63,17 @@ class IsaKernels:
 class Dispatcher:
     """The kernels that run one instruction set's guests."""
 
-    def __init__(self, state: Struct, mmu: SoftMmu, blocks: Blocks, regions: Regions, isa: IsaKernels) -> None:  # noqa: C901, PLR0915 - a list of kernels that refer to one another
+    def __init__(self, state: Struct, mmu: SoftMmu, blocks: Blocks, regions: Regions, isa: IsaKernels) -> None:
         pointer = Pointer(state)
         stitch = make_stitch(state)
 
         @kernel(pointer, U64, name="dispatch.enter", attributes="nounwind noinline noredzone")
         def enter(st: Any, code: Any) -> None:
-            """Run compiled code at `code` until it returns. Its stencils keep no frame and expect a 16-byte aligned
-            stack pointer after the call; every register but the stack's is theirs."""
+            """Run compiled code at `code` until it returns.
+
+            Its stencils keep no frame and expect a 16-byte aligned stack pointer after the call; every register but
+            the stack's is theirs.
+            """
             current().asm(
                 "pushq %rbp; pushq %rbx; movq %rsp, %rbp; andq $$-16, %rsp; subq $$8, %rsp; movq %rbp, (%rsp); "
                 "callq *%rdx; movq (%rsp), %rsp; popq %rbx; popq %rbp",
@@ -100,7 +103,7 @@ class Dispatcher:
             st.link_stub = 0
 
         @kernel(pointer, U64, result=U64, name="dispatch.fetch_host")
-        def fetch_host(st: Any, linear: Any) -> None:
+        def fetch_host(st: Any, linear: Any) -> Any:
             """Host address of the code byte at `linear`; 0 when no memory is there; may fault."""
             index = isa.fetch_index(st)
             slot = ((linear >> PAGE_SHIFT) & (TLB_ENTRIES - 1)) + index * TLB_ENTRIES
@@ -110,7 +113,7 @@ class Dispatcher:
             return mmu.fill(st, linear, Access.FETCH, index)
 
         @kernel(pointer, U64, U64, result=Pointer(BLOCK), name="dispatch.make_block")
-        def make_block(st: Any, hva: Any, mode: Any) -> None:
+        def make_block(st: Any, hva: Any, mode: Any) -> Any:
             """Translate the block at `pc`; null when that faults."""
             if st.cache_next + _BLOCK_ROOM > st.cache_end or st.block_count + 1 >= MAX_BLOCKS:
                 forget_code(st)
@@ -139,7 +142,7 @@ class Dispatcher:
             return block
 
         @kernel(pointer, result=U64, name="dispatch.look_up")
-        def look_up(st: Any) -> None:
+        def look_up(st: Any) -> Any:
             """Host code for `pc`; 0 when something is pending instead."""
             pc = st.pc
             entry = st.jump_cache[(pc ^ (pc >> 11)) & (JUMP_CACHE_ENTRIES - 1)]

@@ -81,7 +81,7 @@ def parse(data: bytes) -> ObjectFile:
         strings = bodies[section[6]]
         for at in range(0, len(body), _SYMBOL.size):
             name, info, _, shndx, value, _ = _SYMBOL.unpack_from(body, at)
-            text = f"section:{names[shndx]}" if info & 15 == 3 else _text(strings, name)  # noqa: PLR2004 - STT_SECTION
+            text = f"section:{names[shndx]}" if info & 15 == 3 else _text(strings, name)
             symbols.append((text, shndx, value))
     fixups: dict[int, list[Fixup]] = {}
     for section, body in zip(raw, bodies, strict=True):
@@ -95,7 +95,9 @@ def parse(data: bytes) -> ObjectFile:
                 name_text, addend = f"section:{names[shndx]}", addend + value
             target.append(Fixup(place, info & 0xFFFFFFFF, name_text, addend))
     sections = {
-        names[i]: Section(names[i], bodies[i], s[5], max(s[8], 1), tuple(sorted(fixups.get(i, []), key=lambda f: f.offset)))
+        names[i]: Section(
+            names[i], bodies[i], s[5], max(s[8], 1), tuple(sorted(fixups.get(i, []), key=lambda f: f.offset))
+        )
         for i, s in enumerate(raw)
         if s[2] & _SHF_ALLOC and s[1] in {_SHT_PROGBITS, _SHT_NOBITS}
     }

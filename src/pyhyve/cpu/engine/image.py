@@ -25,7 +25,12 @@ def link(file: ObjectFile, exports: Iterable[str]) -> tuple[bytes, dict[str, int
         if section.name not in places:
             continue
         for fixup in section.fixups:
-            _patch(image, places[section.name] + fixup.offset, fixup.kind, _resolve(file, places, fixup.symbol) + fixup.addend)
+            _patch(
+                image,
+                places[section.name] + fixup.offset,
+                fixup.kind,
+                _resolve(file, places, fixup.symbol) + fixup.addend,
+            )
     return bytes(image), {name: _resolve(file, places, name) for name in exports}
 
 

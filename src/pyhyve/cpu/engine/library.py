@@ -133,4 +133,6 @@ def _write(path: Path, library: Library) -> None:
             if old != path:
                 old.unlink(missing_ok=True)
     except OSError as error:
-        _LOG.warning("cannot keep the compiled engine in %s: %s; it is compiled anew next time", path.parent, error.strerror)
+        _LOG.warning(
+            "cannot keep the compiled engine in %s: %s; it is compiled anew next time", path.parent, error.strerror
+        )

@@ -15,7 +15,7 @@ class Regions:
         pointer = Pointer(state)
 
         @kernel(pointer, U64, result=U64, name="regions.host_address")
-        def host_address(st: Any, gpa: Any) -> None:
+        def host_address(st: Any, gpa: Any) -> Any:
             """Host address of a guest physical one, 0 when no memory is there."""
             i: U64 = 0
             while i < st.region_count:
@@ -27,7 +27,7 @@ class Regions:
             return 0
 
         @kernel(pointer, U64, result=U64, name="regions.page_index")
-        def page_index(st: Any, gpa: Any) -> None:
+        def page_index(st: Any, gpa: Any) -> Any:
             """Number of the RAM page that holds `gpa`, NO_ADDRESS when none does or it is read-only."""
             i: U64 = 0
             while i < st.region_count:
@@ -39,7 +39,7 @@ class Regions:
             return NO_ADDRESS
 
         @kernel(pointer, U64, result=U64, name="regions.is_readonly")
-        def is_readonly(st: Any, gpa: Any) -> None:
+        def is_readonly(st: Any, gpa: Any) -> Any:
             i: U64 = 0
             while i < st.region_count:
                 region = _region(st, i)
@@ -49,7 +49,7 @@ class Regions:
             return 0
 
         @kernel(pointer, U64, result=U64, name="regions.guest_address")
-        def guest_address(st: Any, hva: Any) -> None:
+        def guest_address(st: Any, hva: Any) -> Any:
             """Guest physical address of a host one, NO_ADDRESS when it is not guest memory."""
             i: U64 = 0
             while i < st.region_count:

@@ -20,7 +20,6 @@ from pyhyve.cpu.engine.state import (
     PAGE_SHIFT,
     TLB_BYTES,
     TLB_ENTRIES,
-    TLB_ENTRY,
     Stop,
 )
 from pyhyve.cpu.lang import PRESERVE_MOST, U8, U16, U32, U64, Pointer, Struct, Value, current, inline, kernel, u64
@@ -53,8 +52,14 @@ class SoftMmu:
     what can be no address at all; of an operand that crosses a page, the last byte is checked so before all else.
     """
 
-    def __init__(  # noqa: PLR0913 - what an instruction set gives
-        self, state: Struct, regions: Regions, translate: Kernel, check_address: Kernel, invalidate: Kernel, indexes: int
+    def __init__(
+        self,
+        state: Struct,
+        regions: Regions,
+        translate: Kernel,
+        check_address: Kernel,
+        invalidate: Kernel,
+        indexes: int,
     ) -> None:
         self.state = state
         self._regions = regions
@@ -64,7 +69,7 @@ class SoftMmu:
         self._invalidate = invalidate
         self._define()
 
-    def _define(self) -> None:  # noqa: C901, PLR0915 - a list of kernels that refer to one another
+    def _define(self) -> None:
         pointer = Pointer(self.state)
         translate, invalidate, indexes = self._translate, self._invalidate, self.indexes
         check_address = self._check_address
@@ -113,7 +118,7 @@ class SoftMmu:
                 i += 1
 
         @kernel(pointer, U64, U64, U64, result=U64, name="mmu.fill")
-        def fill(st: Any, address: Any, access: Any, index: Any) -> None:
+        def fill(st: Any, address: Any, access: Any, index: Any) -> Any:
             """Translate for `access`, install the page, and return the host address, 0 for a device; may fault."""
             gpa = translate(st, address, access, index)
             if st.stop != 0:
@@ -147,7 +152,7 @@ class SoftMmu:
             return hva
 
         @kernel(pointer, U64, U64, U64, result=U64, name="mmu.device_load")
-        def device_load(st: Any, gpa: Any, size: Any, kind: Any) -> None:
+        def device_load(st: Any, gpa: Any, size: Any, kind: Any) -> Any:
             """A read that the machine must answer: replayed from the record, or an exit."""
             if st.access_next < st.access_done:
                 value = st.access_values[st.access_next]
@@ -174,7 +179,7 @@ class SoftMmu:
             st.stop = Stop.EXIT
 
         @kernel(pointer, U64, U64, result=U64, name="mmu.host_load")
-        def host_load(_st: Any, hva: Any, size: Any) -> None:
+        def host_load(_st: Any, hva: Any, size: Any) -> Any:
             if size == 8:
                 return hva.cast(U64)[0]
             if size == 4:
@@ -195,7 +200,7 @@ class SoftMmu:
                 hva.cast(U8)[0] = value.trunc(8)
 
         @kernel(pointer, U64, U64, U64, result=U64, name="mmu.load_at", attributes="nounwind noinline cold")
-        def load_at(st: Any, address: Any, size: Any, index: Any) -> None:
+        def load_at(st: Any, address: Any, size: Any, index: Any) -> Any:
             """Read `size` (1, 2, 4, 8) bytes by translation index; may fault."""
             in_page = address & (PAGE_BYTES - 1)
             if in_page + size > PAGE_BYTES:
@@ -269,7 +274,7 @@ class SoftMmu:
                 host_store(st, hva, size, value)
 
         @kernel(pointer, U64, U64, result=U64, name="mmu.before_write")
-        def before_write(st: Any, gpa: Any, size: Any) -> None:
+        def before_write(st: Any, gpa: Any, size: Any) -> Any:
             """Drop translated code that `[gpa, gpa + size)` overlaps; 1 (and `stop`) when the write must wait."""
             page = page_index(st, gpa)
             if page == NO_ADDRESS:
@@ -291,7 +296,7 @@ class SoftMmu:
             return 0
 
         @kernel(pointer, U64, U64, U64, result=U64, name="mmu.probe_write")
-        def probe_write(st: Any, address: Any, size: Any, index: Any) -> None:
+        def probe_write(st: Any, address: Any, size: Any, index: Any) -> Any:
             """Fault now if writing `size` bytes would fault. Returns the host address when plain memory, else 0."""
             hva = fill(st, address, Access.WRITE, index)
             if st.stop != 0:
@@ -322,8 +327,17 @@ class SoftMmu:
                 target.cast(U8)[i] = source.cast(U8)[i]
                 i += 1
 
-        @kernel(pointer, U64, U64, U64, result=U64, name="mmu.read_pointer", attributes="nounwind noinline cold", convention=PRESERVE_MOST)
-        def read_pointer(st: Any, address: Any, size: Any, index: Any) -> None:
+        @kernel(
+            pointer,
+            U64,
+            U64,
+            U64,
+            result=U64,
+            name="mmu.read_pointer",
+            attributes="nounwind noinline cold",
+            convention=PRESERVE_MOST,
+        )
+        def read_pointer(st: Any, address: Any, size: Any, index: Any) -> Any:
             """Host address from which to read `size` (at most 64) bytes: guest memory, or a copy of them; may fault."""
             if (address & (PAGE_BYTES - 1)) + size <= PAGE_BYTES:
                 hva = fill(st, address, Access.READ, index)
@@ -348,8 +362,17 @@ class SoftMmu:
                 i += step
             return bounce
 
-        @kernel(pointer, U64, U64, U64, result=U64, name="mmu.write_pointer", attributes="nounwind noinline cold", convention=PRESERVE_MOST)
-        def write_pointer(st: Any, address: Any, size: Any, index: Any) -> None:
+        @kernel(
+            pointer,
+            U64,
+            U64,
+            U64,
+            result=U64,
+            name="mmu.write_pointer",
+            attributes="nounwind noinline cold",
+            convention=PRESERVE_MOST,
+        )
+        def write_pointer(st: Any, address: Any, size: Any, index: Any) -> Any:
             """Host address at which to change `size` (at most 64) bytes, which hold their present value; may fault.
 
             When it is not guest memory itself, `write_back` must follow.
@@ -403,12 +426,22 @@ class SoftMmu:
                     return
                 i += step
 
-        @kernel(pointer, U64, U64, result=U64, name="mmu.slow_load", attributes="nounwind noinline cold", convention=PRESERVE_MOST)
-        def slow_load(st: Any, address: Any, size: Any) -> None:
+        @kernel(
+            pointer,
+            U64,
+            U64,
+            result=U64,
+            name="mmu.slow_load",
+            attributes="nounwind noinline cold",
+            convention=PRESERVE_MOST,
+        )
+        def slow_load(st: Any, address: Any, size: Any) -> Any:
             """`load_at` with the current data index."""
             return load_at(st, address, size, (st.mode >> 8) & 3)
 
-        @kernel(pointer, U64, U64, U64, name="mmu.slow_store", attributes="nounwind noinline cold", convention=PRESERVE_MOST)
+        @kernel(
+            pointer, U64, U64, U64, name="mmu.slow_store", attributes="nounwind noinline cold", convention=PRESERVE_MOST
+        )
         def slow_store(st: Any, address: Any, size: Any, value: Any) -> None:
             """`store_at` with the current data index."""
             store_at(st, address, size, value, (st.mode >> 8) & 3)

@@ -49,14 +49,7 @@ TLB_ENTRY = Struct("TlbEntry").add("read", U64).add("write", U64).add("addend", 
 
 JUMP_ENTRY = Struct("JumpEntry").add("pc", U64).add("tag", U64).add("code", U64).add("pad", U64)
 
-REGION = (
-    Struct("Region")
-    .add("gpa", U64)
-    .add("length", U64)
-    .add("hva", U64)
-    .add("readonly", U64)
-    .add("first_page", U64)
-)
+REGION = Struct("Region").add("gpa", U64).add("length", U64).add("hva", U64).add("readonly", U64).add("first_page", U64)
 """Guest memory: `first_page` numbers its pages among all regions' pages, for the per-page tables."""
 
 BLOCK = (
@@ -128,7 +121,25 @@ def add_engine_fields(state: Struct) -> Struct:
 NO_ADDRESS = (1 << 64) - 1
 
 __all__ = [
-    "BLOCK", "HASH_ENTRIES", "JUMP_CACHE_ENTRIES", "JUMP_ENTRY", "MAX_ACCESSES", "MAX_BLOCKS", "MAX_REGIONS",
-    "MAX_UOPS", "NO_ADDRESS", "PAGE_BYTES", "PAGE_MASK", "PAGE_SHIFT", "REGION", "TLB_BYTES", "TLB_ENTRIES",
-    "TLB_ENTRY", "TLB_ENTRY_SHIFT", "UOP", "Request", "Stop", "add_engine_fields",
+    "BLOCK",
+    "HASH_ENTRIES",
+    "JUMP_CACHE_ENTRIES",
+    "JUMP_ENTRY",
+    "MAX_ACCESSES",
+    "MAX_BLOCKS",
+    "MAX_REGIONS",
+    "MAX_UOPS",
+    "NO_ADDRESS",
+    "PAGE_BYTES",
+    "PAGE_MASK",
+    "PAGE_SHIFT",
+    "REGION",
+    "TLB_BYTES",
+    "TLB_ENTRIES",
+    "TLB_ENTRY",
+    "TLB_ENTRY_SHIFT",
+    "UOP",
+    "Request",
+    "Stop",
+    "add_engine_fields",
 ]

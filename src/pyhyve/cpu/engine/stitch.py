@@ -9,9 +9,17 @@ from pyhyve.cpu.engine.templates import PATCH_8, PATCH_16, PATCH_32, PATCH_64, P
 from pyhyve.cpu.lang import U8, U16, U32, U64, Kernel, Pointer, Struct, Value, inline, kernel
 
 _TEMPLATE = (
-    Struct("Template").add("code", U32).add("hot", U16).add("cold", U16).add("first", U32).add("hots", U16).add("colds", U16)
+    Struct("Template")
+    .add("code", U32)
+    .add("hot", U16)
+    .add("cold", U16)
+    .add("first", U32)
+    .add("hots", U16)
+    .add("colds", U16)
 )
-_RELOCATION = Struct("Relocation").add("at", U16).add("patch", U16).add("symbol", U16).add("pad", U16).add("addend", U32)
+_RELOCATION = (
+    Struct("Relocation").add("at", U16).add("patch", U16).add("symbol", U16).add("pad", U16).add("addend", U32)
+)
 _NEXT = RELOCATION_SYMBOLS["NEXT"]
 _TAKEN = RELOCATION_SYMBOLS["TAKEN"]
 _HOT = RELOCATION_SYMBOLS["HOT"]
@@ -80,7 +88,7 @@ def make_stitch(state: Struct) -> Kernel:
             i += 8
 
     @kernel(pointer, U64, result=U64, name="stitch.stitch")
-    def stitch(st: Any, count: Any) -> None:
+    def stitch(st: Any, count: Any) -> Any:
         """Lay down `count` uops at `cache_next`; returns the code's address. Room must have been made."""
         start = st.cache_next
         here = start

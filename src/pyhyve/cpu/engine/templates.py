@@ -51,7 +51,7 @@ def extract(file: ObjectFile, names: Iterable[str], helpers: Mapping[str, int]) 
 
 
 def _template(file: ObjectFile, name: str, helpers: Mapping[str, int]) -> Template:
-    parts = []
+    parts: list[tuple[bytes, tuple[tuple[int, int, int, int], ...]]] = []
     for prefix in (".text.", ".cold."):
         section = file.sections.get(prefix + name)
         if section is None:
@@ -67,7 +67,10 @@ def _template(file: ObjectFile, name: str, helpers: Mapping[str, int]) -> Templa
 
 
 def _relocation(fixup: Fixup, name: str, helpers: Mapping[str, int]) -> tuple[int, int, int, int]:
-    known = RELOCATION_SYMBOLS | {f"section:.text.{name}": RELOCATION_SYMBOLS["HOT"], f"section:.cold.{name}": RELOCATION_SYMBOLS["COLD"]}
+    known = RELOCATION_SYMBOLS | {
+        f"section:.text.{name}": RELOCATION_SYMBOLS["HOT"],
+        f"section:.cold.{name}": RELOCATION_SYMBOLS["COLD"],
+    }
     if fixup.symbol in known:
         symbol = known[fixup.symbol]
     elif fixup.symbol in helpers:

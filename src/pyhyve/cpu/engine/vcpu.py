@@ -46,7 +46,9 @@ class EngineVcpu:
     Raises UserError when the host refuses the memory, ValueError for too many regions.
     """
 
-    def __init__(self, library: Library, state: Struct, regions: Sequence[tuple[int, int, int, bool]], indexes: int) -> None:
+    def __init__(
+        self, library: Library, state: Struct, regions: Sequence[tuple[int, int, int, bool]], indexes: int
+    ) -> None:
         self._layout = state
         self._arena = _anonymous(CODE_CACHE_BYTES, executable=True)
         self._base = ctypes.addressof(ctypes.c_char.from_buffer(self._arena))

@@ -1,0 +1,1 @@
+"""Instruction sets, each in a package of its own that plugs into the engine."""

@@ -4,10 +4,24 @@ Everything of the CPU engine that must run fast is written in it: instruction se
 the dispatcher. May import from `support` only.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
 from pyhyve.cpu.lang.module import PRESERVE_MOST, PRESERVE_NONE, Kernel, Module, kernel, table
 from pyhyve.cpu.lang.staging import constant, current, inline
-from pyhyve.cpu.lang.types import BOOL, BYTES, U8, U16, U32, U64, U128, Array, Int, Pointer, Struct
+from pyhyve.cpu.lang.types import BOOL, BYTES, Array, Int, Pointer, Struct
 from pyhyve.cpu.lang.values import StagingError, Value, Variable, is_staged
+
+if TYPE_CHECKING:
+    # `count: U64 = 0` in a kernel declares a run-time variable: for the type checker that is a variable of any type.
+    U8: TypeAlias = Any
+    U16: TypeAlias = Any
+    U32: TypeAlias = Any
+    U64: TypeAlias = Any
+    U128: TypeAlias = Any
+else:
+    from pyhyve.cpu.lang.types import U8, U16, U32, U64, U128
 
 
 def u64(number: int) -> Value:
@@ -21,7 +35,30 @@ def u32(number: int) -> Value:
 
 
 __all__ = [
-    "BOOL", "BYTES", "PRESERVE_MOST", "PRESERVE_NONE", "U8", "U16", "U32", "U64", "U128", "Array", "Int", "Kernel",
-    "Module", "Pointer", "StagingError", "Struct", "Value", "Variable", "constant", "current", "inline", "is_staged", "kernel",
-    "table", "u32", "u64",
+    "BOOL",
+    "BYTES",
+    "PRESERVE_MOST",
+    "PRESERVE_NONE",
+    "U8",
+    "U16",
+    "U32",
+    "U64",
+    "U128",
+    "Array",
+    "Int",
+    "Kernel",
+    "Module",
+    "Pointer",
+    "StagingError",
+    "Struct",
+    "Value",
+    "Variable",
+    "constant",
+    "current",
+    "inline",
+    "is_staged",
+    "kernel",
+    "table",
+    "u32",
+    "u64",
 ]

@@ -54,7 +54,11 @@ class Builder:
         """`item` as a run-time value; a Python int takes `kind`. Raises StagingError on a type mismatch."""
         if isinstance(item, Value):
             now = item.get()
-            if kind is not None and now.kind != kind and not (isinstance(kind, Pointer) and isinstance(now.kind, Pointer)):
+            if (
+                kind is not None
+                and now.kind != kind
+                and not (isinstance(kind, Pointer) and isinstance(now.kind, Pointer))
+            ):
                 msg = f"expected {kind}, got {now.kind}"
                 raise StagingError(msg)
             return now
@@ -63,7 +67,9 @@ class Builder:
                 return Value(self, "null" if item == 0 else f"inttoptr (i64 {int(item)} to ptr)", kind)
             if isinstance(kind, Int):
                 number = int(item) & kind.mask
-                return Value(self, str(number if number <= kind.mask >> 1 or kind.bits == 1 else number - kind.mask - 1), kind)
+                return Value(
+                    self, str(number if number <= kind.mask >> 1 or kind.bits == 1 else number - kind.mask - 1), kind
+                )
         msg = f"cannot make a {kind} of {item!r}"
         raise StagingError(msg)
 
@@ -165,7 +171,9 @@ class Builder:
     def fill_bytes(self, pointer: Value, byte: int, size_bytes: Value) -> None:
         """Fill host memory, with the host's string instruction: there is no C library to call."""
         self.asm(
-            "rep stosb", "={rdi},={rcx},{rdi},{rcx},{al},~{memory}", "{ i64, i64 }",
+            "rep stosb",
+            "={rdi},={rcx},{rdi},{rcx},{al},~{memory}",
+            "{ i64, i64 }",
             [("ptr", pointer.get().ir), ("i64", size_bytes.get().ir), ("i8", str(byte))],
         )
 

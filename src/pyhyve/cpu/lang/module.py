@@ -21,7 +21,7 @@ PRESERVE_NONE = "preserve_nonecc"
 class Kernel:
     """A staged function compiled as a function of its own, callable from other staged code."""
 
-    def __init__(  # noqa: PLR0913 - a declaration
+    def __init__(
         self,
         function: Callable[..., Any],
         parameters: tuple[Type, ...],
@@ -53,10 +53,10 @@ class Kernel:
         text = ", ".join(f"{scalar_ir(k)}{f' %a{i}' if names else ''}" for i, k in enumerate(self.parameters))
         result = scalar_ir(self.result) if self.result else "void"
         linkage = "" if self.exported or keyword == "declare" else "internal "
-        return f"{keyword} {linkage}{self.convention} {result} @{self.name}({text}) {self.attributes} \"no-builtins\""
+        return f'{keyword} {linkage}{self.convention} {result} @{self.name}({text}) {self.attributes} "no-builtins"'
 
 
-def emit_call(  # noqa: PLR0913 - a call's parts
+def emit_call(
     builder: Builder,
     target: str,
     parameters: tuple[Type, ...],
@@ -134,7 +134,9 @@ class Module:
         if name not in self._globals:
             values = list(items)
             text = ", ".join(f"{kind.ir} {v & kind.mask}" for v in values)
-            self._globals[name] = f"@{name} = private unnamed_addr constant [{len(values)} x {kind.ir}] [{text}], align 16"
+            self._globals[name] = (
+                f"@{name} = private unnamed_addr constant [{len(values)} x {kind.ir}] [{text}], align 16"
+            )
         return Value(builder, f"@{name}", Pointer(kind))
 
     def render(self, *, extra: str = "") -> str:

@@ -108,7 +108,7 @@ class Frame:
     def either(self, first: Any, second: Callable[[], Any]) -> Any:
         """`or`, short-circuited."""
         if not is_staged(first):
-            return first if first else second()
+            return first or second()
         return self._circuit(first, second, on=False)
 
     def _circuit(self, first: Value, second: Callable[[], Any], *, on: bool) -> Value:
@@ -229,10 +229,24 @@ class _Rewrite(ast.NodeTransformer):
         return node
 
     def visit_Break(self, _: ast.Break) -> ast.AST:
-        return ast.Expr(ast.Call(ast.Attribute(ast.Attribute(ast.Name("_f", ast.Load()), "builder", ast.Load()), "break_", ast.Load()), [], []))
+        return ast.Expr(
+            ast.Call(
+                ast.Attribute(ast.Attribute(ast.Name("_f", ast.Load()), "builder", ast.Load()), "break_", ast.Load()),
+                [],
+                [],
+            )
+        )
 
     def visit_Continue(self, _: ast.Continue) -> ast.AST:
-        return ast.Expr(ast.Call(ast.Attribute(ast.Attribute(ast.Name("_f", ast.Load()), "builder", ast.Load()), "continue_", ast.Load()), [], []))
+        return ast.Expr(
+            ast.Call(
+                ast.Attribute(
+                    ast.Attribute(ast.Name("_f", ast.Load()), "builder", ast.Load()), "continue_", ast.Load()
+                ),
+                [],
+                [],
+            )
+        )
 
     def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
         self.generic_visit(node)
@@ -268,11 +282,7 @@ def _flat(body: list[Any]) -> list[ast.stmt]:
 
 
 def _assigned(tree: ast.FunctionDef) -> list[str]:
-    names = {
-        node.id
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-    }
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     return sorted(names)
 
 

@@ -122,7 +122,7 @@ class Value:
 
     def __invert__(self) -> Value:
         a = self.get()
-        return a._two("xor", a.kind.mask if isinstance(a.kind, Int) else 0)
+        return a ^ (a.kind.mask if isinstance(a.kind, Int) else 0)
 
     def __neg__(self) -> Value:
         return self._two("sub", 0, swap=True)
@@ -243,7 +243,7 @@ class Value:
             msg = f"{target} has no field {name}"
             raise StagingError(msg)
         if name not in target.fields:
-            raise AttributeError(f"{target.name}.{name}")  # noqa: EM102, TRY003 - mirrors Python's own message
+            raise AttributeError(f"{target.name}.{name}")  # noqa: EM102 - mirrors Python's own message
         offset, kind = target.fields[name]
         element = kind.element if isinstance(kind, Array) else kind
         return self.builder.element(self.get(), offset, 1, Pointer(element))

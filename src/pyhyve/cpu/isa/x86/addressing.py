@@ -18,9 +18,8 @@ _BIG = 1 << 14
 
 
 @kernel(Pointer(STATE), U64, U64, U64, U64, result=U64, name="x86.check_segment", attributes="nounwind noinline")
-def check_segment(st: Any, offset: Any, segment: Any, size: Any, write: Any) -> None:
+def check_segment(st: Any, offset: Any, segment: Any, size: Any, write: Any) -> Any:
     """Linear address of `offset` in `segment`; #GP(0), or #SS(0) for SS, when `size` bytes may not be accessed."""
-
     code_size = (st.mode >> 2) & 3
     if code_size == 2:
         return offset + st.seg_base[segment]
@@ -59,7 +58,6 @@ def check_segment(st: Any, offset: Any, segment: Any, size: Any, write: Any) -> 
 @kernel(Pointer(STATE), U64, name="x86.raise_fpu_blocked", attributes="nounwind noinline cold")
 def raise_fpu_blocked(st: Any, unit: Any) -> None:
     """#UD when CR0.EM, or CR4.OSFXSR clear for SSE, forbids the unit (1 x87, 2 MMX, 3 SSE); else #NM (CR0.TS)."""
-
     if unit != 1 and (st.cr0 & Cr0.EM) != 0:
         faults.ud(st)
         return

@@ -133,7 +133,7 @@ divide: dict[tuple[int, bool], Kernel] = {
 
 def _make_rotate_carry(bits: int, name: str) -> Kernel:
     @kernel(P, U64, U64, result=U64, name=f"x86.{name}{bits}", attributes="nounwind noinline")
-    def rotate(st: Any, value: Any, count: Any) -> None:
+    def rotate(st: Any, value: Any, count: Any) -> Any:
         """The rotated value; the new `fl_aux` is left in `last_error`."""
         aux = st.fl_aux
         carry = (aux >> flags.AUX_CF).zext(64)

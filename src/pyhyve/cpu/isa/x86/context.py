@@ -114,8 +114,8 @@ class X86Context(StencilContext):
     def wide_register(self, operand: int) -> Value:
         """A register operand whole: 64 bits in 64-bit mode, else 32 (the upper half is ignored)."""
         value = self.builder.load(self.slot(operand, 64))
-        long = ((self.st.mode >> 2) & 3) == 2  # noqa: PLR2004
-        return self.builder.select(long, value, value & 0xFFFFFFFF)  # type: ignore[no-any-return]
+        long = ((self.st.mode >> 2) & 3) == 2
+        return self.builder.select(long, value, value & 0xFFFFFFFF)
 
     def set_gpr_operand(self, operand: int, value: Value) -> None:
         """Write a register operand whole."""

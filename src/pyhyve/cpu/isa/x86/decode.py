@@ -13,7 +13,6 @@ from pyhyve.cpu.isa.x86.decode_tables import (
     ATTR_IMMEDIATE_SHIFT,
     ATTR_LOCK,
     Immediate,
-
 )
 from pyhyve.cpu.isa.x86.rows import tables
 from pyhyve.cpu.isa.x86.state import STATE, Seg
@@ -34,7 +33,7 @@ variants = table("x86_variants", U32, lambda: tables().variants)
 
 
 @kernel(BYTES, U64, U64, result=U64, name="x86.take")
-def take(code: Any, at: Any, size: Any) -> None:
+def take(code: Any, at: Any, size: Any) -> Any:
     """`size` (0, 1, 2, 4, 8) bytes at `at`, zero-extended."""
     if size == 1:
         return code[at].zext(64)
@@ -48,7 +47,7 @@ def take(code: Any, at: Any, size: Any) -> None:
 
 
 @kernel(Pointer(STATE), BYTES, result=U64, name="x86.decode")
-def decode(st: Any, code: Any) -> None:
+def decode(st: Any, code: Any) -> Any:
     """Decode the instruction at `code` (at least 32 readable bytes). Returns the row, 0 when undefined.
 
     `d_length` is right in either case, as far as the instruction could be followed.
@@ -83,7 +82,7 @@ def decode(st: Any, code: Any) -> None:
             segment = u64(Seg.GS)
         elif opcode == 0x2E or opcode == 0x36 or opcode == 0x3E or opcode == 0x26:
             if not long:
-                segment = ((opcode >> 3) & 3)
+                segment = (opcode >> 3) & 3
         elif long and (opcode & 0xF0) == 0x40:
             rex = opcode
             seen = u64(2)

@@ -220,9 +220,9 @@ def _add_selector(tables: DecodeTables, slot: int, entries: list[tuple[Match, in
             raise ValueError(msg)
         word |= strides[name] << (12 * i)
     tables.selector_strides[slot] = word
-    needs = any(
-        getattr(m, n) is not None for m, _ in entries for n in ("mod", "reg", "rm")
-    ) or any(_needs_modrm(tables.rows[n]) for _, n in entries)
+    needs = any(getattr(m, n) is not None for m, _ in entries for n in ("mod", "reg", "rm")) or any(
+        _needs_modrm(tables.rows[n]) for _, n in entries
+    )
     tables.has_modrm[slot] = int(needs)
 
 
@@ -232,19 +232,40 @@ def _specificity(match: Match) -> int:
 
 def _needs_modrm(row: Row | None) -> bool:
     return row is not None and (
-        any(o[0] in "EGRMSCDVWUPQN" or o == "ST" for o in row.operands) or any(t.startswith("/") for t in row.opcode.split())
+        any(o[0] in "EGRMSCDVWUPQN" or o == "ST" for o in row.operands)
+        or any(t.startswith("/") for t in row.opcode.split())
     )
 
 
 _IMMEDIATES = {
-    "Ib": Immediate.BYTE, "Is": Immediate.BYTE_SIGNED, "Iw": Immediate.WORD, "Iz": Immediate.Z, "Iv": Immediate.FULL,
-    "Jb": Immediate.BYTE_SIGNED, "Jz": Immediate.Z, "Ap": Immediate.FAR,
+    "Ib": Immediate.BYTE,
+    "Is": Immediate.BYTE_SIGNED,
+    "Iw": Immediate.WORD,
+    "Iz": Immediate.Z,
+    "Iv": Immediate.FULL,
+    "Jb": Immediate.BYTE_SIGNED,
+    "Jz": Immediate.Z,
+    "Ap": Immediate.FAR,
 }
 _WHERE = {
-    "E": Where.RM, "R": Where.RM, "G": Where.REG, "Z": Where.OPCODE, "I": Where.IMMEDIATE, "J": Where.RELATIVE,
-    "S": Where.SEGMENT, "C": Where.CONTROL, "D": Where.CONTROL, "V": Where.XMM_REG, "W": Where.XMM_RM,
-    "U": Where.XMM_RM, "P": Where.MMX_REG, "Q": Where.MMX_RM, "N": Where.MMX_RM, "O": Where.ABSOLUTE,
-    "M": Where.MEMORY, "A": Where.IMMEDIATE,
+    "E": Where.RM,
+    "R": Where.RM,
+    "G": Where.REG,
+    "Z": Where.OPCODE,
+    "I": Where.IMMEDIATE,
+    "J": Where.RELATIVE,
+    "S": Where.SEGMENT,
+    "C": Where.CONTROL,
+    "D": Where.CONTROL,
+    "V": Where.XMM_REG,
+    "W": Where.XMM_RM,
+    "U": Where.XMM_RM,
+    "P": Where.MMX_REG,
+    "Q": Where.MMX_RM,
+    "N": Where.MMX_RM,
+    "O": Where.ABSOLUTE,
+    "M": Where.MEMORY,
+    "A": Where.IMMEDIATE,
 }
 _SIZES = {"": Size.NONE, "b": Size.B, "w": Size.W, "d": Size.D, "q": Size.Q, "v": Size.V, "z": Size.Z, "y": Size.Y}
 _LETTER_BITS = {"b": 8, "w": 16, "d": 32, "q": 64, "x": 128}
@@ -369,7 +390,7 @@ def _add_variants(tables: DecodeTables, row: Row, numbers: dict[tuple[str, Varia
             address_bits=int(chosen["address"]),  # type: ignore[call-overload]
             stack=str(chosen["stack"]),
             repeat=str(chosen["repeat"]),
-            wide="Iv" in row.operands and bits == 64,  # noqa: PLR2004
+            wide="Iv" in row.operands and bits == 64,
             code_bits=int(chosen["code"]),  # type: ignore[call-overload]
         )
         key = (row.name, variant)

@@ -55,7 +55,7 @@ def disable_interrupts(st: Any) -> None:
 
 
 @kernel(P, result=U64, name="x86.io_allowed")
-def _io_allowed(st: Any) -> None:
+def _io_allowed(st: Any) -> Any:
     """1 when CPL <= IOPL (always in real mode)."""
     if (st.cr0 & 1) == 0:
         return 1

@@ -21,7 +21,7 @@ _TRACE, _SHADOW = 1, 2
 
 
 @kernel(P, result=U64, name="x86.linear_pc")
-def linear_pc(st: Any) -> None:
+def linear_pc(st: Any) -> Any:
     """Linear address of the next instruction; #GP(0) beyond CS's limit or, in 64-bit mode, when not canonical."""
     pc = st.pc
     if ((st.mode >> 2) & 3) == 2:
@@ -34,7 +34,7 @@ def linear_pc(st: Any) -> None:
 
 
 @kernel(P, result=U64, name="x86.fetch_index")
-def fetch_index(st: Any) -> None:
+def fetch_index(st: Any) -> Any:
     """Fetches ignore EFLAGS.AC."""
     if st.cpl == 3:
         return 0
@@ -42,7 +42,7 @@ def fetch_index(st: Any) -> None:
 
 
 @kernel(P, result=U64, name="x86.before_single")
-def before_single(st: Any) -> None:
+def before_single(st: Any) -> Any:
     """What must follow the instruction about to run alone."""
     token: U64 = 0
     if (st.eflags & flags.TF) != 0:
@@ -62,7 +62,7 @@ def after_single(st: Any, token: Any) -> None:
 
 
 @kernel(P, result=U64, name="x86.wants_single")
-def wants_single(st: Any) -> None:
+def wants_single(st: Any) -> Any:
     """1 under TF or an interrupt shadow."""
     return ((st.eflags & flags.TF) != 0) | (st.interrupt_shadow != 0)
 
@@ -73,7 +73,7 @@ def _line(st: Any) -> Any:
 
 
 @kernel(P, result=U64, name="x86.service_requests", attributes="nounwind noinline")
-def service_requests(st: Any) -> None:
+def service_requests(st: Any) -> Any:
     """`events.service`; what cannot be delivered now is set aside, so that blocks need not stop for it."""
     if events.service(st) != 0:
         return 1
@@ -93,7 +93,9 @@ def service_requests(st: Any) -> None:
 @kernel(P, name="x86.resume_requests")
 def resume_requests(st: Any) -> None:
     """Bring back what was set aside once it can be delivered."""
-    if st.interrupt_shadow == 0 and ((st.eflags & flags.IF) != 0 or (st.nmi_blocked == 0 and (st.deferred & Request.NMI) != 0)):
+    if st.interrupt_shadow == 0 and (
+        (st.eflags & flags.IF) != 0 or (st.nmi_blocked == 0 and (st.deferred & Request.NMI) != 0)
+    ):
         waiting = st.deferred
         st.deferred = 0
         current().atomic("or", st.ref("request"), waiting)
@@ -165,4 +167,13 @@ def store_eflags(st: Any) -> None:
 
 
 EXPORTS = (
-    sample_counter, store_eflags, run, change_request, mode_changed, mmu.flush_all, dispatcher.forget_code, flags.read_eflags, flags.write_eflags)
+    sample_counter,
+    store_eflags,
+    run,
+    change_request,
+    mode_changed,
+    mmu.flush_all,
+    dispatcher.forget_code,
+    flags.read_eflags,
+    flags.write_eflags,
+)

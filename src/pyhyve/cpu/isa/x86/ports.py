@@ -44,7 +44,7 @@ def check_port(st: Any, port: Any, size: Any) -> None:
 
 
 @kernel(P, U64, U64, result=U64, name="x86.port_in", attributes="nounwind noinline")
-def port_in(st: Any, port: Any, size: Any) -> None:
+def port_in(st: Any, port: Any, size: Any) -> Any:
     """IN; may fault or leave guest mode."""
     check_port(st, port, size)
     if st.stop != 0:

@@ -29,7 +29,7 @@ class Stack:
         wide = offset.zext(64)
         if not self.segmented:
             return wide
-        return self.c.call(check_segment, wide, u64(Seg.SS), u64(size), u64(int(write)))  # type: ignore[no-any-return]
+        return self.c.call(check_segment, wide, u64(Seg.SS), u64(size), u64(int(write)))
 
     def push(self, value: Value) -> None:
         """Store below the stack pointer; the register itself changes only at `commit`."""
@@ -53,7 +53,7 @@ class Stack:
 
 
 @kernel(P, U64, U64, U64, result=U64, name="x86.stack_linear", attributes="nounwind noinline")
-def stack_linear(st: Any, offset: Any, size: Any, write: Any) -> None:
+def stack_linear(st: Any, offset: Any, size: Any, write: Any) -> Any:
     """Linear address of a stack offset for kernels: width and checks by the current mode; may fault."""
     if ((st.mode >> 2) & 3) == 2:
         return offset

@@ -57,6 +57,14 @@ def string_linear(st: Any, offset: Any, segment: Any, size: Any, write: Any) -> 
     return check_segment(st, offset, segment, size, write)
 
 
+def _begin_repeat(st: Value, address_bits: Value, registers: tuple[Gpr, ...]) -> None:
+    """Under a 32-bit address size, REP zero-extends registers even when no element is done, as processors do."""
+    for narrow in current().branch(address_bits == 32):  # noqa: PLR2004
+        if narrow:
+            for number in registers:
+                st.gpr[number] = st.gpr[number] & 0xFFFFFFFF
+
+
 @inline
 def _source_segment(segment: Value) -> Value:
     chosen = u64(Seg.DS)
@@ -69,9 +77,8 @@ def _source_segment(segment: Value) -> Value:
 def _run_length(st: Value, offset: Value, linear: Value, size: int) -> Value:
     """Elements from `linear` to the end of its page, upwards; 0 outside flat modes."""
     room = (PAGE_BYTES - (linear & (PAGE_BYTES - 1))) // size
-    if ((st.mode >> 2) & 3) != 2:
-        if (st.mode & MODE_FLAT) == 0 or offset + PAGE_BYTES > 0xFFFFFFFF:
-            room = u64(0)
+    if ((st.mode >> 2) & 3) != 2 and ((st.mode & MODE_FLAT) == 0 or offset + PAGE_BYTES > 0xFFFFFFFF):
+        room = u64(0)
     return room.get()
 
 
@@ -104,6 +111,7 @@ def _make_movs(size: int) -> Kernel:
         count: U64 = 1
         if repeat != 0:
             count = st.gpr[Gpr.RCX] & mask
+            _begin_repeat(st, address_bits, (Gpr.RCX, Gpr.RSI, Gpr.RDI))
         while count != 0:
             source = st.gpr[Gpr.RSI] & mask
             target = st.gpr[Gpr.RDI] & mask
@@ -162,6 +170,7 @@ def _make_stos(size: int) -> Kernel:
         count: U64 = 1
         if repeat != 0:
             count = st.gpr[Gpr.RCX] & mask
+            _begin_repeat(st, address_bits, (Gpr.RCX, Gpr.RDI))
         while count != 0:
             target = st.gpr[Gpr.RDI] & mask
             to = string_linear(st, target, u64(Seg.ES), u64(size), u64(1))
@@ -202,6 +211,7 @@ def _make_lods(size: int) -> Kernel:
         count: U64 = 1
         if repeat != 0:
             count = st.gpr[Gpr.RCX] & mask
+            _begin_repeat(st, address_bits, (Gpr.RCX,))
         while count != 0:
             source = st.gpr[Gpr.RSI] & mask
             from_ = string_linear(st, source, source_segment, u64(size), u64(0))
@@ -252,6 +262,7 @@ def _make_compare(size: int, *, scan: bool) -> Kernel:
         count: U64 = 1
         if repeat != 0:
             count = st.gpr[Gpr.RCX] & mask
+            _begin_repeat(st, address_bits, (Gpr.RCX,))
         # A fault leaves the flags as they were before the whole instruction.
         old_result = st.fl_result
         old_aux = st.fl_aux
@@ -263,11 +274,10 @@ def _make_compare(size: int, *, scan: bool) -> Kernel:
             to = string_linear(st, target, u64(Seg.ES), u64(size), u64(0))
             if st.stop == 0:
                 second = mmu.load_at(st, to, u64(size), (st.mode >> 8) & 3)
-            if not scan:
+            if not scan and st.stop == 0:
+                from_ = string_linear(st, source, source_segment, u64(size), u64(0))
                 if st.stop == 0:
-                    from_ = string_linear(st, source, source_segment, u64(size), u64(0))
-                    if st.stop == 0:
-                        first = mmu.load_at(st, from_, u64(size), (st.mode >> 8) & 3)
+                    first = mmu.load_at(st, from_, u64(size), (st.mode >> 8) & 3)
             if st.stop != 0:
                 st.fl_result = old_result
                 st.fl_aux = old_aux
@@ -295,6 +305,7 @@ def _make_ins(size: int) -> Kernel:
         count: U64 = 1
         if repeat != 0:
             count = st.gpr[Gpr.RCX] & mask
+            _begin_repeat(st, address_bits, (Gpr.RCX,))
         if count == 0:
             return 1
         ports.check_port(st, st.gpr[Gpr.RDX] & 0xFFFF, u64(size))
@@ -331,6 +342,7 @@ def _make_outs(size: int) -> Kernel:
         count: U64 = 1
         if repeat != 0:
             count = st.gpr[Gpr.RCX] & mask
+            _begin_repeat(st, address_bits, (Gpr.RCX,))
         if count == 0:
             return 1
         ports.check_port(st, st.gpr[Gpr.RDX] & 0xFFFF, u64(size))

@@ -65,7 +65,7 @@ class Row:
     """A memory operand is written (for segment checks)."""
 
 
-def row(  # noqa: PLR0913 - a table's columns
+def row(
     opcode: str,
     name: str,
     operands: str,
@@ -94,8 +94,24 @@ def row(  # noqa: PLR0913 - a table's columns
         if size not in "bwdqvzy":
             size = ""
     return Row(
-        opcode, name, parts, semantics, size, flags, lock, ends, address_size, stack, repeat, code_size,
-        default64, force64, mode, memory_bits, conditional, fpu,
+        opcode,
+        name,
+        parts,
+        semantics,
+        size,
+        flags,
+        lock,
+        ends,
+        address_size,
+        stack,
+        repeat,
+        code_size,
+        default64,
+        force64,
+        mode,
+        memory_bits,
+        conditional,
+        fpu,
         bool(parts) and parts[0][0] in "EMWQ" if stores is None else stores,
     )
 

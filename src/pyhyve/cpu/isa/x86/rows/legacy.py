@@ -54,7 +54,7 @@ def _translate_byte(c: X86Context) -> None:
     bits = c.variant.address_bits
     offset = (c.reg(Gpr.RBX, bits) + c.reg(Gpr.RAX, 8).zext(bits)).zext(64)
     override = c.symbol("V3", "u31")
-    segment = c.builder.select(override < 8, override, c.constant(Seg.DS))  # noqa: PLR2004
+    segment = c.builder.select(override < 8, override, c.constant(Seg.DS))
     linear = c.call(string_linear, offset, segment, c.constant(1), c.constant(0))
     c.set_reg(Gpr.RAX, c.load(linear, 8))
 

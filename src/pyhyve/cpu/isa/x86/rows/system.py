@@ -271,7 +271,7 @@ def _descriptor_part(kernel: Any) -> Semantics:
         value = c.call(kernel, c.read(1, 16).zext(64))
         seen = (value & segments.VALID) != 0
         old = c.builder.load(c.slot(0, c.bits))
-        if c.bits == 32:  # noqa: PLR2004
+        if c.bits == 32:
             wide = c.builder.load(c.slot(0, 64))
             c.write(0, c.builder.select(seen, value.trunc(32).zext(64), wide))
         else:
@@ -349,7 +349,8 @@ def _segment_rows() -> list[Row]:
                             mode="32", ends=True))
     for push, segment in ((0xA0, Seg.FS), (0xA8, Seg.GS)):
         name = segment.name.lower()
-        rows.append(row(f"0F {push:02X}", f"push_{name}", "", _push_segment(segment), size="v", stack=True, default64=True))
+        rows.append(row(f"0F {push:02X}", f"push_{name}", "", _push_segment(segment), size="v", stack=True,
+                        default64=True))
         rows.append(row(f"0F {push + 1:02X}", f"pop_{name}", "", _pop_segment(segment), size="v", stack=True,
                         default64=True, ends=True))
     for opcode, segment, mode in (("C5", Seg.DS, "32"), ("C4", Seg.ES, "32"), ("0F B2", Seg.SS, ""),

@@ -8,7 +8,7 @@ from pyhyve.cpu.isa.x86 import faults, flags
 from pyhyve.cpu.isa.x86.stack import Stack
 from pyhyve.cpu.isa.x86.state import Gpr
 from pyhyve.cpu.isa.x86.table import Row, row
-from pyhyve.cpu.lang import U64, Int
+from pyhyve.cpu.lang import U64, Int, Pointer
 from pyhyve.cpu.lang.builder import UNLIKELY
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def convert_pair(c: X86Context) -> None:
 
 def exchange_accumulator(c: X86Context) -> None:
     """XCHG rAX, r; with rAX itself it is NOP, which leaves the upper half alone."""
-    width = 64 if c.bits == 32 else c.bits  # noqa: PLR2004
+    width = 64 if c.bits == 32 else c.bits
     a, b = c.reg(Gpr.RAX, width), c.builder.load(c.slot(0, width))
     mask = (1 << c.bits) - 1
     # Not the ranged form: LLVM takes a symbol's address for non-zero.
@@ -264,9 +264,9 @@ def ret(c: X86Context) -> None:
 
 def compare_exchange_pair(c: X86Context) -> None:
     """CMPXCHG8B and CMPXCHG16B: ZF only."""
-    half = 64 if c.bits == 64 else 32  # noqa: PLR2004
+    half = 64 if c.bits == 64 else 32
     size = half // 4
-    if half == 64:  # noqa: PLR2004
+    if half == 64:
         c.require_alignment(16)
     b = c.builder
     host, slow = c.write_pointer(c.address, size)
@@ -274,7 +274,7 @@ def compare_exchange_pair(c: X86Context) -> None:
     expected = c.reg(Gpr.RAX, half).zext(2 * half) | (c.reg(Gpr.RDX, half).zext(2 * half) << half)
     new = c.reg(Gpr.RBX, half).zext(2 * half) | (c.reg(Gpr.RCX, half).zext(2 * half) << half)
     pointer = host.cast(wide)
-    if half == 64:  # noqa: PLR2004
+    if half == 64:
         old_low, old_high, same = _cmpxchg16b(c, host)
         pair_low, pair_high = old_low, old_high
     else:
@@ -287,15 +287,9 @@ def compare_exchange_pair(c: X86Context) -> None:
     c.write_back(slow)
     for equal in b.branch(same):
         if not equal:
-            b.store(b.element(c.st, 8 * Gpr.RAX, 1, _pointer()), pair_low.zext(64))
-            b.store(b.element(c.st, 8 * Gpr.RDX, 1, _pointer()), pair_high.zext(64))
+            b.store(b.element(c.st, 8 * Gpr.RAX, 1, Pointer(U64)), pair_low.zext(64))
+            b.store(b.element(c.st, 8 * Gpr.RDX, 1, Pointer(U64)), pair_high.zext(64))
     flags.write_eflags(c.st, same.zext(64) << 6, c.constant(flags.ZF))
-
-
-def _pointer() -> object:
-    from pyhyve.cpu.lang import Pointer  # noqa: PLC0415
-
-    return Pointer(U64)
 
 
 def _cmpxchg16b(c: X86Context, host: Value) -> tuple[Value, Value, Value]:
@@ -320,8 +314,10 @@ def _condition_rows() -> list[Row]:
     rows = []
     for code, name in enumerate(_CONDITIONS):
         rows += [
-            row(f"{0x70 + code:02X}", f"j{name}", "Jb", _jump_on(code), size="v", force64=True, ends=True, conditional=True),
-            row(f"0F {0x80 + code:02X}", f"j{name}", "Jz", _jump_on(code), size="v", force64=True, ends=True, conditional=True),
+            row(f"{0x70 + code:02X}", f"j{name}", "Jb", _jump_on(code), size="v", force64=True, ends=True,
+                conditional=True),
+            row(f"0F {0x80 + code:02X}", f"j{name}", "Jz", _jump_on(code), size="v", force64=True, ends=True,
+                conditional=True),
             row(f"0F {0x90 + code:02X}", f"set{name}", "Eb", _set_on(code)),
             row(f"0F {0x40 + code:02X}", f"cmov{name}", "Gv Ev", _move_on(code)),
         ]
