@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from array import array
 from collections import OrderedDict
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,8 @@ from pyhyve.image.qcow2.format import (
 from pyhyve.image.qcow2.tables import load_u64, store_u64
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pyhyve.image.qcow2.bitmaps import DirtyBitmaps
     from pyhyve.image.qcow2.refcount import RefcountStructure
     from pyhyve.image.storage import Storage
@@ -254,6 +257,25 @@ class Metadata:
         """With lazy reference counts: note on disk that they are about to become stale."""
         if self.lazy and not self.header.incompatible_features & Incompatible.DIRTY:
             self.set_incompatible(self.header.incompatible_features | Incompatible.DIRTY)
+
+    @contextmanager
+    def unclean(self) -> Iterator[None]:
+        """Mark the image dirty while reference counts and COPIED flags change together in many places.
+
+        A crash in between then makes the next writer repair the counts. Version 2 has no such bit.
+        """
+        if self.header.version < 3 or self.header.incompatible_features & Incompatible.DIRTY:
+            yield
+            return
+        self.write_back(final=True)
+        self.set_incompatible(self.header.incompatible_features | Incompatible.DIRTY)
+        try:
+            yield
+        finally:
+            self.write_back(final=True)
+            if self._refcounts is not None and self._refcounts.dirty:
+                self.write_back(final=True)
+            self.set_incompatible(self.header.incompatible_features & ~Incompatible.DIRTY)
 
     def mark_corrupt(self) -> None:
         """Note on disk that the image must be repaired before it is written again."""

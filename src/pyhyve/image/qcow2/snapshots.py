@@ -171,8 +171,7 @@ def _copy_l1(meta: Metadata, l1: array[int]) -> int:
     return offset
 
 
-def create_snapshot(meta: Metadata, name: str, date_s: int, date_ns: int) -> SnapshotEntry:
-    """Take a snapshot of the disk as it is; the caller holds the lock and has nothing in flight."""
+def _create_snapshot(meta: Metadata, name: str, date_s: int, date_ns: int) -> SnapshotEntry:
     if meta.header.has_data_file:
         msg = "Internal snapshots are not supported with an external data file"
         raise ImageUnsupportedError(msg)
@@ -191,8 +190,7 @@ def create_snapshot(meta: Metadata, name: str, date_s: int, date_ns: int) -> Sna
     return entry
 
 
-def delete_snapshot(meta: Metadata, entry: SnapshotEntry) -> None:
-    """Remove a snapshot and free what only it referred to."""
+def _delete_snapshot(meta: Metadata, entry: SnapshotEntry) -> None:
     l1 = meta.load_l1(entry.l1_table_offset, entry.l1_size) if entry.l1_size else array("Q")
     _write_snapshot_table(meta, tuple(other for other in load_snapshots(meta) if other.id != entry.id))
     meta.write_back()
@@ -204,8 +202,7 @@ def delete_snapshot(meta: Metadata, entry: SnapshotEntry) -> None:
     meta.write_back()
 
 
-def apply_snapshot(meta: Metadata, entry: SnapshotEntry) -> None:
-    """Make the disk what it was when the snapshot was taken; what was written since is freed."""
+def _apply_snapshot(meta: Metadata, entry: SnapshotEntry) -> None:
     meta.write_back()
     header = meta.header
     if entry.disk_size != header.size and header.version < 3:
@@ -233,3 +230,21 @@ def apply_snapshot(meta: Metadata, entry: SnapshotEntry) -> None:
     meta.byte_offset = 0
     refresh_copied_flags(meta)
     meta.write_back()
+
+
+def create_snapshot(meta: Metadata, name: str, date_s: int, date_ns: int) -> SnapshotEntry:
+    """Take a snapshot of the disk as it is; the caller holds the lock and has nothing in flight."""
+    with meta.unclean():
+        return _create_snapshot(meta, name, date_s, date_ns)
+
+
+def delete_snapshot(meta: Metadata, entry: SnapshotEntry) -> None:
+    """Remove a snapshot and free what only it referred to."""
+    with meta.unclean():
+        _delete_snapshot(meta, entry)
+
+
+def apply_snapshot(meta: Metadata, entry: SnapshotEntry) -> None:
+    """Make the disk what it was when the snapshot was taken; what was written since is freed."""
+    with meta.unclean():
+        _apply_snapshot(meta, entry)
