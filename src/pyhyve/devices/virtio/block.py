@@ -78,6 +78,7 @@ class VirtioBlock(VirtioDevice):
     """A disk. Owns the backend: `close` closes it."""
 
     device_type: ClassVar[DeviceType] = DeviceType.BLOCK
+    serves_kicks_at_once: ClassVar[bool] = True
 
     def __init__(
         self,

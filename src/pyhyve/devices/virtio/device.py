@@ -26,6 +26,10 @@ _LOG = logging.getLogger(__name__)
 _RING_FEATURES = int(
     Feature.INDIRECT_DESC | Feature.EVENT_IDX | Feature.VERSION_1 | Feature.RING_PACKED | Feature.RING_RESET
 )
+_TRIAL_ROUNDS = 8
+"""Rounds of the worker after which a queue's kicks are judged."""
+_KICKS_AT_ONCE = 256
+"""Kicks served at once before the worker is tried again."""
 _ROUNDS = 8
 """Batches of one queue before the worker looks at others: a busy driver cannot keep it to itself."""
 
@@ -50,10 +54,24 @@ class Worker(Protocol):
 class QueueState:
     """A queue as the transport's registers configure it; `ring` exists while it is enabled."""
 
-    __slots__ = ("descriptor_gpa", "device_gpa", "driver_gpa", "index", "kicked", "max_size", "ring", "size", "vector")
+    __slots__ = (
+        "at_once_left",
+        "descriptor_gpa",
+        "device_gpa",
+        "driver_gpa",
+        "index",
+        "kicked",
+        "max_size",
+        "ring",
+        "rounds",
+        "served",
+        "size",
+        "vector",
+    )
 
     def __init__(self, index: int, max_size: int) -> None:
         self.index = index
+        self.at_once_left = self.rounds = self.served = 0
         self.max_size = max_size
         self.ring: Virtqueue | None = None
         self.kicked = False
@@ -98,6 +116,8 @@ class VirtioDevice(DeviceHooks, ABC):
     """A device without its transport. `offered` are the features of its type; those of rings are added."""
 
     device_type: ClassVar[DeviceType]
+    serves_kicks_at_once: ClassVar[bool] = False
+    """Whether `kick` may handle a queue on the vCPU's own thread: nothing in it waits, and any thread may do it."""
 
     def __init__(
         self, memory: GuestMemory, worker: Worker, *, offered: int, queue_sizes: Sequence[int], packed: bool = True
@@ -226,19 +246,55 @@ class VirtioDevice(DeviceHooks, ABC):
                 queue.kicked = True
                 self.worker.call_soon(lambda: self.process(index))
 
+    def kick(self, index: int) -> None:
+        """The driver kicked queue `index` through a register, so its vCPU waits: serve it at once where that is cheap.
+
+        Two changes of threads cost many times what one cached request does; a driver that keeps many requests under
+        way gains more from a worker that collects them meanwhile. So kicks are served here only while the worker
+        found one request at a time; now and then it gets a few to see whether that still holds.
+        """
+        if index >= len(self.queues):
+            return
+        queue = self.queues[index]
+        if not queue.at_once_left or not self.lock.acquire(blocking=False):
+            self.notify(index)
+            return
+        try:
+            queue.at_once_left -= 1
+            self._serve(queue)
+        finally:
+            self.lock.release()
+        self._deliver()
+
     def process(self, index: int) -> None:
         """Handle what queue `index` holds, then interrupt if the driver wants it. On the worker's thread."""
         queue = self.queues[index]
         queue.kicked = False
         with self.lock:
             ring = queue.ring
-            if ring is None or not self.is_running:
-                return
-            try:
-                self.service(index, ring)
-            except VirtqueueError as error:
-                self.fail(f"queue {index}: {error}")
+            before = 0 if ring is None else ring.popped
+            self._serve(queue)
+            if ring is not None and self.serves_kicks_at_once:
+                self._judge(queue, ring.popped - before)
         self._deliver()
+
+    def _judge(self, queue: QueueState, served: int) -> None:
+        """Count a round of the worker; after some, decide who serves the next kicks."""
+        queue.rounds += 1
+        queue.served += served
+        if queue.rounds == _TRIAL_ROUNDS:
+            queue.at_once_left = _KICKS_AT_ONCE if queue.served <= _TRIAL_ROUNDS * 3 // 2 else 0
+            queue.rounds = queue.served = 0
+
+    def _serve(self, queue: QueueState) -> None:
+        """Service a queue that is running; with the lock held."""
+        ring = queue.ring
+        if ring is None or not self.is_running:
+            return
+        try:
+            self.service(queue.index, ring)
+        except VirtqueueError as error:
+            self.fail(f"queue {queue.index}: {error}")
 
     def read_config(self, offset: int, size: int) -> int:
         """Device configuration space; all ones past its end."""

@@ -140,7 +140,7 @@ class VirtioMmio:
         device = self.device
         match offset:
             case MmioReg.QUEUE_NOTIFY:
-                device.notify(value)
+                device.kick(value)
             case MmioReg.INTERRUPT_ACK:
                 self._acknowledge(value)
             case MmioReg.DEVICE_FEATURES_SEL:

@@ -103,6 +103,7 @@ class PackedQueue(Virtqueue):
             raise VirtqueueError(msg)
         chain = self._dma.resolve(word >> 32 & 0xFFFF, slots, descriptors)
         self._in_flight += slots
+        self.popped += 1
         index = self._avail_index + slots
         if index >= self.size:
             index -= self.size

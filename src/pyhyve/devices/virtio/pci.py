@@ -325,7 +325,7 @@ class _Structures:
     def write(self, offset: int, size: int, value: int) -> None:
         """Write one of the structures; a notification may carry any value, its address names the queue."""
         if offset >= _NOTIFY_OFFSET:
-            self._device.notify((offset - _NOTIFY_OFFSET) // _NOTIFY_MULTIPLIER)
+            self._device.kick((offset - _NOTIFY_OFFSET) // _NOTIFY_MULTIPLIER)
         elif offset < _ISR_OFFSET:
             self._common.write(offset, size, value)
         elif offset >= _CONFIG_OFFSET:

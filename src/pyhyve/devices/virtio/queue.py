@@ -40,12 +40,14 @@ class Virtqueue(ABC):
     queue is then dead until it is set up anew.
     """
 
-    __slots__ = ("_barrier", "_dma", "_in_flight", "size")
+    __slots__ = ("_barrier", "_dma", "_in_flight", "popped", "size")
 
     def __init__(self, dma: DmaSpace, size: int) -> None:
         self.size = size
         self._dma = dma
         self._in_flight = 0
+        self.popped = 0
+        """Buffers taken since the queue was set up."""
         self._barrier = Lock()
 
     @property

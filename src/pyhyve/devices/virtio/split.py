@@ -118,6 +118,7 @@ class SplitQueue(Virtqueue):
         chain = self._dma.resolve(head, 1, descriptors)
         self._next_avail = (position + 1) & 0xFFFF
         self._in_flight += 1
+        self.popped += 1
         return chain
 
     def _walk(

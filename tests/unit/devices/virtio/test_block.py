@@ -364,3 +364,26 @@ def test_writeback_feature_bits_do_not_confuse_old_drivers(path: Path) -> None:
     assert isinstance(queue, SplitDriverQueue)
     assert not queue.indirect
     disk.close()
+
+
+def test_lone_requests_are_served_at_once_and_batches_by_the_worker(disk: Disk) -> None:
+    queue = disk.device.queues[0]
+    for _ in range(8):
+        disk.request(IN, 0, 512)
+    assert queue.at_once_left
+    disk.submit(IN, 0, 512)
+    assert disk.driver.queues[0].poll() is not None
+    for _ in range(queue.at_once_left):
+        disk.request(IN, 0, 512)
+    for _ in range(8):
+        for _ in range(4):
+            header = disk.driver.buffer(struct.pack("<IIQ", IN, 0, 0))
+            disk.driver.queues[0].add([header, disk.driver.buffer(512), disk.driver.buffer(1)])
+        disk.transport.notify(0)
+        assert disk.driver.queues[0].poll() is None
+        for _ in range(4):
+            disk.wait()
+    assert not queue.at_once_left
+    disk.submit(IN, 0, 512)
+    assert disk.driver.queues[0].poll() is None
+    disk.wait()
