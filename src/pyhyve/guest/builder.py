@@ -13,7 +13,7 @@ import shutil
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from pyhyve.guest import deb, initramfs, modules
+from pyhyve.guest import cpio, deb, initramfs, libraries, modules
 from pyhyve.guest.repository import (
     AptRepository,
     ArchiveRepository,
@@ -24,6 +24,7 @@ from pyhyve.guest.repository import (
     host_sources,
 )
 from pyhyve.guest.sources import Source
+from pyhyve.guest.ssh import SshKeys, ensure_keys
 from pyhyve.support.cache import cache_directory, cache_root, new_directory
 from pyhyve.support.errors import InputError, UserError
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 DEFAULT_NAME = "debian"
 DEFAULT_KERNEL_PACKAGE = "linux-image-cloud-amd64"
 BUSYBOX_PACKAGE = "busybox-static"
+DROPBEAR_PACKAGE = "dropbear-bin"
+DROPBEAR_LIBRARIES = ("libc6", "libcrypt1", "libgmp10", "libtomcrypt1", "libtommath1", "zlib1g")
 INSTALLER_NAME = "installer"
 INSTALLER_PACKAGE = "debian-installer-12-netboot-amd64"
 INSTALLER_DIRECTORY = "/usr/lib/debian-installer/images/12/amd64/text/debian-installer/amd64"
@@ -63,9 +66,11 @@ class GuestSpec:
             msg = f"{self.kernel_package!r} is not a package name"
             raise InputError(msg)
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, keys: SshKeys | None = None) -> str:
         """Changes whenever the same packages would give another guest."""
-        parts = [FORMAT_VERSION, sorted(asdict(self).items()), initramfs.VIRTIO_MODULES]
+        parts: list[object] = [FORMAT_VERSION, sorted(asdict(self).items()), initramfs.VIRTIO_MODULES]
+        if keys is not None:
+            parts += [keys.authorized, keys.host_public, DROPBEAR_PACKAGE, DROPBEAR_LIBRARIES]
         digest = hashlib.sha256(repr(parts).encode())
         scripts = (initramfs.script(name) for name in initramfs.SCRIPTS)
         for data in (*scripts, initramfs.PROFILE, initramfs.BENCHMARK_INIT):
@@ -160,13 +165,17 @@ def build_guest(
     Raises UserError when a package cannot be had or does not hold what it should.
     """
     root = cache_directory("guests")
+    keys = None if spec.installer else ensure_keys()
+    fingerprint = spec.fingerprint(keys)
     present = _load(root / spec.name)
-    if present is not None and present.fingerprint == spec.fingerprint() and not rebuild:
+    if present is not None and present.fingerprint == fingerprint and not rebuild:
         return present
+    if keys is None and not spec.installer:
+        warn("no ssh in this guest: ssh-keygen is missing (apt-get install openssh-client, then build again)")
     store = _PackageStore(repositories(mirror, warn), report, warn)
     with new_directory(root) as directory:
-        release = _build_installer(store, directory) if spec.installer else _build_cloud(spec, store, directory)
-        fields = {"release": release, "packages": store.versions, "fingerprint": spec.fingerprint()}
+        release = _build_installer(store, directory) if spec.installer else _build_cloud(spec, store, directory, keys)
+        fields = {"release": release, "packages": store.versions, "fingerprint": fingerprint}
         (directory / "guest.json").write_text(json.dumps(fields, indent=2) + "\n")
         content = hashlib.sha256("".join(file_sha256(path) for path in sorted(directory.iterdir())).encode())
         final = root / f".{spec.name}-{content.hexdigest()[:16]}"
@@ -253,7 +262,20 @@ def _build_installer(store: _PackageStore, directory: Path) -> str:
     return "Debian installer " + store.versions[INSTALLER_PACKAGE]
 
 
-def _build_cloud(spec: GuestSpec, store: _PackageStore, directory: Path) -> str:
+def _ssh_server(store: _PackageStore, keys: SshKeys) -> list[cpio.Entry]:
+    """The ssh server dropbear with the libraries it needs."""
+    files = deb.read_files(store.read(DROPBEAR_PACKAGE), lambda path: path.endswith("/sbin/dropbear"))
+    program = next((file.data for file in files.values() if not file.target), None)
+    if program is None:
+        msg = f"{DROPBEAR_PACKAGE}: no program dropbear in the package"
+        raise UserError(msg)
+    shared: dict[str, deb.PackageFile] = {}
+    for package in DROPBEAR_LIBRARIES:
+        shared |= deb.read_files(store.read(package), lambda path: ".so" in path.rpartition("/")[2])
+    return initramfs.ssh_entries(program, libraries.collect(program, shared), keys)
+
+
+def _build_cloud(spec: GuestSpec, store: _PackageStore, directory: Path, keys: SshKeys | None) -> str:
     kernel_package = store.read(spec.kernel_package, follow="linux-image-")
     busybox_package = store.read(BUSYBOX_PACKAGE)
     files = deb.read_files(
@@ -290,6 +312,7 @@ def _build_cloud(spec: GuestSpec, store: _PackageStore, directory: Path) -> str:
     if busybox is None:
         msg = f"{BUSYBOX_PACKAGE}: no program busybox in the package"
         raise UserError(msg)
+    extra = _ssh_server(store, keys) if keys is not None else []
     (directory / "kernel").write_bytes(kernels[0].data)
-    (directory / "initrd").write_bytes(initramfs.build(busybox.data, release, wanted, always))
+    (directory / "initrd").write_bytes(initramfs.build(busybox.data, release, wanted, always, extra))
     return release

@@ -9,7 +9,10 @@ from pyhyve.guest import cpio, modules
 from pyhyve.guest.deb import PackageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from pyhyve.guest.modules import Module
+    from pyhyve.guest.ssh import SshKeys
 
 APPLETS_START = b"\0[\0[[\0"
 """busybox keeps its applet names sorted, NUL-terminated, with an empty one at the end; these two come first."""
@@ -44,7 +47,7 @@ exec busybox poweroff -f
 """
 
 
-SCRIPTS = ("init.sh", "console.sh", "udhcpc.sh")
+SCRIPTS = ("init.sh", "console.sh", "udhcpc.sh", "dropbear.sh")
 
 
 def script(name: str) -> bytes:
@@ -69,8 +72,26 @@ def applets(busybox: bytes) -> list[str]:
     return names
 
 
-def build(busybox: bytes, release: str, loadable: list[Module], always: list[str]) -> bytes:
-    """The cpio archive for kernel `release`; `always` names modules loaded whether or not a device asks for them."""
+def ssh_entries(dropbear: bytes, libraries: Mapping[str, bytes], keys: SshKeys) -> list[cpio.Entry]:
+    """An ssh server that starts at boot and accepts the user's key; `libraries` maps paths to contents."""
+    return [
+        *(cpio.file(path, data, 0o755) for path, data in libraries.items()),
+        cpio.file("sbin/dropbear", dropbear, 0o755),
+        cpio.file("etc/init.d/50-dropbear", script("dropbear.sh"), 0o755),
+        cpio.file("etc/dropbear/ed25519", keys.host_private, 0o600),
+        cpio.file("etc/shells", b"/bin/sh\n"),
+        cpio.directory("root/.ssh", 0o700),
+        cpio.file("root/.ssh/authorized_keys", f"{keys.authorized}\n".encode(), 0o600),
+    ]
+
+
+def build(
+    busybox: bytes, release: str, loadable: list[Module], always: list[str], extra: Sequence[cpio.Entry] = ()
+) -> bytes:
+    """The cpio archive for kernel `release`.
+
+    `always` names modules loaded whether or not a device asks for them; `extra` entries are added as they are.
+    """
     base = f"lib/modules/{release}"
     entries = [
         *(cpio.directory(path) for path in ("dev", "proc", "sys", "run", "mnt", "etc/init.d")),
@@ -95,5 +116,6 @@ def build(busybox: bytes, release: str, loadable: list[Module], always: list[str
         cpio.file(f"{base}/modules.alias", modules.alias_index(loadable).encode()),
         cpio.file(f"{base}/modules.symbols", b""),
         *(cpio.file(f"{base}/{module.path}", module.data) for module in loadable),
+        *extra,
     ]
     return cpio.pack(entries)
