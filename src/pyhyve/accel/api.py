@@ -113,7 +113,10 @@ class Vm(Protocol):
         """The engine's own interrupt chip; only when `has_kernel_irqchip`."""
 
     def on_notify(self, address: int, size: int, callback: Callable[[int], None], *, is_port: bool = False) -> None:
-        """Call `callback(value)` off the vCPU thread for each guest write here (ioeventfd, or its equal)."""
+        """Call `callback(value)` for each guest write here, past the bus and without the machine lock.
+
+        KVM (ioeventfd) calls it on a thread of its own, the translator on the vCPU's: it must not wait.
+        """
 
     def close(self) -> None:
         """Free everything; idempotent."""

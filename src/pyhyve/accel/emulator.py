@@ -5,6 +5,7 @@ Each vCPU has its own code cache and TLBs; guest memory is shared. The machine b
 
 from __future__ import annotations
 
+import logging
 import struct
 import threading
 import time
@@ -24,15 +25,40 @@ if TYPE_CHECKING:
     from pyhyve.accel.api import InterruptChip
     from pyhyve.memory.guest import GuestMemory
 
+_LOG = logging.getLogger(__name__)
 _TLB_INDEXES = 3
 _PAGE_SHIFT = 12
+_PAGE_MASK = 0xFFF
 _RING = 256
 _CALIBRATION_S = 0.02
-_READS = {ExitKind.IO, ExitKind.MMIO, ExitKind.MSR_READ, ExitKind.MSR_WRITE}
+_READS = frozenset({ExitKind.IO, ExitKind.MMIO, ExitKind.MSR_READ, ExitKind.MSR_WRITE})
+_RECORD = struct.Struct("<IIII QQ")
+_MASKS = tuple((1 << 8 * size) - 1 if size else (1 << 64) - 1 for size in range(9))
+
+
+def _word(field: str) -> int:
+    """Index of a 64-bit field among the state's words."""
+    word, rest = divmod(STATE.offset(field), 8)
+    assert not rest, field  # noqa: S101 - the layout is a constant of this package
+    return word
+
+
+_ACCESS_DONE = _word("access_done")
+_ACCESS_VALUES = _word("access_values")
+_MSR_FAILED = _word("msr_failed")
+_SINGLE = _word("single")
+_EVENT_INJECT = _word("event_inject")
+_INVALIDATE_HEAD = _word("invalidate_head")
+_INVALIDATE_TAIL = _word("invalidate_tail")
+_INVALIDATE_RING = _word("invalidate_ring")
 
 
 class EmulatorVcpu:
-    """One vCPU of the translator; see `accel.api.Vcpu`."""
+    """One vCPU of the translator; see `accel.api.Vcpu`.
+
+    Hot path: `run` is called for every exit. It reads the exit in one piece and touches the state through a view of
+    64-bit words.
+    """
 
     def __init__(self, vm: EmulatorVm, index: int) -> None:
         self.index = index
@@ -42,12 +68,11 @@ class EmulatorVcpu:
         self._vm = vm
         self._pending = False
         self._write_lock = threading.Lock()
-        view = self.engine.view
-        self._record = struct.Struct("<IIII QQ")
         self._record_at = STATE.offset("exit_kind")
-        self._view = view
+        self._words = self.engine.view.cast("Q")
         self._run = self.engine.bind("x86.run")
-        self._tables: list[bytes] = []
+        self._change_request = self.engine.bind_quick("x86.change_request")
+        self._pages = _page_ranges(regions)
 
     @property
     def tsc_hz(self) -> int:
@@ -58,9 +83,19 @@ class EmulatorVcpu:
         """Run guest code until the machine is needed."""
         exit_ = self.exit
         if self._pending:
-            self._finish_access()
-        self._run()
-        kind, size, is_write, _, address, value = self._record.unpack_from(self._view, self._record_at)
+            self._pending = False
+            self._finish_access(exit_.size, exit_.value, exit_.failed)
+        view, at, notified, enter = self.engine.view, self._record_at, self._vm.notified, self._run
+        while True:
+            enter()
+            kind, size, is_write, _, address, value = _RECORD.unpack_from(view, at)
+            if not is_write or kind > ExitKind.MMIO:
+                break
+            watch = notified.get(address if kind else ~address)
+            if watch is None or watch[0] != size:
+                break
+            watch[1](value)
+            self._finish_access(size, 0, failed=False)
         exit_.kind = kind
         exit_.address = address
         exit_.size = size
@@ -73,40 +108,38 @@ class EmulatorVcpu:
             exit_.message = f"the guest executes at {self.engine.get('pc'):#x}, where there is no memory"
         return exit_
 
-    def _finish_access(self) -> None:
+    def _finish_access(self, size: int, value: int, failed: bool) -> None:  # noqa: FBT001 - hot path
         """Record the machine's answer; the instruction runs again and finds it."""
-        engine, exit_ = self.engine, self.exit
-        self._pending = False
-        done = engine.get("access_done")
+        words = self._words
+        done = words[_ACCESS_DONE]
         if done >= MAX_ACCESSES:
-            msg = f"an instruction at {engine.get('pc'):#x} makes more than {MAX_ACCESSES} device accesses"
+            msg = f"an instruction at {self.engine.get('pc'):#x} makes more than {MAX_ACCESSES} device accesses"
             raise RuntimeError(msg)
-        mask = (1 << (8 * exit_.size)) - 1 if 0 < exit_.size < 8 else (1 << 64) - 1
-        engine.set("access_values", exit_.value & mask, done)
-        engine.set("access_done", done + 1)
-        engine.set("msr_failed", int(exit_.failed))
-        engine.set("single", 1)
+        words[_ACCESS_VALUES + done] = value & _MASKS[size]
+        words[_ACCESS_DONE] = done + 1
+        words[_MSR_FAILED] = failed
+        words[_SINGLE] = 1
 
     def kick(self) -> None:
         """Leave guest mode soon."""
-        self.engine.call("x86.change_request", Request.KICK, 0)
+        self._change_request(Request.KICK, 0)
 
     def set_interrupt(self, *, pending: bool) -> None:
         """Drive INTR."""
         self.engine.set("interrupt_line", int(pending))
         if pending:
-            self.engine.call("x86.change_request", Request.INTERRUPT, 0)
+            self._change_request(Request.INTERRUPT, 0)
         else:
-            self.engine.call("x86.change_request", 0, Request.INTERRUPT)
+            self._change_request(0, Request.INTERRUPT)
 
     def inject(self, vector: int) -> None:
         """Deliver external interrupt `vector` at the start of the next run."""
-        self.engine.set("event_inject", 0x100 | vector)
-        self.engine.call("x86.change_request", Request.INTERRUPT, 0)
+        self._words[_EVENT_INJECT] = 0x100 | vector
+        self._change_request(Request.INTERRUPT, 0)
 
     def raise_nmi(self) -> None:
         """Latch an NMI."""
-        self.engine.call("x86.change_request", Request.NMI, 0)
+        self._change_request(Request.NMI, 0)
 
     def read_registers(self) -> Mapping[str, int]:
         """All registers by name."""
@@ -130,19 +163,41 @@ class EmulatorVcpu:
         self.engine.set("cpuid_count", len(rows))
 
     def note_write(self, gpa: int, length: int) -> None:
-        """The host wrote guest memory: drop translated code there. Any thread."""
-        pages = self._vm.code_pages(self, gpa, length)
-        if not pages:
-            return
+        """The host wrote guest memory: drop translated code there. Any thread, never waits."""
         engine = self.engine
+        end = gpa + length
+        for start, stop, page in self._pages:
+            if gpa < stop and start < end:
+                # RAM pages are numbered through all regions: `page` is the number that address 0 would have.
+                first = page + (max(gpa, start) >> _PAGE_SHIFT)
+                last = page + (min(end, stop) + _PAGE_MASK >> _PAGE_SHIFT)
+                hit = engine.code_pages(first, last)
+                if hit:
+                    self._drop_code([number - page << _PAGE_SHIFT for number in hit])
+
+    def _drop_code(self, addresses: list[int]) -> None:
+        """Queue pages for the vCPU; when they are too many, as while it sleeps, have it forget all code instead."""
+        words = self._words
         with self._write_lock:
-            for page in pages:
-                head = engine.get("invalidate_head")
-                while head - engine.get("invalidate_tail") >= _RING:
-                    time.sleep(0)  # the vCPU drains the ring at its next block
-                engine.set("invalidate_ring", page, head % _RING)
-                engine.set("invalidate_head", head + 1)
-                engine.call("x86.change_request", Request.INVALIDATE, 0)
+            head = words[_INVALIDATE_HEAD]
+            if len(addresses) > _RING - (head - words[_INVALIDATE_TAIL]):
+                self._change_request(Request.FORGET, 0)
+                return
+            for address in addresses:
+                words[_INVALIDATE_RING + head % _RING] = address
+                head += 1
+            words[_INVALIDATE_HEAD] = head
+        self._change_request(Request.INVALIDATE, 0)
+
+
+def _page_ranges(regions: list[tuple[int, int, int, bool]]) -> list[tuple[int, int, int]]:
+    """Start, end and page number offset of each region."""
+    ranges = []
+    number = 0
+    for gpa, size, _, _ in regions:
+        ranges.append((gpa, gpa + size, number - (gpa >> _PAGE_SHIFT)))
+        number += size >> _PAGE_SHIFT
+    return ranges
 
 
 class EmulatorVm:
@@ -156,6 +211,8 @@ class EmulatorVm:
         self.library = x86_library(progress)
         self.vcpus: list[EmulatorVcpu] = []
         self.tsc_hz = 0
+        self.notified: dict[int, tuple[int, Callable[[int], None]]] = {}
+        """Watched addresses, ports complemented: the size of the write, and whom to call."""
         memory.on_write(self._written)
 
     def create_vcpu(self, index: int) -> EmulatorVcpu:
@@ -177,27 +234,27 @@ class EmulatorVm:
         engine = self.vcpus[index].engine
         return (_counter(engine) + engine.get("tsc_offset")) % (1 << 64)
 
-    def code_pages(self, vcpu: EmulatorVcpu, gpa: int, length: int) -> list[int]:
-        """Addresses of the pages in `[gpa, gpa + length)` of which `vcpu` holds translated code."""
-        pages = []
-        index = 0
-        for region in self.memory.regions:
-            first = max(gpa, region.gpa)
-            last = min(gpa + length, region.gpa + region.size_bytes)
-            for page in range(first >> _PAGE_SHIFT, -(-last >> _PAGE_SHIFT) if last > first else first >> _PAGE_SHIFT):
-                number = index + page - (region.gpa >> _PAGE_SHIFT)
-                if vcpu.engine.has_code(number):
-                    pages.append(page << _PAGE_SHIFT)
-            index += region.size_bytes >> _PAGE_SHIFT
-        return pages
-
     def _written(self, gpa: int, length: int) -> None:
         for vcpu in self.vcpus:
             vcpu.note_write(gpa, length)
 
     def on_notify(self, address: int, size: int, callback: Callable[[int], None], *, is_port: bool = False) -> None:
-        """Not offered: device writes reach the machine as exits."""
-        raise NotImplementedError
+        """Call `callback(value)` for each guest write of `size` bytes here, past the bus and without the machine lock.
+
+        It is called on the vCPU's thread: what takes long belongs on a thread of its own.
+        """
+
+        def notify(value: int) -> None:
+            try:
+                callback(value)
+            except Exception:  # noqa: BLE001 - one device's fault must not silence the others
+                _LOG.exception("a notification handler failed")
+
+        self.notified[~address if is_port else address] = (size, notify)
+
+    def remove_notify(self, address: int, *, is_port: bool = False) -> None:
+        """Undo `on_notify` at `address`; nothing happens when there was none."""
+        self.notified.pop(~address if is_port else address, None)
 
     def close(self) -> None:
         """Free the vCPUs' memory."""

@@ -222,6 +222,9 @@ class Dispatcher:
                     if (request & Request.INVALIDATE) != 0:
                         current().atomic("and", st.ref("request"), ~(request & Request.INVALIDATE))
                         drain_writes(st)
+                    if (request & Request.FORGET) != 0:
+                        current().atomic("and", st.ref("request"), ~(request & Request.FORGET))
+                        forget_code(st)
                     # Nothing may come between the two halves of an instruction that waits for a device.
                     if st.access_done == 0:
                         if isa.service(st) != 0:

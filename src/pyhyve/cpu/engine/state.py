@@ -42,6 +42,8 @@ class Request(IntEnum):
     NMI = 4
     INVALIDATE = 8
     """Host-side writes hit pages that hold translated code: see `invalidate_*`."""
+    FORGET = 16
+    """So many of them that all translated code must go."""
 
 
 TLB_ENTRY = Struct("TlbEntry").add("read", U64).add("write", U64).add("addend", U64).add("fetch", U64)

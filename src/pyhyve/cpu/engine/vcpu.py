@@ -135,6 +135,12 @@ class EngineVcpu:
         function, address = self._functions[name], self.address
         return lambda: function(address, 0, 0)
 
+    def bind_quick(self, name: str) -> Callable[[int, int], None]:
+        """An exported kernel of a few instructions, called with two operands while the GIL is kept."""
+        call = ctypes.PYFUNCTYPE(None, *([ctypes.c_uint64] * 3))(self._base + self._library.exports[name])
+        address = self.address
+        return lambda first, second: call(address, first, second)
+
     def clear(self, name: str) -> None:
         """Zero a field, all its elements."""
         offset, kind = self._layout.fields[name]
@@ -144,9 +150,12 @@ class EngineVcpu:
         """Make pointer field `name` designate a copy of `data`."""
         self._table(name, len(data))[: len(data)] = data
 
-    def has_code(self, page: int) -> bool:
-        """Whether RAM page number `page` holds translated code."""
-        return any(self._page_code[page * 8 : page * 8 + 8])
+    def code_pages(self, first: int, last: int) -> list[int]:
+        """Which of the RAM pages numbered `first` to `last - 1` hold translated code."""
+        table = self._page_code[first * 8 : last * 8]
+        if table.count(0) == len(table):
+            return []
+        return [first + at // 8 for at in range(0, len(table), 8) if any(table[at : at + 8])]
 
     def close(self) -> None:
         """Drop references; the mappings go when nothing points into them."""
