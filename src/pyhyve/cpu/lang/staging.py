@@ -81,6 +81,11 @@ class Frame:
             msg = f"{name} is a build-time value rebound under run-time control flow: annotate it with its type"
             raise StagingError(msg)
 
+    @staticmethod
+    def freeze(items: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The right side of a tuple assignment as it is now, before any of the left is set."""
+        return tuple(item.get() if isinstance(item, Value) else item for item in items)
+
     def parameter(self, name: str, value: Any) -> Any:
         """A parameter that the body assigns: a run-time one becomes a variable."""
         self._born[name] = self.builder.depth
@@ -178,7 +183,7 @@ class _Rewrite(ast.NodeTransformer):
             return node
         if isinstance(target, ast.Tuple) and all(isinstance(e, ast.Name) for e in target.elts):
             temporary = ast.Name("_tuple", ast.Store())
-            parts: list[ast.stmt] = [ast.Assign([temporary], node.value)]
+            parts: list[ast.stmt] = [ast.Assign([temporary], self._call("freeze", node.value))]
             for index, element in enumerate(target.elts):
                 name = element.id  # type: ignore[attr-defined]
                 item = ast.Subscript(ast.Name("_tuple", ast.Load()), ast.Constant(index), ast.Load())
