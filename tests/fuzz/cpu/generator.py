@@ -46,7 +46,7 @@ _STATES: Final = 4
 class _Code:
     """Code being put together."""
 
-    __slots__ = ("bytes", "flags_undefined", "jumps", "needs", "rip", "starts", "steps", "sw_undefined")
+    __slots__ = ("bytes", "flags_undefined", "jumps", "may_leave", "needs", "rip", "starts", "steps", "sw_undefined")
 
     def __init__(self, rip: int) -> None:
         self.rip = rip
@@ -57,6 +57,8 @@ class _Code:
         self.jumps: list[tuple[int, int]] = []
         """Position of a relative offset, its size."""
         self.flags_undefined = self.sw_undefined = 0
+        self.may_leave = False
+        """Whether what follows may be left out: then it defines nothing."""
 
 
 class Generator:
@@ -246,12 +248,13 @@ class Generator:
         if entry.steering & {"shift", "double"}:
             undefined = _shift_undefined(entry, count, bits)
             defines = defines and bool(count)
-        if defines and not repeated:
+        if defines and not repeated and not code.may_leave:
             code.flags_undefined = 0
         code.flags_undefined |= undefined
-        if entry.sw_defines:
+        if entry.sw_defines and not code.may_leave:
             code.sw_undefined = 0
         code.sw_undefined |= entry.sw_undefined
+        code.may_leave |= entry.name.startswith(("j", "loop", "call", "ret"))
         code.steps.append(Step(entry, len(code.bytes), code.flags_undefined, code.sw_undefined))
 
     def _memory(

@@ -194,13 +194,15 @@ def _excused_undefined(batch: Batch, index: int, native: Result, engine: Result)
     if native.vector < 0 or (native.vector, native.rip) != (engine.vector, engine.rip):
         return False
     alone = _alone(batch, index)
-    done = [step for step in batch.steps[index] if step.end <= native.rip - alone.case(0).rip]
-    if not done:
-        return False
-    struct.pack_into(
-        "<IQ", alone.cases, at.CASE_SW_MASK,
-        at.SW_ALL & ~done[-1].sw_undefined, at.FLAGS_COMPARED & ~done[-1].flags_undefined,
-    )  # fmt: skip
+    steps = batch.steps[index]
+    offset = native.rip - alone.case(0).rip
+    if 0 <= offset <= steps[-1].end:
+        steps = tuple(step for step in steps if step.end <= offset)
+    sw_mask, flags_mask = at.SW_ALL, at.FLAGS_COMPARED
+    for step in steps:
+        sw_mask &= ~step.sw_undefined
+        flags_mask &= ~step.flags_undefined
+    struct.pack_into("<IQ", alone.cases, at.CASE_SW_MASK, sw_mask, flags_mask)
     return not compare(alone, memoryview(bytearray(native.record)), memoryview(bytearray(engine.record)))
 
 

@@ -14,6 +14,7 @@ from pyhyve.cpu.engine.softmmu import Access
 from pyhyve.cpu.engine.state import PAGE_BYTES
 from pyhyve.cpu.isa.x86 import faults
 from pyhyve.cpu.isa.x86.memory import current_index, load, mmu, store
+from pyhyve.cpu.isa.x86.paging import check_canonical
 from pyhyve.cpu.isa.x86.spec import Cr0, Cr4
 from pyhyve.cpu.isa.x86.state import STATE
 from pyhyve.cpu.lang import U8, U16, U32, U64, Pointer, current, inline, kernel, u32, u64
@@ -253,6 +254,9 @@ def fxsave(st: Any, address: Any, wide: Any, count: Any) -> None:
     """FXSAVE with `count` XMM registers."""
     if unusable(st) != 0:
         return
+    check_canonical(st, address)
+    if st.stop != 0:
+        return
     if (address & 15) != 0:
         faults.gp(st)
         return
@@ -272,6 +276,9 @@ def fxsave(st: Any, address: Any, wide: Any, count: Any) -> None:
 def fxrstor(st: Any, address: Any, wide: Any, count: Any) -> None:
     """FXRSTOR; XMM registers and MXCSR only with CR4.OSFXSR."""
     if unusable(st) != 0:
+        return
+    check_canonical(st, address)
+    if st.stop != 0:
         return
     if (address & 15) != 0:
         faults.gp(st)

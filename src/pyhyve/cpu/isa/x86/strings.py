@@ -59,7 +59,7 @@ def string_linear(st: Any, offset: Any, segment: Any, size: Any, write: Any) -> 
 
 def _begin_repeat(st: Value, address_bits: Value, registers: tuple[Gpr, ...]) -> None:
     """Under a 32-bit address size, REP zero-extends registers even when no element is done, as processors do."""
-    for narrow in current().branch(address_bits == 32):  # noqa: PLR2004
+    for narrow in current().branch(address_bits == 32):
         if narrow:
             for number in registers:
                 st.gpr[number] = st.gpr[number] & 0xFFFFFFFF

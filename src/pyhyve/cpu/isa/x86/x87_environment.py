@@ -103,10 +103,16 @@ def get_environment(st: Any, area: Any, size: Any) -> None:
             st.fp_opcode = (code >> 16) & 0x7FF
 
 
+@inline
+def _field_bytes(size: Any) -> Any:
+    """Bytes of a field in an area of `size` bytes: 14 and 94 are the 16-bit formats, 28 and 108 the 32-bit ones."""
+    return 4 - (size & 2)
+
+
 @kernel(POINTER, U64, U64, U64, name="x87.copy_out")
 def copy_out(st: Any, address: Any, buffer: Any, size: Any) -> None:
-    """Write `size` (even) bytes at host address `buffer` to the guest; may fault, at the first or the last byte."""
-    mmu.probe_write(st, address, 1, current_index(st))
+    """Write `size` (even) bytes at host address `buffer` to the guest; may fault, at the first field or last byte."""
+    mmu.probe_write(st, address, _field_bytes(size), current_index(st))
     if st.stop != 0:
         return
     mmu.probe_write(st, address + size - 1, 1, current_index(st))
@@ -127,8 +133,8 @@ def copy_out(st: Any, address: Any, buffer: Any, size: Any) -> None:
 
 @kernel(POINTER, U64, U64, U64, name="x87.copy_in")
 def copy_in(st: Any, address: Any, buffer: Any, size: Any) -> None:
-    """Read `size` (even) guest bytes to host address `buffer`; may fault, at the first or the last byte."""
-    mmu.fill(st, address, Access.READ, current_index(st))
+    """Read `size` (even) guest bytes to host address `buffer`; may fault, at the first field or the last byte."""
+    mmu.load_at(st, address, _field_bytes(size), current_index(st))
     if st.stop != 0:
         return
     mmu.fill(st, address + size - 1, Access.READ, current_index(st))

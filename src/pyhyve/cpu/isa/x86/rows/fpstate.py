@@ -50,7 +50,7 @@ ROWS: tuple[Row, ...] = (
     _save("NP 0F AE /1 m", "fxrstor", fpstate.fxrstor, stores=False),
     _save("NP 0F AE /4 m", "xsave", fpstate.xsave, stores=True),
     _save("NP 0F AE /5 m", "xrstor", fpstate.xrstor, stores=False),
-    row("NP 0F 01 D0", "xgetbv", "", _xgetbv, flags="n"),
+    row("NP 0F 01 D0", "xgetbv", "", _xgetbv),
     row("NP 0F AE /2 m", "ldmxcsr", "Md", _ldmxcsr, flags="n", fpu="sse", stores=False),
     row("NP 0F AE /3 m", "stmxcsr", "Md", _stmxcsr, flags="n", fpu="sse", stores=True),
 )

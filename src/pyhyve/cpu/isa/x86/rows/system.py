@@ -427,6 +427,10 @@ ROWS: tuple[Row, ...] = (
     row("0F 31", "rdtsc", "", _time_stamp),
     row("0F 33", "rdpmc", "", _then_next(msr.rdpmc)),
     row("0F 0B", "ud2", "", _undefined, ends=True),
+    # Gone in 64-bit mode, but fetched whole before that shows.
+    *(row(opcode, "gone", operands, _undefined, size="v", ends=True, mode="64") for opcode, operands in (
+        ("9A", "Ap"), ("EA", "Ap"), ("D4", "Ib"), ("D5", "Ib"), ("82", "Eb Ib"),
+    )),
     row("0F B9", "ud1", "Gv Ev", _undefined, ends=True),
     row("0F FF", "ud0", "Gv Ev", _undefined, ends=True),
 )
