@@ -268,7 +268,7 @@ class VirtioPci(PciDevice):
             ]
 
     def _notifier(self, index: int) -> Callable[[int], None]:
-        return lambda _value: self.device.notify(index)
+        return lambda _value: self.device.kick(index)
 
     def config_read(self, offset: int, size: int) -> int:
         """Read configuration space; `pci_cfg_data` reads through the window."""
