@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from pyhyve.cpu.isa.x86.memory import current_index, mmu, store
+from pyhyve.cpu.isa.x86.memory import store
 from pyhyve.cpu.isa.x86.state import STATE, Seg
 from pyhyve.cpu.lang import U8, U16, U32, U64, Pointer, current, kernel, u64
 from pyhyve.cpu.lang.staging import inline
@@ -212,11 +212,10 @@ def _write(st: Any, address: Any, copy: Any, size: int) -> None:
     if size <= 8:
         store(st, address, size, copy[0])
     else:
-        mmu.probe_write(st, address, u64(size), current_index(st))
+        # In two parts, as processors do: the first stays written when the second faults.
+        store(st, address, 8, copy[0])
         if st.stop == 0:
-            store(st, address, 8, copy[0])
-            if st.stop == 0:
-                store(st, address + 8, size - 8, copy[1])
+            store(st, address + 8, size - 8, copy[1])
 
 
 def _execute_memory(opcode: int, extension: int, host: Value) -> None:
