@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import select
+import stat
 import termios
+import threading
 import tty
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from pyhyve.backends.chardev import InputPump
+from pyhyve.backends.chardev import InputPump, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +27,8 @@ _STALL_S = 1.0
 class StdioChardev:
     """Standard input and output. A terminal is put in raw mode between `start` and `close`.
 
-    Ctrl-C reaches the guest; Ctrl-A x quits. When input is not a terminal, every byte goes to the guest.
+    Ctrl-C reaches the guest; Ctrl-A x quits. When input is not a terminal, every byte goes to the guest;
+    at its end the guest goes on.
     """
 
     def __init__(self, quit_requested: Callable[[], None], input_fd: int = 0, output_fd: int = 1) -> None:
@@ -38,6 +41,7 @@ class StdioChardev:
         self._pump: InputPump | None = None
         self._escaped = False
         self._broken = False
+        self._feed_fd = -1
 
     def start(self, loop: EventLoop, receiver: Receiver) -> None:
         """Put the terminal in raw mode and read from it."""
@@ -47,9 +51,12 @@ class StdioChardev:
                 tty.setraw(self._input_fd)
                 self._keep_output_processing()
         try:
-            self._pump = InputPump(self._input_fd, loop, receiver, ended=_nothing, filter_=self._filter)
+            fd = self._input_fd
+            if stat.S_ISREG(os.fstat(fd).st_mode):
+                fd = self._follow(fd)
+            self._pump = InputPump(fd, loop, receiver, ended=_nothing, filter_=self._filter)
         except OSError:
-            self._pump = None  # input closed, or a regular file, which has no readiness to wait for
+            self._pump = None  # closed, or a device without readiness, like /dev/null: there is no input
 
     def write(self, data: bytes) -> None:
         """Write to standard output; a closed or stalled reader loses output, not the guest."""
@@ -67,6 +74,13 @@ class StdioChardev:
         except (OSError, ValueError):
             self._broken = True
 
+    def _follow(self, fd: int) -> int:
+        """A pipe that carries the regular file `fd`, which has no readiness to wait for."""
+        self._feed_fd, write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        os.set_blocking(write_fd, True)
+        threading.Thread(target=_copy, args=(fd, write_fd), name="pyhyve-stdin", daemon=True).start()
+        return self._feed_fd
+
     def resume(self) -> None:
         """The receiver has room again."""
         if self._pump is not None:
@@ -77,6 +91,9 @@ class StdioChardev:
         if self._pump is not None:
             self._pump.stop()
             self._pump = None
+        if self._feed_fd >= 0:
+            os.close(self._feed_fd)  # which ends the copying thread
+            self._feed_fd = -1
         if self._saved is not None:
             with suppress(termios.error):
                 termios.tcsetattr(self._input_fd, termios.TCSADRAIN, self._saved)
@@ -111,6 +128,17 @@ class StdioChardev:
 
 _PIECE = 512
 """A pipe that is writable takes this much without blocking (POSIX PIPE_BUF)."""
+
+
+def _copy(source_fd: int, target_fd: int) -> None:
+    """Copy a file into a pipe until its end, or until nobody reads."""
+    try:
+        while data := os.read(source_fd, _PIECE):
+            write_all(target_fd, data)
+    except OSError:
+        pass
+    finally:
+        os.close(target_fd)
 
 
 def _nothing() -> None:

@@ -6,12 +6,14 @@ import os
 import pty
 import socket
 import termios
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pyhyve.backends.chardev import ChardevError, FileChardev, MemoryChardev, NullChardev, UnixChardev
 from pyhyve.backends.chardev_stdio import StdioChardev
+from pyhyve.backends.ioloop import IoLoop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -251,3 +253,70 @@ def test_output_to_a_closed_pipe_is_dropped() -> None:
     chardev.write(b"y")
     chardev.close()
     os.close(write_end)
+
+
+class StandardStreams:
+    """A chardev between a given input and an output file, on a real loop."""
+
+    def __init__(self, input_fd: int, output: Path) -> None:
+        self.device = Device()
+        self.loop = IoLoop("test")
+        self.output = output.open("w+b")
+        self.chardev = StdioChardev(lambda: None, input_fd, self.output.fileno())
+        self.loop.start()
+        self.chardev.start(self.loop, self.device)
+
+    def close(self) -> None:
+        self.chardev.close()
+        self.loop.stop()
+        self.output.close()
+
+
+def test_stdio_reads_and_writes_regular_files(tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_bytes(b"line\n" * 3000)
+    with script.open("rb") as file:
+        streams = StandardStreams(file.fileno(), tmp_path / "output")
+        deadline = time.monotonic() + 10
+        while len(streams.device.data) < 15000 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        streams.chardev.write(b"said by the guest")
+        streams.close()
+    assert streams.device.data == b"line\n" * 3000
+    assert (tmp_path / "output").read_bytes() == b"said by the guest"
+
+
+def test_stdio_with_a_file_larger_than_a_pipe_closes_at_once(tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_bytes(bytes(1 << 20))
+    with script.open("rb") as file:
+        streams = StandardStreams(file.fileno(), tmp_path / "output")
+        streams.device.limit = 16
+        streams.close()
+    assert len(streams.device.data) <= 1 << 16
+
+
+@pytest.mark.parametrize("path", ["/dev/null", "/dev/zero"])
+def test_stdio_without_readiness_has_no_input_and_still_writes(path: str, tmp_path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    streams = StandardStreams(fd, tmp_path / "output")
+    streams.chardev.write(b"out")
+    streams.chardev.resume()
+    streams.close()
+    os.close(fd)
+    assert (tmp_path / "output").read_bytes() == b"out"
+
+
+def test_stdio_at_the_end_of_a_pipe_is_no_longer_watched(tmp_path: Path) -> None:
+    read_fd, write_fd = os.pipe()
+    device, loop = Device(), Loop()
+    chardev = StdioChardev(lambda: None, read_fd, 1)
+    chardev.start(loop, device)
+    os.write(write_fd, b"last words")
+    os.close(write_fd)
+    loop.turn()
+    loop.turn()
+    assert device.data == b"last words"
+    assert not loop.readers
+    chardev.close()
+    os.close(read_fd)
