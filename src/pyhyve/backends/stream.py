@@ -133,12 +133,15 @@ def scatter(data: bytes | memoryview, views: Sequence[memoryview], skip: int) ->
         return True
     if sum(map(len, views)) < skip + len(data):
         return False
-    source = memoryview(bytes(skip) + bytes(data))
+    source = memoryview(data)
     for view in views:
-        part = source[: len(view)]
-        view[: len(part)] = part
+        zeroes = min(skip, len(view))
+        view[:zeroes] = bytes(zeroes)
+        skip -= zeroes
+        part = source[: len(view) - zeroes]
+        view[zeroes : zeroes + len(part)] = part
         source = source[len(part) :]
-        if not source:
+        if not source and not skip:
             break
     return True
 

@@ -63,7 +63,7 @@ class NetOptions:
 class _Receiver:
     """One receive queue: buffers taken from the ring ahead of the packets that will fill them."""
 
-    __slots__ = ("capacity", "chains", "reading", "views")
+    __slots__ = ("capacity", "chains", "held", "reading", "views")
 
     def __init__(self) -> None:
         self.clear()
@@ -73,6 +73,7 @@ class _Receiver:
         self.chains: deque[DescriptorChain] = deque()
         self.views: list[memoryview] = []
         self.capacity = 0
+        self.held: bytes | None = None
         self.reading = False
 
 
@@ -314,28 +315,24 @@ class VirtioNet(VirtioDevice):
         for _ in range(_RECEIVE_BUDGET):
             if receiver.capacity < wanted:
                 self._refill(receiver, ring, wanted)
-                if not receiver.chains:
-                    self.publish(2 * pair, ring)
-                    if ring.enable_notify():
-                        ring.disable_notify()
-                        continue
-                    if receiver.reading:
-                        receiver.reading = False
-                        backend.set_reading(pair, enabled=False)
-                    return
-            if receiver.capacity >= wanted:
+            if receiver.capacity >= wanted and receiver.held is None:
                 length = backend.receive(pair, receiver.views[:_MAX_VIEWS])
                 if not length:
                     break
                 self._consume(ring, receiver, length)
-            else:
-                # A long packet might not fit: take it aside, and drop it if so.
+                continue
+            if receiver.held is None and receiver.chains:
+                # A long packet might not fit: take it aside.
                 length = backend.receive(pair, [self._scratch])
                 if not length:
                     break
-                if length <= receiver.capacity:
-                    _copy(self._scratch[:length], receiver.views)
-                    self._consume(ring, receiver, length)
+                receiver.held = bytes(self._scratch[:length])
+            if receiver.held is None or not self._place_held(ring, receiver):
+                self.publish(2 * pair, ring)
+                if not ring.enable_notify():
+                    self._stop_reading(pair)
+                    return
+                ring.disable_notify()
         else:
             # There may be more that no event will tell of: let others go first.
             self.notify(2 * pair)
@@ -343,6 +340,25 @@ class VirtioNet(VirtioDevice):
         if not receiver.reading:
             receiver.reading = True
             backend.set_reading(pair, enabled=True)
+
+    def _stop_reading(self, pair: int) -> None:
+        """Leave packets where they are until the driver's next buffer brings a kick."""
+        receiver = self._receivers[pair]
+        if receiver.reading:
+            receiver.reading = False
+            self._backend.set_reading(pair, enabled=False)
+
+    def _place_held(self, ring: Virtqueue, receiver: _Receiver) -> bool:
+        """Deliver the packet that was taken aside, or drop it if it can never fit; False to wait for more buffers."""
+        held = receiver.held or b""
+        if len(held) > receiver.capacity:
+            if self._mergeable and ring.in_flight < ring.size and len(receiver.views) < _MAX_VIEWS:
+                return False
+        else:
+            _copy(memoryview(held), receiver.views)
+            self._consume(ring, receiver, len(held))
+        receiver.held = None
+        return True
 
     def _consume(self, ring: Virtqueue, receiver: _Receiver, length: int) -> None:
         """Give back the buffers that hold a packet of `length` bytes, unless the filter does not want it."""
@@ -373,14 +389,21 @@ class VirtioNet(VirtioDevice):
             else:
                 _store(receiver.views, 10, len(used).to_bytes(2, "little"))
         del receiver.views[:count]
+        start = end = -1
         for chain, size in used:
             remaining = size
             for gpa, part in chain.writable_ranges:
-                mark_written(gpa, min(part, remaining))
+                if gpa != end:
+                    # Drivers cut many buffers out of one run of pages: tell of it once.
+                    if end > start:
+                        mark_written(start, end - start)
+                    start = gpa
+                end = gpa + min(part, remaining)
                 remaining -= part
                 if remaining <= 0:
                     break
             ring.push(chain, size)
+        mark_written(start, end - start)
 
 
 def _copy(data: memoryview, views: list[memoryview]) -> None:

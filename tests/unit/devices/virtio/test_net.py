@@ -196,12 +196,33 @@ def test_reading_stops_without_buffers_and_resumes() -> None:
     assert not card.backend.waiting
 
 
-def test_packet_that_does_not_fit_is_dropped() -> None:
-    card = Card()
+@PACKED
+def test_packet_waits_for_enough_buffers(packed: bool) -> None:
+    card = Card(packed=packed)
     card.post(2, 600)
-    card.arrive(frame(payload=bytes(1300)), frame(payload=bytes(1000)))
-    assert card.driver.queues[0].poll() is not None
-    assert card.driver.queues[0].poll() is not None
+    long, short = frame(payload=bytes(1300)), frame(payload=b"short")
+    card.arrive(long, short)
+    assert card.driver.queues[0].poll() is None
+    assert len(card.backend.waiting) == 1
+    card.post(2, 600)
+    lengths = [used.written_bytes for used in iter(card.driver.queues[0].poll, None)]
+    assert lengths == [600, 600, len(long) + 12 - 1200, len(short) + 12]
+    card.post(1, 600)
+    assert card.backend.reading[0]
+
+
+def test_packet_longer_than_the_ring_is_dropped() -> None:
+    card = Card()
+    card.driver.start(card.driver.features, queue_size=4)
+    card.machine.run()
+    card.post(4, 600)
+    card.arrive(frame(payload=bytes(4000)), frame(payload=b"short"))
+    used = card.driver.queues[0].poll()
+    assert used is not None
+    assert used.written_bytes == len(frame(payload=b"short")) + 12
+
+
+def test_packet_that_cannot_fit_a_buffer_is_dropped() -> None:
     card = Card(without=int(NetFeature.MRG_RXBUF))
     card.post(4, 600)
     card.arrive(frame(payload=bytes(1300)), frame(payload=b"small"))
