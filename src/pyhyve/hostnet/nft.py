@@ -1,0 +1,63 @@
+"""Giving rules to the kernel through the `nft` program."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+
+from pyhyve.hostnet.errors import HostNetError, explain
+
+SEARCH_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
+"""Where administrators' programs are; a user's PATH often lacks these."""
+TIMEOUT_S = 30.0
+
+
+def find_program(program: str, package: str, use: str) -> str:
+    """The path of a host program. Raises HostNetError that says which package has it."""
+    path = shutil.which(program, path=f"{os.environ.get('PATH', '')}:{SEARCH_PATH}")
+    if path is None:
+        msg = f"{program} is not installed: {use} (apt-get install {package})"
+        raise HostNetError(msg)
+    return path
+
+
+def apply(script: str) -> None:
+    """Apply `script` in one transaction: all of it or nothing. Raises HostNetError."""
+    nft = find_program("nft", "nftables", "networks with rules of their own need it, --mode bridge does not")
+    try:
+        result = subprocess.run(
+            [nft, "-f", "-"], input=script, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        msg = f"nft: {error}"
+        raise HostNetError(msg) from error
+    if result.returncode:
+        first = next((line for line in result.stderr.splitlines() if line.strip()), f"status {result.returncode}")
+        reason = first.partition("Error: ")[2] or first
+        if "Operation not permitted" in result.stderr:
+            what = "packet filter rules"
+            raise explain(what, 1, reason)
+        msg = f"nft: {reason} (does this kernel have nf_tables?)"
+        raise HostNetError(msg)
+
+
+def dropping_chains() -> list[str]:
+    """Chains of others that drop forwarded packets by default, as `FAMILY TABLE CHAIN`: Docker's, for one.
+
+    A packet has to pass every table, so no rule of ours can undo them. Empty when that cannot be found out.
+    """
+    try:
+        nft = find_program("nft", "nftables", "")
+        result = subprocess.run(
+            [nft, "-j", "list", "chains"], capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        )
+        chains = [item["chain"] for item in json.loads(result.stdout)["nftables"] if "chain" in item]
+    except (HostNetError, OSError, subprocess.TimeoutExpired, ValueError, KeyError, TypeError):
+        return []
+    return [
+        f"{chain['family']} {chain['table']} {chain['name']}"
+        for chain in chains
+        if chain.get("hook") == "forward" and chain.get("policy") == "drop" and chain.get("table") != "pyhyve"
+    ]
