@@ -284,6 +284,10 @@ def fxrstor(st: Any, address: Any, wide: Any, count: Any) -> None:
         faults.gp(st)
         return
     buffer = current().buffer(FX_BYTES, U8).address()
+    # As processors do: the last byte is tried first.
+    mmu.load_at(st, address + (FX_BYTES - 1), 1, current_index(st))
+    if st.stop != 0:
+        return
     area = read_area(st, address, FX_BYTES, buffer)
     if st.stop != 0:
         return
