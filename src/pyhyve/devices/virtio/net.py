@@ -365,10 +365,10 @@ class VirtioNet(VirtioDevice):
         header_bytes = self._header_bytes
         first = receiver.views[0]
         if self.filter.active:
-            start = bytes(first[header_bytes : header_bytes + 18])
-            if len(start) < 18:
-                start = b"".join(bytes(view[:64]) for view in receiver.views[:32])[header_bytes : header_bytes + 18]
-            if not self.filter.accepts(start):
+            head = bytes(first[header_bytes : header_bytes + 18])
+            if len(head) < 18:
+                head = b"".join(bytes(view[:64]) for view in receiver.views[:32])[header_bytes : header_bytes + 18]
+            if not self.filter.accepts(head):
                 return
         if not self.link_up:
             return
