@@ -201,11 +201,9 @@ def run_check(arguments: argparse.Namespace) -> int:
             return fail(str(error), 63)
         format_name = image.format_name
     if arguments.output == "json":
-        fields: dict[str, object] = {
-            "image-end-offset": result.image_end_offset, "total-clusters": result.total_clusters,
-            "check-errors": result.check_errors,
-        }  # fmt: skip
+        fields: dict[str, object] = {"check-errors": result.check_errors}
         optional = {
+            "image-end-offset": result.image_end_offset, "total-clusters": result.total_clusters,
             "corruptions": result.corruptions, "leaks": result.leaks, "corruptions-fixed": result.corruptions_fixed,
             "leaks-fixed": result.leaks_fixed, "allocated-clusters": result.allocated_clusters,
             "fragmented-clusters": result.fragmented_clusters, "compressed-clusters": result.compressed_clusters,
