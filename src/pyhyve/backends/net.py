@@ -36,7 +36,7 @@ class Offload(IntFlag):
 
 
 class NetBackend(Protocol):
-    """The host's end of a network card. All calls come from the loop's thread, or before it is started."""
+    """The host's end of a network card. Calls come from any thread, one at a time; what it calls runs on the loop."""
 
     @property
     def queues(self) -> int:

@@ -7,6 +7,7 @@ left out on sending and zero on receiving, so nothing can be left undone in a pa
 from __future__ import annotations
 
 import socket
+import threading
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -167,6 +168,8 @@ class StreamNet:
         self._reading = False
         self._stalled = False
         self.connected = True
+        # The card calls on any thread while the loop's thread flushes what waits.
+        self._lock = threading.RLock()
 
     def start(self, loop: IoLoop, on_readable: Callable[[int], None], on_writable: Callable[[int], None]) -> None:
         """Serve on `loop`."""
@@ -192,32 +195,40 @@ class StreamNet:
         self._watch()
 
     def _watch(self) -> None:
-        if self._loop is None or not self.connected:
+        if self._loop is None:
             return
-        events = (READABLE if self._reading else 0) | (WRITABLE if self._writer.pending_bytes else 0)
-        if events:
-            self._loop.watch(self._socket.fileno(), events, self._ready)
-        else:
-            self._loop.unwatch(self._socket.fileno())
+        with self._lock:
+            if not self.connected:
+                return
+            events = (READABLE if self._reading else 0) | (WRITABLE if self._writer.pending_bytes else 0)
+            if events:
+                self._loop.watch(self._socket.fileno(), events, self._ready)
+            else:
+                self._loop.unwatch(self._socket.fileno())
 
     def _ready(self, events: int) -> None:
         if events & WRITABLE or (events & HANGUP and self._writer.pending_bytes):
-            try:
-                emptied = self._writer.flush()
-            except OSError:
-                self._disconnect()
-                return
-            if emptied:
-                self._watch()
-                if self._stalled and self._on_writable is not None:
+            with self._lock:
+                try:
+                    emptied = self._writer.flush()
+                except OSError:
+                    self._disconnect()
+                    return
+                if emptied:
+                    self._watch()
+                go_on = emptied and self._stalled
+                if go_on:
                     self._stalled = False
-                    self._on_writable(0)
+            if go_on and self._on_writable is not None:
+                self._on_writable(0)
         if events & (READABLE | HANGUP) and self._on_readable is not None:
             self._on_readable(0)
 
     def _disconnect(self) -> None:
         """The peer is gone: the card stays, as with its cable pulled."""
-        if self.connected:
+        with self._lock:
+            if not self.connected:
+                return
             if self._loop is not None:
                 self._loop.unwatch(self._socket.fileno())
             self.connected = False
@@ -227,21 +238,22 @@ class StreamNet:
 
     def send(self, queue: int, views: Sequence[memoryview], length: int) -> bool:
         """Send a frame; False while more than a megabyte waits."""
-        if not self.connected:
-            return True
-        if self._writer.pending_bytes > _PENDING_LIMIT_BYTES:
-            self._stalled = True
-            return False
         length -= self._header_bytes
-        if not 0 < length <= MAX_FRAME_BYTES:
-            return True
-        try:
-            self._writer.send(skip_header(views, self._header_bytes), length)
-        except OSError:
-            self._disconnect()
-            return True
-        if self._writer.pending_bytes:
-            self._watch()
+        with self._lock:
+            if not self.connected:
+                return True
+            if self._writer.pending_bytes > _PENDING_LIMIT_BYTES:
+                self._stalled = True
+                return False
+            if not 0 < length <= MAX_FRAME_BYTES:
+                return True
+            try:
+                self._writer.send(skip_header(views, self._header_bytes), length)
+            except OSError:
+                self._disconnect()
+                return True
+            if self._writer.pending_bytes:
+                self._watch()
         return True
 
     def receive(self, queue: int, views: Sequence[memoryview]) -> int:
