@@ -56,6 +56,9 @@ def find_format(name: str) -> ImageFormat:
             raise
         msg = f"Format '{name}' is not part of this installation"
         raise ImageUnsupportedError(msg) from error
+    if not isinstance(getattr(module, "FORMAT", None), ImageFormat):
+        msg = f"Format '{name}' is not part of this installation"
+        raise ImageUnsupportedError(msg)
     return cast("ImageFormat", module.FORMAT)
 
 

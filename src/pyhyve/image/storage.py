@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _IOV_MAX = 1024
+_MAX_OFFSET = (1 << 63) - 1  # what off_t holds; damaged tables ask for more
 _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
 _FALLOC_FL_ZERO_RANGE = 16
@@ -170,6 +171,8 @@ class FileStorage:
 
     def pread(self, length: int, offset: int) -> bytes:
         """Bytes, fewer at the end of the file."""
+        if offset > _MAX_OFFSET:
+            return b""
         data = os.pread(self.fd, length, offset)
         while 0 < len(data) < length:
             more = os.pread(self.fd, length - len(data), offset + len(data))
@@ -312,6 +315,8 @@ class FileObjectStorage:
 
     def pread(self, length: int, offset: int) -> bytes:
         """Bytes, fewer at the end."""
+        if offset > _MAX_OFFSET:
+            return b""
         parts = []
         with self._lock:
             self._file.seek(offset)

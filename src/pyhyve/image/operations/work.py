@@ -36,8 +36,9 @@ def default_threads(limit: int | None = None) -> int:
 def merged_extents(image: Image, start: int = 0, length: int | None = None) -> Iterator[Extent]:
     """`image.map` in bounded steps, with nothing merged."""
     end = image.size_bytes if length is None else start + length
+    longest = max(MAP_STEP_BYTES, (end - start) >> 12)  # a disk of exabytes is not walked in gigabytes
     while start < end:
-        step = min(MAP_STEP_BYTES, end - start)
+        step = min(longest, end - start)
         yield from image.map(start, step)
         start += step
 

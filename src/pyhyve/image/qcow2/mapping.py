@@ -66,7 +66,7 @@ class Mapping:
         table = self._metadata.table(l1_index)
         limit = min(self._l2_entries - index, (inside + length + self._mask) >> self._bits)
         if table is None:
-            return Run(RunKind.UNALLOCATED, min(length, (limit << self._bits) - inside), 0, 0)
+            return self._missing_table(l1_index, offset, length)
         if self._extended:
             return self._lookup_extended(table.entries, index, inside, length)
         entries = table.entries
@@ -87,6 +87,15 @@ class Mapping:
             msg = f"Cluster allocation offset {host:#x} unaligned (L2 index: {index:#x})"
             raise ImageFormatError(msg)
         return Run(RunKind.DATA, run, host + inside, entry)
+
+    def _missing_table(self, l1_index: int, offset: int, length: int) -> Run:
+        """Unallocated to the end of the run of equal L1 entries."""
+        l1, shift = self._metadata.l1, self._bits + self._l2_bits
+        count = 1
+        wanted = ((offset + length - 1) >> shift) - l1_index + 1
+        if wanted > 1 and l1_index < len(l1):
+            count = run_length(l1, l1_index, min(wanted, len(l1) - l1_index), 0)
+        return Run(RunKind.UNALLOCATED, min(length, ((l1_index + count) << shift) - offset), 0, 0)
 
     def _compressed(self, entry: int, inside: int, length: int) -> Run:
         if self._data_file:

@@ -108,6 +108,7 @@ class Metadata:
                 self.storage, header.cluster_bits, header.refcount_order, header.refcount_table_offset,
                 header.refcount_table_clusters,
             )  # fmt: skip
+            self._refcounts.guard = self.guard
         return self._refcounts
 
     def reload_refcounts(self) -> None:

@@ -153,7 +153,8 @@ class Qcow2Reader(Image):
         recurse = self.data is self.storage and self._is_preallocated()
         while start < end:
             with self.meta.lock:
-                runs = self.mapping.runs(start, min(end - start, chunk))
+                first = self.mapping.lookup(start, end - start)
+                runs = [first] if first.length > chunk else self.mapping.runs(start, min(end - start, chunk))
             for run in runs:
                 if run.kind is RunKind.COMPRESSED:
                     yield LayerExtent(start, run.length, LayerState.DATA, compressed=True)

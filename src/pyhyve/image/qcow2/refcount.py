@@ -16,6 +16,8 @@ from pyhyve.image.qcow2.format import MAX_REFCOUNT_TABLE_SIZE_BYTES, REFTABLE_FI
 from pyhyve.image.qcow2.tables import load_u64, store_u64
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pyhyve.image.storage import Storage
 
 _TYPECODES = {4: "H", 5: "I", 6: "Q"}
@@ -80,6 +82,7 @@ class RefcountStructure:
         self._dirty: dict[int, tuple[int, int]] = {}  # block number: first and past-last changed count
         self._dirty_entries: set[int] = set()
         self._moved_from: tuple[int, int] | None = None
+        self.guard: Callable[[int, int], None] = _accept  # refuses space that something else must occupy
         self._hint = 0
         self.high_water = -(-storage.size_bytes >> cluster_bits)  # clusters from here on were never written
 
@@ -100,6 +103,9 @@ class RefcountStructure:
             msg = f"Refcount block offset {offset:#x} unaligned (reftable index: {number:#x})"
             raise ImageFormatError(msg)
         data = self._storage.pread(self._cluster_size, offset)
+        if not data:
+            msg = f"Refcount block at {offset:#x} is outside the file (reftable index: {number:#x})"
+            raise ImageFormatError(msg)
         block = unpack_counts(data.ljust(self._cluster_size, b"\0"), self._order)
         self._keep(number, block)
         return block
@@ -279,6 +285,10 @@ class RefcountStructure:
             self._append_region(0, number + 1)
         if self.table[number] & REFTABLE_OFFSET_MASK:
             return
+        if number == 0:
+            msg = "the header has no reference count: the image is corrupt"
+            raise ImageFormatError(msg)
+        self.guard(number * self.entries_per_block << self._bits, self._cluster_size)
         empty = unpack_counts(bytes(self._cluster_size), self._order)
         empty[0] = 1
         self._keep(number, empty)
@@ -373,6 +383,10 @@ class RefcountStructure:
                 self._storage.pwrite(self.table[number].to_bytes(8, "big"), self.table_offset + 8 * number)
             self._dirty_entries.clear()
         return freed
+
+
+def _accept(offset: int, length: int) -> None:
+    """No space is taken for certain."""
 
 
 def _first_zero(block: Counts, start: int) -> int:

@@ -103,10 +103,14 @@ def host_runs(meta: Metadata, words: array[int]) -> Iterator[tuple[int, int]]:
 def add_tree(meta: Metadata, l1: array[int], delta: int) -> None:
     """Add `delta` to everything reachable from `l1`, the L1 table itself excepted. All or nothing."""
     done: list[tuple[int, int]] = []
+    end = max(meta.refcounts.high_water, -(-meta.storage.size_bytes >> meta.cluster_bits)) + 1
     try:
         for offset, times, words in tree_tables(meta, l1):
             for _ in range(times):
                 for first, count in ((offset >> meta.cluster_bits, 1), *host_runs(meta, words)):
+                    if first + count > end:
+                        msg = f"a table refers to cluster {first:#x}, far past the end of the file"
+                        raise ImageFormatError(msg)
                     meta.refcounts.add(first, count, delta)
                     done.append((first, count))
     except ImageError:
