@@ -70,6 +70,7 @@ def write_registers(engine: EngineVcpu, values: Mapping[str, int]) -> None:
     if engine.get("cr0") & 1:
         engine.set("cpl", engine.get("seg_attr", Seg.SS) >> 5 & 3)
     engine.call("mmu.flush_all")
+    engine.call("x86.arm_breakpoints")
     engine.call("x86.mode_changed")
 
 
@@ -150,4 +151,5 @@ def reset_registers(engine: EngineVcpu, index: int) -> None:
     engine.set("large_base", (1 << 64) - 1)
     engine.set("large_mask", (1 << 64) - 1)
     engine.set("physical_bits", 40)
+    engine.call("x86.arm_breakpoints")
     engine.call("x86.mode_changed")

@@ -236,6 +236,8 @@ class Dispatcher:
                     st.single = 1
                 if st.single != 0:
                     token = isa.before_single(st)
+                    if st.stop != 0:
+                        continue
                     st.access_next = 0
                 code = look_up(st)
                 if code == 0:

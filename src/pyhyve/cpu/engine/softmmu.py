@@ -20,6 +20,9 @@ from pyhyve.cpu.engine.state import (
     PAGE_SHIFT,
     TLB_BYTES,
     TLB_ENTRIES,
+    WATCHPOINTS,
+    WATCH_READ,
+    WATCH_WRITE,
     Stop,
 )
 from pyhyve.cpu.lang import PRESERVE_MOST, U8, U16, U32, U64, Pointer, Struct, Value, current, inline, kernel, u64
@@ -117,6 +120,26 @@ class SoftMmu:
                     entry.write = NO_ADDRESS
                 i += 1
 
+        @kernel(pointer, U64, U64, U64, name="mmu.watch", attributes="nounwind noinline cold")
+        def watch(st: Any, address: Any, size: Any, kind: Any) -> None:
+            """Record which watchpoints an access of `size` bytes at `address` meets."""
+            for i in range(WATCHPOINTS):
+                length = st.watch_length[i]
+                start = st.watch_address[i]
+                if (st.watch_kind[i] & kind) != 0 and address < start + length and start < address + size:
+                    st.watch_hits = st.watch_hits | (1 << i)
+
+        @kernel(pointer, U64, result=U64, name="mmu.is_watched", attributes="nounwind noinline cold")
+        def is_watched(st: Any, address: Any) -> Any:
+            """1 when the page of `address` holds a watched byte."""
+            for i in range(WATCHPOINTS):
+                if st.watch_kind[i] != 0:
+                    first = st.watch_address[i] & PAGE_MASK
+                    last = (st.watch_address[i] + st.watch_length[i] - 1) & PAGE_MASK
+                    if address & PAGE_MASK == first or address & PAGE_MASK == last:
+                        return 1
+            return 0
+
         @kernel(pointer, U64, U64, U64, result=U64, name="mmu.fill")
         def fill(st: Any, address: Any, access: Any, index: Any) -> Any:
             """Translate for `access`, install the page, and return the host address, 0 for a device; may fault."""
@@ -141,7 +164,13 @@ class SoftMmu:
                     entry.write = NO_ADDRESS
                 if entry.fetch != page:
                     entry.fetch = NO_ADDRESS
-            if access == Access.READ:
+            watched = u64(0)
+            if st.watch_on != 0 and access != Access.FETCH:
+                watched = is_watched(st, address)
+            if watched != 0:
+                entry.read = NO_ADDRESS
+                entry.write = NO_ADDRESS
+            elif access == Access.READ:
                 entry.read = page
             elif access == Access.FETCH:
                 entry.fetch = page
@@ -229,6 +258,8 @@ class SoftMmu:
             hva = fill(st, address, Access.READ, index)
             if st.stop != 0:
                 return 0
+            if st.watch_on != 0:
+                watch(st, address, size, WATCH_READ)
             if hva != 0:
                 return host_load(st, hva, size)
             return device_load(st, translate(st, address, Access.READ, index), size, ExitCode.MMIO)
@@ -264,6 +295,8 @@ class SoftMmu:
             if entry.write == address & PAGE_MASK:
                 host_store(st, hva, size, value)
                 return
+            if st.watch_on != 0:
+                watch(st, address, size, WATCH_WRITE)
             gpa = translate(st, address, Access.WRITE, index)
             if hva == 0:
                 device_store(st, gpa, size, value, ExitCode.MMIO)
@@ -341,6 +374,8 @@ class SoftMmu:
             """Host address from which to read `size` (at most 64) bytes: guest memory, or a copy of them; may fault."""
             if (address & (PAGE_BYTES - 1)) + size <= PAGE_BYTES:
                 hva = fill(st, address, Access.READ, index)
+                if st.watch_on != 0:
+                    watch(st, address, size, WATCH_READ)
                 if st.stop != 0 or hva != 0:
                     return hva
             else:
@@ -385,6 +420,8 @@ class SoftMmu:
                 entry = _entry(st, address, index)
                 if entry.write == address & PAGE_MASK:
                     return hva
+                if st.watch_on != 0:
+                    watch(st, address, size, WATCH_READ | WATCH_WRITE)
                 gpa = translate(st, address, Access.WRITE, index)
                 if hva != 0 and is_readonly(st, gpa) == 0:
                     if before_write(st, gpa, size) != 0:

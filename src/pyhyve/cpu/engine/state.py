@@ -22,6 +22,12 @@ MAX_ACCESSES = 8
 """Device accesses one instruction may make."""
 
 
+WATCHPOINTS = 4
+WATCH_WRITE, WATCH_READ = 1, 2
+"""Bits of `watch_kind`. While `watch_on` is set, pages with a watched byte stay out of the TLB, so that every access to
+them takes the slow path, which records a match in `watch_hits` (bit i for watchpoint i)."""
+
+
 class Stop(IntEnum):
     """Why compiled code returned to the dispatcher (`stop`)."""
 
@@ -114,6 +120,9 @@ def add_engine_fields(state: Struct) -> Struct:
     state.add("uops", Array(UOP, MAX_UOPS)).add("hot_address", Array(U64, MAX_UOPS + 1))
     state.add("count_translated", U64).add("count_entered", U64).add("count_fill", U64).add("count_flush", U64)
     state.add("step", U64).add("step_from", U64)
+    state.add("watch_on", U64).add("watch_hits", U64)
+    state.add("watch_address", Array(U64, WATCHPOINTS)).add("watch_length", Array(U64, WATCHPOINTS))
+    state.add("watch_kind", Array(U64, WATCHPOINTS))
     state.add("bounce", Array(U64, 8), align_bytes=16)
     state.add("bounce_size", U64).add("bounce_address", U64).add("bounce_index", U64)
     state.add("block_gpa", U64).add("block_gpa2", U64).add("block_length", U64).add("block_leave", U64)

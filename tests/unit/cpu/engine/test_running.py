@@ -250,3 +250,46 @@ def test_a_full_code_cache_starts_anew(guest: Guest) -> None:
 def test_registers_refuse_an_unknown_name(guest: Guest) -> None:
     with pytest.raises(KeyError, match="r99"):
         guest.vcpu.write_registers({"r99": 1})
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [(1, ["w4"]), (3, ["r4", "w4"])],
+    ids=["write", "access"],
+)
+def test_data_breakpoint_traps_after_the_access(guest: Guest, condition: int, expected: list[str]) -> None:
+    # mov ecx, [DATA]; mov [DATA+3], ecx; mov [DATA+4], ecx; hlt, watching 4 bytes at DATA
+    guest.gate(1, 0x18000)
+    guest.code("8b0c2500000400 890c2503000400 890c2504000400 f4")
+    guest.code("f4", at=0x18000)
+    control = 0x403 | condition << 16 | 3 << 18
+    stops = {7: "r4", 14: "w4"}
+    seen = []
+    registers = guest.run_to_halt(dr0=DATA, dr7=control)
+    while registers["rip"] == 0x18001:
+        assert registers["dr6"] & 0xF == 1
+        back = int.from_bytes(guest.memory.read(registers["rsp"], 8), "little")
+        seen.append(stops[back - CODE])
+        registers = guest.run_to_halt(rip=back, rsp=0x80000, rflags=2, dr6=0)
+    assert seen == expected
+
+
+def test_instruction_breakpoint_faults_once_and_goes_on_under_rf(guest: Guest) -> None:
+    guest.gate(1, 0x18000)
+    guest.code("ffc0 ffc0 ffc0 f4")
+    guest.code("ffc3 48814c24 1000000100 48cf".replace(" ", ""), at=0x18000)  # inc ebx; or [rsp+16], RF; iretq
+    registers = guest.run_to_halt(rax=0, rbx=0, dr1=CODE + 2, dr7=0x404)
+    assert registers["rax"] == 3
+    assert registers["rbx"] == 1
+    assert registers["dr6"] & 0xF == 2
+
+
+def test_port_breakpoint_needs_cr4_de(guest: Guest) -> None:
+    guest.gate(1, 0x18000)
+    guest.code("e661 90 f4")
+    guest.code("f4", at=0x18000)
+    for cr4, where in ((0x620, CODE + 4), (0x628, 0x18001)):
+        reason = guest.run(rip=CODE, cr4=cr4, dr2=0x60, dr7=0x410 | 2 << 24 | 1 << 26, rsp=0x80000)
+        assert reason.kind == ExitKind.IO
+        assert guest.vcpu.run().kind == ExitKind.HALT
+        assert guest.vcpu.read_registers()["rip"] == where

@@ -6,18 +6,18 @@ from typing import Any
 
 from pyhyve.cpu.engine.dispatch import Dispatcher, IsaKernels
 from pyhyve.cpu.engine.state import Request
-from pyhyve.cpu.isa.x86 import events, faults, flags
+from pyhyve.cpu.isa.x86 import debug, events, faults, flags
 from pyhyve.cpu.isa.x86.memory import blocks, mmu
 from pyhyve.cpu.isa.x86.mode import MODE_SINGLE, mode_changed
 from pyhyve.cpu.isa.x86.physical import regions
-from pyhyve.cpu.isa.x86.spec import Dr6
+from pyhyve.cpu.isa.x86.spec import Dr6, Eflags
 from pyhyve.cpu.isa.x86.stack_fault import refine_address_fault
 from pyhyve.cpu.isa.x86.state import STATE, Seg
 from pyhyve.cpu.isa.x86.translate import translate_block
 from pyhyve.cpu.lang import U32, U64, Pointer, current, kernel, u32, u64
 
 P = Pointer(STATE)
-_TRACE, _SHADOW = 1, 2
+_TRACE, _SHADOW, _WATCH = 1, 2, 4
 
 
 @kernel(P, result=U64, name="x86.linear_pc")
@@ -49,6 +49,13 @@ def before_single(st: Any) -> Any:
         token = u64(_TRACE)
     if st.interrupt_shadow != 0:
         token = token | _SHADOW
+    if st.watch_on != 0:
+        st.watch_hits = 0
+        token = token | _WATCH
+        hits = debug.matching_code(st, linear_pc(st))
+        # The second half of an instruction that waited for a device is not a new one.
+        if hits != 0 and st.access_done == 0 and st.stop == 0:
+            faults.db_fault(st, hits)
     return token
 
 
@@ -57,14 +64,20 @@ def after_single(st: Any, token: Any) -> None:
     """End an interrupt shadow; raise the single-step trap of an instruction that began with TF set."""
     if (token & _SHADOW) != 0:
         st.interrupt_shadow = 0
+    bits: U64 = 0
     if (token & _TRACE) != 0:
-        faults.db(st, u64(Dr6.BS))
+        bits = u64(Dr6.BS)
+    if (token & _WATCH) != 0:
+        bits = bits | st.watch_hits
+        st.eflags = st.eflags & ~u32(Eflags.RF)
+    if bits != 0:
+        faults.db(st, bits)
 
 
 @kernel(P, result=U64, name="x86.wants_single")
 def wants_single(st: Any) -> Any:
-    """1 under TF or an interrupt shadow."""
-    return ((st.eflags & flags.TF) != 0) | (st.interrupt_shadow != 0)
+    """1 under TF, an interrupt shadow, or breakpoints."""
+    return ((st.eflags & flags.TF) != 0) | (st.interrupt_shadow != 0) | (st.watch_on != 0)
 
 
 def _line(st: Any) -> Any:
@@ -168,6 +181,7 @@ def store_eflags(st: Any) -> None:
 
 EXPORTS = (
     sample_counter,
+    debug.arm_breakpoints,
     store_eflags,
     run,
     change_request,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pyhyve.cpu.engine.softmmu import ExitCode
-from pyhyve.cpu.isa.x86 import faults
+from pyhyve.cpu.isa.x86 import debug, faults
 from pyhyve.cpu.isa.x86.memory import load_system, mmu
 from pyhyve.cpu.isa.x86.state import STATE, Seg
 from pyhyve.cpu.lang import U64, Pointer, kernel, u64
@@ -49,6 +49,8 @@ def port_in(st: Any, port: Any, size: Any) -> Any:
     check_port(st, port, size)
     if st.stop != 0:
         return 0
+    if st.watch_on != 0:
+        debug.watch_port(st, port, size)
     return mmu.device_load(st, port, size, u64(ExitCode.IO))
 
 
@@ -58,4 +60,6 @@ def port_out(st: Any, port: Any, size: Any, value: Any) -> None:
     check_port(st, port, size)
     if st.stop != 0:
         return
+    if st.watch_on != 0:
+        debug.watch_port(st, port, size)
     mmu.device_store(st, port, size, value, u64(ExitCode.IO))
