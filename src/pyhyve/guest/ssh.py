@@ -46,15 +46,32 @@ class SshKeys:
         """The user's private key, for `ssh -i`."""
         return self.directory / "id_ed25519"
 
-    def client_options(self) -> list[str]:
-        """Options that let OpenSSH's client log in without a question and without the user's own files."""
+    @property
+    def known_hosts(self) -> Path:
+        """What the client knows the server by."""
+        return self.directory / "known_hosts"
+
+    def client_configuration(self) -> list[str]:
+        """Lines of ssh_config(5) that let OpenSSH log in without a question and without the user's own files."""
         return [
-            *("-F", "none", "-i", str(self.identity)),
-            *("-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-o", "BatchMode=yes"),
-            *("-o", f"UserKnownHostsFile={self.directory / 'known_hosts'}", "-o", "GlobalKnownHostsFile=/dev/null"),
-            *("-o", f"HostKeyAlias={HOST_ALIAS}", "-o", "StrictHostKeyChecking=yes"),
-            *("-o", f"ConnectTimeout={CONNECT_TIMEOUT_S}", "-o", "LogLevel=ERROR"),
+            f'IdentityFile "{self.identity}"',
+            "IdentitiesOnly yes",
+            "IdentityAgent none",
+            "BatchMode yes",
+            f'UserKnownHostsFile "{self.known_hosts}"',
+            "GlobalKnownHostsFile /dev/null",
+            f"HostKeyAlias {HOST_ALIAS}",
+            "StrictHostKeyChecking yes",
+            f"ConnectTimeout {CONNECT_TIMEOUT_S}",
+            "LogLevel ERROR",
         ]
+
+    def client_options(self) -> list[str]:
+        """The same as options of the command `ssh`."""
+        words = ["-F", "none"]
+        for line in self.client_configuration():
+            words += ["-o", line.replace(" ", "=", 1)]
+        return words
 
 
 def key_directory() -> Path:
