@@ -1,0 +1,95 @@
+"""The verbs through the command's own entry point; their output is compared with qemu-img's in tests/conformance."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pyhyve.cli.main import run_command
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def _inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+class Result:
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+
+def img(capsys: pytest.CaptureFixture[str], *words: str) -> Result:
+    capsys.readouterr()
+    status = run_command("img", words)
+    said = capsys.readouterr()
+    return Result(status, said.out, said.err)
+
+
+def test_the_first_command_of_the_exercise(capsys: pytest.CaptureFixture[str]) -> None:
+    made = img(capsys, "create", "-f", "qcow", "disk.img", "128M")
+    assert made.status == 0
+    assert made.out == "Formatting 'disk.img', fmt=qcow size=134217728\n"
+    told = json.loads(img(capsys, "info", "--output", "json", "disk.img").out)
+    assert (told["format"], told["virtual-size"], told["cluster-size"]) == ("qcow", 128 << 20, 4096)
+
+
+def test_a_life_of_an_image(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "source.raw").write_bytes(b"data" * 100_000 + bytes(1 << 20))
+    assert img(capsys, "convert", "-c", "-O", "qcow2", "source.raw", "a.qcow2").status == 0
+    assert img(capsys, "compare", "source.raw", "a.qcow2").out == "Images are identical.\n"
+    assert img(capsys, "snapshot", "-c", "one", "a.qcow2").status == 0
+    assert "one" in img(capsys, "snapshot", "-l", "a.qcow2").out
+    assert img(capsys, "resize", "a.qcow2", "+1M").out == "Image resized.\n"
+    assert img(capsys, "resize", "a.qcow2", "-1M").status == 1
+    assert img(capsys, "resize", "--shrink", "a.qcow2", "-512K").status == 0
+    assert img(capsys, "create", "-f", "qcow2", "-b", "a.qcow2", "-F", "qcow2", "top.qcow2").status == 0
+    assert img(capsys, "bench", "-w", "-c", "20", "-s", "64k", "--pattern", "7", "top.qcow2").status == 0
+    assert img(capsys, "commit", "top.qcow2").out == "Image committed.\n"
+    assert img(capsys, "rebase", "-b", "", "top.qcow2").status == 0
+    assert img(capsys, "amend", "-o", "lazy_refcounts=on", "top.qcow2").status == 0
+    assert img(capsys, "dd", "if=top.qcow2", "of=part.raw", "bs=4k", "count=16").status == 0
+    assert (tmp_path / "part.raw").read_bytes() == b"\7" * 65536
+    assert "No errors" in img(capsys, "check", "a.qcow2").out
+    assert "100.00/100%" in img(capsys, "convert", "-p", "-O", "raw", "a.qcow2", "b.raw").out
+    assert img(capsys, "measure", "-O", "qcow2", "--size", "1G").out.startswith("required size: 393216\n")
+    assert json.loads(img(capsys, "map", "--output", "json", "b.raw").out)[0]["start"] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (("info", "missing"), 1),
+        (("compare", "missing", "gone"), 2),
+        (("create", "-f", "nosuch", "x", "1M"), 1),
+        (("create", "x"), 1),
+        (("convert", "only-one"), 2),
+        (("resize", "x"), 2),
+        (("info", "--nonsense", "x"), 2),
+        (("dd", "foo=1"), 2),
+        (("convert", "-m", "99", "a", "b"), 2),
+        (("measure",), 2),
+        (("rebase", "x"), 2),
+        (("info", "json:{"), 1),
+        (("info", "nbd://127.0.0.1:1/"), 1),
+    ],
+)
+def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], words: tuple[str, ...], status: int) -> None:
+    result = img(capsys, *words)
+    assert result.status == status
+    assert result.err.startswith("pyhyve img")
+    assert result.err.count("\n") == 1
+    assert "internal error" not in result.err
+
+
+def test_image_without_checks_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    img(capsys, "create", "x.raw", "1M")
+    assert img(capsys, "check", "x.raw").status == 63
+
+
+def test_option_help_lists_the_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "cluster_size=<size>" in img(capsys, "create", "-f", "qcow2", "-o", "help").out
