@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyhyve.backends.net import NetError
-from pyhyve.backends.stream import StreamNet
+from pyhyve.backends.stream import StreamNet, widen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,6 +48,7 @@ def open_passt(forwards: Sequence[Forward] = (), *, program: str = "passt") -> S
     Raises NetError when passt is missing or refuses (a port in use, no usable interface).
     """
     ours, theirs = socket.socketpair()
+    widen(theirs)
     with theirs, tempfile.TemporaryFile() as log:
         try:
             result = subprocess.run(

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 _PREFIX_BYTES = 4
 _RECEIVE_BYTES = 1 << 18
 _PENDING_LIMIT_BYTES = 1 << 20
-_SOCKET_BUFFER_BYTES = 1 << 21
+_SOCKET_BUFFER_BYTES = 1 << 22
+_SO_SNDBUFFORCE = 32
+"""<asm-generic/socket.h>: past the administrator's limit, for root."""
 
 
 class FrameError(Exception):
@@ -147,6 +149,13 @@ def scatter(data: bytes | memoryview, views: Sequence[memoryview], skip: int) ->
     return True
 
 
+def widen(connection: socket.socket) -> None:
+    """Give a socket large buffers: passt drops what does not fit at once, and its TCP then waits for a timeout."""
+    for option in (socket.SO_SNDBUF, socket.SO_RCVBUF, _SO_SNDBUFFORCE):
+        with suppress(OSError):
+            connection.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BUFFER_BYTES)
+
+
 class StreamNet:
     """A network card's end of a connected stream socket. Owns the socket."""
 
@@ -155,9 +164,7 @@ class StreamNet:
 
     def __init__(self, connection: socket.socket) -> None:
         connection.settimeout(0)
-        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-            with suppress(OSError):
-                connection.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BUFFER_BYTES)
+        widen(connection)
         self._socket = connection
         self._decoder = FrameDecoder()
         self._writer = FrameWriter(connection)

@@ -50,13 +50,13 @@ class ReceiveFilter:
         """Wanted VLANs; None while the driver does not filter them."""
         self.active = False
         """Whether any frame might be refused."""
-        self.own: bytes | None = None
-        """A destination that is accepted without a further look, if there is one."""
+        self.own = b""
+        """A destination that is accepted without a further look; empty when there is none."""
 
     def changed(self) -> None:
         """Modes or addresses were set: see whether frames must be looked at."""
         self.active = self.vlans is not None or not self.modes[NetCtrlRx.PROMISC]
-        self.own = self.mac if self.vlans is None and not self.modes[NetCtrlRx.NOUNI] else None
+        self.own = self.mac if self.vlans is None and not self.modes[NetCtrlRx.NOUNI] else b""
 
     def accepts(self, start: bytes) -> bool:
         """Whether a frame with these first 18 bytes (or all, when fewer) is for the guest."""
