@@ -174,7 +174,7 @@ class Demo:
 
         began = time.monotonic()
         columns = (TextColumn("engine    compiling, once"), BarColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=self.screen, transient=True) as progress:
+        with Progress(*columns, console=self.screen, transient=True, disable=not self.screen.is_terminal) as progress:
             task = progress.add_task("")
             built = False
 

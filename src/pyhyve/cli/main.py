@@ -19,7 +19,8 @@ COMMANDS = {
     "run": "one machine in the foreground, its console on the terminal",
     "guest": "make small guests from Debian packages",
     "img": "make, convert, check and change disk images",
-    "demo": "boot a guest, run commands in it, power it off",
+    "net": "bridges with NAT, DHCP, DNS and port forwards: make, list and remove them",
+    "demo": "three machines on one bridge, with a table of pings and ssh logins",
     "doctor": "what this host offers, and how to get what is missing",
 }
 """Each command is the module `pyhyve.cli.NAME`."""
