@@ -19,6 +19,7 @@ exec </dev/ttyS0 >/dev/ttyS0 2>&1
 stty raw -echo
 echo "@@nested:ready"
 read -r now
+(while sleep 5; do echo "@@nested:beat"; done) &
 date -s "@$now" >/dev/null
 blockdev --flushbufs /dev/vda
 tar -x -f /dev/vda -C /work

@@ -26,12 +26,19 @@ MEMORY_MIB = 1536
 PAYLOAD_SIZE_BYTES = 512 << 20
 """Fixed, because the snapshot knows the size of the disk."""
 BOOT_TIMEOUT_S = 240
+STALL_S = 90
+"""Without a heartbeat for this long, the emulator has lost the machine (it happens): it is resumed anew."""
+ATTEMPTS = 3
 SNAPSHOT = "ready"
 _MARK = "@@nested:"
 
 
 class NestedError(Exception):
     """The nested machine did not do what it should; the message holds the end of its console."""
+
+
+class NestedStalledError(NestedError):
+    """The machine stopped running."""
 
 
 def missing() -> str | None:
@@ -43,10 +50,9 @@ def missing() -> str | None:
 
 
 def _command(image: Path, snapshot: Path, payload: Path, monitor: Path) -> list[str]:
-    cpus = min(os.cpu_count() or 1, 2)
     return [
         "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-        "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "EPYC,+svm,+npt", "-m", str(MEMORY_MIB), "-smp", str(cpus),
+        "-accel", "tcg,thread=single,tb-size=512", "-cpu", "EPYC,+svm,+npt", "-m", str(MEMORY_MIB), "-smp", "1",
         "-kernel", str(image / "kernel"), "-initrd", str(image / "initrd"),
         "-append", "console=ttyS0 quiet mitigations=off tsc=reliable panic=-1 loglevel=3",
         "-serial", "stdio", "-qmp", f"unix:{monitor},server=on,wait=off",
@@ -69,19 +75,27 @@ class _Console:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._output, selectors.EVENT_READ)
 
-    def wait_for_mark(self, deadline: float) -> str:
+    def wait_for_mark(self, deadline: float, stall_s: float = BOOT_TIMEOUT_S) -> str:
         """The text after the next mark; other lines are echoed. Raises NestedError at the deadline or the end."""
+        heard = time.monotonic()
         while True:
             while b"\n" in self._rest:
                 raw, self._rest = self._rest.split(b"\n", 1)
                 line = raw.decode("utf-8", "replace").rstrip("\r")
+                if line == f"{_MARK}beat":
+                    heard = time.monotonic()
+                    continue
                 if line.startswith(_MARK):
                     return line.removeprefix(_MARK)
                 self.tail = [*self.tail[-30:], line]
                 self._echo(line)
-            remaining_s = deadline - time.monotonic()
-            if remaining_s <= 0 or not self._selector.select(remaining_s):
+            now = time.monotonic()
+            if now >= deadline:
                 raise NestedError(self._story("the nested machine took too long"))
+            if now >= heard + stall_s:
+                raise NestedStalledError(self._story("the nested machine has stalled"))
+            if not self._selector.select(min(deadline, heard + stall_s) - now):
+                continue
             chunk = os.read(self._output.fileno(), 65536)
             if not chunk:
                 raise NestedError(self._story("the nested machine ended early"))
@@ -107,8 +121,8 @@ def _running(command: list[str], echo: Callable[[str], None]) -> Iterator[_Conso
             errors.seek(0)
             text = errors.read().decode("utf-8", "replace")
             said = "\n".join(line for line in text.splitlines() if "TCG doesn't support" not in line)
-            msg = f"{error}\n{said}"
-            raise NestedError(msg) from error
+            msg = f"{error}\n{said}".rstrip()
+            raise type(error)(msg) from error
         finally:
             process.kill()
             process.wait()
@@ -141,7 +155,7 @@ def _savevm(monitor: Path) -> None:
 def cached_snapshot(echo: Callable[[str], None] = lambda _line: None) -> tuple[Path, Path]:
     """The image directory and a qcow2 file with the snapshot in it, made when missing."""
     image = cached_image()
-    final = image / f"snapshot-{MEMORY_MIB}-{min(os.cpu_count() or 1, 2)}.qcow2"
+    final = image / f"snapshot-{MEMORY_MIB}.qcow2"
     with (image / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if final.is_file():
@@ -199,15 +213,24 @@ def run(
 
     `extra` maps names in that directory to host files. Each line of output goes to `echo`. Raises NestedError.
     """
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return _run_once(script, extra or {}, timeout_s, echo)
+        except NestedStalledError:
+            echo("nested machine: it has stalled; starting again")
+    return _run_once(script, extra or {}, timeout_s, echo)
+
+
+def _run_once(script: str, extra: Mapping[str, Path], timeout_s: float, echo: Callable[[str], None]) -> int:
     image, snapshot = cached_snapshot(echo)
     with tempfile.TemporaryDirectory(prefix="pyhyve-nested-") as directory:
         disk, payload, monitor = (Path(directory, name) for name in ("disk", "payload", "monitor"))
         shutil.copyfile(snapshot, disk)
-        _write_payload(payload, script, extra or {})
+        _write_payload(payload, script, extra)
         command = [*_command(image, disk, payload, monitor), "-loadvm", SNAPSHOT]
         with _running(command, echo) as console:
             console.write(str(int(time.time()) + 1))
-            mark = console.wait_for_mark(time.monotonic() + timeout_s)
+            mark = console.wait_for_mark(time.monotonic() + timeout_s, STALL_S)
     word, _, rest = mark.partition(" ")
     if word != "exit":
         raise NestedError(mark)
