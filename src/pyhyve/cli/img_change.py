@@ -95,7 +95,7 @@ def configure_commit(parser: argparse.ArgumentParser) -> None:
 
 def run_commit(arguments: argparse.Namespace) -> int:
     """Write the overlay's data into a backing image."""
-    from pyhyve.image.operations.chain import commit, make_empty
+    from pyhyve.image.operations.chain import commit
 
     printer = ProgressPrinter(enabled=arguments.progress)
     settings = settings_from(arguments, writable=True, cache=arguments.cache)
@@ -119,7 +119,7 @@ def run_commit(arguments: argparse.Namespace) -> int:
         with base:
             commit(top, base, depth, printer)
         if not arguments.drop and arguments.base is None:
-            make_empty(top)
+            top.make_empty()
     printer.finish()
     if not arguments.quiet:
         print("Image committed.")

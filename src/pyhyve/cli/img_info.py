@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from typing import TYPE_CHECKING, cast
 
@@ -221,7 +222,7 @@ def run_check(arguments: argparse.Namespace) -> int:
 
 def _print_check(result: CheckResult) -> None:
     for line in (*result.errors, *result.leak_messages):
-        print(line)
+        print(line, file=sys.stderr)
     if result.corruptions_fixed or result.leaks_fixed:
         print("The following inconsistencies were found and repaired:\n")
         print(f"    {result.leaks_fixed} leaked clusters\n    {result.corruptions_fixed} corruptions\n")

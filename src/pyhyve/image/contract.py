@@ -297,6 +297,12 @@ class Image(ABC):
         msg = f"Image format driver '{self.format_name}' does not support resize"
         raise ImageUnsupportedError(msg)
 
+    def make_empty(self) -> None:
+        """Give up everything this layer holds, so that the backing image shows through."""
+        self.check_writable()
+        msg = f"Image format driver '{self.format_name}' cannot empty an image"
+        raise ImageUnsupportedError(msg)
+
     def check(self, *, fix_leaks: bool = False, fix_errors: bool = False) -> CheckResult:
         """Verify the metadata; ImageUnsupportedError when the format has nothing to verify."""
         del fix_leaks, fix_errors

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pyhyve.image.contract import BackingReference, ImageError
 from pyhyve.image.opening import OpenSettings, create_image, open_image, parse_create_options
-from pyhyve.image.operations.chain import change_backing, commit, copy_differences, make_empty
+from pyhyve.image.operations.chain import change_backing, commit, copy_differences
 from pyhyve.image.operations.compare import compare
 from pyhyve.image.operations.convert import Concatenation, ConvertSettings, convert
 from pyhyve.image.operations.measure import measure
@@ -142,13 +143,38 @@ def test_commit_brings_the_overlay_into_its_base(tmp_path: Path) -> None:
     flat[6 << 20 : 7 << 20] = bytes(1 << 20)
     with open_image(str(tmp_path / "source.qcow2"), OpenSettings(writable=True, lock=False)) as base:
         commit(overlay, base, 1)
-    make_empty(overlay)
+    overlay.make_empty()
     overlay.close()
     with open_image(str(tmp_path / "o")) as again, open_image(str(tmp_path / "source.qcow2")) as base:
         assert read(base) == flat
         assert read(again) == flat
         assert {extent.depth for extent in again.map(0, SIZE) if extent.present} == {1}
         assert again.check().leaks == base.check().leaks == 0
+
+
+def test_emptied_qcow_overlay_shows_its_base(tmp_path: Path) -> None:
+    (tmp_path / "base").write_bytes(b"B" * 65536)
+    create_image(str(tmp_path / "o"), "qcow", 65536, {}, BackingReference("base", "raw"))
+    with open_image(str(tmp_path / "o"), OpenSettings(writable=True)) as overlay:
+        overlay.pwrite(b"x" * 1000, 100)
+        overlay.flush()
+        overlay.make_empty()
+        assert read(overlay) == b"B" * 65536
+        overlay.pwrite(b"y", 7)
+    with open_image(str(tmp_path / "o")) as again:
+        assert read(again, 0, 9) == b"BBBBBBByB"
+
+
+def test_rate_limit_slows_a_copy(tmp_path: Path) -> None:
+    (tmp_path / "s").write_bytes(b"x" * (4 << 20))
+    create_image(str(tmp_path / "t"), "raw", 4 << 20)
+    begin = time.monotonic()
+    with (
+        open_image(str(tmp_path / "s"), OpenSettings("raw")) as source,
+        open_image(str(tmp_path / "t"), OpenSettings("raw", writable=True)) as target,
+    ):
+        convert(Concatenation([source]), target, ConvertSettings(rate_limit=16 << 20))
+    assert time.monotonic() - begin >= 0.2
 
 
 def test_rebase_keeps_what_the_disk_shows(tmp_path: Path) -> None:

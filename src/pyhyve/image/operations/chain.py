@@ -80,13 +80,3 @@ def commit(top: Image, base: Image, depth: int, progress: Callable[[int, int], N
         if progress is not None:
             progress(extent.end, total)
     base.flush()
-
-
-def make_empty(image: Image) -> None:
-    """Give up everything a layer holds, so that the backing image shows through again (after a commit)."""
-    from pyhyve.image.qcow2.image import Qcow2Image  # noqa: PLC0415 - only when it is done
-
-    if not isinstance(image, Qcow2Image):
-        msg = f"Format '{image.format_name}' cannot be emptied: use -d to keep the overlay as it is"
-        raise ImageUnsupportedError(msg)
-    image.make_empty()

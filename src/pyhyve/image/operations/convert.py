@@ -6,6 +6,7 @@ import errno
 import itertools
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,7 +30,8 @@ class ConvertSettings:
     `sparse_bytes` is the shortest run of zeroes that becomes a hole (0: everything is written). `target_is_zero`: the
     target reads as zero already. `in_order`: formats that allocate do so by rising offset, for later readers.
     `keep_backing`: ranges that the source's own layer does not hold are left to the target's backing image. `offload`
-    copies inside the kernel without looking for zeroes. `salvage` replaces what cannot be read by zeroes.
+    copies inside the kernel without looking for zeroes. `salvage` replaces what cannot be read by zeroes. `rate_limit`
+    is in bytes per second (0: none).
     """
 
     compress: bool = False
@@ -65,6 +67,7 @@ class _Converter:
         self.total = total
         self._progress = progress
         self._done = 0
+        self._begin = time.monotonic()
         self._lock = threading.Lock()
         self._local = threading.local()
         cluster = target.cluster_size_bytes or 4096
@@ -83,11 +86,14 @@ class _Converter:
         return buffer[:length]
 
     def advance(self, length: int) -> None:
-        """Count finished bytes."""
+        """Count finished bytes, and wait when that was faster than the rate limit."""
         with self._lock:
             self._done += length
+            done = self._done
             if self._progress is not None:
-                self._progress(self._done, self.total)
+                self._progress(done, self.total)
+        if self.settings.rate_limit:
+            time.sleep(max(0.0, self._begin + done / self.settings.rate_limit - time.monotonic()))
 
     def copy(self, number: int, source: Image, base: int, piece: Piece) -> None:
         """Piece `number`, of `source`, which starts at `base` in the target."""

@@ -296,6 +296,21 @@ class QcowImage(Image):
             offset += run.length
             length -= run.length
 
+    def make_empty(self) -> None:
+        """Forget all clusters: a zeroed L1 table and nothing behind it."""
+        self.check_writable()
+        with self._lock:
+            self._tables.clear()
+            self._dirty.clear()
+            self._dirty_l1.clear()
+            self._decompressed.clear()
+            size = self.header.l1_size * 8
+            self._l1 = array("Q", (0,)) * self.header.l1_size
+            self.storage.pwrite(bytes(size), self.header.l1_table_offset)
+            self.storage.flush()
+            self._end = self.header.l1_table_offset + size
+            self.storage.truncate(self._end)
+
     def _write_back(self) -> None:
         if self._dirty:
             self.storage.flush()
