@@ -37,7 +37,7 @@ lint: setup-test
 	@echo '== mypy'
 	@$(BIN)/mypy
 	@echo '== layers'
-	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+	@$(BIN)/lint-imports
 
 unit: setup-test
 	@echo '== pytest'

@@ -10,7 +10,7 @@ from benchmarks import report
 from benchmarks.harness import run_plan
 from pyhyve.support.errors import ExitStatus, UserError
 
-BENCHMARKS = ("boot",)
+BENCHMARKS = ("boot", "disk", "net", "img")
 """Each is the module `benchmarks.NAME`, with dashes as underscores; it has `plan()` and `SUMMARY`."""
 KVM_BENCHMARKS = ("boot-kvm", "start")
 """These need hardware KVM, if need be in the nested machine (docs/kvm.md); `all` leaves them out."""
@@ -38,10 +38,10 @@ def main() -> int:
     parser.add_argument("--runs", type=positive, default=DEFAULT_RUNS, help="runs of each side (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="end with one JSON object on a line")
     arguments = parser.parse_args()
-    names = BENCHMARKS if arguments.name == "all" else (arguments.name,)
+    chosen = BENCHMARKS if arguments.name == "all" else (arguments.name,)
     done = []
     try:
-        for name in names:
+        for name in chosen:
             plan = importlib.import_module(f"benchmarks.{name.replace('-', '_')}").plan()
             results = run_plan(plan, arguments.runs, progress)
             done.append((name, plan, results))
