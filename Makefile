@@ -12,7 +12,7 @@ export PYTHONPATH := src
 .DEFAULT_GOAL := help
 
 help:
-	@echo 'make demo       set up, boot a Linux guest, run commands in it, power it off'
+	@echo 'make demo       set up, boot Linux guests, show them at work'
 	@echo 'make test       set up, check the code, run all tests'
 	@echo 'make lint       ruff, mypy and the layers only'
 	@echo 'make fuzz-cpu   compare CASES=$(CASES) random instructions with the host CPU'
