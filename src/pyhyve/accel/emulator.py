@@ -84,7 +84,8 @@ class EmulatorVcpu:
         exit_ = self.exit
         if self._pending:
             self._pending = False
-            self._finish_access(exit_.size, exit_.value, exit_.failed)
+            if not self._finish_access(exit_.size, exit_.value, exit_.failed):
+                return self._too_many_accesses()
         view, at, notified, enter = self.engine.view, self._record_at, self._vm.notified, self._run
         while True:
             enter()
@@ -95,7 +96,8 @@ class EmulatorVcpu:
             if watch is None or watch[0] != size:
                 break
             watch[1](value)
-            self._finish_access(size, 0, failed=False)
+            if not self._finish_access(size, 0, failed=False):
+                return self._too_many_accesses()
         exit_.kind = kind
         exit_.address = address
         exit_.size = size
@@ -108,17 +110,23 @@ class EmulatorVcpu:
             exit_.message = f"the guest executes at {self.engine.get('pc'):#x}, where there is no memory"
         return exit_
 
-    def _finish_access(self, size: int, value: int, failed: bool) -> None:  # noqa: FBT001 - hot path
-        """Record the machine's answer; the instruction runs again and finds it."""
+    def _finish_access(self, size: int, value: int, failed: bool) -> bool:  # noqa: FBT001 - hot path
+        """Record the machine's answer; the instruction runs again and finds it. False when there is no more room."""
         words = self._words
         done = words[_ACCESS_DONE]
         if done >= MAX_ACCESSES:
-            msg = f"an instruction at {self.engine.get('pc'):#x} makes more than {MAX_ACCESSES} device accesses"
-            raise RuntimeError(msg)
+            return False
         words[_ACCESS_VALUES + done] = value & _MASKS[size]
         words[_ACCESS_DONE] = done + 1
         words[_MSR_FAILED] = failed
         words[_SINGLE] = 1
+        return True
+
+    def _too_many_accesses(self) -> VcpuExit:
+        at = self.engine.get("pc")
+        self.exit.kind = ExitKind.INTERNAL_ERROR
+        self.exit.message = f"the guest makes more than {MAX_ACCESSES} device accesses in one instruction at {at:#x}"
+        return self.exit
 
     def kick(self) -> None:
         """Leave guest mode soon."""
