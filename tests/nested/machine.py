@@ -68,6 +68,7 @@ class _Console:
         self._process = process
         self._echo = echo
         self._rest = b""
+        self._started = ""
         self.tail: list[str] = []
         if process.stdout is None:
             raise ValueError
@@ -82,11 +83,17 @@ class _Console:
             while b"\n" in self._rest:
                 raw, self._rest = self._rest.split(b"\n", 1)
                 line = raw.decode("utf-8", "replace").rstrip("\r")
-                if line == f"{_MARK}beat":
+                # A mark may come in the middle of a line that the guest has not finished.
+                before, found, mark = line.partition(_MARK)
+                if found and mark == "beat":
                     heard = time.monotonic()
+                    self._started += before
                     continue
-                if line.startswith(_MARK):
-                    return line.removeprefix(_MARK)
+                line, self._started = self._started + before, ""
+                if found:
+                    if line:
+                        self._echo(line)
+                    return mark
                 self.tail = [*self.tail[-30:], line]
                 self._echo(line)
             now = time.monotonic()
