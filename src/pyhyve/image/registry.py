@@ -71,7 +71,10 @@ def probe_format(head: bytes, filename: str) -> str:
             entry.suffixes and lowered.endswith(entry.suffixes)
         ):
             continue
-        score = find_format(entry.name).probe(head, filename)
+        try:
+            score = find_format(entry.name).probe(head, filename)
+        except ImageUnsupportedError:
+            continue  # a format this installation lacks claims nothing
         if score > best_score:
             best_name, best_score = entry.name, score
     return best_name

@@ -130,7 +130,7 @@ def test_check_finds_and_repairs_leaks_and_lost_counts(make_image: MakeImage) ->
     image.pwrite(b"x" * 200_000, 0)
     image.flush()
     block = image.meta.refcounts.table[0]
-    path = damage(image, block + 2 * 5, b"\0\0" + b"\0\1" * 20)  # cluster 5 lost, many clusters leaked
+    path = damage(image, block + 2 * 5, b"\0\0\0\1\0\2")  # cluster 5 lost, cluster 7 leaked
     with open_image(path) as broken:
         result = broken.check()
         assert result.corruptions >= 1

@@ -134,8 +134,8 @@ class QcowImage(Image):
         if entry & OFLAG_COMPRESSED:
             return _Run(min(length, self._cluster_size - inside), 0, entry)
         count = run_length(table, index, limit, self._cluster_size if entry else 0) if limit > 1 else 1
-        if entry >= 1 << 62:
-            msg = f"Cluster offset {entry:#x} is invalid"
+        if entry and entry + (count << self._bits) > self._end + self._mask:
+            msg = f"Cluster offset {entry:#x} is outside the file"
             raise ImageFormatError(msg)
         return _Run(min(length, (count << self._bits) - inside), entry + inside if entry else 0, entry)
 

@@ -15,6 +15,7 @@ from pyhyve.image.contract import CheckResult, ImageFormatError
 from pyhyve.image.qcow2.bitmaps import bitmap_host_runs
 from pyhyve.image.qcow2.format import (
     L1_RESERVED_MASK,
+    L2_RESERVED_MASK,
     OFFSET_MASK,
     OFLAG_COMPRESSED,
     OFLAG_COPIED,
@@ -48,12 +49,14 @@ class References:
         self.order = order
         self.per_block = (self.meta.cluster_size * 8) >> order
         self.max_count = min((1 << (1 << order)) - 1, 255 if order < 3 else (1 << 64) - 1)
+        self.file_clusters = -(-self.meta.storage.size_bytes >> self.meta.cluster_bits)
         self.end_cluster = -(-self.meta.storage.size_bytes >> self.meta.cluster_bits) + 1
 
     per_block: int = 0
     order: int = 4
     max_count: int = 0
     end_cluster: int = 0
+    file_clusters: int = 0
 
     def add(self, first: int, count: int, times: int = 1) -> None:
         """Count `times` references to a run; a run far past the end of the file is a corruption."""
@@ -111,6 +114,7 @@ def _collect_l2(refs: References, words: array[int], times: int, *, active: bool
     bits, size = meta.cluster_bits, meta.cluster_size
     entries = words if meta.words_per_entry == 1 else words[::2]
     external = meta.header.has_data_file
+    reserved = L2_RESERVED_MASK | (1 if meta.header.extended_l2 else 0)
     index, total, following = 0, len(entries), 0
     while index < total:
         entry = entries[index]
@@ -129,6 +133,9 @@ def _collect_l2(refs: References, words: array[int], times: int, *, active: bool
         host = entry & OFFSET_MASK
         allocated = bool(host or (external and entry & OFLAG_COPIED))
         count = run_length(entries, index, total - index, size if allocated else 0)
+        if entry & reserved:
+            for at in range(index, index + count):
+                error(result, f"ERROR found l2 entry with reserved bits set: {entries[at]:x}")
         if allocated:
             if active:
                 result.allocated_clusters += count
@@ -147,18 +154,19 @@ def _collect_l1(refs: References, offset: int, l1: array[int], *, active: bool) 
     meta = refs.meta
     refs.add_bytes(offset, len(l1) * 8)
     tables: Counter[int] = Counter()
-    for index, entry in enumerate(l1):
+    for entry in l1:
         where = entry & OFFSET_MASK
         if not where:
             continue
-        if entry & L1_RESERVED_MASK or where & (meta.cluster_size - 1):
+        if entry & L1_RESERVED_MASK:
+            error(refs.result, f"ERROR found L1 entry with reserved bits set: {entry:x}")
+        if where & (meta.cluster_size - 1):
             error(refs.result, f"ERROR l2_offset={entry:x}: Table is not cluster aligned; L1 entry corrupted")
-        else:
-            tables[where] += 1
-        del index
+        tables[where] += 1
     for where, times in tables.items():
-        refs.add(where >> meta.cluster_bits, 1, times)
-        if where >> meta.cluster_bits < refs.end_cluster:
+        last = (where + meta.cluster_size - 1) >> meta.cluster_bits
+        refs.add(where >> meta.cluster_bits, last - (where >> meta.cluster_bits) + 1, times)
+        if last < refs.end_cluster:
             _collect_l2(refs, meta.load_table(where), times, active=active)
 
 
@@ -219,6 +227,8 @@ def _check_once(meta: Metadata, *, fix_leaks: bool, fix_errors: bool) -> CheckRe
         return result
     for cluster, (count, expected) in wrong.items():
         leak = count > expected
+        if expected > meta.refcounts.max_count:
+            continue  # these counts are too narrow: `amend -o refcount_bits` makes room
         if (leak and fix_leaks) or (not leak and fix_errors):
             meta.refcounts.set(cluster, expected)
             if leak:
@@ -260,6 +270,7 @@ def _compare(refs: References) -> tuple[dict[int, tuple[int, int]], int]:
     meta, result = refs.meta, refs.result
     wrong: dict[int, tuple[int, int]] = {}
     highest = 0
+    overflowing = {cluster // refs.per_block for cluster in refs.overflow}
     numbers = set(refs.blocks) | {number for number, entry in enumerate(meta.refcounts.table) if entry}
     empty = unpack_counts(bytes(meta.cluster_size), refs.order)
     for number in sorted(numbers):
@@ -271,14 +282,14 @@ def _compare(refs: References) -> tuple[dict[int, tuple[int, int]], int]:
         if actual is None:
             actual = empty
         base = number * refs.per_block
-        last = _last_used(expected, actual)
+        last = _last_used(expected, actual[: max(0, refs.file_clusters - base)])
         if last >= 0:
             highest = base + last
-        if actual == expected and not refs.overflow:
+        if actual == expected and number not in overflowing:
             continue
         for index, (count, wanted) in enumerate(zip(actual, expected, strict=True)):
-            want = wanted + refs.overflow[base + index] if refs.overflow else wanted
-            if count == want:
+            want = wanted + refs.overflow.get(base + index, 0)
+            if count == want or (not want and base + index >= refs.file_clusters):
                 continue
             wrong[base + index] = (count, want)
             text = f"cluster {base + index} refcount={count} reference={want}"
@@ -360,15 +371,30 @@ def rebuild_refcounts(meta: Metadata, refs: References, order: int) -> None:
     meta.reload_refcounts()
 
 
+def _count(meta: Metadata, cluster: int) -> int:
+    """Reference count, zero where the structure itself is damaged."""
+    try:
+        return meta.refcounts.get(cluster)
+    except ImageFormatError:
+        return 0
+
+
+def _all_one(meta: Metadata, first: int, count: int) -> bool:
+    try:
+        return meta.refcounts.all_equal_one(first, count)
+    except ImageFormatError:
+        return False
+
+
 def _check_flags(meta: Metadata, result: CheckResult, *, fix_errors: bool) -> None:
     """COPIED must be set exactly where the count is one, in the active tables."""
-    counts, bits, repair = meta.refcounts, meta.cluster_bits, False
+    bits, repair = meta.cluster_bits, False
     errors_before = result.corruptions
     for index, entry in enumerate(meta.l1):
         offset = entry & OFFSET_MASK
         if not offset or offset & (meta.cluster_size - 1) or entry & L1_RESERVED_MASK:
             continue
-        count = counts.get(offset >> bits)
+        count = _count(meta, offset >> bits)
         if (count == 1) != bool(entry & OFLAG_COPIED):
             error(result, f"ERROR OFLAG_COPIED L2 cluster: l1_index={index} l1_entry={entry:x} refcount={count}")
             repair = True
@@ -381,7 +407,7 @@ def _check_flags(meta: Metadata, result: CheckResult, *, fix_errors: bool) -> No
 
 
 def _check_table_flags(meta: Metadata, entries: array[int], result: CheckResult) -> bool:
-    counts, bits, size, found = meta.refcounts, meta.cluster_bits, meta.cluster_size, False
+    bits, size, found = meta.cluster_bits, meta.cluster_size, False
     index, total = 0, len(entries)
     while index < total:
         entry = entries[index]
@@ -391,9 +417,9 @@ def _check_table_flags(meta: Metadata, entries: array[int], result: CheckResult)
             continue
         run = run_length(entries, index, total - index, size)
         copied = bool(entry & OFLAG_COPIED)
-        if not counts.all_equal_one(host >> bits, run) or not copied:
+        if not copied or not _all_one(meta, host >> bits, run):
             for at in range(run):
-                count = counts.get((host >> bits) + at)
+                count = _count(meta, (host >> bits) + at)
                 if (count == 1) != copied:
                     word = entries[index + at]
                     error(result, f"ERROR OFLAG_COPIED data cluster: l2_entry={word:x} refcount={count}")

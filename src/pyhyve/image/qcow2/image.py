@@ -71,7 +71,7 @@ class Qcow2Image(Qcow2Reader):
             owned = run.kind is RunKind.DATA and bool(run.entry & OFLAG_COPIED)
             if owned:
                 if self.data is self.storage:
-                    meta.guard(run.host, run.length)
+                    meta.guard_in_place(run.host, run.length)
                 meta.users += 1
         if not owned:
             yield None

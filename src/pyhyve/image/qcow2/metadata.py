@@ -224,6 +224,14 @@ class Metadata:
                 msg = f"Preventing invalid allocation of {name}: the image is corrupt"
                 raise ImageFormatError(msg)
 
+    def guard_in_place(self, offset: int, length: int) -> None:
+        """As `guard`, for space that an L2 table says is ours: it must also lie inside the file."""
+        if offset >> self.cluster_bits > self.refcounts.high_water:
+            self.mark_corrupt()
+            msg = f"Preventing a write at {offset:#x}, far past the end of the file: the image is corrupt"
+            raise ImageFormatError(msg)
+        self.guard(offset, length)
+
     def free(self, offset: int, length: int) -> None:
         """Drop one reference to the clusters of a range, once nothing on disk refers to them."""
         first = offset >> self.cluster_bits

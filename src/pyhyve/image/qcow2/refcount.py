@@ -200,7 +200,10 @@ class RefcountStructure:
                 block[at] += delta
 
     def set(self, cluster: int, value: int) -> None:
-        """Force one count (repair)."""
+        """Force one count (repair); ImageError when the width cannot hold it."""
+        if value > self.max_count:
+            msg = f"a reference count of {value} does not fit"
+            raise ImageError(msg)
         number, index = divmod(cluster, self.entries_per_block)
         block = self.block(number)
         if block is None:
