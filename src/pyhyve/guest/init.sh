@@ -46,8 +46,10 @@ if [ -e /sys/class/net/eth0 ]; then
 	case $net in
 	'') ;;
 	dhcp)
+		# It stays, and renews.
 		ip link set eth0 up
-		udhcpc -i eth0 -q -n -s /etc/udhcpc.script >/dev/null 2>&1 || echo 'pyhyve guest: no DHCP answer on eth0'
+		udhcpc -i eth0 -n -p /run/udhcpc.pid -x "hostname:$hostname" -s /etc/udhcpc.script >/dev/null 2>&1 ||
+			echo 'pyhyve guest: no DHCP answer on eth0'
 		;;
 	*)
 		ip address add "${net%,*}" dev eth0

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pyhyve.hostnet import records
+from pyhyve.hostnet.errors import HostNetError
+from pyhyve.hostnet.records import NetworkRecord, RecordStore
+from pyhyve.hostnet.spec import NetworkSpec, TapSpec, host_interface
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SPEC = NetworkSpec("lab", "lab0", addresses=(host_interface("10.7.0.1/24"),), taps=(TapSpec("t0", 7),))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RecordStore:
+    found = RecordStore(tmp_path / "records")
+    with found.locked():
+        pass
+    return found
+
+
+def test_record_survives(store: RecordStore) -> None:
+    record = NetworkRecord(SPEC, "52:54:00:11:22:33", {"eth0": {"addresses": ["10.1.1.1/24"], "routes": []}})
+    store.save(record)
+    assert store.names() == ["lab"]
+    assert store.load("lab") == record
+
+
+def test_forget_removes_record_and_files(store: RecordStore) -> None:
+    store.save(NetworkRecord(SPEC, "52:54:00:11:22:33"))
+    store.files("lab").directory.mkdir()
+    store.files("lab").leases.write_text("x")
+    store.forget("lab")
+    store.forget("lab")
+    assert store.names() == []
+    assert store.load("lab") is None
+    assert [path.name for path in store.directory.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"version": 2}', '{"version": 1, "spec": {}}', "null"])
+def test_damaged_record_is_one_clear_error(text: str, store: RecordStore) -> None:
+    (store.directory / "lab.json").write_text(text)
+    with pytest.raises(HostNetError, match="damaged record"):
+        store.load("lab")
+
+
+def test_settings_and_lock_are_no_networks(store: RecordStore) -> None:
+    store.settings.write_text("{}")
+    assert store.names() == []
+
+
+def test_runtime_directory_of_a_user_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records.os, "geteuid", os.getuid)
+    if os.getuid() == 0:
+        pytest.skip("root's runtime directory is /run/pyhyve")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    path = records.runtime_directory()
+    assert path == tmp_path / "pyhyve"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+
+
+def test_runtime_directory_of_someone_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pyhyve").mkdir()
+    monkeypatch.setattr(records.os, "geteuid", lambda: os.getuid() + 1)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with pytest.raises(HostNetError, match="not a directory of your own"):
+        records.runtime_directory()
