@@ -48,6 +48,14 @@ class Batch:
         return Case(bytes(self.cases[index * at.CASE_SIZE : (index + 1) * at.CASE_SIZE]))
 
 
+def code_bits(selector: int) -> int:
+    """Width of the code in a code segment."""
+    local = [segment for segment in at.LOCAL_SEGMENTS if segment.selector == selector]
+    if local:
+        return 32 if local[0].wide else 16
+    return 32 if selector == at.SELECTOR_CS32 else 64
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """One case record."""
@@ -63,6 +71,21 @@ class Case:
     def rip(self) -> int:
         """Where the code starts."""
         return _u64(self.record, at.CASE_RIP)
+
+    @property
+    def eip(self) -> int:
+        """What the instruction pointer holds then."""
+        return _u64(self.record, at.CASE_EIP)
+
+    @property
+    def selectors(self) -> tuple[int, ...]:
+        """CS, SS, DS, ES."""
+        return struct.unpack_from("<4H", self.record, at.CASE_SELECTORS)
+
+    @property
+    def bits(self) -> int:
+        """Width of the code: 16, 32 or 64."""
+        return code_bits(self.selectors[0])
 
     @property
     def rflags(self) -> int:
@@ -92,7 +115,9 @@ class Case:
 
     @property
     def landing(self) -> int | None:
-        """Address of the landing pad, None if the code pages end before it would."""
+        """Address of the landing pad, None if the code pages end before it would or the code is not 64-bit."""
+        if self.bits != 64:
+            return None
         end = self.rip + len(self.code)
         return end if end + at.LANDING_PAD_SIZE <= at.CODE + at.CODE_SIZE else None
 

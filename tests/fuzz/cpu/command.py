@@ -39,6 +39,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--cases", type=int, default=1_000_000, metavar="N", help="how many (default: %(default)s)")
     parser.add_argument("--seed", default="", help="names the cases (default: a fresh one, printed)")
     parser.add_argument("--only", default="", metavar="REGEX", help="only what matches of --list")
+    parser.add_argument("--bits", type=int, choices=(16, 32, 64), default=64, help="width of the code (default: 64)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
     parser.add_argument("--engine", choices=sorted(_ENGINES), default="pyhyve", help="what is tested (%(default)s)")
     parser.add_argument("--examples", type=int, default=1, metavar="N", help="shown per mnemonic (default: 1)")
@@ -62,6 +63,7 @@ def _session(arguments: argparse.Namespace) -> Session:
         _engine(arguments.engine),
         arguments.seed,
         arguments.only,
+        bits=arguments.bits,
         alignment_checks=arguments.alignment_checks,
         lenient=arguments.engine == "unicorn",
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from . import layout as at
 from . import values
@@ -43,10 +43,10 @@ _CODE_ROOM: Final = 16
 _STATES: Final = 4
 
 
-class _Code:
+class Code:
     """Code being put together."""
 
-    __slots__ = ("bytes", "flags_undefined", "jumps", "may_leave", "needs", "rip", "starts", "steps", "sw_undefined")
+    __slots__ = ("bytes", "environment", "flags_undefined", "jumps", "may_leave", "needs", "rip", "starts", "steps", "sw_undefined")
 
     def __init__(self, rip: int) -> None:
         self.rip = rip
@@ -57,6 +57,8 @@ class _Code:
         self.jumps: list[tuple[int, int]] = []
         """Position of a relative offset, its size."""
         self.flags_undefined = self.sw_undefined = 0
+        self.environment: Any = None
+        """The segments it runs with, where they matter."""
         self.may_leave = False
         """Whether what follows may be left out: then it defines nothing."""
 
@@ -97,8 +99,7 @@ class Generator:
             code = self._code()
             padded = bytes(code.bytes).ljust(at.CODE_MAX, b"\0")
             for _ in range(min(_STATES, count - done)):
-                gprs = random.choices(self._integers, k=16)
-                gprs[_RSP] = at.STACK + 8 * random.randint(16, 960)
+                gprs = self._registers()
                 for need in reversed(code.needs):
                     need(gprs)
                 fx = [random.choice(headers), *random.choices(extendeds, k=8), *random.choices(vectors, k=16)]
@@ -107,11 +108,22 @@ class Generator:
                     "<18QIIQ", batch.cases, base, *gprs, code.rip, self._flags(), len(code.bytes),
                     at.SW_ALL & ~code.sw_undefined, at.FLAGS_COMPARED & ~code.flags_undefined,
                 )  # fmt: skip
+                struct.pack_into("<Q4H", batch.cases, base + at.CASE_EIP, *self._place(code))
                 batch.cases[base + at.CASE_CODE : base + at.CASE_CODE + at.CODE_MAX] = padded
                 batch.cases[base + at.CASE_FX : base + at.CASE_FX + at.FX_END] = b"".join(fx)
                 batch.steps.append(tuple(code.steps))
                 done += 1
         return batch
+
+    def _registers(self) -> list[int]:
+        """Registers without any need."""
+        gprs = self._random.choices(self._integers, k=16)
+        gprs[_RSP] = at.STACK + 8 * self._random.randint(16, 960)
+        return gprs
+
+    def _place(self, code: Code) -> tuple[int, int, int, int, int]:
+        """Instruction pointer, CS, SS, DS, ES."""
+        return code.rip, at.SELECTOR_CS, at.SELECTOR_SS, 0, 0
 
     def _flags(self) -> int:
         bits = self._random.getrandbits(32)
@@ -126,7 +138,7 @@ class Generator:
 
     # Code --------------------------------------------------------------------------------------------------------
 
-    def _code(self) -> _Code:
+    def _code(self) -> Code:
         random = self._random
         place = random.getrandbits(5)
         if place == 0:
@@ -135,7 +147,7 @@ class Generator:
             offset = at.CODE_SIZE - random.randint(1, _CODE_ROOM + 4)
         else:
             offset = random.randint(at.CODE_TRAPS + 16, at.CODE_SIZE - at.CODE_MAX - _CODE_ROOM)
-        code = _Code(at.CODE + offset)
+        code = Code(at.CODE + offset)
         for _ in range(random.choice(_LENGTHS)):
             if len(code.bytes) > at.CODE_MAX - _CODE_ROOM - at.LANDING_PAD_SIZE:
                 break
@@ -144,7 +156,7 @@ class Generator:
         del code.bytes[at.CODE_SIZE - offset :]
         return code
 
-    def _pick(self, code: _Code) -> Entry:
+    def _pick(self, code: Code) -> Entry:
         """An entry that reads nothing the code before left undefined."""
         for _ in range(64):
             entry = self._random.choice(self._entries)
@@ -154,7 +166,7 @@ class Generator:
                 return entry
         return next(entry for entry in table() if entry.opcode == 0xF8 and not entry.escape)  # CLC
 
-    def _append(self, code: _Code, entry: Entry) -> None:  # noqa: C901, PLR0912 - one encoder, top to bottom
+    def _append(self, code: Code, entry: Entry) -> None:  # noqa: C901, PLR0912 - one encoder, top to bottom
         random = self._random
         start = len(code.bytes)
         code.starts.append(start)
@@ -242,7 +254,7 @@ class Generator:
         bits = 64 if wide and not byte_shift else 8 if byte_shift else 16 if operand16 else 32
         self._note_undefined(code, entry, count, bits, repeated=repeated)
 
-    def _note_undefined(self, code: _Code, entry: Entry, count: int | None, bits: int, *, repeated: bool) -> None:
+    def _note_undefined(self, code: Code, entry: Entry, count: int | None, bits: int, *, repeated: bool) -> None:
         """Follow which flags and condition codes are undefined after this instruction."""
         undefined, defines = entry.undefined, entry.defines
         if entry.steering & {"shift", "double"}:
@@ -258,7 +270,7 @@ class Generator:
         code.steps.append(Step(entry, len(code.bytes), code.flags_undefined, code.sw_undefined))
 
     def _memory(
-        self, code: _Code, entry: Entry, body: bytearray, reg: int, rex: int, access: tuple[int, bool, bool]
+        self, code: Code, entry: Entry, body: bytearray, reg: int, rex: int, access: tuple[int, bool, bool]
     ) -> tuple[int, int]:
         """Append ModRM, SIB and displacement; returns REX and the place of a RIP-relative displacement, or -1."""
         random = self._random
@@ -318,7 +330,7 @@ class Generator:
         return rex, -1
 
     def _immediate(
-        self, code: _Code, entry: Entry, kind: str, body: bytearray, before: int, *,
+        self, code: Code, entry: Entry, kind: str, body: bytearray, before: int, *,
         wide: bool, narrow: bool, address32: bool, base: int,
     ) -> None:  # fmt: skip
         random = self._random
@@ -351,7 +363,7 @@ class Generator:
                 size = 8
             body += (random.choice(self._integers) & (1 << 8 * size) - 1).to_bytes(size, "little")
 
-    def _resolve_jumps(self, code: _Code) -> None:
+    def _resolve_jumps(self, code: Code) -> None:
         """Point relative jumps at a later instruction or behind the code, near ones now and then far outside."""
         random = self._random
         boundaries = [*code.starts, len(code.bytes)]
@@ -390,7 +402,7 @@ class Generator:
             gprs[_RAX] = low
             gprs[_RDX] = high if self._random.getrandbits(1) else low >> 32
 
-    def _bit_offset(self, code: _Code, register: int) -> None:
+    def _bit_offset(self, code: Code, register: int) -> None:
         def need(gprs: list[int]) -> None:
             if self._random.getrandbits(2):
                 gprs[register] = self._random.randint(-600, 600) & _M64
@@ -398,7 +410,7 @@ class Generator:
         code.needs.insert(0, need)
         code.needs.append(code.needs.pop(0))
 
-    def _register_needs(self, code: _Code, entry: Entry, register: int) -> None:
+    def _register_needs(self, code: Code, entry: Entry, register: int) -> None:
         random = self._random
         if "cmpxchg" in entry.steering:
 
@@ -416,7 +428,7 @@ class Generator:
             code.needs.append(jump)
 
     def _steer(  # noqa: C901 - one branch per kind
-        self, code: _Code, entry: Entry, segment_base: int, *, repeated: bool, narrow: bool
+        self, code: Code, entry: Entry, segment_base: int, *, repeated: bool, narrow: bool
     ) -> None:
         random = self._random
         steering = entry.steering

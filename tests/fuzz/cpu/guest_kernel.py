@@ -49,7 +49,11 @@ _STUB_SIZE: Final = 16
 _SYSCALL_VECTOR: Final = 0x80
 _WITH_ERROR_CODE: Final = frozenset({8, 10, 11, 12, 13, 14, 17, 21})
 _CODE32, _CODE64, _DATA = 0x08, 0x10, 0x18
-_TSS_SELECTOR: Final = 0x40
+_TSS_SELECTOR, _LDT_SELECTOR = 0x40, 0x50
+_LDT: Final = 0x2_9000
+_FRAME_GPA: Final = 0x2_A000
+_FRAME: Final = 0xFFFF_FF00_0000_0000 | at.SAVE
+"""Where IRET takes its frame from. To a 16-bit stack it leaves bits 16-31 of ESP as they were: as the native runner's."""
 
 # SDM volume 4, table 2-2 and volume 3A, sections 2.5 and 4.5.
 _MSR_EFER, _MSR_FS_BASE, _MSR_GS_BASE = 0xC000_0080, 0xC000_0100, 0xC000_0101
@@ -150,6 +154,8 @@ def _kernel_lines(doorbell: Doorbell) -> list[str]:
         *(f"mov {segment}, eax" for segment in ("ds", "es", "fs", "gs")),
         f"mov eax, {_TSS_SELECTOR}",
         "ltr ax",
+        f"mov eax, {_LDT_SELECTOR}",
+        "lldt ax",
         *_wrmsr(_MSR_FS_BASE, at.FS_BASE),
         *_wrmsr(_MSR_GS_BASE, at.GS_BASE),
         f"mov rsp, {_KERNEL + _STACK_TOP - (1 << 64)}",
@@ -203,11 +209,16 @@ def _kernel_lines(doorbell: Doorbell) -> list[str]:
         f"mov ecx, dword ptr {case(CASE_CODE_SIZE)}",
         f"mov rsi, {_KERNEL + CASE_GPA + CASE_CODE_IMAGE - (1 << 64)}",
         "rep movsb",
-        f"push {at.SELECTOR_SS}",
+        f"movabs rsp, {_FRAME + 0x468}",
+        f"movzx eax, word ptr {case(at.CASE_SELECTORS + 2)}",
+        "push rax",
         f"push qword ptr {case(at.CASE_GPR + 8 * GPRS.index('rsp'))}",
         f"push qword ptr {case(at.CASE_RFLAGS)}",
-        f"push {at.SELECTOR_CS}",
-        f"push qword ptr {case(at.CASE_RIP)}",
+        f"movzx eax, word ptr {case(at.CASE_SELECTORS)}",
+        "push rax",
+        f"push qword ptr {case(at.CASE_EIP)}",
+        f"mov ds, word ptr {case(at.CASE_SELECTORS + 4)}",
+        f"mov es, word ptr {case(at.CASE_SELECTORS + 6)}",
         f"fxrstor64 {case(at.CASE_FX)}",
         *(f"mov {name}, qword ptr {case(at.CASE_GPR + 8 * n)}" for n, name in others),
         "iretq",
@@ -234,6 +245,23 @@ def _descriptor(base: int, kind: int, flags: int) -> bytes:
     return struct.pack("<HHBBBB", 0xFFFF, base & 0xFFFF, base >> 16 & 0xFF, kind, 0xF | flags << 4, base >> 24 & 0xFF)
 
 
+def _system_descriptor(kind: int, base: int, limit: int) -> bytes:
+    """A 16-byte descriptor: of a TSS or an LDT."""
+    low, middle, high = base & 0xFFFF, base >> 16 & 0xFF, base >> 24 & 0xFF
+    return struct.pack("<HHBBBBII", limit, low, middle, kind, 0, high, base >> 32, 0)
+
+
+def _ldt() -> bytes:
+    """What Linux makes of `layout.LOCAL_SEGMENTS`."""
+    parts = []
+    for segment in at.LOCAL_SEGMENTS:
+        kind = 0xF1 | {"data": 0, "stack": 4, "code": 8}[segment.kind] | (0 if segment.restricted else 2)
+        base, flags = segment.base, 4 if segment.wide else 0
+        low, middle, high = base & 0xFFFF, base >> 16 & 0xFF, base >> 24
+        parts.append(struct.pack("<HHBBBB", segment.limit, low, middle, kind, flags << 4, high))
+    return b"".join(parts)
+
+
 def _gdt() -> bytes:
     tss = _KERNEL + _TSS
     entries = [
@@ -241,11 +269,12 @@ def _gdt() -> bytes:
         _descriptor(0, 0x9B, 0xC),  # 32-bit code
         _descriptor(0, 0x9B, 0xA),  # kernel code
         _descriptor(0, 0x93, 0xC),  # kernel data
-        bytes(8),
+        _descriptor(0, 0xFB, 0xC),  # user code of 32 bits: 23h
         _descriptor(0, 0xF3, 0xC),  # user data: 2Bh
         _descriptor(0, 0xFB, 0xA),  # user code: 33h
         bytes(8),
-        struct.pack("<HHBBBBII", 0x67, tss & 0xFFFF, tss >> 16 & 0xFF, 0x89, 0, tss >> 24 & 0xFF, tss >> 32, 0),
+        _system_descriptor(0x89, tss, 0x67),
+        _system_descriptor(0x82, _KERNEL + _LDT, 8 * len(at.LOCAL_SEGMENTS) - 1),
     ]
     return b"".join(entries)
 
@@ -295,6 +324,7 @@ def kernel_image(doorbell: Doorbell, regions: tuple[tuple[int, int, int, str], .
     put(_REAL_GDTR, struct.pack("<HI", len(gdt) - 1, _GDT))
     put(_GDTR, struct.pack("<HQ", len(gdt) - 1, _KERNEL + _GDT))
     put(_IDTR, struct.pack("<HQ", at.PAGE - 1, _KERNEL + _IDT))
+    put(_LDT, _ldt())
     put(_TSS + 4, struct.pack("<Q", _KERNEL + _STACK_TOP))
     put(_TSS + 0x66, struct.pack("<H", 0x68))  # no I/O permission map
     put(_BOOT, _assemble(_boot_lines()))
@@ -307,6 +337,7 @@ def kernel_image(doorbell: Doorbell, regions: tuple[tuple[int, int, int, str], .
     for root in (_PML4, _BOOT_PML4):
         tables.map(root, _KERNEL, 0, _PRESENT | _WRITABLE, large=True)
     tables.map(_BOOT_PML4, 0, 0, _PRESENT | _WRITABLE, large=True)
+    tables.map(_PML4, _FRAME, _FRAME_GPA, _PRESENT | _WRITABLE)
     for address, size, offset, rights in regions:
         flags = _PRESENT | _USER | (_WRITABLE if "w" in rights else 0) | (0 if "x" in rights else _NX)
         for page in range(0, size, at.PAGE):

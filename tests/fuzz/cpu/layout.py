@@ -18,11 +18,12 @@ The records are plain little-endian structures; the offsets below are the whole 
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from typing import Final
 
 PAGE: Final = 4096
 
-SAVE: Final = 0x5000_0000
+SAVE: Final = 0x3D5A_9000
 """Scratch page of the native trampoline, reached by 32-bit absolute addresses. Not part of a case's state."""
 
 CODE: Final = 0x6000_0000
@@ -48,6 +49,43 @@ GS_BASE: Final = 0x120
 SELECTOR_CS: Final = 0x33
 SELECTOR_SS: Final = 0x2B
 """Selectors of a 64-bit Linux process; DS, ES, FS and GS are null."""
+SELECTOR_CS32: Final = 0x23
+"""Flat 32-bit code, the same for every process; its data is at `SELECTOR_SS`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A descriptor of the local table.
+
+    Attributes:
+        selector: how programs name it.
+        limit: in bytes.
+        kind: data, stack (data that expands down), code.
+        wide: 32 bits.
+        restricted: not writable; code: not readable.
+    """
+
+    selector: int
+    base: int
+    limit: int
+    kind: str = "data"
+    wide: bool = False
+    restricted: bool = False
+
+
+LOCAL_SEGMENTS: Final = (
+    Segment(0x07, CODE, CODE_SIZE - 1, "code"),
+    Segment(0x0F, CODE, CODE_SIZE - 1, "code", wide=True),
+    Segment(0x17, DATA, DATA_SIZE + READ_ONLY_SIZE - 1),
+    Segment(0x1F, STACK, STACK_SIZE - 1),
+    Segment(0x27, STACK, STACK_SIZE - 1, wide=True),
+    Segment(0x2F, DATA + 0x100, 0x7FF, "stack"),
+    Segment(0x37, DATA, PAGE - 1, "stack", wide=True),
+    Segment(0x3F, DATA + 0x400, 0x5FF, restricted=True),
+    Segment(0x47, CODE, 0x7F, "code", restricted=True),
+    Segment(0x4F, DATA, 0xFFFF),
+)
+"""Entries 0, 1, ... of the local descriptor table, for 16-bit and for segmented 32-bit code."""
 
 LANDING_PAD_SIZE: Final = 5
 """``jmp rel32`` to ``STUB`` right behind the code, if it fits into the code pages."""
@@ -62,11 +100,15 @@ CASE_GPR: Final = 0x00
 CASE_RIP: Final = 0x80
 CASE_RFLAGS: Final = 0x88
 CASE_CODE_LEN: Final = 0x90
-"""u32, at most ``CODE_MAX``."""
+"""u32, at most ``CODE_MAX``. Cases of other than 64-bit code have no landing pad: they end at the INT3 behind it."""
 CASE_SW_MASK: Final = 0x94
 """u32: the bits of the x87 status word that are compared."""
 CASE_FLAGS_MASK: Final = 0x98
 """u64: the bits of RFLAGS that are compared."""
+CASE_EIP: Final = 0xA0
+"""u64: the instruction pointer that `CASE_RIP` is in the code segment."""
+CASE_SELECTORS: Final = 0xA8
+"""4 x u16: CS SS DS ES."""
 CASE_CODE: Final = 0xC0
 CODE_MAX: Final = 64
 CASE_FX: Final = 0x100

@@ -52,14 +52,18 @@ def _enter_assembly() -> list[str]:
     code += [
         f"mov qword ptr [{_HOST_RSP}], rsp",
         f"mov qword ptr [{_ACTIVE}], 1",
-        f"mov rax, qword ptr [rdi + {at.CASE_RIP}]",
+        f"mov rax, qword ptr [rdi + {at.CASE_EIP}]",
         f"mov qword ptr [{_FRAME}], rax",
-        f"mov qword ptr [{_FRAME + 8}], {at.SELECTOR_CS}",
+        f"movzx eax, word ptr [rdi + {at.CASE_SELECTORS}]",
+        f"mov qword ptr [{_FRAME + 8}], rax",
         f"mov rax, qword ptr [rdi + {at.CASE_RFLAGS}]",
         f"mov qword ptr [{_FRAME + 16}], rax",
         f"mov rax, qword ptr [rdi + {at.CASE_GPR + 4 * 8}]",
         f"mov qword ptr [{_FRAME + 24}], rax",
-        f"mov qword ptr [{_FRAME + 32}], {at.SELECTOR_SS}",
+        f"movzx eax, word ptr [rdi + {at.CASE_SELECTORS + 2}]",
+        f"mov qword ptr [{_FRAME + 32}], rax",
+        f"mov ds, word ptr [rdi + {at.CASE_SELECTORS + 4}]",
+        f"mov es, word ptr [rdi + {at.CASE_SELECTORS + 6}]",
         f"fxrstor64 [rdi + {at.CASE_FX}]",
     ]
     order = [n for n, name in enumerate(GPRS) if name not in ("rsp", "rdi")] + [GPRS.index("rdi")]
@@ -254,7 +258,11 @@ loop:
   call void @llvm.memcpy.p0.p0.i64(ptr %target, ptr %code, i64 %len, i1 false)
   %code_end = add i64 %off, %len
   %pad_end = add i64 %code_end, {at.LANDING_PAD_SIZE}
-  %fits = icmp ule i64 %pad_end, {at.CODE_SIZE}
+  %has_room = icmp ule i64 %pad_end, {at.CODE_SIZE}
+  %cs_at = getelementptr i8, ptr %case, i64 {at.CASE_SELECTORS}
+  %cs = load i16, ptr %cs_at
+  %is_64 = icmp eq i16 %cs, {at.SELECTOR_CS}
+  %fits = and i1 %has_room, %is_64
   br i1 %fits, label %pad, label %run
 pad:
   %pad_at = getelementptr i8, ptr %alias, i64 %code_end

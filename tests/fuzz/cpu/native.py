@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .batch import Batch
 
 _FATAL_SIGNALS: Final = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP)
+_MODIFY_LDT: Final = 154
 _SIGNAL_STACK_SIZE: Final = 256 * 1024
 _PROGRESS_SIZE: Final = mmap.PAGESIZE
 _COMMAND: Final = struct.Struct("<III")
@@ -72,6 +73,15 @@ class _Libc:
         self._check(got is not None and got != ctypes.c_void_p(-1).value, "mmap")
         self._check(not address or got == address, f"mmap at {address:#x}")
         return int(got)
+
+    def local_segments(self) -> None:
+        """Set up `layout.LOCAL_SEGMENTS` (modify_ldt(2): struct user_desc)."""
+        for number, segment in enumerate(at.LOCAL_SEGMENTS):
+            kind = {"data": 0, "stack": 1, "code": 2}[segment.kind]
+            flags = segment.wide | kind << 1 | segment.restricted << 3
+            descriptor = struct.pack("<4I", number, segment.base, segment.limit, flags)
+            done = self._libc.syscall(_MODIFY_LDT, 0x11, descriptor, len(descriptor))
+            self._check(done == 0, "modify_ldt")
 
     def signal_stack(self, size: int) -> None:
         stack = _SigAltStack(self.map(0, size, _PROT_READ | _PROT_WRITE), 0, size)
@@ -199,6 +209,7 @@ class NativeRunner:
             ctypes.addressof((ctypes.c_char * len(buffer)).from_buffer(buffer)) for buffer in buffers
         )
         alias, read_only = _map_regions(libc, self._code)
+        libc.local_segments()
         libc.signal_stack(_SIGNAL_STACK_SIZE)
         for number in _FATAL_SIGNALS:
             libc.handle(number, self._code.signal)

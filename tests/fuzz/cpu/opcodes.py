@@ -10,7 +10,7 @@ One line is ``map opcodes [prefixes] attributes``:
 * opcodes: a list of hexadecimal numbers and ranges
 * prefixes: a list of mandatory prefixes: ``np``, ``66``, ``f3``, ``f2``
 * ``rm`` ModRM with register or memory, ``mem``, ``reg`` one of them; ``/0-3,5`` the reg field; ``=c0-c7`` whole bytes
-* ``ib iw iz iv moffs rel8 rel32`` what follows
+* ``ib iw iz iv moffs far rel8 rel32`` what follows
 * ``v`` takes 66 as operand-size prefix, ``lock`` may be locked when its operand is memory, ``rep`` takes F3 and F2
 * ``U=`` RFLAGS it leaves undefined (letters of O S Z A P C), ``S`` defines or keeps the six others as they were before,
   ``W`` defines all six, ``R`` reads flags
@@ -22,11 +22,14 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import capstone
 
 from . import layout as at
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _ALU: Final = ("add", "or", "adc", "sbb", "and", "sub", "xor", "cmp")
 
@@ -344,7 +347,7 @@ def _parse(line: str, disassembler: capstone.Cs) -> list[Entry]:
             digits = list(_numbers(attribute[1:], 10))  # type: ignore[arg-type]
         elif attribute[0] == "=":
             fixed += _numbers(attribute[1:], 16)
-        elif attribute in ("ib", "iw", "iz", "iv", "moffs", "rel8", "rel32"):
+        elif attribute in ("ib", "iw", "iz", "iv", "moffs", "far", "rel8", "rel32"):
             immediates.append(attribute)
         elif attribute.startswith("U="):
             undefined = sum(_FLAG_LETTERS[letter] for letter in attribute[2:])
@@ -398,9 +401,13 @@ def _named(entry: Entry, disassembler: capstone.Cs) -> Entry:
     return Entry(**{**fields, "name": found[2] if found else "(bad)"})
 
 
+def entries(lines: Iterable[str]) -> list[Entry]:
+    """Entries of some lines; empty ones count for nothing."""
+    disassembler = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+    return [entry for line in lines if line for entry in _parse(line, disassembler)]
+
+
 @functools.cache
 def table() -> tuple[Entry, ...]:
     """All entries."""
-    disassembler = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
-    lines = [*_alu_lines(), *_shift_lines(), *f"{_INTEGER}{_X87}{_VECTOR}".splitlines()]
-    return tuple(entry for line in lines if line for entry in _parse(line, disassembler))
+    return tuple(entries([*_alu_lines(), *_shift_lines(), *f"{_INTEGER}{_X87}{_VECTOR}".splitlines()]))

@@ -25,7 +25,8 @@ _FLAGS: Final = {
 
 def disassemble(case: Case) -> list[str]:
     """One line per instruction: bytes and text."""
-    disassembler = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+    modes = {16: capstone.CS_MODE_16, 32: capstone.CS_MODE_32, 64: capstone.CS_MODE_64}
+    disassembler = capstone.Cs(capstone.CS_ARCH_X86, modes[case.bits])
     disassembler.skipdata = True
     return [
         f"{instruction.bytes.hex():<24} {instruction.mnemonic} {instruction.op_str}".rstrip()
@@ -120,6 +121,8 @@ def describe(batch: Batch, index: int, native: Result, engine: Result) -> str:
     lines = [
         *(f"  {line}" for line in disassemble(case)),
         f"  at {case.rip:#x}, {' '.join(registers[:8])}",
+        *([f"  {case.bits} bits, eip {case.eip:#x}, cs ss ds es " + " ".join(f"{s:x}" for s in case.selectors)]
+          if case.bits != 64 else []),
         f"  {' '.join(registers[8:])} rflags {case.rflags:x} cw {control:x} sw {status:x} tw {tags:x} mxcsr {mxcsr:x}",
         *(f"    {line}" for line in differences(case, batch.template, native, engine)),
     ]

@@ -12,6 +12,7 @@ from . import layout as at
 from . import report
 from .batch import Batch, Case, Result, compare
 from .generator import Generator
+from .legacy_generator import LegacyGenerator
 from .native import NativeRunner
 
 if TYPE_CHECKING:
@@ -76,12 +77,15 @@ class Session:
         seed: names the cases; batch ``n`` of a seed is always the same.
         only: regular expression on the table's labels.
         alignment_checks: also set RFLAGS.AC now and then.
+        bits: width of the code, 16, 32 or 64.
         lenient: a case that faults on both sides counts as equal (for engines that fault differently).
     """
 
     def __init__(
-        self, engine: Engine, seed: str, only: str = "", *, alignment_checks: bool = False, lenient: bool = False
-    ) -> None:
+        self, engine: Engine, seed: str, only: str = "", *,
+        bits: int = 64, alignment_checks: bool = False, lenient: bool = False,
+    ) -> None:  # fmt: skip
+        self._bits = bits
         self._engine = engine
         self._native = NativeRunner(at.BATCH)
         self._seed = seed
@@ -97,12 +101,15 @@ class Session:
     def generate(self, number: int, count: int = at.BATCH) -> Batch:
         """Batch ``number`` of this seed."""
         random = Random(f"{self._seed}:{number}")
+        if self._bits != 64:
+            return LegacyGenerator(random, self._only, self._bits).batch(count)
         return Generator(random, self._only, alignment_checks=self._alignment_checks).batch(count)
 
     def run(self, batch: Batch) -> Tally:
         """Run a batch on both sides."""
         native = self._native.run_batch(batch)
         engine = self._engine.run_batch(batch)
+        _forget_stack_tops(batch, native, engine)
         tally = Tally(cases=batch.count)
         for index in range(batch.count):
             tally.outcomes[struct.unpack_from("<q", native, index * at.RESULT_SIZE + at.RESULT_VECTOR)[0]] += 1
@@ -110,7 +117,7 @@ class Session:
         pairs = [(index, _record(native, index), _record(engine, index)) for index in found]
         for index, ours, theirs in pairs:
             case = batch.case(index)
-            if _incomparable(ours, alignment_checks=self._alignment_checks):
+            if _incomparable(case, ours, alignment_checks=self._alignment_checks):
                 tally.skipped += 1
                 continue
             if _excused(case, ours, theirs, lenient=self._lenient) or _excused_undefined(batch, index, ours, theirs):
@@ -123,9 +130,10 @@ class Session:
         """Run a batch of one case; None if both sides agree."""
         native = self._native.run_batch(batch)
         engine = self._engine.run_batch(batch)
+        _forget_stack_tops(batch, native, engine)
         ours, theirs = _record(native, 0), _record(engine, 0)
         if not compare(batch, native, engine) or _incomparable(
-            ours, alignment_checks=self._alignment_checks
+            batch.case(0), ours, alignment_checks=self._alignment_checks
         ):
             return None
         if _excused(batch.case(0), ours, theirs, lenient=self._lenient):
@@ -168,16 +176,29 @@ def _record(results: memoryview | bytearray, index: int) -> Result:
     return Result(bytes(results[index * at.RESULT_SIZE : (index + 1) * at.RESULT_SIZE]))
 
 
+def _forget_stack_tops(batch: Batch, *results: memoryview | bytearray) -> None:
+    """Clear the upper half of RSP where the stack is 16 bits wide: IRET leaves there what the caller had."""
+    for index in range(batch.count):
+        selector = struct.unpack_from("<H", batch.cases, index * at.CASE_SIZE + at.CASE_SELECTORS + 2)[0]
+        if any(segment.selector == selector and not segment.wide for segment in at.LOCAL_SEGMENTS):
+            for records in results:
+                base = index * at.RESULT_SIZE + at.RESULT_GPR + 4 * 8
+                records[base + 4 : base + 8] = bytes(4)
+
+
 def _alone(batch: Batch, index: int) -> Batch:
     record = bytearray(batch.cases[index * at.CASE_SIZE : (index + 1) * at.CASE_SIZE])
     return Batch(batch.template, record, [batch.steps[index]])
 
 
-def _incomparable(native: Result, *, alignment_checks: bool) -> bool:
+def _incomparable(case: Case, native: Result, *, alignment_checks: bool) -> bool:
     """The case went where the two sides cannot agree.
 
-    Single-stepping into the landing pad, an alignment check that POPF brought about, or it hung.
+    Single-stepping into the landing pad, an alignment check that POPF brought about, or it hung. Of 16-bit and 32-bit
+    code also what ran in the stub, which is 64-bit code, and what Linux emulates (UMIP) or gives up on.
     """
+    if case.bits != 64 and (native.vector == at.VECTOR_DIED or 0 <= native.rip - at.STUB < at.PAGE):
+        return True
     if native.vector == _ALIGNMENT_CHECK and not alignment_checks:
         return True
     return native.vector == at.VECTOR_HUNG or (native.vector == 1 and bool(native.rflags & at.TF))
@@ -191,6 +212,7 @@ def _excused(case: Case, native: Result, engine: Result, *, lenient: bool) -> bo
         _excused_bit_scan(case, native, engine)
         or _excused_page_fault(native, engine)
         or _excused_precision(native, engine)
+        or _excused_segment_fault(case, native, engine)
     )
 
 
@@ -200,7 +222,7 @@ def _excused_undefined(batch: Batch, index: int, native: Result, engine: Result)
         return False
     alone = _alone(batch, index)
     steps = batch.steps[index]
-    offset = native.rip - alone.case(0).rip
+    offset = native.rip - alone.case(0).eip
     if 0 <= offset <= steps[-1].end:
         steps = tuple(step for step in steps if step.end <= offset)
     sw_mask, flags_mask = at.SW_ALL, at.FLAGS_COMPARED
@@ -219,6 +241,21 @@ def _excused_bit_scan(case: Case, native: Result, engine: Result) -> bool:
     if native.record[at.RESULT_RIP :] != engine.record[at.RESULT_RIP :]:
         return False
     return any(name in ("bsf", "bsr") for name in report.mnemonic(case).split(" "))
+
+
+def _excused_segment_fault(case: Case, native: Result, engine: Result) -> bool:
+    """Known limits of the engine outside 64-bit mode, where segments are checked before all else.
+
+    A misaligned 16-byte operand beyond its segment gives #GP on processors; and an MMX instruction that faults on its
+    segment has made its transition (TOP, tags) already.
+    """
+    if case.bits == 64 or native.vector not in (12, 13) or engine.vector not in (12, 13):
+        return False
+    patched = bytearray(engine.record)
+    if any("xmm" in line for line in report.disassemble(case)):
+        patched[at.RESULT_VECTOR : at.RESULT_VECTOR + 8] = native.record[at.RESULT_VECTOR : at.RESULT_VECTOR + 8]
+    patched[at.RESULT_FX : at.RESULT_FX + at.FX_XMM] = native.record[at.RESULT_FX : at.RESULT_FX + at.FX_XMM]
+    return patched[: at.RESULT_LINES] == native.record[: at.RESULT_LINES]
 
 
 def _excused_precision(native: Result, engine: Result) -> bool:

@@ -41,6 +41,7 @@ def case_record(code: str, gprs: dict[int, int] | None = None, *, flags: int = 0
     struct.pack_into(
         "<18QIIQ", record, 0, *values, at.CODE + offset, flags, len(data), at.SW_ALL, at.FLAGS_COMPARED
     )  # fmt: skip
+    struct.pack_into("<Q4H", record, at.CASE_EIP, at.CODE + offset, at.SELECTOR_CS, at.SELECTOR_SS, 0, 0)
     record[at.CASE_CODE : at.CASE_CODE + len(data)] = data
     struct.pack_into("<HHB19xI", record, at.CASE_FX, 0x37F, 0, 0, 0x1F80)
     return bytes(record)

@@ -149,6 +149,8 @@ class Dispatcher:
             if st.single == 0 and entry.pc == pc and entry.tag == st.lookup_tag:
                 return entry.code
             linear = isa.linear_pc(st)
+            if st.stop != 0:
+                return 0
             hva = fetch_host(st, linear)
             if st.stop != 0:
                 return 0

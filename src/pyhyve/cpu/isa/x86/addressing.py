@@ -55,6 +55,16 @@ def check_segment(st: Any, offset: Any, segment: Any, size: Any, write: Any) -> 
     return (offset + st.seg_base[segment]) & 0xFFFFFFFF
 
 
+@kernel(Pointer(STATE), U64, name="x86.check_near_target", attributes="nounwind noinline cold")
+def check_near_target(st: Any, target: Any) -> None:
+    """#GP(0) for a near transfer to where no instruction can be."""
+    if ((st.mode >> 2) & 3) == 2:
+        if (target << 16).sar(16) != target:
+            faults.gp(st, 0)
+    elif target > st.seg_limit[Seg.CS]:
+        faults.gp(st, 0)
+
+
 @kernel(Pointer(STATE), U64, name="x86.raise_fpu_blocked", attributes="nounwind noinline cold")
 def raise_fpu_blocked(st: Any, unit: Any) -> None:
     """#UD when CR0.EM, or CR4.OSFXSR clear for SSE, forbids the unit (1 x87, 2 MMX, 3 SSE); else #NM (CR0.TS)."""

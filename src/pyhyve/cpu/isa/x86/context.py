@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pyhyve.cpu.engine.context import StencilContext
-from pyhyve.cpu.isa.x86 import faults, flags
+from pyhyve.cpu.isa.x86 import addressing, faults, flags
 from pyhyve.cpu.isa.x86.state import STATE
 from pyhyve.cpu.lang import U64, Int, Pointer, Value, is_staged
 from pyhyve.cpu.lang.builder import UNLIKELY
@@ -233,12 +233,8 @@ class X86Context(StencilContext):
 
     # ends
     def check_target(self, target: Value) -> None:
-        """#GP(0) at this instruction for a transfer to a non-canonical address."""
-        for bad in self.builder.branch((target << 16).sar(16) != target, UNLIKELY):
-            if bad:
-                self.save_pc()
-                faults.gp(self.st, 0)
-                self.builder.ret()
+        """#GP(0) at this instruction for a transfer to a non-canonical address or beyond the code segment."""
+        self.call(addressing.check_near_target, target)
 
     def commit(self) -> None:
         """Write the registers and flags held back."""

@@ -84,6 +84,8 @@ ATTR_RELATIVE = 1 << 14
 ATTR_CONDITIONAL = 1 << 15
 ATTR_FPU_SHIFT = 16
 ATTR_STORES = 1 << 18
+ATTR_NO_ACCESS = 1 << 19
+"""A memory operand is not touched, nor checked: NOP and its like."""
 ATTR_MEMORY_SHIFT = 20
 """log2 of the memory operand's bytes, plus 1; 0: the operand size."""
 
@@ -319,6 +321,7 @@ def _add_row(tables: DecodeTables, row: Row, numbers: dict[tuple[str, Variant], 
         (any(o[0] == "J" for o in row.operands), ATTR_RELATIVE),
         (row.conditional, ATTR_CONDITIONAL),
         (row.stores, ATTR_STORES),
+        (row.name == "nop", ATTR_NO_ACCESS),
     ):
         attributes |= bit if condition else 0
     attributes |= FPU[row.fpu] << ATTR_FPU_SHIFT | _memory_log(row) << ATTR_MEMORY_SHIFT

@@ -15,6 +15,7 @@ from pyhyve.cpu.isa.x86 import faults
 from pyhyve.cpu.isa.x86.flags import AUX_CF, AUX_PO
 from pyhyve.cpu.isa.x86.fpstate import MXCSR_FLAGS, MXCSR_MASKS
 from pyhyve.cpu.isa.x86.memory import current_index, mmu, store
+from pyhyve.cpu.isa.x86.paging import check_canonical
 from pyhyve.cpu.isa.x86.spec import Cr4
 from pyhyve.cpu.isa.x86.state import STATE, Gpr, Seg
 from pyhyve.cpu.isa.x86.strings import string_linear
@@ -32,7 +33,6 @@ VECTOR = "<16 x i8>"
 MXCSR_UE = 1 << 4
 MXCSR_UM = 1 << 11
 MXCSR_FTZ = 1 << 15
-_CANONICAL_SHIFT = 47
 IMMEDIATE = "$$V2, "
 _SUFFIX = {32: "d", 64: "q"}
 
@@ -104,8 +104,10 @@ def masked_store(st: Any, address: Any, size: Any, data: Any, mask: Any) -> None
 
     As on processors, all of them must be writable, checked in halves of 8 bytes from the upper one down.
     """
-    if address.sar(_CANONICAL_SHIFT) + 1 > 1:
-        faults.gp(st)
+    check_canonical(st, address + (size - 1))
+    if st.stop == 0:
+        check_canonical(st, address)
+    if st.stop != 0:
         return
     half = size
     while half != 0:

@@ -13,6 +13,8 @@ from pyhyve.cpu.isa.x86.decode_tables import (
     ATTR_FLAG_NEUTRAL,
     ATTR_FPU_SHIFT,
     ATTR_MEMORY_SHIFT,
+    ATTR_MODRM,
+    ATTR_NO_ACCESS,
     ATTR_RELATIVE,
     ATTR_SIZE_SHIFT,
     ATTR_STORES,
@@ -162,7 +164,8 @@ def segment_uops(st: Any, index: Any, pc: Any, npc: Any, default: Any) -> Any:
         emit(st, index, u64(NUMBERS["segment_base"]), pc, npc)
         st.uops[index].v0 = u64(STATE.offset("seg_base")) + segment * 8
         return index + 1
-    if (st.mode & MODE_FLAT) != 0 and segment < Seg.FS:
+    stores = st.d_attributes & ATTR_STORES
+    if (st.mode & MODE_FLAT) != 0 and segment < Seg.FS and (segment != Seg.CS or stores == 0):
         return index
     emit(st, index, u64(NUMBERS["segment_check"]), pc, npc)
     uop = st.uops[index]
@@ -282,7 +285,7 @@ def instruction_uops(st: Any, index: Any, pc: Any, npc: Any) -> Any:
         index += 1
     memory: U64 = 0
     first = codes & 31
-    if (word & 1) != 0 and st.d_modrm < 0xC0:
+    if (word & (ATTR_MODRM | ATTR_NO_ACCESS)) == ATTR_MODRM and st.d_modrm < 0xC0:
         memory = u64(1)
         if first == Where.ADDRESS or ((codes >> 8) & 31) == Where.ADDRESS:
             # LEA: the offset itself.
@@ -350,6 +353,20 @@ def drop_dead_flags(st: Any, count: Any) -> None:
             live = u64(1)
 
 
+@kernel(P, U64, U64, result=U64, name="x86.beyond_limit")
+def beyond_limit(st: Any, pc: Any, length: Any) -> Any:
+    """1 when the instruction just decoded at `pc` reaches, or surely jumps, beyond the code segment."""
+    if ((st.mode >> 2) & 3) == 2:
+        return 0
+    limit = st.seg_limit[Seg.CS]
+    if pc + length - 1 > limit:
+        return 1
+    word = st.d_attributes
+    if st.d_row == 0 or (word & (ATTR_RELATIVE | ATTR_CONDITIONAL)) != ATTR_RELATIVE:
+        return 0
+    return relative_target(st, pc + length) > limit
+
+
 @kernel(P, U64, result=U64, name="x86.fetch_window")
 def fetch_window(st: Any, linear: Any) -> Any:
     """Host address of the code page's byte for `linear`; fills `code_page_*`. May fault; 0 when it is no memory."""
@@ -400,6 +417,11 @@ def translate_block(st: Any, single: Any) -> Any:
                 terminator(st, count, pc, single)
                 count += 1
                 break
+            if ((st.mode >> 2) & 3) != 2 and pc + in_page > st.seg_limit[Seg.CS]:
+                emit(st, count, u64(NUMBERS["too_long"]), pc, pc)
+                count += 1
+                linear = linear + in_page
+                break
             next_page = linear + in_page
             if ((st.mode >> 2) & 3) != 2:
                 next_page = next_page & 0xFFFFFFFF
@@ -423,6 +445,11 @@ def translate_block(st: Any, single: Any) -> Any:
             count += 1
             linear = linear + length
             break
+        if beyond_limit(st, pc, length) != 0:
+            emit(st, count, u64(NUMBERS["too_long"]), pc, npc)
+            count += 1
+            linear = linear + length
+            break
         if row == 0:
             emit(st, count, u64(NUMBERS["undefined"]), pc, npc)
             count += 1
@@ -440,7 +467,10 @@ def translate_block(st: Any, single: Any) -> Any:
                     terminator(st, count, npc, single)
                     count += 1
                     st.uops[last].taken = count
-                terminator(st, count, target, single)
+                if ((st.mode >> 2) & 3) != 2 and target > st.seg_limit[Seg.CS]:
+                    emit(st, count, u64(NUMBERS["too_long"]), pc, npc)
+                else:
+                    terminator(st, count, target, single)
                 count += 1
             done = u64(1)
         elif (

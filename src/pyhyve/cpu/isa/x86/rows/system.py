@@ -142,7 +142,13 @@ def _push_segment(segment: Seg) -> Semantics:
         from pyhyve.cpu.isa.x86.stack import Stack  # noqa: PLC0415 - the stack builds on the context
 
         stack = Stack(c)
-        stack.push(c.st.seg_sel[segment].trunc(c.bits))
+        selector = c.st.seg_sel[segment]
+        if c.bits == 32:
+            # The upper half of the slot is left as it is, as processors do.
+            stack.pointer = stack.pointer - 4
+            c.store(stack.linear(stack.pointer, 4, write=True), selector.trunc(16))
+        else:
+            stack.push(selector.trunc(c.bits))
         stack.commit()
 
     return semantics
