@@ -24,7 +24,7 @@ from pyhyve.image.qcow2.format import (
     build_snapshot_table,
     parse_snapshot_table,
 )
-from pyhyve.image.qcow2.tables import run_length, store_u64
+from pyhyve.image.qcow2.tables import ascending, run_length, store_u64
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,17 +132,35 @@ def refresh_copied_flags(meta: Metadata) -> None:
         if table is None or meta.header.has_data_file:
             continue
         words = table.entries
-        low, high = len(words), 0
-        for word in range(0, len(words), stride):
-            entry = words[word]
-            if entry & OFLAG_COMPRESSED or not entry & OFFSET_MASK:
-                continue
-            flag = OFLAG_COPIED if counts.get((entry & OFFSET_MASK) >> meta.cluster_bits) == 1 else 0
-            if entry & OFLAG_COPIED != flag:
-                words[word] = entry & ~OFLAG_COPIED | flag
-                low, high = min(low, word), word + 1
+        entries = words if stride == 1 else words[::2]
+        low, high = len(entries), 0
+        for index, count, flag in _flag_runs(meta, entries):
+            first = entries[index] & ~OFLAG_COPIED | flag
+            if entries[index] != first:
+                start, stop = index * stride, (index + count) * stride
+                words[start:stop:stride] = ascending(first, count, meta.cluster_size)
+                low, high = min(low, index), max(high, index + count)
         if high:
-            meta.mark_table(l1_index, table, low, high)
+            meta.mark_table(l1_index, table, low * stride, high * stride)
+
+
+def _flag_runs(meta: Metadata, entries: array[int]) -> Iterator[tuple[int, int, int]]:
+    """Runs `(index, count, flag)` of allocated entries whose COPIED flag must be `flag`."""
+    counts, bits, size = meta.refcounts, meta.cluster_bits, meta.cluster_size
+    index, total = 0, len(entries)
+    while index < total:
+        entry = entries[index]
+        host = entry & OFFSET_MASK
+        if entry & OFLAG_COMPRESSED or not host:
+            index += 1 if entry & OFLAG_COMPRESSED else run_length(entries, index, total - index, 0)
+            continue
+        run = run_length(entries, index, total - index, size)
+        if counts.all_equal_one(host >> bits, run):
+            yield index, run, OFLAG_COPIED
+        else:
+            for at in range(run):
+                yield index + at, 1, OFLAG_COPIED if counts.get((host >> bits) + at) == 1 else 0
+        index += run
 
 
 def _write_snapshot_table(meta: Metadata, entries: tuple[SnapshotEntry, ...]) -> None:
