@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from uuid import UUID
 
-_ENTRY_POINT_BYTES = 24
+ENTRY_POINT_BYTES = 24
 _MIB = 1 << 20
 _EXTENDED_SIZE_FROM_MIB = 0x7FFF
 
@@ -34,7 +34,7 @@ def build_smbios(base: int, *, name: str, version: str, uuid: UUID, memory_bytes
     entry = bytearray(
         struct.pack(
             "<5sBBBBBBBIQ",
-            b"_SM3_", 0, _ENTRY_POINT_BYTES, 3, 0, 0, 1, 0, len(structures), base + 32,
+            b"_SM3_", 0, ENTRY_POINT_BYTES, 3, 0, 0, 1, 0, len(structures), base + 32,
         )
     )  # fmt: skip
     entry[5] = -sum(entry) & 0xFF

@@ -12,11 +12,13 @@ from pyhyve.backends.chardev import Chardev, FileChardev, NullChardev, UnixChard
 from pyhyve.backends.chardev_stdio import StdioChardev
 from pyhyve.backends.ioloop import IoLoop
 from pyhyve.boot.acpi import AcpiPlatform, build_acpi
-from pyhyve.boot.e820 import TABLES_BASE, MemoryLayout
+from pyhyve.boot.e820 import FOUR_GIB, TABLES_BASE, MemoryLayout
+from pyhyve.boot.firmware import find_firmware, firmware_files, firmware_items, place_firmware, read_firmware
 from pyhyve.boot.linux import LinuxBoot, load_linux
-from pyhyve.boot.smbios import build_smbios
+from pyhyve.boot.smbios import ENTRY_POINT_BYTES, build_smbios
 from pyhyve.devices.bus import AddressMap
 from pyhyve.devices.chipset.acpi_pm import GPE_SIZE, PM_SIZE, AcpiPm, GpeBlock, SmiCommandPort
+from pyhyve.devices.chipset.fw_cfg import FW_CFG_PORT, FW_CFG_PORTS, FwCfg
 from pyhyve.devices.chipset.i8042 import I8042, SystemControlPortA
 from pyhyve.devices.chipset.i8254 import I8254, SystemControlPort
 from pyhyve.devices.chipset.i8259 import ElcrPorts
@@ -78,8 +80,9 @@ class _GsiLine:
 class _Builder:
     """Working state of `build`."""
 
-    def __init__(self, config: MachineConfig, vm: Vm, console: Chardev | None) -> None:
+    def __init__(self, config: MachineConfig, vm: Vm, console: Chardev | None, firmware: bytes | None) -> None:
         self.config = config
+        self.firmware = firmware
         self.vm = vm
         self.layout = MemoryLayout.of(config.memory_bytes)
         self.lock = threading.RLock()
@@ -111,8 +114,11 @@ class _Builder:
         if self.config.disks or self.config.nets:
             self._plug()
         self._vcpus()
-        if self.config.kernel is not None:
+        if self.firmware is None:
             self.parts.boot = self._boot_kernel
+        else:
+            self._tell_firmware()
+            self.parts.boot = self._boot_firmware
         self.machine.assemble(self.parts)
         return self.machine
 
@@ -197,14 +203,9 @@ class _Builder:
                 VcpuRunner(vcpu, self.lock, self.ports, self.memory, self.chip, self.machine, exit_trace)
             )
 
-    def _boot_kernel(self) -> None:
-        """The firmware's work for a kernel loaded directly: PCI, tables, the kernel itself."""
-        config = self.config
-        if config.kernel is None:
-            return
-        configure_pci(self.pci, window_first=self.layout.below_4g_window, irq_of=self.isa_bridge.irq_of)
-        platform = AcpiPlatform(
-            cpus=config.cpus,
+    def _platform(self) -> AcpiPlatform:
+        return AcpiPlatform(
+            cpus=self.config.cpus,
             pci_window_first=self.layout.below_4g_window,
             pci_window_last=PCI_WINDOW_LAST,
             pci_window64_first=self.layout.window64,
@@ -215,6 +216,24 @@ class _Builder:
             smi_command_port=SMI_PORT,
             sci_irq=SCI_IRQ,
         )
+
+    def _smbios(self) -> bytes:
+        return build_smbios(
+            SMBIOS_GPA,
+            name=self.config.name,
+            version=MACHINE_VERSION,
+            uuid=self.uuid,
+            memory_bytes=self.config.memory_bytes,
+            cpus=self.config.cpus,
+        )
+
+    def _boot_kernel(self) -> None:
+        """The firmware's work for a kernel loaded directly: PCI, tables, the kernel itself."""
+        config = self.config
+        if config.kernel is None:
+            return
+        configure_pci(self.pci, window_first=self.layout.below_4g_window, irq_of=self.isa_bridge.irq_of)
+        platform = self._platform()
         if self.chip is not None:
             level_irqs = {SCI_IRQ, *platform.pci_irqs}
             for number in range(2):
@@ -222,17 +241,22 @@ class _Builder:
         tables, rsdp = build_acpi(platform, TABLES_BASE)
         memory = self.vm.memory
         memory.write(TABLES_BASE, tables)
-        smbios = build_smbios(
-            SMBIOS_GPA,
-            name=config.name,
-            version=MACHINE_VERSION,
-            uuid=self.uuid,
-            memory_bytes=config.memory_bytes,
-            cpus=config.cpus,
-        )
-        memory.write(SMBIOS_GPA, smbios)
+        memory.write(SMBIOS_GPA, self._smbios())
         boot = LinuxBoot(config.kernel, config.initrd, config.append, self.layout, rsdp, config.boot_entry)
         self.parts.runners[0].vcpu.write_registers(load_linux(memory, boot))
+
+    def _tell_firmware(self) -> None:
+        """The device through which firmware learns about the machine."""
+        smbios = self._smbios()
+        parts = (smbios[:ENTRY_POINT_BYTES], smbios[ENTRY_POINT_BYTES:].lstrip(b"\0"))
+        files = firmware_files(self.layout, self._platform(), parts, COM1_PORT)
+        device = FwCfg(self.vm.memory, firmware_items(self.config.cpus), files)
+        self.ports.add(FW_CFG_PORT, FW_CFG_PORTS, device, name="fw_cfg")
+        self.parts.resets.append(device.reset)
+
+    def _boot_firmware(self) -> None:
+        if self.firmware is not None:
+            place_firmware(self.vm.memory, self.firmware)
 
 
 def build(
@@ -246,13 +270,13 @@ def build(
     `console` replaces the configured one. Raises UserError (and its kinds ConfigError, AccelError, ChardevError)
     when something cannot be had; kernels are read by `run`.
     """
-    if config.kernel is None:
-        msg = "nothing to boot: name a kernel"
-        raise ConfigError(msg)
+    firmware = None if config.kernel is not None else read_firmware(config.firmware or find_firmware())
     memory = GuestMemory(shared=False)
     try:
         for gpa, size in MemoryLayout.of(config.memory_bytes).ram_ranges:
             memory.add(gpa, size)
+        if firmware is not None:
+            memory.add(FOUR_GIB - len(firmware), len(firmware), readonly=True, name="firmware")
         vm = open_engine(str(config.accel), memory)
     except MemoryError as error:
         memory.close()
@@ -263,7 +287,7 @@ def build(
         raise
     builder = None
     try:
-        builder = _Builder(config, vm, console)
+        builder = _Builder(config, vm, console, firmware)
         return builder.build()
     except BaseException:
         if builder is not None:

@@ -162,6 +162,9 @@ class MachineConfig:
         if self.append and self.kernel is None:
             msg = "append: needs a kernel"
             raise ConfigError(msg)
+        if self.firmware is not None and self.kernel is not None:
+            msg = "firmware: cannot be combined with a kernel, which is started without any"
+            raise ConfigError(msg)
         if "\0" in self.append:
             msg = "append: the command line holds a NUL character"
             raise ConfigError(msg)

@@ -24,6 +24,8 @@ RESET_CONTROL = 1
 RESET_CPU = 1 << 2
 RESET_HARD = 1 << 1
 
+VIRTUAL_SUBSYSTEM_VENDOR, VIRTUAL_SUBSYSTEM = 0x1AF4, 0x1100
+"""By these, on the host bridge, firmware knows that it runs in a virtual machine and has a fw_cfg device."""
 PAM0 = 0x59
 SMRAM = 0x72
 PIRQ_ROUTE = 0x60
@@ -35,7 +37,15 @@ class I440fxBridge(PciDevice):
     """The host bridge, function 0:0.0."""
 
     def __init__(self) -> None:
-        super().__init__(vendor_id=0x8086, device_id=0x1237, class_code=0x060000, revision=2, name="host bridge")
+        super().__init__(
+            vendor_id=0x8086,
+            device_id=0x1237,
+            class_code=0x060000,
+            revision=2,
+            subsystem_vendor_id=VIRTUAL_SUBSYSTEM_VENDOR,
+            subsystem_id=VIRTUAL_SUBSYSTEM,
+            name="host bridge",
+        )
         self.writable[PAM0 : PAM0 + 7] = b"\x30" + b"\x33" * 6
         self.writable[SMRAM] = 0x7F
         self.config[SMRAM] = 0x02
