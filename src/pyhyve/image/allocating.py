@@ -38,6 +38,7 @@ class AllocatingImage(Image):
         self.readonly = not request.writable
         self._lock = threading.RLock()
         self._closed = False
+        self._changed = False
 
     @abstractmethod
     def _locate(self, offset: int, length: int) -> Run:
@@ -54,6 +55,19 @@ class AllocatingImage(Image):
     def _write_back(self) -> None:
         """Data, then tables, each followed by a barrier."""
         self.storage.flush()
+
+    def _first_change(self) -> None:
+        """Called once, with the lock held, before the first write of any kind: marks in headers that data changed."""
+
+    def _start_change(self, offset: int, length: int) -> None:
+        """Check a write, and announce the first one."""
+        self.check_writable()
+        self.check_range(offset, length)
+        if not self._changed:
+            with self._lock:
+                if not self._changed:
+                    self._first_change()
+                    self._changed = True
 
     def _storages(self) -> Sequence[Storage]:
         """All files of the image."""
@@ -124,8 +138,7 @@ class AllocatingImage(Image):
     def pwrite(self, buffer: bytes | bytearray | memoryview, offset: int) -> None:
         """Write in place, or to new space."""
         view = memoryview(buffer).cast("B")
-        self.check_writable()
-        self.check_range(offset, len(view))
+        self._start_change(offset, len(view))
         while view:
             with self._lock:
                 run = self._locate(offset, len(view))
@@ -139,8 +152,7 @@ class AllocatingImage(Image):
     def pwritev(self, buffers: Sequence[memoryview], offset: int) -> None:
         """Write; one host run is one pwritev."""
         length = sum(map(len, buffers))
-        self.check_writable()
-        self.check_range(offset, length)
+        self._start_change(offset, length)
         if not length:
             return
         with self._lock:
@@ -152,8 +164,7 @@ class AllocatingImage(Image):
 
     def write_zeroes(self, offset: int, length: int, *, unmap: bool = True) -> None:
         """Zero what holds data; what has no space already reads as zero or is written."""
-        self.check_writable()
-        self.check_range(offset, length)
+        self._start_change(offset, length)
         while length > 0:
             with self._lock:
                 run = self._locate(offset, length)
@@ -174,8 +185,7 @@ class AllocatingImage(Image):
 
     def discard(self, offset: int, length: int) -> None:
         """Give back the space of stored data as holes; it then reads as zero."""
-        self.check_writable()
-        self.check_range(offset, length)
+        self._start_change(offset, length)
         while length > 0:
             with self._lock:
                 run = self._locate(offset, length)

@@ -23,6 +23,36 @@ _DIRTY_PAGES_LIMIT = 64
 _TYPECODES: dict[int, Literal["I", "Q"]] = {4: "I", 8: "Q"}
 
 
+def ascending(typecode: str, first: int, count: int, step: int) -> array[int]:
+    """`first, first + step, …`; `step` 0 repeats `first`."""
+    if step:
+        return array(typecode, range(first, first + count * step, step))
+    return array(typecode, (first,)) * count
+
+
+def run_length(page: array[int], at: int, limit: int, step: int) -> int:
+    """How many entries from `at` (at most `limit`) continue `page[at]` in steps of `step`.
+
+    Doubles the run while whole slices match, then halves: every comparison is one array compare.
+    """
+    limit = min(limit, len(page) - at)
+    first, matched, width = page[at], 1, 1
+    while matched < limit:
+        width = min(width, limit - matched)
+        start, expected = at + matched, first + matched * step
+        if page[start + width - 1] == expected + (width - 1) * step and (
+            width == 1 or page[start : start + width] == ascending(page.typecode, expected, width, step)
+        ):
+            matched += width
+            width *= 2
+        elif width == 1:
+            break
+        else:
+            width //= 2
+            limit = min(limit, matched + 2 * width)
+    return matched
+
+
 class EntryTable:
     """`count` unsigned entries of `width` bytes (4 or 8) at `offset` of `storage`. The owner serialises the calls.
 
@@ -92,39 +122,14 @@ class EntryTable:
         while count > 0:
             number, at = divmod(index, PAGE_ENTRIES)
             part = min(count, PAGE_ENTRIES - at)
-            self._page(number)[at : at + part] = self._ascending(first, part, step)
+            self._page(number)[at : at + part] = ascending(self._typecode, first, part, step)
             low, high = self._dirty.get(number, (at, at + part))
             self._dirty[number] = min(low, at), max(high, at + part)
             index, first, count = index + part, first + part * step, count - part
 
-    def _ascending(self, first: int, count: int, step: int) -> array[int]:
-        if step:
-            return array(self._typecode, range(first, first + count * step, step))
-        return array(self._typecode, (first,)) * count
-
     def run_length(self, index: int, limit: int, step: int) -> int:
-        """How many entries from `index` (at most `limit`, at most a page) continue its value in steps of `step`.
-
-        Doubles the run while whole slices match, then halves: every comparison is one array compare.
-        """
-        at = index % PAGE_ENTRIES
-        page = self._page(index // PAGE_ENTRIES)
-        limit = min(limit, len(page) - at)
-        first, matched, width = page[at], 1, 1
-        while matched < limit:
-            width = min(width, limit - matched)
-            start, expected = at + matched, first + matched * step
-            if page[start + width - 1] == expected + (width - 1) * step and (
-                width == 1 or page[start : start + width] == self._ascending(expected, width, step)
-            ):
-                matched += width
-                width *= 2
-            elif width == 1:
-                break
-            else:
-                width //= 2
-                limit = min(limit, matched + 2 * width)
-        return matched
+        """How many entries from `index` (at most `limit`, at most a page) continue its value in steps of `step`."""
+        return run_length(self._page(index // PAGE_ENTRIES), index % PAGE_ENTRIES, limit, step)
 
     def pages(self) -> Iterator[array[int]]:
         """All entries in order, a page at a time, without keeping them."""

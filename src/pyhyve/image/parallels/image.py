@@ -27,7 +27,6 @@ class ParallelsImage(AllocatingImage):
         self._cluster = self.header.cluster_size
         self._unit = self.header.entry_unit
         self._table = EntryTable(self.storage, HEADER.size, self.header.nb_bat_entries, 4)
-        self._in_use = False  # whether this process has set the flag
 
     @property
     def size_bytes(self) -> int:
@@ -48,10 +47,10 @@ class ParallelsImage(AllocatingImage):
         count = self._table.run_length(index, limit, self._cluster // self._unit)
         return Run(min(length, count * self._cluster - inside), LayerState.DATA, self.storage, host)
 
+    def _first_change(self) -> None:
+        self.storage.pwrite(IN_USE.to_bytes(4, "little"), IN_USE_OFFSET)
+
     def _append(self, view: memoryview, offset: int) -> int:
-        if not self._in_use:
-            self._in_use = True
-            self.storage.pwrite(IN_USE.to_bytes(4, "little"), IN_USE_OFFSET)
         index, inside = divmod(offset, self._cluster)
         count = self._table.run_length(index, -(-(inside + len(view)) // self._cluster), 0)
         done = min(len(view), count * self._cluster - inside)
@@ -76,7 +75,7 @@ class ParallelsImage(AllocatingImage):
 
     def close(self) -> None:
         """Flush, take back the in-use flag and close."""
-        if not self._closed and self._in_use:
+        if not self._closed and self._changed:
             self.flush()
             self.storage.pwrite(bytes(4), IN_USE_OFFSET)
         super().close()
