@@ -1,0 +1,1 @@
+"""pyhyve: the KVM / QEMU / libvirt stack in Python. See docs/architecture.md."""

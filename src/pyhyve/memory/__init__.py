@@ -1,0 +1,1 @@
+"""Guest physical memory. May import from `support` only."""

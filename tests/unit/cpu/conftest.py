@@ -206,9 +206,7 @@ def x86_kernels() -> Any:
     )
 
     kernels = {}
-    for module in (
-        control, cpuid, debug, descriptors, events, faults, mode, msr, paging, segments, tasks, transfer
-    ):
+    for module in (control, cpuid, debug, descriptors, events, faults, mode, msr, paging, segments, tasks, transfer):
         for item in vars(module).values():
             if isinstance(item, Kernel) and item.name.startswith("x86."):
                 kernels[item.name.removeprefix("x86.")] = item

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +21,7 @@ RAM_BYTES = 8 << 20
 TABLES = 0x100000
 CODE = 0x10000
 STACK = 0x80000
+WATCHDOG_S = 20.0
 IDT = 0x3000
 GDT = 0x2000
 
@@ -67,7 +69,16 @@ class Guest:
     def run(self, **registers: int) -> VcpuExit:
         """Set registers, run until the machine is needed."""
         self.vcpu.write_registers(registers)
-        return self.vcpu.run()
+        return self.resume()
+
+    def resume(self) -> VcpuExit:
+        """Run until the machine is needed; a guest that never needs it is kicked out after some seconds."""
+        watchdog = threading.Timer(WATCHDOG_S, self.vcpu.kick)
+        watchdog.start()
+        try:
+            return self.vcpu.run()
+        finally:
+            watchdog.cancel()
 
     def run_to_halt(self, **registers: int) -> dict[str, int]:
         """Set registers, run; the guest must halt. Returns all registers."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +11,7 @@ from pyhyve.cpu.engine.library import Library, load_or_build
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 SAMPLE = Library(b"image", b"templates", b"code", b"relocations", {"run": 16}, (0, 32))
 

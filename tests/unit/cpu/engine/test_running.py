@@ -85,7 +85,7 @@ def test_changed_mapping_takes_effect_after_invlpg(guest: Guest) -> None:
     pte = 0x103000 + 8 * 0x50
     guest.code(
         "488b042500000500"
-        + "48c70425" + pte.to_bytes(4, "little").hex() + "03000600"
+         "48c70425" + pte.to_bytes(4, "little").hex() + "03000600"
         + "0f013c2500000500"
         + "488b1c2500000500 f4"
     )
@@ -126,9 +126,9 @@ def test_port_accesses_reach_the_machine_once_and_in_order(guest: Guest) -> None
     reason = guest.run()
     assert (reason.kind, reason.address, reason.size, reason.is_write) == (ExitKind.IO, 0x60, 1, False)
     reason.value = 0x41
-    reason = guest.vcpu.run()
+    reason = guest.resume()
     assert (reason.kind, reason.address, reason.is_write, reason.value) == (ExitKind.IO, 0x61, True, 0x42)
-    assert guest.vcpu.run().kind == ExitKind.HALT
+    assert guest.resume().kind == ExitKind.HALT
 
 
 def test_read_modify_write_of_a_device_reads_once_and_writes_once(guest: Guest) -> None:
@@ -138,9 +138,9 @@ def test_read_modify_write_of_a_device_reads_once_and_writes_once(guest: Guest) 
     reason = guest.run()
     assert (reason.kind, reason.address, reason.size, reason.is_write) == (ExitKind.MMIO, RAM_END, 4, False)
     reason.value = 37
-    reason = guest.vcpu.run()
+    reason = guest.resume()
     assert (reason.kind, reason.address, reason.is_write, reason.value) == (ExitKind.MMIO, RAM_END, True, 42)
-    assert guest.vcpu.run().kind == ExitKind.HALT
+    assert guest.resume().kind == ExitKind.HALT
 
 
 def test_repeated_output_makes_one_exit_an_element(guest: Guest) -> None:
@@ -150,7 +150,7 @@ def test_repeated_output_makes_one_exit_an_element(guest: Guest) -> None:
     reason = guest.run(rcx=3, rsi=DATA, rdx=0x3F8)
     while reason.kind == ExitKind.IO:
         seen.append(reason.value)
-        reason = guest.vcpu.run()
+        reason = guest.resume()
     assert reason.kind == ExitKind.HALT
     assert bytes(seen) == b"abc"
     assert guest.vcpu.read_registers()["rcx"] == 0
@@ -166,7 +166,7 @@ def test_interrupt_waits_for_if_and_then_is_delivered(guest: Guest) -> None:
     assert guest.vcpu.read_registers()["rip"] == CODE + 6, "not before the instruction after STI"
     guest.vcpu.set_interrupt(pending=False)
     guest.vcpu.inject(0x40)
-    assert guest.vcpu.run().kind == ExitKind.HALT
+    assert guest.resume().kind == ExitKind.HALT
     assert guest.vcpu.read_registers()["rip"] == 0x18001
 
 
@@ -176,7 +176,7 @@ def test_an_instruction_that_waits_for_a_device_is_not_interrupted(guest: Guest)
     reason = guest.run(rflags=0x202)
     assert reason.kind == ExitKind.IO
     guest.vcpu.set_interrupt(pending=True)
-    reason = guest.vcpu.run()
+    reason = guest.resume()
     assert reason.kind == ExitKind.INTERRUPT_WINDOW
     assert guest.vcpu.read_registers()["rip"] == CODE + 2, "the OUT is done, and done once"
 
@@ -291,5 +291,5 @@ def test_port_breakpoint_needs_cr4_de(guest: Guest) -> None:
     for cr4, where in ((0x620, CODE + 4), (0x628, 0x18001)):
         reason = guest.run(rip=CODE, cr4=cr4, dr2=0x60, dr7=0x410 | 2 << 24 | 1 << 26, rsp=0x80000)
         assert reason.kind == ExitKind.IO
-        assert guest.vcpu.run().kind == ExitKind.HALT
+        assert guest.resume().kind == ExitKind.HALT
         assert guest.vcpu.read_registers()["rip"] == where

@@ -17,7 +17,7 @@ from pyhyve.cpu.isa.x86.translate import translate_block
 from pyhyve.cpu.lang import U32, U64, Pointer, current, kernel, u32, u64
 
 P = Pointer(STATE)
-_TRACE, _SHADOW, _WATCH = 1, 2, 4
+_TRACE, _SHADOW, _WATCH, _RESUME = 1, 2, 4, 8
 
 
 @kernel(P, result=U64, name="x86.linear_pc")
@@ -52,6 +52,8 @@ def before_single(st: Any) -> Any:
     if st.watch_on != 0:
         st.watch_hits = 0
         token = token | _WATCH
+        if (st.eflags & Eflags.RF) != 0:
+            token = token | _RESUME
         hits = debug.matching_code(st, linear_pc(st))
         # The second half of an instruction that waited for a device is not a new one.
         if hits != 0 and st.access_done == 0 and st.stop == 0:
@@ -69,7 +71,9 @@ def after_single(st: Any, token: Any) -> None:
         bits = u64(Dr6.BS)
     if (token & _WATCH) != 0:
         bits = bits | st.watch_hits
-        st.eflags = st.eflags & ~u32(Eflags.RF)
+        if (token & _RESUME) != 0:
+            # RF covers one instruction; one that IRET has just set is for the next.
+            st.eflags = st.eflags & ~u32(Eflags.RF)
     if bits != 0:
         faults.db(st, bits)
 

@@ -39,9 +39,19 @@ def test_long_mode_activation(processor: Any) -> None:
     assert cpu["efer"] == 0x100
 
 
-@pytest.mark.parametrize(("register", "value"), [
-    (0, PG), (0, PE | NW), (0, 1 << 32 | PG | PE), (4, 1), (4, 1 << 17 | 32), (4, 1 << 16 | 32), (3, 1 << 40), (8, 16),
-])
+@pytest.mark.parametrize(
+    ("register", "value"),
+    [
+        (0, PG),
+        (0, PE | NW),
+        (0, 1 << 32 | PG | PE),
+        (4, 1),
+        (4, 1 << 17 | 32),
+        (4, 1 << 16 | 32),
+        (3, 1 << 40),
+        (8, 16),
+    ],
+)
 def test_write_cr_refuses(processor: Any, register: int, value: int) -> None:
     cpu = processor
     cpu.long()
@@ -53,8 +63,15 @@ def test_control_registers_need_privilege_and_existence(processor: Any) -> None:
     cpu = processor
     cpu.protected(3)
     for name, arguments in (
-        ("read_cr", (0,)), ("write_cr", (3, 0)), ("clts", ()), ("lmsw", (1,)), ("invlpg", (0,)), ("wbinvd", ()),
-        ("read_dr", (0,)), ("rdmsr", ()), ("wrmsr", ()),
+        ("read_cr", (0,)),
+        ("write_cr", (3, 0)),
+        ("clts", ()),
+        ("lmsw", (1,)),
+        ("invlpg", (0,)),
+        ("wbinvd", ()),
+        ("read_dr", (0,)),
+        ("rdmsr", ()),
+        ("wrmsr", ()),
     ):
         cpu.call(name, *arguments)
         assert cpu.exception == (13, 0), name
@@ -94,12 +111,26 @@ def rdmsr(cpu: Any, number: int) -> int:
     return int(cpu["gpr", Gpr.RAX] | cpu["gpr", Gpr.RDX] << 32)
 
 
-@pytest.mark.parametrize(("number", "value"), [
-    (0xC0000081, 0x1234_5678_9ABC_DEF0), (0xC0000082, 0xFFFF_8000_0000_1234), (0xC0000084, 0x47700),
-    (0xC0000100, 0x7FFF_FFFF_FFFF), (0xC0000101, 0xFFFF_8880_0000_0000), (0xC0000102, 5), (0xC0000103, 7),
-    (0x174, 0x10), (0x175, 0xFFFF_8000_0000_0000), (0x277, 0x0407_0500_0607_0106), (0x200, 0x8000_0006),
-    (0x20F, 0xFF_8000_0800), (0x250, 0x0606_0606_0606_0606), (0x26F, 5), (0x2FF, 0xC06),
-])
+@pytest.mark.parametrize(
+    ("number", "value"),
+    [
+        (0xC0000081, 0x1234_5678_9ABC_DEF0),
+        (0xC0000082, 0xFFFF_8000_0000_1234),
+        (0xC0000084, 0x47700),
+        (0xC0000100, 0x7FFF_FFFF_FFFF),
+        (0xC0000101, 0xFFFF_8880_0000_0000),
+        (0xC0000102, 5),
+        (0xC0000103, 7),
+        (0x174, 0x10),
+        (0x175, 0xFFFF_8000_0000_0000),
+        (0x277, 0x0407_0500_0607_0106),
+        (0x200, 0x8000_0006),
+        (0x20F, 0xFF_8000_0800),
+        (0x250, 0x0606_0606_0606_0606),
+        (0x26F, 5),
+        (0x2FF, 0xC06),
+    ],
+)
 def test_msr_round_trip(processor: Any, number: int, value: int) -> None:
     cpu = processor
     wrmsr(cpu, number, value)
@@ -107,10 +138,22 @@ def test_msr_round_trip(processor: Any, number: int, value: int) -> None:
     assert rdmsr(cpu, number) == value
 
 
-@pytest.mark.parametrize(("number", "value"), [
-    (0xC0000082, 1 << 47), (0xC0000100, 1 << 63), (0xC0000080, 1 << 1), (0x277, 2), (0x277, 8), (0x2FF, 2),
-    (0x200, 1 << 40), (0x250, 7), (0xFE, 0), (0xC0000103, 1 << 32), (0x12345, 0),
-])
+@pytest.mark.parametrize(
+    ("number", "value"),
+    [
+        (0xC0000082, 1 << 47),
+        (0xC0000100, 1 << 63),
+        (0xC0000080, 1 << 1),
+        (0x277, 2),
+        (0x277, 8),
+        (0x2FF, 2),
+        (0x200, 1 << 40),
+        (0x250, 7),
+        (0xFE, 0),
+        (0xC0000103, 1 << 32),
+        (0x12345, 0),
+    ],
+)
 def test_wrmsr_refuses(processor: Any, number: int, value: int) -> None:
     cpu = processor
     wrmsr(cpu, number, value)
