@@ -218,7 +218,7 @@ class LegacyGenerator(Generator):
 
         code.needs.append(need)
 
-    def _legacy_immediate(  # noqa: PLR0913 - the encoder's state
+    def _legacy_immediate(
         self, code: Code, entry: Entry, kind: str, body: bytearray, before: int, operand: int, address: int,
         override: int | None,
     ) -> None:  # fmt: skip

@@ -34,6 +34,16 @@ def disassemble(case: Case) -> list[str]:
     ]
 
 
+def at_offset(case: Case, offset: int) -> str:
+    """The instruction at an offset in the code, without prefixes; nothing if none starts there."""
+    position = 0
+    for line in disassemble(case):
+        if position == offset:
+            return " ".join(word for word in line[25:].split(" ") if word not in _PREFIX_WORDS)
+        position += len(bytes.fromhex(line.split(" ")[0]))
+    return ""
+
+
 def mnemonic(case: Case) -> str:
     """What to file a mismatch under: the only instruction's mnemonic, or all of them."""
     names = []

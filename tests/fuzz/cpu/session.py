@@ -246,14 +246,19 @@ def _excused_bit_scan(case: Case, native: Result, engine: Result) -> bool:
 def _excused_segment_fault(case: Case, native: Result, engine: Result) -> bool:
     """Known limits of the engine outside 64-bit mode, where segments are checked before all else.
 
-    A misaligned 16-byte operand beyond its segment gives #GP on processors; and an MMX instruction that faults on its
-    segment has made its transition (TOP, tags) already.
+    A misaligned 16-byte operand beyond its segment gives #GP on processors, and an MMX instruction that faults on its
+    segment has made its transition (TOP, tags) already. A pending x87 exception comes before the segment, and parts of
+    an x87 area before the segment's limit; a result that an unmasked exception suppresses needs no segment.
     """
-    if case.bits == 64 or native.vector not in (12, 13) or engine.vector not in (12, 13):
+    if case.bits == 64 or engine.vector not in (12, 13):
         return False
+    if native.vector not in (12, 13):
+        faulting = report.at_offset(case, engine.rip - case.eip)
+        return native.vector == 16 or faulting.startswith("f")
     patched = bytearray(engine.record)
-    if any("xmm" in line for line in report.disassemble(case)):
-        patched[at.RESULT_VECTOR : at.RESULT_VECTOR + 8] = native.record[at.RESULT_VECTOR : at.RESULT_VECTOR + 8]
+    if b"\x0f" in case.code and native.error == engine.error == 0:
+        for field in (at.RESULT_VECTOR, at.RESULT_RFLAGS):
+            patched[field : field + 8] = native.record[field : field + 8]
     patched[at.RESULT_FX : at.RESULT_FX + at.FX_XMM] = native.record[at.RESULT_FX : at.RESULT_FX + at.FX_XMM]
     return patched[: at.RESULT_LINES] == native.record[: at.RESULT_LINES]
 

@@ -87,7 +87,12 @@ ATTR_STORES = 1 << 18
 ATTR_NO_ACCESS = 1 << 19
 """A memory operand is not touched, nor checked: NOP and its like."""
 ATTR_MEMORY_SHIFT = 20
-"""log2 of the memory operand's bytes, plus 1; 0: the operand size."""
+"""Bytes of the memory operand (at most `ATTR_MEMORY_MASK`); 0: the operand size."""
+ATTR_MEMORY_MASK = 0x3FF
+MEMORY_FAR = 0x3FE
+"""A far pointer: the operand size and a selector."""
+MEMORY_PAIR = 0x3FF
+"""Twice the operand size."""
 
 FPU = {"": 0, "x87": 1, "mmx": 2, "sse": 3}
 
@@ -298,13 +303,20 @@ def _operand_codes(row: Row) -> tuple[int, Immediate]:
     return word, immediate
 
 
-def _memory_log(row: Row) -> int:
+_NO_ACCESS = frozenset({"nop", "prefetch", "gone", "ud0", "ud1"})
+
+
+def _memory_bytes(row: Row) -> int:
+    if row.name == "bound":
+        return MEMORY_PAIR
+    if "Mv" in row.operands:
+        return MEMORY_FAR
     bits = row.memory_bits
     if not bits:
         for token in row.operands:
             if token[0] in "EMWQO" and token[-1] in _LETTER_BITS:
                 bits = _LETTER_BITS[token[-1]]
-    return (bits // 8).bit_length() if bits else 0
+    return bits // 8
 
 
 def _add_row(tables: DecodeTables, row: Row, numbers: dict[tuple[str, Variant], int], first: int) -> None:
@@ -321,10 +333,10 @@ def _add_row(tables: DecodeTables, row: Row, numbers: dict[tuple[str, Variant], 
         (any(o[0] == "J" for o in row.operands), ATTR_RELATIVE),
         (row.conditional, ATTR_CONDITIONAL),
         (row.stores, ATTR_STORES),
-        (row.name == "nop", ATTR_NO_ACCESS),
+        (row.name in _NO_ACCESS, ATTR_NO_ACCESS),
     ):
         attributes |= bit if condition else 0
-    attributes |= FPU[row.fpu] << ATTR_FPU_SHIFT | _memory_log(row) << ATTR_MEMORY_SHIFT
+    attributes |= FPU[row.fpu] << ATTR_FPU_SHIFT | _memory_bytes(row) << ATTR_MEMORY_SHIFT
     tables.attributes.append(attributes)
     tables.operands.append(codes)
     _add_variants(tables, row, numbers, first)

@@ -141,10 +141,11 @@ def return_real(st: Any, opsize: Any, is_iret: Any, extra: Any) -> None:
 def return_protected(st: Any, opsize: Any, is_iret: Any, extra: Any) -> None:
     """Protected and long mode: to the same or an outer privilege, or to virtual-8086 mode."""
     sp = st.gpr[Gpr.RSP]
-    ip = stack_load(st, sp, opsize)
+    # The selector first, as processors do.
+    selector = stack_load(st, sp + opsize, opsize) & 0xFFFF
     if st.stop != 0:
         return
-    selector = stack_load(st, sp + opsize, opsize) & 0xFFFF
+    ip = stack_load(st, sp, opsize)
     if st.stop != 0:
         return
     used = opsize * 2 + extra

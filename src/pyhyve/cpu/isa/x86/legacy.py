@@ -134,6 +134,9 @@ def enter(st: Any, size: Any, bytes_: Any, nesting: Any) -> None:
     if st.stop != 0:
         return
     frame = pointer
+    if size == 4 and (st.mode & 16) == 0:
+        # The frame pointer is all of ESP, of which a 16-bit stack moves the lower half.
+        frame = (st.gpr[Gpr.RSP] & 0xFFFF0000) | (pointer & 0xFFFF)
     if level != 0:
         base = st.gpr[Gpr.RBP]
         i: U64 = 1
@@ -186,25 +189,22 @@ def push_all(st: Any, size: Any) -> None:
 
 @kernel(P, U64, name="x86.pop_all", attributes="nounwind noinline")
 def pop_all(st: Any, size: Any) -> None:
-    """POPA and POPAD: nothing changes until all have been read."""
+    """POPA and POPAD. After a fault, as on processors, what was read by then has changed; rSP has not."""
     pointer = _stack_pointer(st)
     i: U64 = 0
     while i < 8:
         linear = stack_linear(st, pointer, size, u64(0))
         if st.stop != 0:
             return
-        st.bounce[i] = mmu.load_at(st, linear, size, (st.mode >> 8) & 3)
+        value = mmu.load_at(st, linear, size, (st.mode >> 8) & 3)
         if st.stop != 0:
             return
         pointer = pointer + size
-        i += 1
-    i = 0
-    while i < 8:
         number = 7 - i
         if number != Gpr.RSP:
             if size == 4:
-                st.gpr[number] = st.bounce[i]
+                st.gpr[number] = value
             else:
-                st.gpr[number] = (st.gpr[number] & ~u64(0xFFFF)) | st.bounce[i]
+                st.gpr[number] = (st.gpr[number] & ~u64(0xFFFF)) | value
         i += 1
     set_stack_pointer(st, pointer)

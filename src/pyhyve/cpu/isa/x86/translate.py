@@ -12,6 +12,7 @@ from pyhyve.cpu.isa.x86.decode_tables import (
     ATTR_ENDS,
     ATTR_FLAG_NEUTRAL,
     ATTR_FPU_SHIFT,
+    ATTR_MEMORY_MASK,
     ATTR_MEMORY_SHIFT,
     ATTR_MODRM,
     ATTR_NO_ACCESS,
@@ -20,6 +21,8 @@ from pyhyve.cpu.isa.x86.decode_tables import (
     ATTR_STORES,
     ATTR_WRITES_FLAGS,
     BYTE_REGISTER,
+    MEMORY_FAR,
+    MEMORY_PAIR,
     Size,
     Where,
 )
@@ -170,11 +173,15 @@ def segment_uops(st: Any, index: Any, pc: Any, npc: Any, default: Any) -> Any:
     emit(st, index, u64(NUMBERS["segment_check"]), pc, npc)
     uop = st.uops[index]
     uop.v0 = segment
-    log = (st.d_attributes >> ATTR_MEMORY_SHIFT) & 7
+    declared = (st.d_attributes >> ATTR_MEMORY_SHIFT) & ATTR_MEMORY_MASK
     rule = (st.d_attributes >> ATTR_SIZE_SHIFT) & 7
     size = u64(2) << st.d_size
-    if log != 0:
-        size = u64(1) << (log - 1)
+    if declared == MEMORY_FAR:
+        size = size + 2
+    elif declared == MEMORY_PAIR:
+        size = size * 2
+    elif declared != 0:
+        size = declared
     elif rule == Size.B:
         size = u64(1)
     elif rule == Size.Z and size == 8:

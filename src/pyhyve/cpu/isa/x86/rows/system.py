@@ -146,7 +146,7 @@ def _push_segment(segment: Seg) -> Semantics:
         if c.bits == 32:
             # The upper half of the slot is left as it is, as processors do.
             stack.pointer = stack.pointer - 4
-            c.store(stack.linear(stack.pointer, 4, write=True), selector.trunc(16))
+            c.store(stack.linear(stack.pointer, 2, write=True), selector.trunc(16))
         else:
             stack.push(selector.trunc(c.bits))
         stack.commit()
@@ -378,6 +378,7 @@ ROWS: tuple[Row, ...] = (
     row("EE", "out_dx", "", _out, size="b"),
     row("EF", "out_dx", "", _out, size="z"),
     row("8C", "mov_from_seg", "Ev Sw", _move_from_segment, flags="n", memory_bits=16),
+    *(row(f"8E /{number}", "gone", "Sw Ev", _undefined, size="v", ends=True) for number in (1, 6, 7)),
     row("8E", "mov_to_seg", "Sw Ev", _move_to_segment, size="v", flags="n", ends=True, memory_bits=16, stores=False),
     row("FA", "cli", "", _then_next(flow.disable_interrupts)),
     row("FB", "sti", "", _then_leave(flow.enable_interrupts), ends=True),
@@ -391,8 +392,8 @@ ROWS: tuple[Row, ...] = (
     row("CA", "retf_n", "Iw", _far_return, size="v", ends=True),
     row("EA", "jmp_far", "Ap", _far_direct(transfer.far_jump), size="v", ends=True, mode="32"),
     row("9A", "call_far", "Ap", _far_direct(transfer.far_call), size="v", ends=True, mode="32"),
-    row("FF /5 m", "jmp_far_m", "Mv", _far_memory(transfer.far_jump), size="v", ends=True),
-    row("FF /3 m", "call_far_m", "Mv", _far_memory(transfer.far_call), size="v", ends=True),
+    row("FF /5 m", "jmp_far_m", "Mv", _far_memory(transfer.far_jump), size="v", ends=True, stores=False),
+    row("FF /3 m", "call_far_m", "Mv", _far_memory(transfer.far_call), size="v", ends=True, stores=False),
     row("0F 05", "syscall", "", _transfers(transfer.syscall, "next"), ends=True),
     row("0F 07", "sysret", "", _transfers(transfer.sysret, "size"), size="v", ends=True),
     row("0F 34", "sysenter", "", _transfers(transfer.sysenter), ends=True),
