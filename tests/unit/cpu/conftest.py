@@ -163,6 +163,7 @@ class Processor:
 def _compile(kernels: dict[str, Kernel]) -> tuple[Any, dict[str, Callable[..., int]]]:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
+    llvm.initialize_native_asmparser()
     module = Module()
     for item in kernels.values():
         module.need(item)

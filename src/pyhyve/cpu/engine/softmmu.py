@@ -20,9 +20,9 @@ from pyhyve.cpu.engine.state import (
     PAGE_SHIFT,
     TLB_BYTES,
     TLB_ENTRIES,
-    WATCHPOINTS,
     WATCH_READ,
     WATCH_WRITE,
+    WATCHPOINTS,
     Stop,
 )
 from pyhyve.cpu.lang import PRESERVE_MOST, U8, U16, U32, U64, Pointer, Struct, Value, current, inline, kernel, u64

@@ -18,6 +18,7 @@ def compiled(item: Kernel) -> Any:
     """`item` as a function of 64-bit integers."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
+    llvm.initialize_native_asmparser()
     module = Module()
     item.exported = True
     module.need(item)
@@ -209,9 +210,9 @@ def test_mixing_widths_is_refused() -> None:
 
 
 @kernel(U64, result=U64)
-def forgets(n: Any) -> Any:
+def forgets(n: Any) -> Any:  # noqa: RET503 - the mistake under test
     if n == 0:
-        return 1  # noqa: RET503 - the mistake under test
+        return 1
 
 
 def test_a_missing_return_is_refused() -> None:

@@ -52,7 +52,7 @@ def string_linear(st: Any, offset: Any, segment: Any, size: Any, write: Any) -> 
         if segment >= Seg.FS:
             return offset + st.seg_base[segment]
         return offset
-    if (st.mode & MODE_FLAT) != 0 and segment < Seg.FS:
+    if (st.mode & MODE_FLAT) != 0 and segment < Seg.FS and (segment != Seg.CS or write == 0):
         return offset
     return check_segment(st, offset, segment, size, write)
 

@@ -184,7 +184,7 @@ def segment_uops(st: Any, index: Any, pc: Any, npc: Any, default: Any) -> Any:
         size = declared
     elif rule == Size.B:
         size = u64(1)
-    elif rule == Size.Z and size == 8:
+    elif (rule == Size.Z and size == 8) or (rule == Size.Y and size == 2):
         size = u64(4)
     uop.v1 = size
     uop.attributes = CLASS_BARRIER

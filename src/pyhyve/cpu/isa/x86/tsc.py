@@ -42,6 +42,7 @@ def host_tsc_hz() -> int:
     """Frequency of the counter that RDTSC reads, measured once against the monotonic clock (about 20 ms)."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
+    llvm.initialize_native_asmparser()
     module = Module()
     module.need(read_counter)
     machine = llvm.Target.from_default_triple().create_target_machine()

@@ -289,10 +289,15 @@ def _descriptor_part(kernel: Any) -> Semantics:
 
 
 def _adjust_rpl(c: X86Context) -> None:
-    """ARPL."""
-    old = c.read_for_update(0)
+    """ARPL: memory is written only when it changes."""
+    old = c.read(0)
     result = c.call(segments.arpl, old.zext(64), c.read(1).zext(64))
-    c.update(0, result.trunc(16))
+    if c.form(0) == "m":
+        for changed in c.builder.branch((result & segments.VALID) != 0):
+            if changed:
+                c.store(c.address, result.trunc(16))
+    else:
+        c.write(0, result.trunc(16))
     c.commit()
     flags.write_eflags(c.st, ((result & segments.VALID) != 0).zext(64) << 6, c.constant(flags.ZF))
 
