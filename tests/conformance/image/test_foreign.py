@@ -16,6 +16,7 @@ from pyhyve.image.contract import BackingReference, ImageFormatError, ImageUnsup
 from pyhyve.image.opening import OpenSettings, create_image, open_image, parse_create_options
 from pyhyve.image.vhdx.format import HEADER_OFFSETS, build_header, parse_header, sealed
 from pyhyve.image.vhdx.log import DATA_DESCRIPTOR, ENTRY_HEADER, ZERO_DESCRIPTOR
+from tests.unit.image import foreign_images
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -336,3 +337,50 @@ def test_vhdx_log_of_another_guid_or_damaged_is_not_replayed(tmp_path: Path) -> 
     with open_image(str(path), OpenSettings("vhdx", writable=True)) as image:
         assert not any(content(image))
     qemu("qemu-img", "check", "-f", "vhdx", str(path))
+
+
+def patterned() -> bytes:
+    """1.2 MiB with noise, text and holes."""
+    data = bytearray(1_200_128)
+    data[:100_000] = random.Random(1).randbytes(100_000)
+    data[300_000:500_000] = b"text " * 40_000
+    data[-512:] = random.Random(2).randbytes(512)
+    return bytes(data)
+
+
+READ_ONLY = {
+    "cloop": ("cloop", lambda data: foreign_images.cloop(data, 65536)),
+    "cloop-4k": ("cloop", lambda data: foreign_images.cloop(data, 4096)),
+    "dmg-plist": ("dmg", lambda data: foreign_images.dmg(data, (1, 0x80000005))),
+    "dmg-resources": ("dmg", lambda data: foreign_images.dmg(data, (0x80000005, 1), resource_fork=True)),
+    "vmdk-stream-of-vmware": ("vmdk", foreign_images.stream_optimized),
+    "vmdk-cowd": ("vmdk", foreign_images.cowd),
+}
+
+
+@pytest.mark.parametrize("case", READ_ONLY)
+def test_built_images_read_as_by_qemu(case: Any, tmp_path: Path, capsys: Any) -> None:
+    format_name, build = READ_ONLY[case]
+    path, raw = tmp_path / "disk", tmp_path / "raw"
+    path.write_bytes(build(patterned()))
+    with open_image(str(path), OpenSettings(format_name)) as image:
+        found = content(image)
+    assert found.rstrip(b"\0") == patterned().rstrip(b"\0")
+    qemu("qemu-img", "convert", "-f", format_name, "-O", "raw", str(path), str(raw))
+    assert raw.read_bytes() == found
+    if case != "vmdk-cowd":  # qemu-img prints a descriptor's facts, which a COW disk of its own does not have
+        for verb in ("info", "map"):
+            words = (verb, "-f", format_name, "--output", "json", str(path))
+            theirs, mine = json.loads(qemu("qemu-img", *words)), ours(capsys, *words)
+            if verb == "info" and "dirty-flag" not in theirs:
+                del mine["dirty-flag"]
+            assert mine == theirs
+
+
+def test_appliance_disk_is_converted(tmp_path: Path) -> None:
+    box, raw, theirs = tmp_path / "box.ova", tmp_path / "raw", tmp_path / "theirs.vmdk"
+    raw.write_bytes(patterned())
+    qemu("qemu-img", "convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized", str(raw), str(theirs))
+    box.write_bytes(foreign_images.ova({"box-disk1.vmdk": theirs.read_bytes()}))
+    assert main(["img", "convert", "-O", "qcow2", str(box), str(tmp_path / "box.qcow2")]) == 0
+    qemu("qemu-img", "compare", "-f", "qcow2", "-F", "raw", str(tmp_path / "box.qcow2"), str(raw))
