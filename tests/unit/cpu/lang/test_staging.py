@@ -209,8 +209,8 @@ def test_mixing_widths_is_refused() -> None:
         compiled(mixed_widths)
 
 
-@kernel(U64, result=U64)
-def forgets(n: Any) -> Any:  # noqa: RET503 - the mistake under test
+@kernel(U64, result=U64)  # noqa: RET503 - the mistake under test
+def forgets(n: Any) -> Any:
     if n == 0:
         return 1
 

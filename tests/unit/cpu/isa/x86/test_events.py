@@ -225,6 +225,7 @@ def test_service_interrupt_window_and_injection(processor: Any) -> None:
     cpu["interrupt_shadow"] = 1
     assert cpu.call("service") == 0
     cpu["interrupt_shadow"] = 0
+    cpu["interrupt_line"] = 1
     assert cpu.call("service") == 1
     assert cpu["exit_kind"] == 4
     cpu["stop"] = 0
