@@ -14,6 +14,7 @@ from pyhyve.cpu.engine.state import (
     JUMP_ENTRY,
     MAX_BLOCKS,
     MAX_REGIONS,
+    NO_ADDRESS,
     REGION,
     TLB_BYTES,
 )
@@ -63,6 +64,7 @@ class EngineVcpu:
             name: ctypes.CFUNCTYPE(None, *([ctypes.c_uint64] * 3))(self._base + offset)
             for name, offset in library.exports.items()
         }
+        self.set("step_from", NO_ADDRESS)
         self.call("dispatch.forget_code")
         self.call("mmu.flush_all")
 
