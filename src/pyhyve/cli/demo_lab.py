@@ -222,7 +222,7 @@ class Lab:
         deadline = time.monotonic() + STOP_TIMEOUT_S
         kill_at = time.monotonic() + TERM_TIMEOUT_S
         asked: set[int] = set()
-        while pids := self.machine_pids():
+        while pids := self._running():
             late = time.monotonic() > kill_at
             for pid in pids:
                 if late or pid not in asked:
@@ -236,6 +236,10 @@ class Lab:
         for child in self._children:
             child.wait()
         self._children.clear()
+
+    def _running(self) -> list[int]:
+        """The machines' processes, with our children: one that was just started may not show its command line yet."""
+        return sorted({*self.machine_pids(), *(child.pid for child in self._children if child.poll() is None)})
 
     def _store(self) -> RecordStore:
         return RecordStore(self.directory / "net")

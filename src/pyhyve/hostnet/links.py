@@ -7,6 +7,7 @@ import fcntl
 import ipaddress
 import os
 import secrets
+import socket
 import struct
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from pyhyve.hostnet.errors import HostNetError, explain
 
@@ -30,6 +32,12 @@ _IFA_F_NODAD = 0x02
 """<linux/if_addr.h>: nobody else is on a bridge that was just made, and its address must be usable at once."""
 _RT_TABLE_MAIN = 254
 _RTPROT_KERNEL = 2
+_RTPROT_STATIC = 4
+_RT_SCOPE_LINK = 253
+_RTM_NEWROUTE = 24
+_PREPEND = 0x0001 | 0x0004 | 0x0400
+"""NLM_F_REQUEST, NLM_F_ACK, NLM_F_CREATE: before other routes to the same destination (netlink(7))."""
+_ETH_P_ARP = 0x0806
 _RTN_UNICAST = 1
 _ROUTE_KEYS = {"dst": "RTA_DST", "gateway": "RTA_GATEWAY", "priority": "RTA_PRIORITY", "prefsrc": "RTA_PREFSRC"}
 
@@ -242,10 +250,51 @@ class Links:
             with suppress(NetlinkError):
                 self._ip.addr("del", index=source.index, address=str(address.ip), mask=address.network.prefixlen)
             self._unless_there("addr", index=destination.index, address=str(address.ip), mask=address.network.prefixlen)
+            if isinstance(address, ipaddress.IPv4Interface):
+                announce(destination, address.ip)
         for route in moved.routes:
             with suppress(NetlinkError):
                 self._ip.route("del", oif=source.index, dst=route["dst"], family=route["family"])
             self._unless_there("route", oif=destination.index, **route)
+
+    def lead_through(self, port: Link, bridge: Link) -> None:
+        """Use the IPv4 networks of `port`, now a port of `bridge`, through the bridge; its addresses stay on it.
+
+        What arrives at a port is seen as arriving on its bridge, so the answers have to leave there too. These routes
+        come before the port's own, and vanish with the bridge.
+        """
+        own = [address for _, address in self.addresses(port.index) if isinstance(address, ipaddress.IPv4Interface)]
+        with _explained(f"routes through {bridge.name}"):
+            for address in own:
+                if address.network.prefixlen < 32:
+                    self._prepend(bridge, {"dst": str(address.network), "prefsrc": str(address.ip)}, _RT_SCOPE_LINK)
+            for route in self.movable(port).routes:
+                if route["family"] == socket.AF_INET:
+                    self._prepend(bridge, route, route["scope"])
+        for address in own:
+            announce(bridge, address.ip)
+
+    def announce_addresses(self, name: str) -> None:
+        """Tell the neighbours of interface `name` where its addresses are; nothing happens when it is gone."""
+        link = self.find(name)
+        if link is not None:
+            for _, address in self.addresses(link.index):
+                if isinstance(address, ipaddress.IPv4Interface):
+                    announce(link, address.ip)
+
+    def _prepend(self, link: Link, route: dict[str, Any], scope: int) -> None:
+        destination = ipaddress.ip_network(route["dst"])
+        message = rtmsg()
+        message["family"], message["dst_len"] = socket.AF_INET, destination.prefixlen
+        message["table"], message["type"] = _RT_TABLE_MAIN, _RTN_UNICAST
+        message["proto"], message["scope"] = _RTPROT_STATIC, scope
+        attributes: list[tuple[str, object]] = [("RTA_OIF", link.index)]
+        if destination.prefixlen:
+            attributes.append(("RTA_DST", str(destination.network_address)))
+        attributes += [(name, route[key]) for key, name in _ROUTE_KEYS.items() if key != "dst" and key in route]
+        message["attrs"] = attributes
+        message["header"]["type"], message["header"]["flags"] = _RTM_NEWROUTE, _PREPEND
+        self._ip.nlm_request_batch([message])
 
     def _unless_there(self, what: str, **request: Any) -> None:  # noqa: ANN401 - netlink attributes of many types
         try:
@@ -266,6 +315,23 @@ def _link(message: Any) -> Link:  # noqa: ANN401 - a netlink message: pyroute2 h
         master=message.get_attr("IFLA_MASTER") or 0,
         mtu=message.get_attr("IFLA_MTU") or 0,
     )
+
+
+def announce(link: Link, address: ipaddress.IPv4Address) -> None:
+    """Tell neighbours that `address` is now found at the MAC address of `link` (RFC 5227, section 3).
+
+    Without it they would look in the old place until what they know expires.
+    """
+    try:
+        mac = bytes.fromhex(link.mac.replace(":", ""))
+        ethernet = b"\xff" * 6 + mac + struct.pack(">H", _ETH_P_ARP)
+        request = struct.pack(">HHBBH", 1, 0x0800, 6, 4, 1) + mac + address.packed + bytes(6) + address.packed
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+            wire.bind((link.name, _ETH_P_ARP))
+            wire.send(ethernet + request)
+    except (OSError, ValueError):
+        # A courtesy: an interface without Ethernet addresses, or that is down, has nobody to tell.
+        return
 
 
 def plug_into_bridge(tap: str, bridge: str) -> None:

@@ -124,9 +124,6 @@ class Networks:
             links.add_address(bridge, address)
         for tap in spec.taps:
             links.create_tap(tap.name, bridge, tap.owner)
-        if spec.ports:
-            # A port keeps its addresses, but what it receives arrives on the bridge: accept that as the way back.
-            sysctls.write(f"ipv4/conf/{spec.bridge}/rp_filter", "2")
         for name in spec.ports:
             port = links.need(name)
             moved = links.movable(port) if spec.move_addresses else None
@@ -134,7 +131,9 @@ class Networks:
                 record.moved[name] = asdict(moved)
                 self._store.save(record)
             links.attach(name, bridge)
-            if moved is not None:
+            if moved is None:
+                links.lead_through(port, bridge)
+            else:
                 links.move(moved, port, bridge)
         if spec.forwards_packets:
             settings = sysctls.SettingsRecord(self._store.settings)
@@ -172,6 +171,8 @@ class Networks:
                 if link.name in owned and link.kind == "tun" and link.master == bridge.index:
                     links.delete(link.name)
             links.delete(spec.bridge)
+            for name in spec.ports:
+                links.announce_addresses(name)
         if spec.needs_rules:
             self._apply_rules(without=spec.name)
         sysctls.SettingsRecord(self._store.settings).release(spec.name)

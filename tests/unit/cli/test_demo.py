@@ -6,6 +6,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -118,6 +119,10 @@ def test_lab_finds_and_ends_machines_by_their_console(tmp_path: Path) -> None:
     # Reaped when it ends, as a process whose parent was killed is.
     lab._children.append(left_over)
     try:
+        # A new process has an empty command line for a moment.
+        deadline = time.monotonic() + 10
+        while not lab.machine_pids():
+            assert time.monotonic() < deadline
         assert lab.machine_pids() == [left_over.pid]
         assert lab.leftovers()
         assert lab.remove() == ["1 machine"]
