@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import struct
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -12,10 +14,13 @@ from pyhyve.image.qcow2.snapshots import apply_snapshot, find_snapshot
 from pyhyve.image.registry import find_format, probe_format
 from pyhyve.image.storage import FileObjectStorage
 
+from .foreign import RESEAL
 from .seeds import Siblings
 
 if TYPE_CHECKING:
     import random
+
+    from pyhyve.image.storage import Buffer
 
     from .seeds import Seed
 
@@ -26,6 +31,23 @@ _INTERESTING = (
 )  # fmt: skip
 _READ_BYTES = 70_000
 _MAX_EXTENTS = 300
+_MAX_FILE_BYTES = 32 << 20
+
+
+class BoundedStorage(FileObjectStorage):
+    """A file in memory that, like a file system, refuses to grow beyond its limit."""
+
+    def pwrite(self, buffer: Buffer, offset: int) -> None:
+        """Store, or fail with EFBIG."""
+        if offset + len(buffer) > _MAX_FILE_BYTES:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        super().pwrite(buffer, offset)
+
+    def truncate(self, size_bytes: int) -> None:
+        """Set the length, or fail with EFBIG."""
+        if size_bytes > _MAX_FILE_BYTES:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        super().truncate(size_bytes)
 
 
 def damage(seed: Seed, chance: random.Random) -> bytes:
@@ -51,14 +73,15 @@ def damage(seed: Seed, chance: random.Random) -> bytes:
         else:
             del data[chance.randrange(len(data)) :]
             data += b"" if data else b"\0"
-    return bytes(data)
+    reseal = RESEAL.get(seed.format_name)
+    return bytes(data) if reseal is None or chance.random() < 0.2 else reseal(bytes(data))
 
 
 def use(data: bytes, format_name: str, chance: random.Random) -> str:
     """Open and use it; returns what happened. Anything but ImageError passes through."""
     probe_format(data[:2048], "damaged")
     writable = chance.random() < 0.4
-    storage = FileObjectStorage(io.BytesIO(data), "damaged", writable=True)
+    storage = BoundedStorage(io.BytesIO(data), "damaged", writable=True)
     request = OpenRequest(storage, writable, Siblings().open, check_only=chance.random() < 0.3)
     try:
         image = find_format(format_name).open(request)
@@ -70,17 +93,17 @@ def use(data: bytes, format_name: str, chance: random.Random) -> str:
     for action in chance.sample(actions, chance.randrange(1, len(actions) + 1)):
         try:
             action(image, chance)
-        except ImageError as error:
+        except (ImageError, OSError) as error:
             one_line(error)
             outcome = "error"
     try:
         image.close()
-    except ImageError:
+    except (ImageError, OSError):
         outcome = "error"
     return outcome
 
 
-def one_line(error: ImageError) -> None:
+def one_line(error: Exception) -> None:
     """Users see errors as one line."""
     assert "\n" not in str(error), "an error of several lines"
 

@@ -10,8 +10,10 @@ from pyhyve.image.contract import BackingReference, CreateRequest, ImageError, O
 from pyhyve.image.opening import parse_create_options
 from pyhyve.image.qcow2.image import Qcow2Image
 from pyhyve.image.qcow2.snapshots import create_snapshot
-from pyhyve.image.registry import FORMAT_NAMES, find_format
+from pyhyve.image.registry import find_format
 from pyhyve.image.storage import FileObjectStorage, Storage
+
+from . import foreign
 
 SIZE = 1 << 20
 VARIANTS: tuple[tuple[str, dict[str, str]], ...] = (
@@ -84,7 +86,7 @@ def make_seed(format_name: str, options: dict[str, str]) -> Seed:
     image.pwrite(chance.randbytes(20_000), 3000)
     image.pwrite(b"text " * 5000, 400_000)
     image.write_zeroes(200_000, 100_000)
-    if image_format.supports_compressed:
+    if image_format.supports_compressed and (format_name != "vmdk" or "subformat" in options):
         unit = image.cluster_size_bytes or 512
         image.write_compressed(b"squeeze " * (unit // 2), 600_000 // unit * unit)
     if isinstance(image, Qcow2Image) and options.get("refcount_bits") != "1":
@@ -97,13 +99,9 @@ def make_seed(format_name: str, options: dict[str, str]) -> Seed:
 
 
 def all_seeds() -> list[Seed]:
-    """Every variant above, and plain images of all other formats of the registry."""
-    seeds = [make_seed(name, options) for name, options in VARIANTS]
-    for name in FORMAT_NAMES:
-        if name in {"raw", "luks", "qcow", "qcow2"}:
-            continue
-        try:
-            seeds.append(make_seed(name, {}))
-        except ImageError:
-            continue  # read-only formats bring their own fuzz seeds in their tests
-    return seeds
+    """Every variant above, and of other hypervisors' formats."""
+    seeds = [make_seed(name, options) for name, options in (*VARIANTS, *foreign.VARIANTS)]
+    seeds += [Seed(name, kind, data, metadata_places(data)) for name, kind, data in foreign.built()]
+    plain = next(seed for seed in seeds if seed.format_name == "vhdx")
+    data = foreign.with_log(plain.data)
+    return [*seeds, Seed("vhdx with a log", "vhdx", data, metadata_places(data))]

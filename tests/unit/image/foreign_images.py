@@ -11,6 +11,14 @@ import tarfile
 import zlib
 
 from pyhyve.image.vmdk.format import GRAIN_MARKER, MARKER, SPARSE_HEADER, Flag, MarkerType
+from pyhyve.image.vpc.format import (
+    DYNAMIC_HEADER_SIZE_BYTES,
+    FOOTER_SIZE_BYTES,
+    DiskType,
+    Footer,
+    build_footer,
+    checksum,
+)
 
 OVF = """<?xml version="1.0" encoding="UTF-8"?>
 <Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1" xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1">
@@ -150,3 +158,29 @@ def cowd(data: bytes) -> bytes:
     places = {n: data_at + at for at, n in enumerate(used)}
     out += b"".join(struct.pack("<I", places.get(n, 0)) for n in range(tables * 4096))
     return bytes(out + b"".join(data[n * 512 : n * 512 + 512] for n in used))
+
+
+def differencing_vhd(
+    blocks: dict[int, tuple[bytes, int]], size: int, parent: str = "base.vhd", block: int = 65536
+) -> bytes:
+    """A differencing VHD; a block is its first bytes and a bit per sector, the lowest bit for the first sector."""
+    entries = -(-size // block)
+    head = bytearray(DYNAMIC_HEADER_SIZE_BYTES)
+    locator = f".\\{parent}".encode("utf-16-le")
+    table_at = FOOTER_SIZE_BYTES + DYNAMIC_HEADER_SIZE_BYTES
+    locator_at = table_at + -(-entries * 4 // 512) * 512
+    struct.pack_into(">8sQQIII", head, 0, b"cxsparse", (1 << 64) - 1, table_at, 0x10000, entries, block)
+    head[64:576] = parent.encode("utf-16-be").ljust(512, b"\0")
+    head[576:600] = struct.pack(">4sIIIQ", b"W2ru", 512, len(locator), 0, locator_at)
+    head[36:40] = checksum(bytes(head), 36).to_bytes(4, "big")
+    footer = build_footer(
+        Footer(DiskType.DIFFERENCING, FOOTER_SIZE_BYTES, size, size, 65535, 16, 255, b"win ", 0, bytes(16))
+    )
+    table, body = [0xFFFFFFFF] * entries, b""
+    start = locator_at + 512
+    for number, (data, bits) in blocks.items():
+        table[number] = (start + len(body)) // 512
+        bitmap = sum(1 << (7 - at % 8 + 8 * (at // 8)) for at in range(block // 512) if bits >> at & 1)
+        body += bitmap.to_bytes(512, "little") + data.ljust(block, b"\0")
+    bat = struct.pack(f">{entries}I", *table).ljust(locator_at - table_at, b"\xff")
+    return footer + bytes(head) + bat + locator.ljust(512, b"\0") + body + footer
