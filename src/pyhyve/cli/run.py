@@ -186,7 +186,7 @@ def preserved_terminal() -> Iterator[Callable[[], None]]:
 
 
 @contextlib.contextmanager
-def stopped_by_signals(stop: Callable[[], None], restore: Callable[[], None]) -> Iterator[None]:
+def stopped_by_signals(stop: Callable[[], object], restore: Callable[[], None]) -> Iterator[None]:
     """SIGTERM, SIGHUP and SIGINT ask the machine to stop; a second one ends the process at once."""
     asked = False
 

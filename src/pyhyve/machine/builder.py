@@ -34,8 +34,10 @@ from pyhyve.devices.serial.uart16550 import Uart16550
 from pyhyve.machine import trace
 from pyhyve.machine.clock import ClockTsc
 from pyhyve.machine.config import ConfigError, ConsoleKind
+from pyhyve.machine.inventory import Inventory, PluggedDisk, PluggedNet
 from pyhyve.machine.io import MachineLoop
 from pyhyve.machine.machine import Machine, MachineParts
+from pyhyve.machine.notices import ShutdownCause
 from pyhyve.machine.pci_setup import PCI_WINDOW64_BYTES, PCI_WINDOW_LAST, configure_pci
 from pyhyve.machine.vcpu_loop import VcpuRunner
 from pyhyve.memory.guest import GuestMemory
@@ -89,7 +91,13 @@ class _Builder:
         io = IoLoop("machine")
         self.loop = MachineLoop(io, self.lock)
         self.parts = MachineParts(vm=vm, lock=self.lock, io=io, loop=self.loop)
-        self.machine = Machine(config.name, no_reboot=config.no_reboot, timeout_s=config.timeout_s)
+        self.machine = Machine(
+            config.name,
+            no_reboot=config.no_reboot,
+            no_shutdown=config.no_shutdown,
+            start_paused=config.start_paused,
+            timeout_s=config.timeout_s,
+        )
         self.ports = AddressMap("port", PORT_SPACE)
         self.memory = AddressMap("memory", MEMORY_SPACE)
         if "bus" in config.trace:
@@ -102,7 +110,8 @@ class _Builder:
         self.isa_bridge = Piix3IsaBridge(self.irqs.set_gsi)
         self.pci = PciBus(self.ports, self.memory, send_msi=self.irqs.send_msi, set_pirq=self.isa_bridge.set_pirq)
         self.console = console
-        self.uuid = uuid4()
+        self.uuid = config.uuid or uuid4()
+        self.inventory = self.parts.inventory = Inventory(config, self.uuid, self.pci)
 
     def line(self, irq: int) -> IrqLine:
         return _GsiLine(self.irqs, irq)
@@ -181,10 +190,12 @@ class _Builder:
             device = plug.plug_disk(self.vm.memory, disk, notify)
             self.parts.closers.append(device.close)
             self.pci.attach(device.function)
+            self.inventory.disks.append(PluggedDisk(disk, device))
         for net in self.config.nets:
             card = plug.plug_net(self.vm.memory, self.parts.io, net, notify)
             self.parts.closers.append(card.close)
             self.pci.attach(card.function)
+            self.inventory.nets.append(PluggedNet(net, card))
 
     def release(self) -> None:
         """Undo a build that failed half-way."""
@@ -298,9 +309,12 @@ def build(
 
 
 def _open_console(config: ConsoleConfig, machine: Machine) -> Chardev:
+    def quit_requested() -> None:
+        machine.request_stop(ShutdownCause.HOST_UI)
+
     match config.kind:
         case ConsoleKind.STDIO:
-            return StdioChardev(machine.request_stop)
+            return StdioChardev(quit_requested)
         case ConsoleKind.FILE if config.path is not None:
             return FileChardev(config.path)
         case ConsoleKind.UNIX if config.path is not None:

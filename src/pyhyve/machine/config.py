@@ -12,6 +12,7 @@ from pyhyve.support.errors import InputError
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from uuid import UUID
 
 MIB = 1 << 20
 MAX_MEMORY_BYTES = 1 << 40
@@ -74,6 +75,11 @@ class DiskConfig:
     snapshot: bool = False
     serial: str = ""
     is_cdrom: bool = False
+    drive_id: str = ""
+    """Name of the drive, for a monitor."""
+    device_id: str = ""
+    """Name of the device in front of it."""
+    node_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +110,8 @@ class NetConfig:
     target: str = ""
     mac: str | None = None
     forwards: tuple[PortForward, ...] = ()
+    device_id: str = ""
+    """Name of the card, for a monitor."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError on a malformed or multicast MAC address, or a missing bridge or tap name."""
@@ -136,6 +144,12 @@ class MachineConfig:
     console: ConsoleConfig = field(default_factory=ConsoleConfig)
     boot_order: str = "c"
     no_reboot: bool = False
+    no_shutdown: bool = False
+    """Keep the machine, stopped, when the guest powers off."""
+    start_paused: bool = False
+    """Wait for `Machine.resume` before the first instruction."""
+    uuid: UUID | None = None
+    """Identity in SMBIOS; None makes one up."""
     timeout_s: float | None = None
     trace: frozenset[str] = frozenset()
     boot_entry: EntryMode = EntryMode.AUTO

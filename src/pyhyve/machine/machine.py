@@ -1,30 +1,33 @@
 """A machine that runs: its threads, its life cycle, and how it ends.
 
 `run` belongs to one thread, the control thread. `request_stop`, `power_button`, `pause`, `resume` and `reset` may be
-called from any thread, signal handlers included: they only queue a wish.
+called from any thread, signal handlers included: they only queue a wish, and give an event that is set once the
+control thread has dealt with it. Observers are called on the control thread and must not wait for it.
 """
 
 from __future__ import annotations
 
 import queue
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from pyhyve.machine.lifecycle import Lifecycle, MachineState
+from pyhyve.machine.notices import Notice, NoticeKind, RunActions, ShutdownCause
 from pyhyve.machine.outcome import Outcome, OutcomeKind
 from pyhyve.machine.report import describe_vcpu
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable
 
     from pyhyve.accel.api import Vm
     from pyhyve.backends.chardev import Chardev, Receiver
     from pyhyve.backends.ioloop import IoLoop
     from pyhyve.devices.chipset.acpi_pm import AcpiPm
+    from pyhyve.machine.inventory import Inventory
     from pyhyve.machine.io import MachineLoop
     from pyhyve.machine.vcpu_loop import VcpuRunner
 
@@ -43,6 +46,16 @@ class _Wish(Enum):
     FAILED = auto()
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A wish, what it carries, and the event to set when it was dealt with."""
+
+    wish: _Wish
+    cause: ShutdownCause = ShutdownCause.NONE
+    outcome: Outcome | None = None
+    done: threading.Event = field(default_factory=threading.Event)
+
+
 @dataclass(slots=True)
 class MachineParts:
     """What the builder puts together. `boot` writes guest memory and registers before each (re)start."""
@@ -57,18 +70,35 @@ class MachineParts:
     closers: list[Callable[[], None]] = field(default_factory=list)
     boot: Callable[[], None] | None = None
     pm: AcpiPm | None = None
+    inventory: Inventory | None = None
+    """What a monitor shows of the machine."""
 
 
 class Machine:
     """One virtual machine from creation to its end. It runs once."""
 
-    def __init__(self, name: str, *, no_reboot: bool = False, timeout_s: float | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        no_reboot: bool = False,
+        no_shutdown: bool = False,
+        start_paused: bool = False,
+        timeout_s: float | None = None,
+    ) -> None:
         """Made by `machine.builder.build`, which calls `assemble`."""
         self.name = name
         self.lifecycle = Lifecycle()
-        self._no_reboot = no_reboot
+        self.actions = RunActions(no_reboot, no_shutdown)
+        self.observers: list[Callable[[Notice], None]] = []
+        """Called with every change."""
+        self.prelaunch = True
+        """Whether no vCPU has run yet."""
+        self.powered_off = False
+        """Whether the guest powered off and `actions.no_shutdown` keeps the machine."""
+        self._start_paused = start_paused
         self._timeout_s = timeout_s
-        self._wishes: queue.SimpleQueue[tuple[_Wish, Outcome | None]] = queue.SimpleQueue()
+        self._wishes: queue.SimpleQueue[_Request] = queue.SimpleQueue()
         self._parts: MachineParts | None = None
         self._closed = False
 
@@ -91,35 +121,35 @@ class Machine:
 
     # -- wishes, from any thread --------------------------------------------------------------------------------------
 
-    def request_stop(self) -> None:
+    def request_stop(self, cause: ShutdownCause = ShutdownCause.HOST_SIGNAL) -> threading.Event:
         """End the run promptly, without asking the guest."""
-        self._wish(_Wish.STOP)
+        return self._wish(_Wish.STOP, cause)
 
-    def power_button(self) -> None:
+    def power_button(self) -> threading.Event:
         """Press the power button: the guest may shut down in its own time."""
-        self._wish(_Wish.POWER_BUTTON)
+        return self._wish(_Wish.POWER_BUTTON)
 
-    def pause(self) -> None:
+    def pause(self) -> threading.Event:
         """Stop the vCPUs."""
-        self._wish(_Wish.PAUSE)
+        return self._wish(_Wish.PAUSE)
 
-    def resume(self) -> None:
+    def resume(self) -> threading.Event:
         """Let the vCPUs go on."""
-        self._wish(_Wish.RESUME)
+        return self._wish(_Wish.RESUME)
 
-    def reset(self) -> None:
+    def reset(self, cause: ShutdownCause = ShutdownCause.HOST_QMP_SYSTEM_RESET) -> threading.Event:
         """Reset the machine as its reset button would."""
-        self._guest_wish(_Wish.RESET)
+        return self._guest_wish(_Wish.RESET, cause)
 
     # -- from the devices and vCPUs -----------------------------------------------------------------------------------
 
     def power_off_requested(self) -> None:
         """The guest entered S5; on a vCPU's thread."""
-        self._guest_wish(_Wish.POWER_OFF)
+        self._guest_wish(_Wish.POWER_OFF, ShutdownCause.GUEST_SHUTDOWN)
 
     def reset_requested(self) -> None:
         """The guest pulled its reset line; on a vCPU's thread."""
-        self._guest_wish(_Wish.RESET)
+        self._guest_wish(_Wish.RESET, ShutdownCause.GUEST_RESET)
 
     def vcpu_shutdown(self, index: int) -> None:
         """A vCPU met a triple fault."""
@@ -132,7 +162,10 @@ class Machine:
     def vcpu_system_event(self, index: int, event: int) -> None:
         """The guest asked the engine to power off (event 1) or to reset (event 2)."""
         if event in {_SYSTEM_EVENT_SHUTDOWN, _SYSTEM_EVENT_RESET}:
-            self._guest_wish(_Wish.POWER_OFF if event == _SYSTEM_EVENT_SHUTDOWN else _Wish.RESET)
+            if event == _SYSTEM_EVENT_SHUTDOWN:
+                self.power_off_requested()
+            else:
+                self.reset_requested()
         else:
             self._vcpu_ended(index, OutcomeKind.INTERNAL_ERROR, f"the guest crashed (system event {event})")
 
@@ -143,18 +176,26 @@ class Machine:
         except Exception as error:  # noqa: BLE001 - a report about a broken engine must not fail itself
             detail = f"registers cannot be read: {error}"
         self._park_all()
-        self._wish(_Wish.FAILED, Outcome(kind, f"vCPU {index}: {message}", detail))
+        self._wish(_Wish.FAILED, outcome=Outcome(kind, f"vCPU {index}: {message}", detail))
 
-    def _guest_wish(self, wish: _Wish) -> None:
+    def _guest_wish(self, wish: _Wish, cause: ShutdownCause) -> threading.Event:
         self._park_all()
-        self._wish(wish)
+        return self._wish(wish, cause)
 
     def _park_all(self) -> None:
         for runner in self.parts.runners:
             runner.park()
 
-    def _wish(self, wish: _Wish, outcome: Outcome | None = None) -> None:
-        self._wishes.put((wish, outcome))
+    def _wish(
+        self, wish: _Wish, cause: ShutdownCause = ShutdownCause.NONE, outcome: Outcome | None = None
+    ) -> threading.Event:
+        request = _Request(wish, cause, outcome)
+        self._wishes.put(request)
+        return request.done
+
+    def _notify(self, kind: NoticeKind, cause: ShutdownCause = ShutdownCause.NONE) -> None:
+        for observer in self.observers:
+            observer(Notice(kind, cause))
 
     # -- the control thread -------------------------------------------------------------------------------------------
 
@@ -199,7 +240,10 @@ class Machine:
         parts = self.parts
         if parts.boot is not None:
             parts.boot()
-        self.lifecycle.enter(MachineState.RUNNING)
+        if self._start_paused:
+            self._park_all()
+        self.lifecycle.enter(MachineState.PAUSED if self._start_paused else MachineState.RUNNING)
+        self.prelaunch = self._start_paused
         parts.io.start()
         for chardev, receiver in parts.consoles:
             chardev.start(parts.loop, receiver)
@@ -211,36 +255,62 @@ class Machine:
         while True:
             try:
                 remaining_s = None if deadline is None else max(deadline - time.monotonic(), 0)
-                wish, outcome = self._wishes.get(timeout=remaining_s)
+                request = self._wishes.get(timeout=remaining_s)
             except queue.Empty:
-                return self._finish(Outcome(OutcomeKind.TIMEOUT, f"gave up after {self._timeout_s:g} s"))
-            match wish:
-                case _Wish.FAILED if outcome is not None:
-                    return self._finish(outcome)
-                case _Wish.STOP:
-                    return self._finish(Outcome(OutcomeKind.STOPPED, "stopped"))
-                case _Wish.POWER_OFF:
-                    return self._finish(Outcome(OutcomeKind.POWERED_OFF))
-                case _Wish.RESET if self._no_reboot:
-                    return self._finish(Outcome(OutcomeKind.RESET, "the guest asked for a reset"))
-                case _Wish.RESET:
-                    failure = self._reset()
-                    if failure is not None:
-                        return self._finish(failure)
-                case _Wish.PAUSE if self.state is MachineState.RUNNING:
-                    self._park_all()
-                    self.lifecycle.enter(MachineState.PAUSED)
-                case _Wish.RESUME if self.state is MachineState.PAUSED:
-                    self.lifecycle.enter(MachineState.RUNNING)
-                    self._unpark_all()
-                case _Wish.POWER_BUTTON if self.parts.pm is not None:
-                    with self.parts.lock:
-                        self.parts.pm.press_power_button()
-                case _:
-                    pass
+                return self._finish(
+                    Outcome(OutcomeKind.TIMEOUT, f"gave up after {self._timeout_s:g} s"), ShutdownCause.HOST_ERROR
+                )
+            outcome = self._grant(request)
+            if outcome is not None:
+                finished = self._finish(outcome, request.cause)
+                request.done.set()
+                return finished
+            request.done.set()
 
-    def _finish(self, outcome: Outcome) -> Outcome:
+    def _grant(self, request: _Request) -> Outcome | None:
+        """Do what `request` asks for; an outcome when that ends the machine."""
+        match request.wish:
+            case _Wish.FAILED:
+                return request.outcome
+            case _Wish.STOP:
+                return Outcome(OutcomeKind.STOPPED, "stopped")
+            case _Wish.POWER_OFF if self.actions.no_shutdown:
+                self.powered_off = True
+                self._notify(NoticeKind.SHUTDOWN, request.cause)
+                self._pause()
+            case _Wish.POWER_OFF:
+                return Outcome(OutcomeKind.POWERED_OFF)
+            case _Wish.RESET if self.actions.no_reboot:
+                return Outcome(OutcomeKind.RESET, "the guest asked for a reset")
+            case _Wish.RESET:
+                return self._reset(request.cause)
+            case _Wish.PAUSE if self.state is MachineState.RUNNING:
+                self._pause()
+            case _Wish.RESUME if self.state is MachineState.PAUSED and not self.powered_off:
+                self.prelaunch = False
+                self.lifecycle.enter(MachineState.RUNNING)
+                self._notify(NoticeKind.RESUME)
+                self._unpark_all()
+            case _Wish.POWER_BUTTON if self.parts.pm is not None:
+                with self.parts.lock:
+                    self.parts.pm.press_power_button()
+                self._notify(NoticeKind.POWERDOWN)
+            case _:
+                pass
+        return None
+
+    def _pause(self) -> None:
+        """Stop the vCPUs and wait until they stand still."""
+        self._park_all()
+        for runner in self.parts.runners:
+            runner.wait_parked(_PARK_TIMEOUT_S)
+        if self.state is MachineState.RUNNING:
+            self.lifecycle.enter(MachineState.PAUSED)
+            self._notify(NoticeKind.STOP)
+
+    def _finish(self, outcome: Outcome, cause: ShutdownCause) -> Outcome:
         """Output that still waits belongs to the run."""
+        self._notify(NoticeKind.SHUTDOWN, cause)
         with self.parts.lock:
             for _, receiver in self.parts.consoles:
                 flush = getattr(receiver, "flush", None)
@@ -252,7 +322,7 @@ class Machine:
         for runner in self.parts.runners:
             runner.unpark()
 
-    def _reset(self) -> Outcome | None:
+    def _reset(self, cause: ShutdownCause) -> Outcome | None:
         """Restart in place; an outcome when that is not possible."""
         parts = self.parts
         was_paused = self.state is MachineState.PAUSED
@@ -260,11 +330,15 @@ class Machine:
         for runner in parts.runners:
             if not runner.wait_parked(_PARK_TIMEOUT_S):
                 return Outcome(OutcomeKind.INTERNAL_ERROR, f"vCPU {runner.vcpu.index} does not stop for the reset")
+        later = []
         while not self._wishes.empty():
-            wish, outcome = self._wishes.get()
-            if wish not in {_Wish.RESET, _Wish.PAUSE, _Wish.RESUME}:
-                self._wishes.put((wish, outcome))
-                break
+            request = self._wishes.get()
+            if request.wish is _Wish.RESET:
+                request.done.set()
+            else:
+                later.append(request)
+        for request in later:
+            self._wishes.put(request)
         with parts.lock:
             for reset in parts.resets:
                 reset()
@@ -273,7 +347,10 @@ class Machine:
                 runner.power_on()
             if parts.boot is not None:
                 parts.boot()
+        self.powered_off = False
+        self.prelaunch = was_paused
         self.lifecycle.enter(MachineState.PAUSED if was_paused else MachineState.RUNNING)
+        self._notify(NoticeKind.RESET, cause)
         if not was_paused:
             self._unpark_all()
         return None

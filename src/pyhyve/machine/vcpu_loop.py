@@ -92,6 +92,11 @@ class VcpuRunner:
         self._waiting_for_startup = self._chip is not None and self.vcpu.index != 0
         self._attention = self._waiting_for_startup
 
+    @property
+    def thread_id(self) -> int:
+        """The host's id of the thread; 0 before `start`."""
+        return self._thread.native_id or 0
+
     def start(self) -> None:
         """Start the thread; once."""
         self._thread.start()

@@ -14,6 +14,7 @@ from pyhyve.boot.errors import BootError
 from pyhyve.machine.builder import build
 from pyhyve.machine.config import MIB, ConfigError, DiskConfig, MachineConfig
 from pyhyve.machine.lifecycle import MachineState
+from pyhyve.machine.notices import Notice, NoticeKind
 from pyhyve.machine.outcome import Outcome, OutcomeKind
 from tests.unit.machine.fake_vm import FakeVm
 
@@ -60,6 +61,8 @@ class Run:
         no_reboot: bool = False,
         timeout_s: float = 20,
         disks: tuple[DiskConfig, ...] = (),
+        no_shutdown: bool = False,
+        start_paused: bool = False,
     ) -> None:
         self.console = MemoryChardev()
         self.vms: list[FakeVm] = []
@@ -70,6 +73,8 @@ class Run:
             no_reboot=no_reboot,
             timeout_s=timeout_s,
             disks=disks,
+            no_shutdown=no_shutdown,
+            start_paused=start_paused,
         )
 
         def open_engine(_choice: str, memory: GuestMemory) -> FakeVm:
@@ -329,3 +334,45 @@ def test_missing_disk_is_one_clear_line_and_releases_everything(tmp_path: Path) 
     with pytest.raises(ConfigError, match="No such file"):
         Run(tmp_path, power_off, disks=(DiskConfig(tmp_path / "missing"),))
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_start_paused_waits_for_resume_and_tells_observers(tmp_path: Path) -> None:
+    run = Run(tmp_path, power_off, start_paused=True)
+    seen = []
+    run.machine.observers.append(lambda notice: seen.append((notice.kind, notice.cause)))
+
+    def drive() -> None:
+        run.machine.reset().wait(10)
+        assert run.machine.prelaunch
+        run.machine.resume()
+
+    thread = threading.Thread(target=drive)
+    thread.start()
+    assert run.run().kind is OutcomeKind.POWERED_OFF
+    thread.join()
+    assert seen == [
+        ("RESET", "host-qmp-system-reset"),
+        ("RESUME", "none"),
+        ("SHUTDOWN", "guest-shutdown"),
+    ]
+
+
+def test_no_shutdown_keeps_the_machine_until_it_is_stopped(tmp_path: Path) -> None:
+    run = Run(tmp_path, power_off, no_shutdown=True)
+    stopped = threading.Event()
+
+    def watch(notice: Notice) -> None:
+        if notice.kind is NoticeKind.STOP:
+            stopped.set()
+
+    run.machine.observers.append(watch)
+    thread = threading.Thread(target=lambda: outcomes.append(run.run()))
+    outcomes: list[Outcome] = []
+    thread.start()
+    assert stopped.wait(10)
+    assert run.machine.powered_off
+    run.machine.resume().wait(10)
+    assert run.machine.state is MachineState.PAUSED
+    run.machine.request_stop()
+    thread.join(10)
+    assert [outcome.kind for outcome in outcomes] == [OutcomeKind.STOPPED]
