@@ -446,8 +446,8 @@ def parse_snapshot_table(data: bytes, count: int, disk_size: int) -> tuple[Snaps
         offset += id_size
         name = data[offset : offset + name_size].decode("utf-8", "surrogateescape")
         offset += name_size
-        if l1_size * 8 > MAX_L1_SIZE_BYTES:
-            msg = f"Snapshot '{id_text}': L1 table too large"
+        if l1_size * 8 > MAX_L1_SIZE_BYTES or size >= 1 << 63:
+            msg = f"Snapshot '{id_text}': L1 table or disk size too large"
             raise ImageFormatError(msg)
         entries.append(
             SnapshotEntry(l1_offset, l1_size, id_text, name, date_s, date_ns, clock, vm_state, size, icount, extra[24:])

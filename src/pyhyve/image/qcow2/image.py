@@ -139,6 +139,7 @@ class Qcow2Image(Qcow2Reader):
                 host, taken, fresh = first << bits, count, False
             elif owned and located:
                 host, taken, fresh = entry & OFFSET_MASK, count, False
+                meta.guard_in_place(host, taken << bits)
             else:
                 meta.writable_table(l1_index)  # before the data, so that data stays in one run
                 unwritten = meta.refcounts.high_water << bits
@@ -226,6 +227,7 @@ class Qcow2Image(Qcow2Reader):
                 host, in_place = start, True
             elif in_place:
                 host = entry & OFFSET_MASK
+                meta.guard_in_place(host, self._cluster_size)
             else:
                 unwritten = meta.refcounts.high_water << self._bits
                 host, _ = meta.allocate(1)

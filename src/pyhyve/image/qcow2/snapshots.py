@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pyhyve.image.contract import ImageError, ImageFormatError, ImageUnsupportedError
 from pyhyve.image.qcow2.format import (
+    MAX_L1_SIZE_BYTES,
     MAX_SNAPSHOT_TABLE_SIZE_BYTES,
     MAX_SNAPSHOTS,
     OFFSET_MASK,
@@ -233,6 +234,9 @@ def _apply_snapshot(meta: Metadata, entry: SnapshotEntry) -> None:
     l1 = meta.load_l1(entry.l1_table_offset, entry.l1_size) if entry.l1_size else array("Q")
     old_l1, old_offset = meta.l1, header.l1_table_offset
     needed = replace(header, size=entry.disk_size).l1_entries_needed
+    if needed * 8 > MAX_L1_SIZE_BYTES:
+        msg = f"Snapshot '{entry.id}' has a disk size that no L1 table can cover"
+        raise ImageFormatError(msg)
     l1.extend(array("Q", (0,)) * max(0, needed - len(l1)))
     add_tree(meta, l1, 1)
     offset = _copy_l1(meta, l1) or old_offset
