@@ -1,0 +1,111 @@
+"""Machines that start as PCs do: firmware, boot sector, boot loader."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pyhyve.boot.errors import BootError
+from pyhyve.boot.firmware import find_firmware
+from pyhyve.guest.console import GuestConsole
+
+from .conftest import BOOT_TIMEOUT_S
+from .tiny import HALT, boot_sector, print16
+
+if TYPE_CHECKING:
+    from pyhyve.guest.builder import Guest
+
+POWER_OFF = b"\xba\x04\x06\xb8\x00\x34\xef"
+"""MOV DX, 604h; MOV AX, 3400h; OUT DX, AX: ACPI's soft-off."""
+RESET = b"\xb0\xfe\xe6\x64"
+"""MOV AL, 0FEh; OUT 64h, AL: the keyboard controller pulls the reset line."""
+READ_COUNTER = b"\xb0\x50\xe6\x70\xe4\x71"
+"""CMOS byte 50h to AL: it survives resets."""
+ISOLINUX = Path("/usr/lib/ISOLINUX")
+ISOLINUX_CONFIG = """SERIAL 0 115200
+DEFAULT debian
+LABEL debian
+ KERNEL /vmlinuz
+ APPEND initrd=/initrd console=ttyS0 quiet
+"""
+
+
+@pytest.fixture(autouse=True)
+def firmware() -> Path:
+    try:
+        return find_firmware()
+    except BootError as error:
+        pytest.skip(str(error))
+
+
+def command(*options: str) -> list[str]:
+    return [sys.executable, "-m", "pyhyve", "run", "--accel", "jit", *options]
+
+
+def run(*options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command("--timeout", "60", *options),
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    return tmp_path / "disk.img"
+
+
+def test_boot_sector_of_a_disk_runs(disk: Path) -> None:
+    disk.write_bytes(boot_sector(print16("from the boot sector\n") + POWER_OFF + HALT).ljust(1 << 20, b"\0"))
+    done = run("--disk", f"{disk},format=raw")
+    assert done.returncode == 0, done
+    assert "SeaBIOS" in done.stdout
+    assert done.stdout.endswith("from the boot sector\n")
+
+
+def test_reset_goes_through_the_firmware_again(disk: Path) -> None:
+    # First time: CMOS byte 50h is not 5; set it and reset.
+    first = b"\xb0\x05\xe6\x71" + RESET + HALT
+    code = print16("boot\n") + READ_COUNTER + b"\x3c\x05\x74" + bytes((len(first),)) + first + POWER_OFF + HALT
+    disk.write_bytes(boot_sector(code).ljust(1 << 20, b"\0"))
+    done = run("--disk", f"{disk},format=raw")
+    assert done.returncode == 0, done
+    assert done.stdout.count("SeaBIOS") == done.stdout.count("boot\n") == 2
+
+
+def test_disk_without_a_boot_sector_is_said_by_the_firmware(disk: Path) -> None:
+    disk.write_bytes(bytes(1 << 20))
+    with GuestConsole(command("--disk", f"{disk},format=raw", "--timeout", "100")) as console:
+        console.expect("not a bootable disk", BOOT_TIMEOUT_S)
+
+
+def test_boot_loader_starts_debian_from_a_disk(debian_6_1: Guest, tmp_path: Path, disk: Path) -> None:
+    xorriso = shutil.which("xorriso")
+    modules = Path("/usr/lib/syslinux/modules/bios")
+    if xorriso is None or not ISOLINUX.is_dir() or not modules.is_dir():
+        pytest.skip("needs the Debian packages xorriso, isolinux and syslinux-common")
+    tree = tmp_path / "tree"
+    (tree / "isolinux").mkdir(parents=True)
+    shutil.copy(debian_6_1.kernel, tree / "vmlinuz")
+    shutil.copy(debian_6_1.initrd, tree / "initrd")
+    shutil.copy(ISOLINUX / "isolinux.bin", tree / "isolinux")
+    shutil.copy(modules / "ldlinux.c32", tree / "isolinux")
+    (tree / "isolinux" / "isolinux.cfg").write_text(ISOLINUX_CONFIG)
+    subprocess.run(
+        [
+            *(xorriso, "-as", "mkisofs", "-quiet", "-o", str(disk), "-b", "isolinux/isolinux.bin"),
+            *("-c", "isolinux/boot.cat", "-no-emul-boot", "-boot-load-size", "4", "-boot-info-table"),
+            *("-isohybrid-mbr", str(ISOLINUX / "isohdpfx.bin"), str(tree)),
+        ],
+        check=True,
+    )
+    with GuestConsole(command("--disk", f"{disk},format=raw,readonly=on")) as console:
+        assert console.wait_ready(BOOT_TIMEOUT_S) == f"Linux {debian_6_1.release} on pyhyve"
+        assert "BOOT_IMAGE=/vmlinuz" in console.run("cat /proc/cmdline")
+        assert console.run("ls /sys/firmware/acpi/tables").split()[:3] == ["APIC", "DSDT", "FACP"]
+        console.send_line("poweroff")
+        assert console.wait_end() == 0
