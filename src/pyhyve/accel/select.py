@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING
 from pyhyve.support.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pyhyve.accel.api import Vm
     from pyhyve.memory.guest import GuestMemory
+
+    Progress = Callable[[int, int], None]
 
 _LOG = logging.getLogger(__name__)
 CHOICES = ("auto", "kvm", "jit")
@@ -19,10 +23,11 @@ class AccelError(UserError):
     """The engine that was asked for cannot run here."""
 
 
-def open_vm(choice: str, memory: GuestMemory) -> Vm:
+def open_vm(choice: str, memory: GuestMemory, progress: Progress | None = None) -> Vm:
     """Make a `Vm` over `memory` with the engine `choice` (one of `CHOICES`); raises AccelError.
 
-    Engines are imported only when taken: each costs start-up time.
+    Engines are imported only when taken: each costs start-up time. `progress(done, total)` is called while the
+    translator is compiled, the first time on a host.
     """
     if choice not in CHOICES:
         msg = f"accel: unknown engine {choice!r} (use {', '.join(CHOICES)})"
@@ -39,7 +44,7 @@ def open_vm(choice: str, memory: GuestMemory) -> Vm:
         _LOG.info("not using KVM: %s", reason)
     from pyhyve.accel.emulator import EmulatorVm  # noqa: PLC0415 - see the docstring
 
-    return EmulatorVm(memory)
+    return EmulatorVm(memory, progress)
 
 
 def _why_not_kvm() -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import signal
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 TRACE_POINTS = ("exits", "bus")
+_BAR_CELLS = 40
 Number = TypeVar("Number", int, float)
 
 
@@ -207,13 +209,26 @@ def stopped_by_signals(stop: Callable[[], object], restore: Callable[[], None]) 
             signal.signal(number, handler)
 
 
+def show_engine_progress(done: int, total: int) -> None:
+    """A bar on standard error while the CPU engine is compiled, once on a host; one line when that is no terminal."""
+    what = "pyhyve run: compiling the CPU engine (once on this host)"
+    if not sys.stderr.isatty():
+        if not done:
+            print(f"{what}…", file=sys.stderr)
+        return
+    filled = _BAR_CELLS * done // total
+    end = "\r\033[K" if done == total else ""
+    print(f"\r{what} [{'#' * filled:<{_BAR_CELLS}}]{end}", end="", file=sys.stderr, flush=True)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Run the machine until it ends."""
     config = configuration(arguments)
+    from pyhyve.accel.select import open_vm
     from pyhyve.machine.builder import build
 
     with preserved_terminal() as restore:
-        machine = build(config)
+        machine = build(config, open_engine=functools.partial(open_vm, progress=show_engine_progress))
         with stopped_by_signals(machine.request_stop, restore):
             outcome = machine.run()
     status = outcome.exit_status

@@ -38,6 +38,7 @@ def build_library(keys: Sequence[Key], exports: Sequence[Kernel], progress: Call
     texts: list[tuple[list[str], str]] = []
     used: dict[str, Kernel] = {}
     total = len(keys)
+    progress(0, total)
     for at in range(0, total, _CHUNK):
         module = Module()
         module.external = True
