@@ -46,7 +46,10 @@ _STATES: Final = 4
 class Code:
     """Code being put together."""
 
-    __slots__ = ("bytes", "environment", "flags_undefined", "jumps", "may_leave", "needs", "rip", "starts", "steps", "sw_undefined")
+    __slots__ = (
+        "bytes", "environment", "flags_undefined", "jumps", "may_leave", "needs", "rip", "starts", "steps",
+        "sw_undefined",
+    )  # fmt: skip
 
     def __init__(self, rip: int) -> None:
         self.rip = rip

@@ -53,7 +53,7 @@ _TSS_SELECTOR, _LDT_SELECTOR = 0x40, 0x50
 _LDT: Final = 0x2_9000
 _FRAME_GPA: Final = 0x2_A000
 _FRAME: Final = 0xFFFF_FF00_0000_0000 | at.SAVE
-"""Where IRET takes its frame from. To a 16-bit stack it leaves bits 16-31 of ESP as they were: as the native runner's."""
+"""Where IRET takes its frame from: going to a 16-bit stack it leaves bits 16-31 of ESP, as it does natively."""
 
 # SDM volume 4, table 2-2 and volume 3A, sections 2.5 and 4.5.
 _MSR_EFER, _MSR_FS_BASE, _MSR_GS_BASE = 0xC000_0080, 0xC000_0100, 0xC000_0101

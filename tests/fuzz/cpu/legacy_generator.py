@@ -1,4 +1,4 @@
-"""Random cases of 16-bit and 32-bit code: as the generator's, with segments, older instructions and addressing forms."""
+"""Random cases of 16-bit and 32-bit code: the generator's, with segments, older instructions and addressing forms."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ _CS, _SS, _DS, _ES = range(4)
 _PREFIXES: Final = {_ES: 0x26, _CS: 0x2E, _SS: 0x36, _DS: 0x3E}
 _FORMS_16: Final = ((_RBX, _RSI), (_RBX, _RDI), (_RBP, _RSI), (_RBP, _RDI), (_RSI,), (_RDI,), (_RBP,), (_RBX,))
 """Registers of the 16-bit addressing forms (SDM volume 2, table 2-1)."""
-_GONE: Final = frozenset({0x06, 0x07, 0x0E, 0x16, 0x17, 0x1E, 0x1F, 0x27, 0x2F, 0x37, 0x3F, 0x60, 0x61, 0x63, 0x82, 0x9A,
-                          0xCE, 0xD4, 0xD6, 0xEA})  # fmt: skip
+_GONE: Final = frozenset(
+    bytes.fromhex("06 07 0e 16 17 1e 1f 27 2f 37 3f 60 61 63 82 9a ce d4 d6 ea")
+)
 """One-byte opcodes that mean something else in 64-bit mode."""
 _LINES: Final = """
 1 06,0e,16,1e v !stack
@@ -52,9 +53,7 @@ _LINES: Final = """
 def legacy_table() -> tuple[Entry, ...]:
     """The main table but for what means something else here, and the older instructions."""
     kept = [entry for entry in table() if entry.escape or entry.opcode not in _GONE]
-    older = [
-        replace(entry, name=f"old-{entry.opcode:02x}", steering=entry.steering | {"old"}) for entry in entries(_LINES.splitlines())
-    ]
+    older = [replace(entry, name=f"old-{entry.opcode:02x}") for entry in entries(_LINES.splitlines())]
     return (*kept, *older)
 
 

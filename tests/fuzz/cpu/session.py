@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from .engines import Engine
 
+_STACK_FAULT: Final = 12
+_GENERAL_PROTECTION: Final = 13
+_X87_EXCEPTION: Final = 16
 _ALIGNMENT_CHECK: Final = 17
 _SIMD_EXCEPTION: Final = 19
 _TASK_END: Final = 0x7FFF_FFFF_F000
@@ -246,21 +249,28 @@ def _excused_bit_scan(case: Case, native: Result, engine: Result) -> bool:
 def _excused_segment_fault(case: Case, native: Result, engine: Result) -> bool:
     """Known limits of the engine outside 64-bit mode, where segments are checked before all else.
 
-    A misaligned 16-byte operand beyond its segment gives #GP on processors, and an MMX instruction that faults on its
-    segment has made its transition (TOP, tags) already. A pending x87 exception comes before the segment, and parts of
-    an x87 area before the segment's limit; a result that an unmasked exception suppresses needs no segment.
+    Processors do these before: a pending x87 exception; #GP for a misaligned 16-byte operand; the transition (TOP,
+    tags) of MMX instructions; the parts of an x87 area, of a masked store or of a 10-byte store within the segment;
+    POP's read of the stack; CALL's push. And they need no segment for a result that an unmasked exception suppresses,
+    nor ARPL a writable one for a selector that stays.
     """
-    if case.bits == 64 or engine.vector not in (12, 13):
+    if case.bits == 64 or engine.vector not in (_STACK_FAULT, _GENERAL_PROTECTION):
         return False
-    if native.vector not in (12, 13):
-        faulting = report.at_offset(case, engine.rip - case.eip)
-        return native.vector == 16 or faulting.startswith("f")
+    faulting = report.at_offset(case, engine.rip - case.eip)
+    if native.vector == _X87_EXCEPTION or faulting.startswith("arpl"):
+        return True
+    if native.vector not in (_STACK_FAULT, _GENERAL_PROTECTION) or native.rip != engine.rip:
+        return faulting.startswith(("f", "pop", "maskmov"))
     patched = bytearray(engine.record)
-    if b"\x0f" in case.code and native.error == engine.error == 0:
-        for field in (at.RESULT_VECTOR, at.RESULT_RFLAGS):
-            patched[field : field + 8] = native.record[field : field + 8]
-    patched[at.RESULT_FX : at.RESULT_FX + at.FX_XMM] = native.record[at.RESULT_FX : at.RESULT_FX + at.FX_XMM]
-    return patched[: at.RESULT_LINES] == native.record[: at.RESULT_LINES]
+    fields = [(at.RESULT_FX, at.FX_XMM)]
+    if (b"\x0f" in case.code or faulting.startswith("pop")) and native.error == engine.error == 0:
+        fields += [(at.RESULT_VECTOR, 8), (at.RESULT_RFLAGS, 8)]
+    if faulting.startswith(("call", "lcall", "fstp", "fbstp")):
+        fields += [(at.RESULT_DIRTY, at.RESULT_FX - at.RESULT_DIRTY), (at.RESULT_LINES, at.MAX_LINES * at.LINE)]
+    for place, size in fields:
+        patched[place : place + size] = native.record[place : place + size]
+    same_rest = patched[: at.RESULT_LINES] == native.record[: at.RESULT_LINES]
+    return same_rest and Result(bytes(patched)).lines() == native.lines()
 
 
 def _excused_precision(native: Result, engine: Result) -> bool:

@@ -36,6 +36,8 @@ MAX_INSTRUCTIONS = 64
 _ROOM = 12
 """Uops that one instruction and a block's end may take."""
 
+X87_ENVIRONMENT, X87_STATE, X87_FORMAT_16 = 28, 108, 14
+"""Bytes of FSTENV's and FSAVE's areas in the 32-bit format, and how many fewer in the 16-bit one."""
 _POP_MEMORY = 0x8F
 """The only opcode of its number, in any map, with a memory operand."""
 
@@ -182,6 +184,8 @@ def segment_uops(st: Any, index: Any, pc: Any, npc: Any, default: Any) -> Any:
         size = size * 2
     elif declared != 0:
         size = declared
+        if st.d_size == 0 and (size == X87_ENVIRONMENT or size == X87_STATE):
+            size = size - X87_FORMAT_16
     elif rule == Size.B:
         size = u64(1)
     elif (rule == Size.Z and size == 8) or (rule == Size.Y and size == 2):
