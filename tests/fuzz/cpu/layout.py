@@ -177,6 +177,7 @@ SW_C3: Final = 0x4000
 MXCSR_OE: Final = 1 << 3
 MXCSR_UE: Final = 1 << 4
 MXCSR_PE: Final = 1 << 5
+MXCSR_FLAGS: Final = 0x3F
 """Exception flags; the bits that mask them are 7 places higher."""
 
 
