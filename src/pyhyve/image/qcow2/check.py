@@ -216,7 +216,7 @@ def _check_once(meta: Metadata, *, fix_leaks: bool, fix_errors: bool) -> CheckRe
     refs = collect(meta, result)
     rebuild = _collect_blocks(refs)
     wrong, highest = _compare(refs)
-    if fix_errors and (rebuild or any(low for low, _ in wrong.values())):
+    if fix_errors:
         rebuild = rebuild or _needs_rebuild(refs, wrong)
     if rebuild and fix_errors:
         result.corruptions_fixed = result.corruptions
