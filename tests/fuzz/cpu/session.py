@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _STACK_FAULT: Final = 12
 _GENERAL_PROTECTION: Final = 13
+_PAGE_FAULT: Final = 14
 _X87_EXCEPTION: Final = 16
 _ALIGNMENT_CHECK: Final = 17
 _SIMD_EXCEPTION: Final = 19
@@ -251,20 +252,29 @@ def _excused_segment_fault(case: Case, native: Result, engine: Result) -> bool:
 
     Processors do these before: a pending x87 exception; #GP for a misaligned 16-byte operand; the transition (TOP,
     tags) of MMX instructions; the parts of an x87 area, of a masked store or of a 10-byte store within the segment;
-    POP's read of the stack; CALL's push. And they need no segment for a result that an unmasked exception suppresses,
-    nor ARPL a writable one for a selector that stays.
+    POP's read of the stack; CALL's push (and LOOP does not count when it would leave the segment); the first part of a far pointer or of a pair of bounds. They need no segment
+    for a result that an unmasked exception suppresses, nor ARPL a writable one for a selector that stays. A far CALL
+    to 64-bit code pushes without the old stack segment's base. Masked stores wrap within 16-bit addresses.
     """
-    if case.bits == 64 or engine.vector not in (_STACK_FAULT, _GENERAL_PROTECTION):
+    if case.bits == 64:
         return False
+    if report.at_offset(case, native.rip - case.eip).startswith(("call", "lcall")) and engine.rip != native.rip:
+        return native.vector == _PAGE_FAULT
     faulting = report.at_offset(case, engine.rip - case.eip)
+    if faulting.startswith("maskmov") and native.rip == engine.rip:
+        return True
+    if engine.vector not in (_STACK_FAULT, _GENERAL_PROTECTION):
+        return False
     if native.vector == _X87_EXCEPTION or faulting.startswith("arpl"):
         return True
     if native.vector not in (_STACK_FAULT, _GENERAL_PROTECTION) or native.rip != engine.rip:
-        return faulting.startswith(("f", "pop", "maskmov"))
+        return faulting.startswith(("f", "pop", "call", "jmp", "l", "bound"))
     patched = bytearray(engine.record)
     fields = [(at.RESULT_FX, at.FX_XMM)]
     if (b"\x0f" in case.code or faulting.startswith("pop")) and native.error == engine.error == 0:
         fields += [(at.RESULT_VECTOR, 8), (at.RESULT_RFLAGS, 8)]
+    if faulting.startswith("loop"):
+        fields.append((at.RESULT_GPR + 8, 8))
     if faulting.startswith(("call", "lcall", "fstp", "fbstp")):
         fields += [(at.RESULT_DIRTY, at.RESULT_FX - at.RESULT_DIRTY), (at.RESULT_LINES, at.MAX_LINES * at.LINE)]
     for place, size in fields:

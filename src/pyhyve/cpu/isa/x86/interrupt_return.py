@@ -141,8 +141,8 @@ def return_real(st: Any, opsize: Any, is_iret: Any, extra: Any) -> None:
 def return_protected(st: Any, opsize: Any, is_iret: Any, extra: Any) -> None:
     """Protected and long mode: to the same or an outer privilege, or to virtual-8086 mode."""
     sp = st.gpr[Gpr.RSP]
-    # The selector first, as processors do.
-    selector = stack_load(st, sp + opsize, opsize) & 0xFFFF
+    # The selector first and no more of it than it has, as processors do.
+    selector = stack_load(st, sp + opsize, 2)
     if st.stop != 0:
         return
     ip = stack_load(st, sp, opsize)
