@@ -28,7 +28,7 @@ ENTRIES: tuple[FormatEntry, ...] = (
     FormatEntry(
         "vmdk",
         "pyhyve.image.vmdk",
-        ((0, b"KDMV"), (0, b"COWD"), (0, b"#"), (0, b"\n"), (0, b" "), (0, b"\r")),
+        ((0, b"KDMV"), (0, b"COWD"), (0, b"#"), (0, b"\n"), (0, b" "), (0, b"\r"), (0, b"version=")),
     ),
     FormatEntry("vdi", "pyhyve.image.vdi", ((64, b"\x7f\x10\xda\xbe"),)),
     FormatEntry("vpc", "pyhyve.image.vpc", ((0, b"conectix"),)),
