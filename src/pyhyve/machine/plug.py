@@ -9,7 +9,7 @@ from pyhyve.backends.tap import Tap
 from pyhyve.devices.virtio.block import BlockOptions
 from pyhyve.devices.virtio.factory import PluggableDevice, make_disk, make_net
 from pyhyve.image.contract import ImageError
-from pyhyve.image.opening import OpenSettings, open_image
+from pyhyve.image.opening import OpenSettings, open_image, open_overlay
 from pyhyve.machine.config import ConfigError, NetKind
 
 if TYPE_CHECKING:
@@ -50,14 +50,13 @@ def notify_registrar(vm: Vm) -> NotifyRegistrar | None:
 
 
 def plug_disk(memory: GuestMemory, disk: DiskConfig, notify: NotifyRegistrar | None) -> PluggableDevice[VirtioBlock]:
-    """A disk on its image; raises ConfigError."""
-    if disk.snapshot:
-        msg = f"disk: {disk.path}: snapshot=on is not available (make an overlay: pyhyve img create -b)"
-        raise ConfigError(msg)
+    """A disk on its image, or on a temporary overlay of it (`snapshot`); raises ConfigError."""
     writable = not (disk.readonly or disk.is_cdrom)
+    settings = OpenSettings(format_name=disk.format, writable=writable)
+    opener = open_overlay if disk.snapshot and writable else open_image
     try:
-        image = open_image(str(disk.path), OpenSettings(format_name=disk.format, writable=writable))
-    except ImageError as error:
+        image = opener(str(disk.path), settings)
+    except (ImageError, OSError) as error:
         msg = f"disk: {error}"
         raise ConfigError(msg) from error
     return make_disk(memory, image, BlockOptions(serial=disk.serial), register_notify=notify)
