@@ -18,6 +18,7 @@ from pyhyve.support.errors import UserError
 
 from . import report
 from .layout import BATCH
+from .native import host_is_intel
 from .session import Mismatch, Session, Tally
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def _session(arguments: argparse.Namespace) -> Session:
         arguments.only,
         bits=arguments.bits,
         alignment_checks=arguments.alignment_checks,
-        lenient=arguments.engine == "unicorn",
+        lenient=arguments.engine == "unicorn" or not host_is_intel(),
     )
 
 

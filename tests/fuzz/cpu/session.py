@@ -82,7 +82,7 @@ class Session:
         only: regular expression on the table's labels.
         alignment_checks: also set RFLAGS.AC now and then.
         bits: width of the code, 16, 32 or 64.
-        lenient: a case that faults on both sides counts as equal (for engines that fault differently).
+        lenient: a case that faults on both sides counts as equal (for engines and hosts that fault differently).
     """
 
     def __init__(
@@ -252,9 +252,10 @@ def _excused_segment_fault(case: Case, native: Result, engine: Result) -> bool:
 
     Processors do these before: a pending x87 exception; #GP for a misaligned 16-byte operand; the transition (TOP,
     tags) of MMX instructions; the parts of an x87 area, of a masked store or of a 10-byte store within the segment;
-    POP's read of the stack; CALL's push (and LOOP does not count when it would leave the segment); the first part of a far pointer or of a pair of bounds. They need no segment
+    POP's read of the stack; CALL's push; the first part of a far pointer or of a pair of bounds. They need no segment
     for a result that an unmasked exception suppresses, nor ARPL a writable one for a selector that stays. A far CALL
-    to 64-bit code pushes without the old stack segment's base. Masked stores wrap within 16-bit addresses.
+    to 64-bit code pushes without the old stack segment's base. Masked stores wrap within 16-bit addresses. LOOP does
+    not count when it would leave the segment.
     """
     if case.bits == 64:
         return False
