@@ -379,9 +379,12 @@ def _count(meta: Metadata, cluster: int) -> int:
         return 0
 
 
-def _all_one(meta: Metadata, first: int, count: int) -> bool:
+def _uniform(meta: Metadata, first: int, count: int, *, copied: bool) -> bool:
+    """Whether all clusters of a run (or, when not `copied`, none) are referenced exactly once."""
     try:
-        return meta.refcounts.all_equal_one(first, count)
+        if copied:
+            return meta.refcounts.all_equal_one(first, count)
+        return meta.refcounts.none_equal_one(first, count)
     except ImageFormatError:
         return False
 
@@ -417,7 +420,7 @@ def _check_table_flags(meta: Metadata, entries: array[int], result: CheckResult)
             continue
         run = run_length(entries, index, total - index, size)
         copied = bool(entry & OFLAG_COPIED)
-        if not copied or not _all_one(meta, host >> bits, run):
+        if not _uniform(meta, host >> bits, run, copied=copied):
             for at in range(run):
                 count = _count(meta, (host >> bits) + at)
                 if (count == 1) != copied:

@@ -152,6 +152,18 @@ class RefcountStructure:
             count -= step
         return True
 
+    def none_equal_one(self, cluster: int, count: int) -> bool:
+        """Whether no cluster of a run is referenced exactly once."""
+        while count > 0:
+            number, index = divmod(cluster, self.entries_per_block)
+            step = min(count, self.entries_per_block - index)
+            block = self.block(number)
+            if block is not None and 1 in block[index : index + step]:
+                return False
+            cluster += step
+            count -= step
+        return True
+
     def add(self, cluster: int, count: int, delta: int) -> None:
         """Add `delta` to `count` clusters from `cluster`; missing blocks are made.
 
@@ -182,7 +194,10 @@ class RefcountStructure:
 
     def _add_in_block(self, block: Counts, index: int, step: int, delta: int) -> None:
         part = block[index : index + step]
-        low, high = (part[0], part[0]) if step == 1 else (min(part), max(part))
+        if step == 1 or part.count(part[0]) == step:
+            low = high = part[0]
+        else:
+            low, high = min(part), max(part)
         if low + delta < 0:
             msg = "a reference count would fall below zero"
             raise ImageFormatError(msg)

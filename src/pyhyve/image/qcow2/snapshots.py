@@ -158,6 +158,8 @@ def _flag_runs(meta: Metadata, entries: array[int]) -> Iterator[tuple[int, int, 
         run = run_length(entries, index, total - index, size)
         if counts.all_equal_one(host >> bits, run):
             yield index, run, OFLAG_COPIED
+        elif counts.none_equal_one(host >> bits, run):
+            yield index, run, 0
         else:
             for at in range(run):
                 yield index + at, 1, OFLAG_COPIED if counts.get((host >> bits) + at) == 1 else 0
