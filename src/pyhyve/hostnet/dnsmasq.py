@@ -67,6 +67,7 @@ def render(spec: NetworkSpec, files: Files, *, as_root: bool) -> str:
         "except-interface=lo",
         "bind-dynamic",
         "no-hosts",
+        "no-ping",
         "domain-needed",
         "bogus-priv",
         f"pid-file={files.pid}",
