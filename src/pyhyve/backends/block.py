@@ -74,6 +74,11 @@ class ImageBlock:
         self._closed = False
 
     @property
+    def image(self) -> Image:
+        """The image behind it, to look at."""
+        return self._image
+
+    @property
     def size_bytes(self) -> int:
         """Virtual size, in whole sectors: a trailing part of one is not reachable."""
         return self._image.size_bytes & ~511

@@ -7,6 +7,7 @@ control thread has dealt with it. Observers are called on the control thread and
 
 from __future__ import annotations
 
+import logging
 import queue
 import sys
 import threading
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from pyhyve.machine.io import MachineLoop
     from pyhyve.machine.vcpu_loop import VcpuRunner
 
+_LOG = logging.getLogger(__name__)
 _PARK_TIMEOUT_S = 5.0
 _SWITCH_INTERVAL_S = 0.0005
 """How long a Python thread may keep others from running: the I/O thread must not delay an exit for long."""
@@ -43,6 +45,7 @@ class _Wish(Enum):
     PAUSE = auto()
     RESUME = auto()
     POWER_BUTTON = auto()
+    INSPECT = auto()
     FAILED = auto()
 
 
@@ -53,6 +56,7 @@ class _Request:
     wish: _Wish
     cause: ShutdownCause = ShutdownCause.NONE
     outcome: Outcome | None = None
+    work: Callable[[], None] | None = None
     done: threading.Event = field(default_factory=threading.Event)
 
 
@@ -141,6 +145,10 @@ class Machine:
         """Reset the machine as its reset button would."""
         return self._guest_wish(_Wish.RESET, cause)
 
+    def inspect(self, work: Callable[[], None]) -> threading.Event:
+        """Have the control thread call `work` while all vCPUs stand still; a paused machine stays paused."""
+        return self._wish(_Wish.INSPECT, work=work)
+
     # -- from the devices and vCPUs -----------------------------------------------------------------------------------
 
     def power_off_requested(self) -> None:
@@ -187,10 +195,16 @@ class Machine:
             runner.park()
 
     def _wish(
-        self, wish: _Wish, cause: ShutdownCause = ShutdownCause.NONE, outcome: Outcome | None = None
+        self,
+        wish: _Wish,
+        cause: ShutdownCause = ShutdownCause.NONE,
+        outcome: Outcome | None = None,
+        work: Callable[[], None] | None = None,
     ) -> threading.Event:
-        request = _Request(wish, cause, outcome)
+        request = _Request(wish, cause, outcome, work)
         self._wishes.put(request)
+        if self._closed:
+            request.done.set()
         return request.done
 
     def _notify(self, kind: NoticeKind, cause: ShutdownCause = ShutdownCause.NONE) -> None:
@@ -220,6 +234,8 @@ class Machine:
         self._closed = True
         if self.state is not MachineState.SHUTDOWN:
             self.lifecycle.enter(MachineState.SHUTDOWN)
+        while not self._wishes.empty():
+            self._wishes.get().done.set()
         if self._parts is None:
             return
         parts = self._parts
@@ -291,6 +307,8 @@ class Machine:
                 self.lifecycle.enter(MachineState.RUNNING)
                 self._notify(NoticeKind.RESUME)
                 self._unpark_all()
+            case _Wish.INSPECT if request.work is not None:
+                self._inspect(request.work)
             case _Wish.POWER_BUTTON if self.parts.pm is not None:
                 with self.parts.lock:
                     self.parts.pm.press_power_button()
@@ -298,6 +316,17 @@ class Machine:
             case _:
                 pass
         return None
+
+    def _inspect(self, work: Callable[[], None]) -> None:
+        self._park_all()
+        for runner in self.parts.runners:
+            runner.wait_parked(_PARK_TIMEOUT_S)
+        try:
+            work()
+        except Exception:  # noqa: BLE001 - a question must not end the machine
+            _LOG.exception("looking at the machine failed")
+        if self.state is MachineState.RUNNING:
+            self._unpark_all()
 
     def _pause(self) -> None:
         """Stop the vCPUs and wait until they stand still."""
@@ -327,6 +356,7 @@ class Machine:
         parts = self.parts
         was_paused = self.state is MachineState.PAUSED
         self.lifecycle.enter(MachineState.RESETTING)
+        self._park_all()
         for runner in parts.runners:
             if not runner.wait_parked(_PARK_TIMEOUT_S):
                 return Outcome(OutcomeKind.INTERNAL_ERROR, f"vCPU {runner.vcpu.index} does not stop for the reset")

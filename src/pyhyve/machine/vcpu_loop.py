@@ -144,7 +144,9 @@ class VcpuRunner:
             self._wake_up()
 
     def raise_nmi(self) -> None:
-        """Pulse NMI."""
+        """Pulse NMI; a vCPU that waits for a start-up message does not take it (SDM Vol. 3A, 10.4.4)."""
+        if self._waiting_for_startup:
+            return
         self._nmi = True
         self.vcpu.raise_nmi()
         self._wake_up()

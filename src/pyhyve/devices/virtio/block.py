@@ -118,6 +118,11 @@ class VirtioBlock(VirtioDevice):
         self._idle = threading.Condition(self.lock)
         self._stopped_requests: list[tuple[int, Virtqueue, BlockRequest]] = []
 
+    @property
+    def backend(self) -> BlockBackend:
+        """What holds the disk's contents."""
+        return self._backend
+
     # -- configuration ------------------------------------------------------------------------------------------------
 
     def config_space(self) -> bytes:

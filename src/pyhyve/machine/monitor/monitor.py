@@ -1,0 +1,88 @@
+"""A machine's monitor: its thread, its servers, and the machine's changes as events.
+
+Commands run on the monitor's own thread: some wait for the machine to come to rest, which must not hold up devices.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from pyhyve.backends.ioloop import IoLoop
+from pyhyve.machine.monitor.commands import MachineCommands, version_info
+from pyhyve.machine.monitor.server import MonitorServer
+from pyhyve.machine.monitor.session import Greeting, Session, event_message
+from pyhyve.machine.notices import NoticeKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pyhyve.machine.machine import Machine
+    from pyhyve.machine.monitor.server import Listener
+    from pyhyve.machine.notices import Notice
+
+_CLOSE_TIMEOUT_S = 15.0
+
+
+class Monitor:
+    """Serves QMP for one machine, from `start` until the machine closes."""
+
+    def __init__(self, machine: Machine, listeners: Sequence[Listener]) -> None:
+        """Takes the listeners over; the machine closes the monitor."""
+        self._loop = IoLoop("monitor")
+        self._commands = MachineCommands(machine, self._chardevs)
+        self._greeting = Greeting(version_info())
+        self._servers = [MonitorServer(self._loop, listener, self._converse) for listener in listeners]
+        self._started = False
+        self._closed = threading.Event()
+        machine.observers.append(self._observe)
+        machine.parts.closers.insert(0, self.close)
+
+    def start(self) -> None:
+        """Begin to serve; once."""
+        for server in self._servers:
+            server.start()
+        self._loop.start()
+        self._started = True
+
+    def close(self) -> None:
+        """Send what was answered and disconnect; idempotent."""
+        if self._closed.is_set():
+            return
+        if self._started:
+            self._loop.call_soon(self._close_servers)
+            self._closed.wait(_CLOSE_TIMEOUT_S)
+        else:
+            self._close_servers()
+        self._loop.stop()
+
+    def _close_servers(self) -> None:
+        for server in self._servers:
+            server.close()
+        self._closed.set()
+
+    def _converse(self, send: Callable[[bytes], None]) -> Session:
+        return Session(self._commands, self._greeting, send)
+
+    def _chardevs(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "label": server.listener.label,
+                "filename": server.listener.description,
+                "frontend-open": server.has_clients,
+            }
+            for server in self._servers
+        ]
+
+    def _observe(self, notice: Notice) -> None:
+        """A change of the machine, on its control thread."""
+        data = None
+        if notice.kind in {NoticeKind.RESET, NoticeKind.SHUTDOWN}:
+            data = {"guest": notice.cause.is_guest, "reason": str(notice.cause)}
+        message = event_message(notice.kind, data, time.time_ns() // 1000)
+        self._loop.call_soon(lambda: self._broadcast(message))
+
+    def _broadcast(self, message: bytes) -> None:
+        for server in self._servers:
+            server.event(message)
