@@ -63,7 +63,8 @@ def describe(image: Image) -> dict[str, object]:
     if below is not None:
         info["full-backing-filename"] = resolve_relative(below.filename, image.storage.filename)
         info["backing-filename"] = below.filename
-    info["dirty-flag"] = image.dirty
+    if image.dirty is not None:
+        info["dirty-flag"] = image.dirty
     return info
 
 
@@ -106,7 +107,7 @@ def _print_info(info: Mapping[str, object], snapshots: Sequence[SnapshotInfo]) -
     print(f"disk size: {'unavailable' if used is None else human_size(used)}")
     if "cluster-size" in info:
         print(f"cluster_size: {info['cluster-size']}")
-    if info["dirty-flag"]:
+    if info.get("dirty-flag"):
         print("cleanly shut down: no")
     if "backing-filename" in info:
         full, short = info["full-backing-filename"], info["backing-filename"]

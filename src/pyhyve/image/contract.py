@@ -324,8 +324,8 @@ class Image(ABC):
         return self.storage.disk_usage_bytes()
 
     @property
-    def dirty(self) -> bool:
-        """The image was not closed cleanly."""
+    def dirty(self) -> bool | None:
+        """The image was not closed cleanly; None when QEMU does not say for this format."""
         return False
 
     def snapshots(self) -> Sequence[SnapshotInfo]:

@@ -59,6 +59,10 @@ class PackedImage(AllocatingImage):
         self._units: OrderedDict[int, bytes] = OrderedDict()
         self._cached_bytes = 0
 
+    @property
+    def dirty(self) -> None:
+        """Not told, as by QEMU."""
+
     @abstractmethod
     def _unpack(self, unit: int) -> bytes:
         """The content of a unit."""

@@ -33,6 +33,10 @@ class ParallelsImage(AllocatingImage):
         """Virtual size."""
         return self.header.nb_sectors * 512
 
+    @property
+    def dirty(self) -> None:
+        """Not told, as by QEMU."""
+
     def _locate(self, offset: int, length: int) -> Run:
         index, inside = divmod(offset, self._cluster)
         limit = -(-(inside + length) // self._cluster)

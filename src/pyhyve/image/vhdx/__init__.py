@@ -43,7 +43,7 @@ FORMAT = ImageFormat(
         CreateOption(
             "block_state_zero",
             OptionType.BOOLEAN,
-            "Force use of payload blocks of type 'ZERO'. Non-standard, but default. Do not set to 'off' when using "
+            "Force use of payload blocks of type 'ZERO'. Non-standard, but default.  Do not set to 'off' when using "
             "'qemu-img convert' with subformat=dynamic.",
         ),
         CreateOption("log_size", OptionType.SIZE, "Log size; min 1MB.", default=str(_MIB)),

@@ -110,7 +110,7 @@ FORMAT = ImageFormat(
         CreateOption(
             "subformat",
             OptionType.STRING,
-            "Type of virtual hard disk format. Supported formats are {dynamic (default) | fixed}",
+            "Type of virtual hard disk format. Supported formats are {dynamic (default) | fixed} ",
         ),
     ),
 )
