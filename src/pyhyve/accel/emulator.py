@@ -5,19 +5,21 @@ Each vCPU has its own code cache and TLBs; guest memory is shared. The machine b
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import mmap
 import struct
-import threading
 import time
 from typing import TYPE_CHECKING
 
 from pyhyve.accel.api import ExitKind, VcpuExit
 from pyhyve.accel.emulator_registers import read_registers, reset_registers, write_registers
-from pyhyve.cpu.engine.state import MAX_ACCESSES, Request
+from pyhyve.cpu.engine.state import INVALIDATE_RING, MAX_ACCESSES, Request
 from pyhyve.cpu.engine.vcpu import EngineVcpu
 from pyhyve.cpu.isa.x86 import cpuid
 from pyhyve.cpu.isa.x86.library import x86_library
 from pyhyve.cpu.isa.x86.state import STATE
+from pyhyve.support.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,7 +31,7 @@ _LOG = logging.getLogger(__name__)
 _TLB_INDEXES = 3
 _PAGE_SHIFT = 12
 _PAGE_MASK = 0xFFF
-_RING = 256
+_MAX_VCPUS = 64
 _CALIBRATION_S = 0.02
 _READS = frozenset({ExitKind.IO, ExitKind.MMIO, ExitKind.MSR_READ, ExitKind.MSR_WRITE})
 _RECORD = struct.Struct("<IIII QQ")
@@ -48,9 +50,6 @@ _ACCESS_VALUES = _word("access_values")
 _MSR_FAILED = _word("msr_failed")
 _SINGLE = _word("single")
 _EVENT_INJECT = _word("event_inject")
-_INVALIDATE_HEAD = _word("invalidate_head")
-_INVALIDATE_TAIL = _word("invalidate_tail")
-_INVALIDATE_RING = _word("invalidate_ring")
 
 
 class EmulatorVcpu:
@@ -67,7 +66,6 @@ class EmulatorVcpu:
         self.engine = EngineVcpu(vm.library, STATE, regions, _TLB_INDEXES)
         self._vm = vm
         self._pending = False
-        self._write_lock = threading.Lock()
         self._record_at = STATE.offset("exit_kind")
         self._words = self.engine.view.cast("Q")
         self._run = self.engine.bind("x86.run")
@@ -162,6 +160,7 @@ class EmulatorVcpu:
         self._pending = False
         reset_registers(self.engine, self.index)
         self._place_cpuid()
+        self._change_request(Request.INVALIDATE, 0)
         self.engine.call("dispatch.forget_code")
         self.engine.call("mmu.flush_all")
 
@@ -185,17 +184,11 @@ class EmulatorVcpu:
 
     def _drop_code(self, addresses: list[int]) -> None:
         """Queue pages for the vCPU; when they are too many, as while it sleeps, have it forget all code instead."""
-        words = self._words
-        with self._write_lock:
-            head = words[_INVALIDATE_HEAD]
-            if len(addresses) > _RING - (head - words[_INVALIDATE_TAIL]):
-                self._change_request(Request.FORGET, 0)
-                return
-            for address in addresses:
-                words[_INVALIDATE_RING + head % _RING] = address
-                head += 1
-            words[_INVALIDATE_HEAD] = head
-        self._change_request(Request.INVALIDATE, 0)
+        if len(addresses) > INVALIDATE_RING:
+            self._change_request(Request.FORGET, 0)
+            return
+        for address in addresses:
+            self.engine.call("sharing.post", address)
 
 
 def _page_ranges(regions: list[tuple[int, int, int, bool]]) -> list[tuple[int, int, int]]:
@@ -218,6 +211,7 @@ class EmulatorVm:
         self.memory = memory
         self.library = x86_library(progress)
         self.vcpus: list[EmulatorVcpu] = []
+        self._shared: mmap.mmap | None = None
         self.tsc_hz = 0
         self.notified: dict[int, tuple[int, Callable[[int], None]]] = {}
         """Watched addresses, ports complemented: the size of the write, and whom to call."""
@@ -226,11 +220,25 @@ class EmulatorVm:
     def create_vcpu(self, index: int) -> EmulatorVcpu:
         """Add a vCPU, in its state after RESET; all memory must have been added before."""
         vcpu = EmulatorVcpu(self, index)
+        self._share([*self.vcpus, vcpu])
         if not self.tsc_hz:
             self.tsc_hz = _measure_tsc(vcpu.engine)
         vcpu.reset()
         self.vcpus.append(vcpu)
         return vcpu
+
+    def _share(self, vcpus: list[EmulatorVcpu]) -> None:
+        """Let the vCPUs hear of one another's writes to code."""
+        if len(vcpus) > _MAX_VCPUS:
+            msg = f"the translator runs at most {_MAX_VCPUS} vCPUs"
+            raise UserError(msg)
+        if self._shared is None:
+            pages = sum(region.size_bytes for region in self.memory.regions) >> _PAGE_SHIFT
+            self._shared = mmap.mmap(-1, 8 * (_MAX_VCPUS + pages), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        peers = ctypes.addressof(ctypes.c_char.from_buffer(self._shared))
+        for number, vcpu in enumerate(vcpus):
+            struct.pack_into("<Q", self._shared, 8 * number, vcpu.engine.address)
+            vcpu.engine.share(number, peers + 8 * _MAX_VCPUS, peers, len(vcpus))
 
     def irqchip(self) -> InterruptChip:
         """There is none: the machine brings its own."""

@@ -34,6 +34,7 @@ class Processor:
         self._jump = (ctypes.c_uint8 * (JUMP_CACHE_ENTRIES * JUMP_ENTRY.size_bytes + 64))()
         self._page_code = (ctypes.c_uint64 * (RAM_BYTES >> 12))()
         self._page_blocks = (ctypes.c_uint32 * (RAM_BYTES >> 12))()
+        self._owners = (ctypes.c_uint64 * (RAM_BYTES >> 12))()
         self.reset()
 
     def reset(self) -> None:
@@ -47,6 +48,8 @@ class Processor:
         self["jump_cache"] = ctypes.addressof(self._jump) + align & ~align
         self["page_code"] = ctypes.addressof(self._page_code)
         self["page_blocks"] = ctypes.addressof(self._page_blocks)
+        self["owners"] = ctypes.addressof(self._owners)
+        self["owner_bit"] = 1
         offset = STATE.offset("regions")
         self.poke(self.base + offset, [0, RAM_BYTES, self.ram_base, 0, 0])
         self["region_count"] = 1

@@ -9,6 +9,7 @@ from pyhyve.cpu.lang import U8, U32, U64, Pointer, Struct, Value, inline, kernel
 
 if TYPE_CHECKING:
     from pyhyve.cpu.engine.regions import Regions
+    from pyhyve.cpu.engine.sharing import Owners
 
 DEAD_MODE = NO_ADDRESS
 """`mode` of a dropped block: matches no lookup."""
@@ -17,9 +18,10 @@ DEAD_MODE = NO_ADDRESS
 class Blocks:
     """Kernels over the block array, its hash table and the per-page lists."""
 
-    def __init__(self, state: Struct, regions: Regions) -> None:
+    def __init__(self, state: Struct, regions: Regions, owners: Owners) -> None:
         pointer = Pointer(state)
         page_index = regions.page_index
+        release = owners.release
 
         @kernel(U64, U64, name="blocks.write_jump")
         def write_jump(at: Any, target: Any) -> None:
@@ -102,6 +104,8 @@ class Blocks:
                 number = following
             st.page_blocks[page] = kept
             st.page_code[page] = lines
+            if lines == 0:
+                release(st, page)
             st.generation = st.generation + 1
             st.lookup_tag = st.mode | (st.generation << 32)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pyhyve.cpu.engine.sharing import Sharing
 from pyhyve.cpu.engine.softmmu import Access
 from pyhyve.cpu.engine.state import (
     BLOCK,
@@ -23,11 +24,12 @@ from pyhyve.cpu.engine.state import (
     Stop,
 )
 from pyhyve.cpu.engine.stitch import make_stitch
-from pyhyve.cpu.lang import U32, U64, Pointer, Struct, current, kernel, u64
+from pyhyve.cpu.lang import U32, U64, Pointer, Struct, current, kernel, u32, u64
 
 if TYPE_CHECKING:
     from pyhyve.cpu.engine.blocks import Blocks
     from pyhyve.cpu.engine.regions import Regions
+    from pyhyve.cpu.engine.sharing import Owners
     from pyhyve.cpu.engine.softmmu import SoftMmu
     from pyhyve.cpu.lang import Kernel
 
@@ -63,9 +65,12 @@ class IsaKernels:
 class Dispatcher:
     """The kernels that run one instruction set's guests."""
 
-    def __init__(self, state: Struct, mmu: SoftMmu, blocks: Blocks, regions: Regions, isa: IsaKernels) -> None:
+    def __init__(
+        self, state: Struct, mmu: SoftMmu, blocks: Blocks, regions: Regions, owners: Owners, isa: IsaKernels
+    ) -> None:
         pointer = Pointer(state)
         stitch = make_stitch(state)
+        sharing = Sharing(state, regions, owners, blocks, mmu.protect_code_page)
 
         @kernel(pointer, U64, name="dispatch.enter", attributes="nounwind noinline noredzone")
         def enter(st: Any, code: Any) -> None:
@@ -93,6 +98,11 @@ class Dispatcher:
                 region = st.regions[i]
                 first = region.first_page
                 pages = region.length >> PAGE_SHIFT
+                n: U64 = 0
+                while n < pages:
+                    if st.page_code[first + n] != 0:
+                        owners.release(st, first + n)
+                    n += 1
                 current().fill_bytes(st.page_blocks.offset(first * 4), 0, pages * 4)
                 current().fill_bytes(st.page_code.offset(first * 8), 0, pages * 8)
                 i += 1
@@ -117,6 +127,7 @@ class Dispatcher:
             """Translate the block at `pc`; null when that faults."""
             if st.cache_next + _BLOCK_ROOM > st.cache_end or st.block_count + 1 >= MAX_BLOCKS:
                 forget_code(st)
+            sharing.claim(st, st.block_gpa, hva & PAGE_MASK)
             st.code_page_hva = hva & PAGE_MASK
             if st.pc == st.step_from:
                 # Debugging: from the first translation of this address on, one instruction a run.
@@ -128,10 +139,7 @@ class Dispatcher:
             if st.block_gpa2 != NO_ADDRESS:
                 second = st.block_gpa2
                 st.block_gpa2 = regions.guest_address(st, second) & PAGE_MASK
-                mmu.protect_code_page(st, second & PAGE_MASK)
-            page = regions.page_index(st, st.block_gpa)
-            if st.page_code[page] == 0:
-                mmu.protect_code_page(st, hva & PAGE_MASK)
+                sharing.claim(st, st.block_gpa2, second & PAGE_MASK)
             block = blocks.add(st, mode)
             block.code = code
             block.leave = st.block_leave
@@ -190,14 +198,15 @@ class Dispatcher:
             if site != 0:
                 site.cast(U32)[0] = (code - (site + 4)).trunc(32)
 
-        @kernel(pointer, name="dispatch.drain_writes")
-        def drain_writes(st: Any) -> None:
-            """Drop code that other threads wrote over: the ring holds page-aligned guest addresses."""
-            while st.invalidate_tail != current().load(st.ref("invalidate_head"), volatile=True):
-                gpa = st.invalidate_ring[st.invalidate_tail & 255]
-                if regions.page_index(st, gpa) != NO_ADDRESS:
-                    blocks.invalidate(st, gpa & PAGE_MASK, u64(PAGE_BYTES))
-                st.invalidate_tail = st.invalidate_tail + 1
+        @kernel(pointer, name="dispatch.settle", attributes="nounwind noinline cold")
+        def settle(st: Any) -> None:
+            """Handle what other threads say of written pages, and tell other vCPUs what this one wrote."""
+            current().atomic("and", st.ref("request"), ~u32(Request.INVALIDATE))
+            sharing.drain(st)
+            request = current().load(st.ref("request"), volatile=True)
+            if (request & Request.FORGET) != 0:
+                current().atomic("and", st.ref("request"), ~u32(Request.FORGET))
+                forget_code(st)
 
         @kernel(pointer, name="dispatch.run", exported=True)
         def run(st: Any) -> None:
@@ -208,6 +217,8 @@ class Dispatcher:
                     st.stop = 0
                     st.link_stub = 0
                     if reason == Stop.EXIT:
+                        if (current().load(st.ref("request"), volatile=True) & Request.INVALIDATE) != 0:
+                            settle(st)
                         return
                     if reason == Stop.SINGLE:
                         st.single = 1
@@ -221,12 +232,8 @@ class Dispatcher:
                 request = current().load(st.ref("request"), volatile=True)
                 if request != 0:
                     st.link_stub = 0
-                    if (request & Request.INVALIDATE) != 0:
-                        current().atomic("and", st.ref("request"), ~(request & Request.INVALIDATE))
-                        drain_writes(st)
-                    if (request & Request.FORGET) != 0:
-                        current().atomic("and", st.ref("request"), ~(request & Request.FORGET))
-                        forget_code(st)
+                    if (request & (Request.INVALIDATE | Request.FORGET)) != 0:
+                        settle(st)
                     # Nothing may come between the two halves of an instruction that waits for a device.
                     if st.access_done == 0:
                         if isa.service(st) != 0:
@@ -260,4 +267,4 @@ class Dispatcher:
 
         self.run = run
         self.forget_code = forget_code
-        self.drain_writes = drain_writes
+        self.post = sharing.post

@@ -29,6 +29,7 @@ from pyhyve.cpu.lang import PRESERVE_MOST, U8, U16, U32, U64, Pointer, Struct, V
 
 if TYPE_CHECKING:
     from pyhyve.cpu.engine.regions import Regions
+    from pyhyve.cpu.engine.sharing import Owners
     from pyhyve.cpu.lang import Kernel
 
 
@@ -62,6 +63,7 @@ class SoftMmu:
         translate: Kernel,
         check_address: Kernel,
         invalidate: Kernel,
+        owners: Owners,
         indexes: int,
     ) -> None:
         self.state = state
@@ -70,12 +72,14 @@ class SoftMmu:
         self._translate = translate
         self._check_address = check_address
         self._invalidate = invalidate
+        self._owners = owners
         self._define()
 
     def _define(self) -> None:
         pointer = Pointer(self.state)
         translate, invalidate, indexes = self._translate, self._invalidate, self.indexes
         check_address = self._check_address
+        owners = self._owners
         host_address = self._regions.host_address
         page_index = self._regions.page_index
         is_readonly = self._regions.is_readonly
@@ -110,15 +114,18 @@ class SoftMmu:
             st.lookup_tag = st.mode | (st.generation << 32)
             st.code_page_gva = NO_ADDRESS
 
-        @kernel(pointer, U64, name="mmu.protect_code_page")
-        def protect_code_page(st: Any, hva_page: Any) -> None:
-            """Make writes to the page at host address `hva_page` take the slow path from now on."""
+        @kernel(pointer, U64, result=U64, name="mmu.protect_code_page")
+        def protect_code_page(st: Any, hva_page: Any) -> Any:
+            """Make writes to the page at host address `hva_page` take the slow path; counts the fast ones lost."""
+            found: U64 = 0
             i: U64 = 0
             while i < indexes * TLB_ENTRIES:
                 entry = st.tlb_base[i]
                 if entry.write != NO_ADDRESS and (entry.write + entry.addend) == hva_page:
                     entry.write = NO_ADDRESS
+                    found += 1
                 i += 1
+            return found
 
         @kernel(pointer, U64, U64, U64, name="mmu.watch", attributes="nounwind noinline cold")
         def watch(st: Any, address: Any, size: Any, kind: Any) -> None:
@@ -175,7 +182,7 @@ class SoftMmu:
             elif access == Access.FETCH:
                 entry.fetch = page
             else:
-                if st.page_code[page_index(st, gpa)] == 0 and is_readonly(st, gpa) == 0:
+                if owners.owned(st, page_index(st, gpa)) == 0 and is_readonly(st, gpa) == 0:
                     entry.write = page
                 entry.read = page
             return hva
@@ -312,6 +319,12 @@ class SoftMmu:
             page = page_index(st, gpa)
             if page == NO_ADDRESS:
                 return 0
+            if (owners.owned(st, page) & ~st.owner_bit) != 0:
+                # Alone in its block, so that the others hear of it before anything else is written.
+                if st.single == 0:
+                    st.stop = Stop.SINGLE
+                    return 1
+                owners.note_written(st, gpa)
             code = st.page_code[page]
             if code == 0:
                 return 0

@@ -22,6 +22,10 @@ MAX_ACCESSES = 8
 """Device accesses one instruction may make."""
 
 
+INVALIDATE_RING = 256
+"""Messages that a vCPU's ring holds; a power of two."""
+WRITTEN_PAGES = 8
+"""Pages written in one block that a vCPU remembers for the others."""
 WATCHPOINTS = 4
 WATCH_WRITE, WATCH_READ = 1, 2
 """Bits of `watch_kind`. While `watch_on` is set, pages with a watched byte stay out of the TLB, so that every access to
@@ -116,7 +120,9 @@ def add_engine_fields(state: Struct) -> Struct:
     state.add("cache_start", U64).add("cache_next", U64).add("cache_end", U64)
     state.add("templates", Pointer(U32)).add("template_code", U64).add("template_relocations", U64)
     state.add("helpers", Pointer(U64))
-    state.add("invalidate_head", U64).add("invalidate_tail", U64).add("invalidate_ring", Array(U64, 256))
+    state.add("invalidate_head", U64).add("invalidate_tail", U64).add("invalidate_ring", Array(U64, INVALIDATE_RING))
+    state.add("owner_bit", U64).add("owners", Pointer(U64)).add("peers", Pointer(U64)).add("peer_count", U64)
+    state.add("written_count", U64).add("written_all", U64).add("written", Array(U64, WRITTEN_PAGES))
     state.add("uops", Array(UOP, MAX_UOPS)).add("hot_address", Array(U64, MAX_UOPS + 1))
     state.add("count_translated", U64).add("count_entered", U64).add("count_fill", U64).add("count_flush", U64)
     state.add("step", U64).add("step_from", U64)

@@ -109,6 +109,8 @@ class EngineVcpu:
         assert REGION.size_bytes == 5 * 8  # noqa: S101 - packed just above
         self.set("region_count", len(regions))
         self._table("page_blocks", pages * 4)
+        self._table("owners", pages * 8)
+        self.set("owner_bit", 1)
         self._page_code = self._table("page_code", pages * 8)
 
     # state by field name
@@ -158,6 +160,13 @@ class EngineVcpu:
         if table.count(0) == len(table):
             return []
         return [first + at // 8 for at in range(0, len(table), 8) if any(table[at : at + 8])]
+
+    def share(self, number: int, owners: int, peers: int, count: int) -> None:
+        """Be vCPU `number` (0-63) of `count` over one memory: addresses of the tables they share."""
+        self.set("owner_bit", 1 << number)
+        self.set("owners", owners)
+        self.set("peers", peers)
+        self.set("peer_count", count)
 
     def close(self) -> None:
         """Drop references; the mappings go when nothing points into them."""

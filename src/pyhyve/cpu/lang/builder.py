@@ -100,6 +100,7 @@ class Builder:
 
     def element(self, pointer: Value, index: Any, size_bytes: int, kind: Type) -> Value:
         """Address of element `index`, each of `size_bytes`."""
+        pointer = pointer.get()
         if not is_staged(index):
             if index == 0:
                 return Value(self, pointer.ir, kind)
@@ -110,12 +111,14 @@ class Builder:
 
     def load(self, pointer: Value, *, volatile: bool = False) -> Value:
         """Read through a pointer."""
+        pointer = pointer.get()
         kind = pointer.kind.target if isinstance(pointer.kind, Pointer) else U64
         word = "load volatile" if volatile else "load"
         return self.let(f"{word} {scalar_ir(kind)}, ptr {pointer.ir}, align 1", kind)
 
     def store(self, pointer: Value, item: Any, *, volatile: bool = False) -> None:
         """Write through a pointer."""
+        pointer = pointer.get()
         kind = pointer.kind.target if isinstance(pointer.kind, Pointer) else U64
         value = self.value(item, kind)
         word = "store volatile" if volatile else "store"
@@ -123,6 +126,7 @@ class Builder:
 
     def compare_exchange(self, pointer: Value, expected: Any, new: Any) -> Value:
         """Atomically replace `expected` by `new` at a naturally aligned pointer; a BOOL: whether it was replaced."""
+        pointer = pointer.get()
         kind = pointer.kind.target if isinstance(pointer.kind, Pointer) else U64
         a, b = self.value(expected, kind), self.value(new, kind)
         text, size = scalar_ir(kind), kind.size_bytes
@@ -132,6 +136,7 @@ class Builder:
 
     def atomic(self, op: str, pointer: Value, item: Any) -> Value:
         """`atomicrmw` at a naturally aligned pointer: `and`, `or`, `xor`, `add`, `xchg`…; the old value."""
+        pointer = pointer.get()
         kind = pointer.kind.target if isinstance(pointer.kind, Pointer) else U64
         value = self.value(item, kind)
         text = scalar_ir(kind)

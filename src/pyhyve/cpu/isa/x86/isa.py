@@ -7,7 +7,7 @@ from typing import Any
 from pyhyve.cpu.engine.dispatch import Dispatcher, IsaKernels
 from pyhyve.cpu.engine.state import Request
 from pyhyve.cpu.isa.x86 import debug, events, faults, flags
-from pyhyve.cpu.isa.x86.memory import blocks, mmu
+from pyhyve.cpu.isa.x86.memory import blocks, mmu, owners
 from pyhyve.cpu.isa.x86.mode import MODE_SINGLE, mode_changed
 from pyhyve.cpu.isa.x86.physical import regions
 from pyhyve.cpu.isa.x86.spec import Dr6, Eflags
@@ -142,6 +142,7 @@ dispatcher = Dispatcher(
     mmu,
     blocks,
     regions,
+    owners,
     IsaKernels(
         linear_pc=linear_pc,
         fetch_index=fetch_index,
@@ -184,6 +185,7 @@ def store_eflags(st: Any) -> None:
 
 
 EXPORTS = (
+    dispatcher.post,
     sample_counter,
     debug.arm_breakpoints,
     store_eflags,

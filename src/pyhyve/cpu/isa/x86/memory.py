@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pyhyve.cpu.engine.blocks import Blocks
+from pyhyve.cpu.engine.sharing import Owners
 from pyhyve.cpu.engine.softmmu import SoftMmu
 from pyhyve.cpu.isa.x86 import paging
 from pyhyve.cpu.isa.x86.physical import regions
@@ -21,8 +22,9 @@ TLB_SUPERVISOR_AC = 2
 """CPL 0-2 with EFLAGS.AC set: user pages may be touched under SMAP."""
 TLB_INDEXES = 3
 
-blocks = Blocks(STATE, regions)
-mmu = SoftMmu(STATE, regions, paging.translate, paging.check_canonical, blocks.invalidate, TLB_INDEXES)
+owners = Owners(STATE, regions)
+blocks = Blocks(STATE, regions, owners)
+mmu = SoftMmu(STATE, regions, paging.translate, paging.check_canonical, blocks.invalidate, owners, TLB_INDEXES)
 
 
 def current_index(st: Value) -> Value:
