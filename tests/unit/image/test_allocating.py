@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -124,6 +125,28 @@ def test_readers_cannot_write_and_ranges_are_checked(format_name: Any, options: 
         with pytest.raises(ImageError, match="outside the image"):
             image.pread_into(memoryview(bytearray(2)), SIZE - 1)
     assert (tmp_path / "disk.img").read_bytes() == before
+
+
+@each_case
+def test_threads_write_at_once(format_name: Any, options: Any, tmp_path: Path) -> None:
+    path = str(tmp_path / "disk.img")
+    create_image(path, format_name, SIZE, parse_create_options(format_name, options))
+    flat = bytearray(random.Random(1).randbytes(SIZE))
+    unit = 20_000
+    with open_image(path, OpenSettings(format_name, writable=True)) as image:
+
+        def write(first: int) -> None:
+            for at in range(first * unit, SIZE, 4 * unit):
+                image.pwrite(flat[at : at + unit], at)
+                if at % 3 == 0:
+                    image.flush()
+                assert read(image, at, min(unit, SIZE - at)) == flat[at : at + unit]
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(write, range(4)))
+        assert read(image) == flat
+    with open_image(path, OpenSettings(format_name)) as image:
+        assert read(image) == flat
 
 
 class CrashingStorage(FileObjectStorage):

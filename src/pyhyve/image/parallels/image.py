@@ -100,6 +100,9 @@ class ParallelsImage(AllocatingImage):
         previous = highest = index = 0
         seen: set[int] = set()
         for page in self._table.pages():
+            if page.count(0) == len(page):
+                index, previous = index + len(page), 0
+                continue
             for entry in page:
                 index += 1
                 if not entry:

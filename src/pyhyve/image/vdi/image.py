@@ -13,6 +13,7 @@ from pyhyve.image.contract import CheckResult, ImageFormatError, LayerExtent, La
 from pyhyve.image.entries import EntryTable
 from pyhyve.image.vdi.format import (
     BLOCK_DISCARDED,
+    BLOCK_UNALLOCATED,
     BLOCKS_ALLOCATED_OFFSET,
     HEADER_SIZE_BYTES,
     ImageType,
@@ -103,20 +104,24 @@ class VdiImage(AllocatingImage):
     def check(self, *, fix_leaks: bool = False, fix_errors: bool = False) -> CheckResult:
         """Slots in range and used once, and their count; `fix_errors` corrects the count."""
         result = CheckResult()
-        seen = bytearray(self.header.blocks_in_image)
+        blocks = self.header.blocks_in_image
+        seen = bytearray(-(-blocks // 8))
         index = allocated = 0
         for page in self._table.pages():
+            if page.count(BLOCK_UNALLOCATED) == len(page):
+                index += len(page)
+                continue
             for slot in page:
                 if slot < BLOCK_DISCARDED:
-                    if slot >= len(seen):
+                    if slot >= blocks:
                         result.corruptions += 1
                         result.errors.append(f"ERROR: block index {index} out of range, is {slot}")
                     else:
                         allocated += 1
-                        if seen[slot]:
+                        if seen[slot >> 3] >> (slot & 7) & 1:
                             result.corruptions += 1
                             result.errors.append(f"ERROR: block index {index} shares slot {slot} with another")
-                        seen[slot] = 1
+                        seen[slot >> 3] |= 1 << (slot & 7)
                 index += 1
         stated = int.from_bytes(self.storage.pread(4, BLOCKS_ALLOCATED_OFFSET), "little")
         if allocated != stated:

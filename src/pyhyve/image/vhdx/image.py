@@ -200,6 +200,9 @@ class VhdxImage(AllocatingImage):
         size = self.storage.size_bytes
         index = 0
         for page in self._table.pages():
+            if page.count(PayloadBlock.ZERO) + page.count(PayloadBlock.NOT_PRESENT) == len(page):
+                index += len(page)
+                continue
             for entry in page:
                 is_payload = (index + 1) % (self._ratio + 1) != 0
                 offset = entry & _OFFSET_MASK
