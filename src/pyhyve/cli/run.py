@@ -28,7 +28,10 @@ from pyhyve.support.errors import ExitStatus, InputError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+
+    from pyhyve.machine.machine import Machine
+    from pyhyve.machine.monitor.server import Listener
 
 TRACE_POINTS = ("exits", "bus")
 _BAR_CELLS = 40
@@ -58,11 +61,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--net",
         action="append",
         default=[],
-        metavar="user[,forward=tcp:2222:22]|bridge=NAME|tap=NAME|none[,mac=ADDRESS]",
+        metavar="user[,forward=tcp:2222:22]|bridge=NAME|tap=NAME|switch=PATH|none[,mac=ADDRESS]",
         help="a network card (repeatable)",
     )
     add("--console", default="stdio", metavar="stdio|none|file:PATH|unix:PATH", help="where the console goes")
     add("--name", default="guest", metavar="NAME", help="name of the machine")
+    add("--qmp", metavar="unix:PATH|tcp:HOST:PORT", help="serve QEMU's machine protocol there")
     add("--timeout", metavar="SECONDS", help="give up after this long, with exit status 1")
     add("--no-reboot", action="store_true", help="end when the guest reboots")
     add("--trace", default="", metavar="exits|bus|…", help="log these to standard error (comma-separated)")
@@ -92,6 +96,20 @@ def parse_disk(text: str) -> DiskConfig:
     )
 
 
+def open_monitor(option: str, text: str, label: str = "compat_monitor0") -> Listener:
+    """The socket that `unix:PATH` or `tcp:HOST:PORT` names, listening. Raises UserError and InputError."""
+    from pyhyve.machine.monitor.server import listen_tcp, listen_unix
+
+    kind, _, where = text.partition(":")
+    host, colon, port = where.rpartition(":")
+    if kind == "unix" and where:
+        return listen_unix(Path(where), label)
+    if kind == "tcp" and colon and port.isascii() and port.isdigit():
+        return listen_tcp(host.removeprefix("[").removesuffix("]"), int(port[:6]), label)
+    msg = f"{option} {text}: use unix:PATH or tcp:HOST:PORT"
+    raise InputError(msg)
+
+
 def parse_forward(text: str) -> PortForward:
     """`PROTOCOL:[ADDRESS:]HOST_PORT:GUEST_PORT`."""
     protocol, *rest = text.split(":")
@@ -106,8 +124,8 @@ def parse_net(text: str) -> NetConfig:
     """The value of `--net`."""
     first, *words = split_list(text)
     kind, _, target = first.partition("=")
-    if kind not in set(NetKind) or (target and kind not in {NetKind.BRIDGE, NetKind.TAP}):
-        msg = f"--net {text}: use user, bridge=NAME, tap=NAME or none"
+    if kind not in set(NetKind) or (target and kind in {NetKind.USER, NetKind.NONE}):
+        msg = f"--net {text}: use user, bridge=NAME, tap=NAME, switch=PATH or none"
         raise InputError(msg)
     pairs = parse_pairs("--net", words, {"forward", "mac"})
     forwards = tuple(parse_forward(value) for key, value in pairs if key == "forward")
@@ -221,14 +239,36 @@ def show_engine_progress(done: int, total: int) -> None:
     print(f"\r{what} [{'#' * filled:<{_BAR_CELLS}}]{end}", end="", file=sys.stderr, flush=True)
 
 
+@contextlib.contextmanager
+def closed_on_failure(listeners: Sequence[Listener]) -> Iterator[None]:
+    """Close `listeners` when the block fails."""
+    try:
+        yield
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+
+
+def serve_monitor(machine: Machine, listeners: Sequence[Listener]) -> None:
+    """Give `machine` a monitor on `listeners`, which the machine closes."""
+    from pyhyve.machine.monitor.monitor import Monitor
+
+    Monitor(machine, listeners).start()
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Run the machine until it ends."""
     config = configuration(arguments)
     from pyhyve.accel.select import open_vm
     from pyhyve.machine.builder import build
 
+    listeners = [] if arguments.qmp is None else [open_monitor("--qmp", arguments.qmp)]
     with preserved_terminal() as restore:
-        machine = build(config, open_engine=functools.partial(open_vm, progress=show_engine_progress))
+        with closed_on_failure(listeners):
+            machine = build(config, open_engine=functools.partial(open_vm, progress=show_engine_progress))
+        if listeners:
+            serve_monitor(machine, listeners)
         with stopped_by_signals(machine.request_stop, restore):
             outcome = machine.run()
     status = outcome.exit_status
