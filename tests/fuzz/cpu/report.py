@@ -16,7 +16,9 @@ _VECTORS: Final = {
     at.VECTOR_DONE: "done", at.VECTOR_HUNG: "hung", at.VECTOR_DIED: "died", 0: "#DE", 1: "#DB", 3: "#BP", 4: "#OF",
     6: "#UD", 7: "#NM", 11: "#NP", 12: "#SS", 13: "#GP", 14: "#PF", 16: "#MF", 17: "#AC", 19: "#XM",
 }  # fmt: skip
-_PREFIX_WORDS: Final = frozenset({"", "lock", "rep", "repe", "repne", "repz", "repnz", "xacquire", "xrelease", "bnd"})
+_PREFIX_WORDS: Final = frozenset(
+    {"", "lock", "rep", "repe", "repne", "repz", "repnz", "xacquire", "xrelease", "bnd", "notrack"}
+)
 _FLAGS: Final = {
     "CF": at.CF, "PF": at.PF, "AF": at.AF, "ZF": at.ZF, "SF": at.SF, "TF": at.TF, "DF": at.DF, "OF": at.OF, "NT": at.NT,
     "AC": at.AC, "ID": at.ID,
@@ -25,22 +27,23 @@ _FLAGS: Final = {
 
 def disassemble(case: Case) -> list[str]:
     """One line per instruction: bytes and text."""
+    return _disassemble(case, 0)
+
+
+def _disassemble(case: Case, offset: int) -> list[str]:
     modes = {16: capstone.CS_MODE_16, 32: capstone.CS_MODE_32, 64: capstone.CS_MODE_64}
     disassembler = capstone.Cs(capstone.CS_ARCH_X86, modes[case.bits])
     disassembler.skipdata = True
     return [
         f"{instruction.bytes.hex():<24} {instruction.mnemonic} {instruction.op_str}".rstrip()
-        for instruction in disassembler.disasm(case.code, case.rip)
+        for instruction in disassembler.disasm(case.code[max(offset, 0) :], case.rip)
     ]
 
 
 def at_offset(case: Case, offset: int) -> str:
-    """The instruction at an offset in the code, without prefixes; nothing if none starts there."""
-    position = 0
-    for line in disassemble(case):
-        if position == offset:
-            return " ".join(word for word in line[25:].split(" ") if word not in _PREFIX_WORDS)
-        position += len(bytes.fromhex(line.split(" ")[0]))
+    """The instruction at an offset in the code, without prefixes; nothing if there is none."""
+    for line in _disassemble(case, offset):
+        return " ".join(word for word in line[25:].split(" ") if word not in _PREFIX_WORDS)
     return ""
 
 

@@ -83,7 +83,7 @@ ROWS: tuple[Row, ...] = (
     _x87("DB E3", "fninit", "", _fninit),
     *(_x87(f"DB {modrm}", "fneni", "", _nothing) for modrm in ("E0", "E1", "E4")),
     _x87("D9 D0", "fnop", "", check_pending),
-    row("9B", "fwait", "", _fwait, size="", flags="n"),
+    row("9B", "fwait", "", _fwait, size=""),
     _block("D9 /4 m", "fldenv", x87_environment.fldenv, 28 * 8, stores=False),
     _block("D9 /6 m", "fnstenv", x87_environment.fnstenv, 28 * 8, stores=True),
     _block("DD /4 m", "frstor", x87_environment.frstor, 108 * 8, stores=False),
