@@ -152,7 +152,7 @@ PROCEDURES: Final = (
         158, "CONNECT_COMPARE_CPU", "xml str, flags uint", ret="result int", traits=HIGH | READ, acl="connect:read"
     ),
     Procedure(
-        162, "CONNECT_BASELINE_CPU", "xml_cp_us str[256], flags uint", ret="cpu str", traits=READ, acl="connect:read"
+        162, "CONNECT_BASELINE_CPU", "xml_cpus str[256], flags uint", ret="cpu str", traits=READ, acl="connect:read"
     ),
     Procedure(
         167, "CONNECT_DOMAIN_EVENT_REGISTER_ANY", "event_id int", traits=HIGH | READ, acl="connect:search_domains"
@@ -310,7 +310,7 @@ PROCEDURES: Final = (
     Procedure(
         394,
         "CONNECT_BASELINE_HYPERVISOR_CPU",
-        "emulator str?, arch str?, machine str?, virttype str?, xml_cp_us str[256], flags uint",
+        "emulator str?, arch str?, machine str?, virttype str?, xml_cpus str[256], flags uint",
         ret="cpu str",
         acl="connect:write",
     ),
