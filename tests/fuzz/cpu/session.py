@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _STACK_FAULT: Final = 12
 _GENERAL_PROTECTION: Final = 13
+_DOT_PRODUCTS: Final = (b"\x0f\x3a\x40", b"\x0f\x3a\x41")
 _PAGE_FAULT: Final = 14
 _X87_EXCEPTION: Final = 16
 _ALIGNMENT_CHECK: Final = 17
@@ -295,7 +296,7 @@ def _excused_precision(case: Case, native: Result, engine: Result) -> bool:
         return False
     ours, theirs = (int.from_bytes(result.fx[at.FX_MXCSR : at.FX_MXCSR + 4], "little") for result in (native, engine))
     differing = at.MXCSR_PE if ours & ~(ours >> 7) & (at.MXCSR_OE | at.MXCSR_UE) else 0
-    if report.at_offset(case, engine.rip - case.eip).startswith(("dpps", "dppd")):
+    if any(opcode in case.code[max(engine.rip - case.eip, 0) :] for opcode in _DOT_PRODUCTS):
         differing = at.MXCSR_FLAGS
     if (ours ^ theirs) & ~differing:
         return False
