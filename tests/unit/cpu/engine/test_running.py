@@ -293,3 +293,14 @@ def test_port_breakpoint_needs_cr4_de(guest: Guest) -> None:
         assert reason.kind == ExitKind.IO
         assert guest.resume().kind == ExitKind.HALT
         assert guest.vcpu.read_registers()["rip"] == where
+
+
+def test_cr8_is_the_task_priority_of_the_local_apic(guest: Guest) -> None:
+    guest.code("440f22c0 440f20c3 f4")  # mov cr8, rax; mov rbx, cr8; hlt
+    reason = guest.run(rax=5)
+    assert (reason.kind, reason.address, reason.is_write, reason.value) == (ExitKind.MMIO, 0xFEE00080, True, 0x50)
+    reason = guest.resume()
+    assert (reason.kind, reason.address, reason.is_write) == (ExitKind.MMIO, 0xFEE00080, False)
+    reason.value = 0x70
+    assert guest.resume().kind == ExitKind.HALT
+    assert guest.vcpu.read_registers()["rbx"] == 7
