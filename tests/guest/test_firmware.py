@@ -83,12 +83,14 @@ def test_disk_without_a_boot_sector_is_said_by_the_firmware(disk: Path) -> None:
         console.expect("not a bootable disk", BOOT_TIMEOUT_S)
 
 
-def test_boot_loader_starts_debian_from_a_disk(debian_6_1: Guest, tmp_path: Path, disk: Path) -> None:
+@pytest.fixture
+def disc(debian_6_1: Guest, tmp_path: Path) -> Path:
+    """A disc that boots Debian with isolinux, as a CD-ROM and as a hard disk."""
     xorriso = shutil.which("xorriso")
     modules = Path("/usr/lib/syslinux/modules/bios")
     if xorriso is None or not ISOLINUX.is_dir() or not modules.is_dir():
         pytest.skip("needs the Debian packages xorriso, isolinux and syslinux-common")
-    tree = tmp_path / "tree"
+    disc, tree = tmp_path / "disc.iso", tmp_path / "tree"
     (tree / "isolinux").mkdir(parents=True)
     shutil.copy(debian_6_1.kernel, tree / "vmlinuz")
     shutil.copy(debian_6_1.initrd, tree / "initrd")
@@ -97,13 +99,23 @@ def test_boot_loader_starts_debian_from_a_disk(debian_6_1: Guest, tmp_path: Path
     (tree / "isolinux" / "isolinux.cfg").write_text(ISOLINUX_CONFIG)
     subprocess.run(
         [
-            *(xorriso, "-as", "mkisofs", "-quiet", "-o", str(disk), "-b", "isolinux/isolinux.bin"),
+            *(xorriso, "-as", "mkisofs", "-quiet", "-o", str(disc), "-b", "isolinux/isolinux.bin"),
             *("-c", "isolinux/boot.cat", "-no-emul-boot", "-boot-load-size", "4", "-boot-info-table"),
             *("-isohybrid-mbr", str(ISOLINUX / "isohdpfx.bin"), str(tree)),
         ],
         check=True,
     )
-    with GuestConsole(command("--disk", f"{disk},format=raw,readonly=on")) as console:
+    return disc
+
+
+@pytest.mark.parametrize(
+    ("options", "medium"),
+    [(("--disk", "{},format=raw,readonly=on"), "Hard Disk"), (("--cdrom", "{}", "--boot", "d"), "DVD/CD")],
+    ids=["disk", "cdrom"],
+)
+def test_boot_loader_starts_debian(options: tuple[str, ...], medium: str, debian_6_1: Guest, disc: Path) -> None:
+    with GuestConsole(command(*(option.format(disc) for option in options))) as console:
+        console.expect(f"Booting from {medium}", BOOT_TIMEOUT_S)
         assert console.wait_ready(BOOT_TIMEOUT_S) == f"Linux {debian_6_1.release} on pyhyve"
         assert "BOOT_IMAGE=/vmlinuz" in console.run("cat /proc/cmdline")
         assert console.run("ls /sys/firmware/acpi/tables").split()[:3] == ["APIC", "DSDT", "FACP"]

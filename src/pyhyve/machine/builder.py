@@ -151,9 +151,9 @@ class _Builder:
     def _chipset(self) -> None:
         machine, add, resets = self.machine, self.ports.add, self.parts.resets
         clock, timers = self.loop.clock, self.loop.timers
-        contents = cmos_memory_bytes(
-            self.layout.below_4g, self.layout.above_4g, self.config.cpus, self.config.boot_order
-        )
+        first = self.config.boot_order
+        order = first + "".join(letter for letter in "cd" if letter not in first)
+        contents = cmos_memory_bytes(self.layout.below_4g, self.layout.above_4g, self.config.cpus, order)
         rtc = Mc146818(clock, timers, self.line(8), contents)
         keyboard = I8042(machine.reset_requested)
         port_a = SystemControlPortA(machine.reset_requested)
@@ -187,7 +187,9 @@ class _Builder:
 
         notify = plug.notify_registrar(self.vm)
         for disk in self.config.disks:
-            device = plug.plug_disk(self.vm.memory, disk, notify)
+            # A kernel that is loaded directly may have no SCSI driver yet: for it a CD-ROM is a read-only disk.
+            is_drive = disk.is_cdrom and self.firmware is not None
+            device = (plug.plug_cdrom if is_drive else plug.plug_disk)(self.vm.memory, disk, notify)
             self.parts.closers.append(device.close)
             self.pci.attach(device.function)
             self.inventory.disks.append(PluggedDisk(disk, device))

@@ -48,6 +48,7 @@ class NetKind(StrEnum):
     USER = "user"
     BRIDGE = "bridge"
     TAP = "tap"
+    SWITCH = "switch"
     NONE = "none"
 
 
@@ -104,7 +105,7 @@ class PortForward:
 
 @dataclass(frozen=True, slots=True)
 class NetConfig:
-    """One network card; `target` is the bridge or tap name."""
+    """One network card; `target` is the bridge or tap name, or the path of a switch's socket."""
 
     kind: NetKind = NetKind.USER
     target: str = ""
@@ -122,8 +123,9 @@ class NetConfig:
             if int(self.mac[:2], 16) & 1:
                 msg = f"net: {self.mac} is a multicast address"
                 raise ConfigError(msg)
-        if self.kind in {NetKind.BRIDGE, NetKind.TAP} and not self.target:
-            msg = f"net: {self.kind} needs a name, as in {self.kind}=NAME"
+        if self.kind in {NetKind.BRIDGE, NetKind.TAP, NetKind.SWITCH} and not self.target:
+            word = "PATH" if self.kind is NetKind.SWITCH else "NAME"
+            msg = f"net: {self.kind} needs a name, as in {self.kind}={word}"
             raise ConfigError(msg)
 
 

@@ -12,15 +12,16 @@ if TYPE_CHECKING:
     from pyhyve.devices.virtio.block import VirtioBlock
     from pyhyve.devices.virtio.factory import PluggableDevice
     from pyhyve.devices.virtio.net import VirtioNet
+    from pyhyve.devices.virtio.scsi import VirtioScsiCdrom
     from pyhyve.machine.config import DiskConfig, MachineConfig, NetConfig
 
 
 @dataclass(frozen=True, slots=True)
 class PluggedDisk:
-    """A disk in its slot."""
+    """A disk or CD-ROM drive in its slot."""
 
     config: DiskConfig
-    plugged: PluggableDevice[VirtioBlock]
+    plugged: PluggableDevice[VirtioBlock] | PluggableDevice[VirtioScsiCdrom]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from pyhyve.backends.block import open_backend
+from pyhyve.backends.ioloop import IoLoop
 from pyhyve.backends.passt import Forward, open_passt
+from pyhyve.backends.switch import connect_switch
 from pyhyve.backends.tap import Tap
 from pyhyve.devices.virtio.block import BlockOptions
 from pyhyve.devices.virtio.factory import PluggableDevice, make_disk, make_net
+from pyhyve.devices.virtio.pci import VirtioPci
+from pyhyve.devices.virtio.scsi import VirtioScsiCdrom
 from pyhyve.image.contract import ImageError
 from pyhyve.image.opening import OpenSettings, open_image, open_overlay
 from pyhyve.machine.config import ConfigError, NetKind
@@ -16,11 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pyhyve.accel.api import Vm
-    from pyhyve.backends.ioloop import IoLoop
     from pyhyve.backends.net import NetBackend
     from pyhyve.devices.virtio.block import VirtioBlock
     from pyhyve.devices.virtio.net import VirtioNet
     from pyhyve.devices.virtio.pci import NotifyRegistrar
+    from pyhyve.image.contract import Image
     from pyhyve.machine.config import DiskConfig, NetConfig
     from pyhyve.memory.guest import GuestMemory
 
@@ -51,15 +56,35 @@ def notify_registrar(vm: Vm) -> NotifyRegistrar | None:
 
 def plug_disk(memory: GuestMemory, disk: DiskConfig, notify: NotifyRegistrar | None) -> PluggableDevice[VirtioBlock]:
     """A disk on its image, or on a temporary overlay of it (`snapshot`); raises ConfigError."""
+    options = BlockOptions(serial=disk.serial)
+    return make_disk(memory, _open(disk), options, register_notify=notify)
+
+
+def plug_cdrom(
+    memory: GuestMemory, disk: DiskConfig, notify: NotifyRegistrar | None
+) -> PluggableDevice[VirtioScsiCdrom]:
+    """A CD-ROM drive that firmware can boot from; raises ConfigError."""
+    loop = IoLoop("cdrom")
+    device = VirtioScsiCdrom(memory, loop, open_backend(_open(disk)))
+    function = VirtioPci(device, name="virtio-cdrom", register_notify=notify)
+    loop.start()
+
+    def close() -> None:
+        device.close()
+        loop.stop()
+
+    return PluggableDevice(function, device, close)
+
+
+def _open(disk: DiskConfig) -> Image:
     writable = not (disk.readonly or disk.is_cdrom)
     settings = OpenSettings(format_name=disk.format, writable=writable)
     opener = open_overlay if disk.snapshot and writable else open_image
     try:
-        image = opener(str(disk.path), settings)
+        return opener(str(disk.path), settings)
     except (ImageError, OSError) as error:
         msg = f"disk: {error}"
         raise ConfigError(msg) from error
-    return make_disk(memory, image, BlockOptions(serial=disk.serial), register_notify=notify)
 
 
 def plug_net(
@@ -80,6 +105,8 @@ def _open_backend(net: NetConfig) -> NetBackend:
             return open_passt(forwards)
         case NetKind.TAP:
             return Tap(net.target)
+        case NetKind.SWITCH:
+            return connect_switch(net.target)
         case NetKind.BRIDGE:
             return _tap_on_bridge(net.target)
         case _:

@@ -49,6 +49,7 @@ _CLASS_CODES = {
     DeviceType.CONSOLE: 0x078000,
     DeviceType.RNG: 0x00FF00,
     DeviceType.BALLOON: 0x00FF00,
+    DeviceType.SCSI: 0x010000,
 }
 
 

@@ -13,6 +13,7 @@ class DeviceType(IntEnum):
     CONSOLE = 3
     RNG = 4
     BALLOON = 5
+    SCSI = 8
 
 
 class Status(IntFlag):

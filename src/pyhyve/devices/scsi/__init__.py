@@ -1,0 +1,1 @@
+"""SCSI devices without their transport: command blocks in, results out."""
