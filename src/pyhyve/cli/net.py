@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pwd
+import signal
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -34,7 +35,7 @@ DEFAULT_ADDRESS = "10.100.0.1/24"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verbs."""
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="list|create|delete|leases")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="list|create|delete|leases|switch")
     listing = verbs.add_parser("list", help="the networks that are there")
     listing.add_argument("--json", action="store_true", help="print one JSON array")
     create = verbs.add_parser("create", help="make a network", allow_abbrev=False)
@@ -44,6 +45,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     leases = verbs.add_parser("leases", help="addresses that DHCP gave out")
     leases.add_argument("name", nargs="?", metavar="NAME", help="the network (default: all)")
     leases.add_argument("--json", action="store_true", help="print one JSON array")
+
+    switch = verbs.add_parser("switch", help="a switch for --net switch=PATH, in the foreground; needs no root")
+    switch.add_argument("path", metavar="PATH", help="the socket to make")
 
 
 def _configure_create(create: argparse.ArgumentParser) -> None:
@@ -165,6 +169,8 @@ def build_spec(arguments: argparse.Namespace) -> NetworkSpec:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what the verb says."""
+    if arguments.verb == "switch":
+        return serve_switch(arguments.path)
     # Checked before netlink is loaded: a wrong option is answered at once.
     spec = build_spec(arguments) if arguments.verb == "create" else None
     from pyhyve.hostnet.networks import Networks
@@ -182,6 +188,26 @@ def run(arguments: argparse.Namespace) -> int:
             show_networks(networks.statuses(), as_json=arguments.json)
         case _:
             show_leases(networks, arguments.name, as_json=arguments.json)
+    return ExitStatus.DONE
+
+
+def serve_switch(path: str) -> int:
+    """Forward frames between the machines at `path` until SIGINT, SIGTERM or SIGHUP."""
+    from pyhyve.backends.ioloop import IoLoop
+    from pyhyve.backends.switch import FrameSwitch
+
+    numbers = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    loop = IoLoop("switch")
+    switch = FrameSwitch(path)
+    switch.start(loop)
+    loop.start()
+    print(f"switch at {path}: pyhyve run --net switch={path} (Ctrl-C ends it)", flush=True)
+    try:
+        signal.sigwait(numbers)
+    finally:
+        loop.call_soon(switch.close)
+        loop.stop()
     return ExitStatus.DONE
 
 
