@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -119,7 +120,8 @@ def run_commit(arguments: argparse.Namespace) -> int:
         with base:
             commit(top, base, depth, printer)
         if not arguments.drop and arguments.base is None:
-            top.make_empty()
+            with suppress(ImageUnsupportedError):  # as qemu-img: formats that cannot be emptied stay as they are
+                top.make_empty()
     printer.finish()
     if not arguments.quiet:
         print("Image committed.")

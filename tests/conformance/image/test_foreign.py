@@ -249,6 +249,18 @@ def test_vmdk_parents_both_ways(tmp_path: Path, capsys: Any) -> None:
         raw.write_bytes(flat)
 
 
+def test_vmdk_overlay_is_committed_as_by_qemu(tmp_path: Path) -> None:
+    for tool in ("ours", "qemu"):
+        (tmp_path / tool).mkdir()
+        base, top = tmp_path / tool / "base.vmdk", tmp_path / tool / "top.vmdk"
+        qemu("qemu-img", "create", "-q", "-f", "vmdk", str(base), str(SIZE))
+        qemu("qemu-img", "create", "-q", "-f", "vmdk", "-b", str(base), "-F", "vmdk", str(top))
+        qemu("qemu-io", "-f", "vmdk", "-c", "write -P 5 1M 3M", str(top))
+    assert main(["img", "commit", "-q", str(tmp_path / "ours" / "top.vmdk")]) == 0
+    qemu("qemu-img", "commit", "-q", str(tmp_path / "qemu" / "top.vmdk"))
+    qemu("qemu-img", "compare", *(str(tmp_path / tool / "base.vmdk") for tool in ("ours", "qemu")))
+
+
 def test_vmdk_parent_that_changed_is_noticed(tmp_path: Path) -> None:
     base, top = tmp_path / "base.vmdk", tmp_path / "top.vmdk"
     create_image(str(base), "vmdk", SIZE)
