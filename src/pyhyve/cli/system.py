@@ -1,0 +1,154 @@
+"""The command `pyhyve-system-x86_64`: QEMU's command line for our machine."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from pyhyve.cli.main import explain
+from pyhyve.cli.run import closed_on_failure, open_monitor, preserved_terminal, stopped_by_signals
+from pyhyve.cli.system_machine import OPTIONS, SystemSettings
+from pyhyve.cli.system_options import split_command_line
+from pyhyve.support.errors import ExitStatus, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from pyhyve.cli.system_machine import MonitorSocket
+    from pyhyve.machine.config import MachineConfig
+    from pyhyve.machine.monitor.server import Listener
+    from pyhyve.machine.outcome import Outcome
+
+PROG = "pyhyve-system-x86_64"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one machine; returns the exit status."""
+    try:
+        status = run(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except Exception as error:  # noqa: BLE001 - the one place where everything ends up
+        status, message = explain(error)
+        print(f"{PROG}: {message}", file=sys.stderr)
+        return status
+
+
+def run(words: list[str]) -> int:
+    """Do what the command line asks for. Raises UserError."""
+    settings = SystemSettings()
+    for name, value in split_command_line(words, OPTIONS):
+        settings.handle(name, value)
+        if settings.help_text:
+            print(settings.help_text, end="")
+            return ExitStatus.DONE
+    config = settings.configuration()
+    with background(wanted=settings.daemonize) as ready, pid_file(settings.pidfile):
+        outcome = run_machine(config, settings.monitors, ready)
+    return report(outcome)
+
+
+def run_machine(config: MachineConfig, monitors: Sequence[MonitorSocket], ready: Callable[[], None]) -> Outcome:
+    """Build the machine, call `ready`, and run it to its end."""
+    from pyhyve.machine.builder import build
+    from pyhyve.machine.monitor.monitor import Monitor
+
+    listeners: list[Listener] = []
+    with preserved_terminal() as restore:
+        with closed_on_failure(listeners):
+            for monitor in monitors:
+                listeners.append(_listen(monitor))  # noqa: PERF401 - those opened so far must be closed on failure
+            machine = build(config)
+        if listeners:
+            Monitor(machine, listeners).start()
+        with stopped_by_signals(machine.request_stop, restore):
+            ready()
+            return machine.run()
+
+
+def report(outcome: Outcome) -> int:
+    """Exit status of a run; what went wrong goes to standard error."""
+    from pyhyve.machine.outcome import OutcomeKind
+
+    if outcome.kind in {OutcomeKind.POWERED_OFF, OutcomeKind.RESET, OutcomeKind.STOPPED}:
+        return ExitStatus.DONE
+    if outcome.detail:
+        print(outcome.detail, file=sys.stderr)
+    print(f"{PROG}: {outcome.message or outcome.kind}", file=sys.stderr)
+    return ExitStatus.FAILED
+
+
+def _listen(monitor: MonitorSocket) -> Listener:
+    from pyhyve.machine.monitor.server import listen_descriptor
+
+    if monitor.fd is not None:
+        return listen_descriptor(monitor.fd, monitor.label)
+    return open_monitor("-qmp", monitor.address, monitor.label)
+
+
+@contextlib.contextmanager
+def pid_file(path: Path | None) -> Iterator[None]:
+    """Hold `path`, with our process id in it, for as long as the block runs. Raises UserError."""
+    if path is None:
+        yield
+        return
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        msg = f"-pidfile {path}: {error.strerror}"
+        raise UserError(msg) from error
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(fd)
+        msg = f"-pidfile {path}: another process holds it"
+        raise UserError(msg) from error
+    try:
+        os.ftruncate(fd, 0)
+        os.write(fd, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def background(*, wanted: bool) -> Iterator[Callable[[], None]]:
+    """Go on in a child process when `wanted`; gives the function to call when the machine is made.
+
+    The parent waits for that, and exits with status 0; or with 1 when the child ends before, having said why.
+    """
+    if not wanted:
+        yield lambda: None
+        return
+    read_end, write_end = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if os.fork():
+        os.close(write_end)
+        made = os.read(read_end, 1)
+        os._exit(ExitStatus.DONE if made else ExitStatus.FAILED)
+    os.close(read_end)
+    os.setsid()
+
+    def ready() -> None:
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for descriptor in (0, 1, 2):
+            os.dup2(null, descriptor)
+        os.close(null)
+        os.write(write_end, b"\0")
+        os.close(write_end)
+
+    yield ready
+
+
+if __name__ == "__main__":
+    sys.exit(main())
