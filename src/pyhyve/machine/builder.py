@@ -283,6 +283,9 @@ def build(
     `console` replaces the configured one. Raises UserError (and its kinds ConfigError, AccelError, ChardevError)
     when something cannot be had; kernels are read by `run`.
     """
+    if config.kernel is None and "n" in config.boot_order:
+        msg = "boot: no network card here has a boot ROM (use c for disks, d for CD-ROMs)"
+        raise ConfigError(msg)
     firmware = None if config.kernel is not None else read_firmware(config.firmware or find_firmware())
     memory = GuestMemory(shared=False)
     try:

@@ -18,6 +18,8 @@ MIB = 1 << 20
 MAX_MEMORY_BYTES = 1 << 40
 """Largest guest memory accepted: 1 TiB, as far as 40 address bits reach."""
 MAX_CPUS = 64
+MAX_DEVICES = 30
+"""Slots of the PCI bus, less those of its own two bridges."""
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
@@ -180,6 +182,10 @@ class MachineConfig:
             raise ConfigError(msg)
         if self.firmware is not None and self.kernel is not None:
             msg = "firmware: cannot be combined with a kernel, which is started without any"
+            raise ConfigError(msg)
+        if len(self.disks) + len(self.nets) > MAX_DEVICES:
+            count = len(self.disks) + len(self.nets)
+            msg = f"disk: {count} disks and network cards, but the PCI bus has room for {MAX_DEVICES}"
             raise ConfigError(msg)
         if "\0" in self.append:
             msg = "append: the command line holds a NUL character"

@@ -1,0 +1,45 @@
+"""Configurations that no machine can have are refused in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyhyve.machine.builder import build
+from pyhyve.machine.config import MAX_DEVICES, ConfigError, DiskConfig, MachineConfig, NetConfig
+
+KERNEL = Path("/kernel")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"memory_bytes": 0}, "memory: 0 bytes is too little"),
+        ({"memory_bytes": 1 << 50}, "more than a guest can address"),
+        ({"cpus": 0}, "cpus: 0 is not in"),
+        ({"initrd": Path("/initrd")}, "initrd: needs a kernel"),
+        ({"append": "quiet"}, "append: needs a kernel"),
+        ({"kernel": KERNEL, "append": "a\0b"}, "NUL"),
+        ({"kernel": KERNEL, "firmware": Path("/bios")}, "cannot be combined with a kernel"),
+        ({"boot_order": "x"}, "not made of c, d and n"),
+        ({"timeout_s": 0.0}, "not positive"),
+        (
+            {"disks": (DiskConfig(Path("/disk")),) * MAX_DEVICES, "nets": (NetConfig(),)},
+            "31 disks and network cards, but the PCI bus has room for 30",
+        ),
+    ],
+)
+def test_impossible_configuration(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        MachineConfig(**options)
+
+
+def test_full_bus_is_possible() -> None:
+    MachineConfig(disks=(DiskConfig(Path("/disk")),) * MAX_DEVICES)
+
+
+def test_network_boot_is_refused_for_want_of_a_boot_rom() -> None:
+    with pytest.raises(ConfigError, match="boot ROM"):
+        build(MachineConfig(boot_order="n"))
