@@ -22,11 +22,20 @@ if TYPE_CHECKING:
     from pyhyve.image.storage import Storage
 
 SECTOR_SIZE_BYTES = 512
+_MAX_ERROR_CHARACTERS = 2000
 MAX_IMAGE_SIZE_BYTES = (1 << 63) - 1
 
 
 class ImageError(UserError):
-    """Anything that goes wrong with an image; the text is one line for the user."""
+    """Anything that goes wrong with an image; the text is one line for the user.
+
+    Names found in images may end up in the text: what is not printable is replaced, and the length bounded.
+    """
+
+    def __init__(self, text: str = "") -> None:
+        if not text.isprintable():
+            text = "".join(character if character.isprintable() else "?" for character in text)
+        super().__init__(text if len(text) <= _MAX_ERROR_CHARACTERS else text[:_MAX_ERROR_CHARACTERS] + "…")
 
 
 class ImageFormatError(ImageError):

@@ -179,3 +179,8 @@ def test_options_get_their_types() -> None:
 def test_unknown_protocol_is_refused(name: str) -> None:
     with pytest.raises(ImageUnsupportedError, match="protocol"):
         open_image(name)
+
+
+def test_names_from_images_cannot_break_the_line() -> None:
+    assert str(ImageError("bad\nname\x1b[2J\udcff")) == "bad?name?[2J?"
+    assert len(str(ImageError("x" * 100_000))) < 3000
