@@ -6,7 +6,6 @@ import json
 import random
 import shutil
 import subprocess
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,9 +13,8 @@ import pytest
 from pyhyve.cli.main import main
 from pyhyve.image.contract import BackingReference, ImageFormatError, ImageUnsupportedError
 from pyhyve.image.opening import OpenSettings, create_image, open_image, parse_create_options
-from pyhyve.image.vhdx.format import HEADER_OFFSETS, build_header, parse_header, sealed
-from pyhyve.image.vhdx.log import DATA_DESCRIPTOR, ENTRY_HEADER, ZERO_DESCRIPTOR
 from tests.unit.image import foreign_images
+from tests.unit.image.foreign_images import log_entry, put_log
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -275,37 +273,6 @@ def test_vmdk_parent_that_changed_is_noticed(tmp_path: Path) -> None:
 LOG_OFFSET, LOG_LENGTH, BAT_OFFSET = 1 << 20, 1 << 20, 2 << 20  # where both tools put them
 
 WRAPPED = LOG_LENGTH - 8192
-
-
-def log_entry(guid: bytes, sequence: int, tail: int, updates: list[tuple[int, bytes | int]], file_size: int) -> bytes:
-    """An entry as [MS-VHDX] 2.3.1 describes it; an update is 4 KiB of data or a length of zeroes."""
-    descriptors, data = b"", b""
-    for offset, what in updates:
-        if isinstance(what, int):
-            descriptors += ZERO_DESCRIPTOR.pack(b"zero", what, offset, sequence)
-            continue
-        descriptors += DATA_DESCRIPTOR.pack(b"desc", what[-4:], what[:8], offset, sequence)
-        high, low = sequence >> 32, sequence & 0xFFFFFFFF
-        data += b"data" + high.to_bytes(4, "little") + what[8:-4] + low.to_bytes(4, "little")
-    length = 4096 + len(data)
-    head = ENTRY_HEADER.pack(b"loge", 0, length, tail, sequence, len(updates), guid, file_size, file_size)
-    return sealed((head + descriptors).ljust(4096, b"\0") + data, length)
-
-
-def put_log(path: Path, position: int, entries: bytes, guid: bytes) -> None:
-    """Store entries from `position` of the log on, going on at its start, and name the log in the headers."""
-    with path.open("r+b") as file:
-        first = min(len(entries), LOG_LENGTH - position)
-        file.seek(LOG_OFFSET + position)
-        file.write(entries[:first])
-        file.seek(LOG_OFFSET)
-        file.write(entries[first:])
-        for offset in HEADER_OFFSETS:
-            file.seek(offset)
-            header = parse_header(file.read(4096))
-            assert header is not None
-            file.seek(offset)
-            file.write(build_header(replace(header, log_guid=guid)))
 
 
 @pytest.mark.parametrize("position", [0, 8192, WRAPPED], ids=["start", "inside", "wrapped"])

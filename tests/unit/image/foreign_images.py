@@ -9,7 +9,11 @@ import lzma
 import struct
 import tarfile
 import zlib
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
+from pyhyve.image.vhdx.format import HEADER_OFFSETS, build_header, parse_header, sealed
+from pyhyve.image.vhdx.log import DATA_DESCRIPTOR, ENTRY_HEADER, ZERO_DESCRIPTOR
 from pyhyve.image.vmdk.format import GRAIN_MARKER, MARKER, SPARSE_HEADER, Flag, MarkerType
 from pyhyve.image.vpc.format import (
     DYNAMIC_HEADER_SIZE_BYTES,
@@ -20,6 +24,10 @@ from pyhyve.image.vpc.format import (
     checksum,
 )
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LOG_OFFSET, LOG_LENGTH = 1 << 20, 1 << 20  # of a VHDX file as created here and by QEMU
 OVF = """<?xml version="1.0" encoding="UTF-8"?>
 <Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1" xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1">
  <References>{files}</References>
@@ -184,3 +192,34 @@ def differencing_vhd(
         body += bitmap.to_bytes(512, "little") + data.ljust(block, b"\0")
     bat = struct.pack(f">{entries}I", *table).ljust(locator_at - table_at, b"\xff")
     return footer + bytes(head) + bat + locator.ljust(512, b"\0") + body + footer
+
+
+def log_entry(guid: bytes, sequence: int, tail: int, updates: list[tuple[int, bytes | int]], file_size: int) -> bytes:
+    """An entry as [MS-VHDX] 2.3.1 describes it; an update is 4 KiB of data or a length of zeroes."""
+    descriptors, data = b"", b""
+    for offset, what in updates:
+        if isinstance(what, int):
+            descriptors += ZERO_DESCRIPTOR.pack(b"zero", what, offset, sequence)
+            continue
+        descriptors += DATA_DESCRIPTOR.pack(b"desc", what[-4:], what[:8], offset, sequence)
+        high, low = sequence >> 32, sequence & 0xFFFFFFFF
+        data += b"data" + high.to_bytes(4, "little") + what[8:-4] + low.to_bytes(4, "little")
+    length = 4096 + len(data)
+    head = ENTRY_HEADER.pack(b"loge", 0, length, tail, sequence, len(updates), guid, file_size, file_size)
+    return sealed((head + descriptors).ljust(4096, b"\0") + data, length)
+
+
+def put_log(path: Path, position: int, entries: bytes, guid: bytes) -> None:
+    """Store entries from `position` of the log on, going on at its start, and name the log in the headers."""
+    with path.open("r+b") as file:
+        first = min(len(entries), LOG_LENGTH - position)
+        file.seek(LOG_OFFSET + position)
+        file.write(entries[:first])
+        file.seek(LOG_OFFSET)
+        file.write(entries[first:])
+        for offset in HEADER_OFFSETS:
+            file.seek(offset)
+            header = parse_header(file.read(4096))
+            assert header is not None
+            file.seek(offset)
+            file.write(build_header(replace(header, log_guid=guid)))

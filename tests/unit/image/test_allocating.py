@@ -53,7 +53,7 @@ each_case = pytest.mark.parametrize(
 
 
 @each_case
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(operations=OPERATIONS)
 def test_random_operations_agree_with_a_flat_disk(
     format_name: Any, options: Any, operations: Any, tmp_path: Path
