@@ -273,7 +273,7 @@ def _excused_segment_fault(case: Case, native: Result, engine: Result) -> bool:
         return faulting.startswith(("f", "pop", "call", "jmp", "l", "bound"))
     patched = bytearray(engine.record)
     fields = [(at.RESULT_FX, at.FX_XMM)]
-    if (b"\x0f" in case.code or faulting.startswith("pop")) and native.error == engine.error == 0:
+    if (b"\x0f" in case.code or faulting.startswith(("pop", "call", "lcall"))) and native.error == engine.error == 0:
         fields += [(at.RESULT_VECTOR, 8), (at.RESULT_RFLAGS, 8)]
     if faulting.startswith("loop"):
         fields.append((at.RESULT_GPR + 8, 8))
