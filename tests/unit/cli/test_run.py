@@ -194,7 +194,7 @@ class Machine:
 def machine_that_ends(monkeypatch: pytest.MonkeyPatch) -> Callable[[Outcome], None]:
     def install(outcome: Outcome) -> None:
         builder: Any = types.ModuleType("pyhyve.machine.builder")
-        builder.build = lambda _config: Machine(outcome)
+        builder.build = lambda _config, **_options: Machine(outcome)
         monkeypatch.setitem(sys.modules, "pyhyve.machine.builder", builder)
 
     return install

@@ -239,3 +239,18 @@ def test_pid_file_is_held_and_removed(tmp_path: Path) -> None:
 )
 def test_exit_status(kind: OutcomeKind, status: int) -> None:
     assert report(Outcome(kind, "m", "d")) == status
+
+
+@pytest.mark.parametrize(
+    "where", ["unix:", "tcp:1", "tcp:localhost:x", "pipe:/x", "unix:/nowhere/at/all", "tcp:127.0.0.1:70000"]
+)
+def test_monitor_address_that_cannot_be_used(where: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-display", "none", "-qmp", f"{where},server=on,wait=off"]) in {1, 2}
+    assert where.split(":")[-1] in capsys.readouterr().err
+
+
+def test_monitor_socket_is_removed_when_the_machine_cannot_be_built(tmp_path: Path, image: str) -> None:
+    path = tmp_path / "qmp"
+    words = ["-qmp", f"unix:{path},server=on,wait=off", "-drive", f"file={image},if=virtio,format=qcow2"]
+    assert main(["-display", "none", *words]) != 0
+    assert not path.exists()
