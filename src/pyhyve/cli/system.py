@@ -58,16 +58,21 @@ def run(words: list[str]) -> int:
 def run_machine(config: MachineConfig, monitors: Sequence[MonitorSocket], ready: Callable[[], None]) -> Outcome:
     """Build the machine, call `ready`, and run it to its end."""
     from pyhyve.machine.builder import build
-    from pyhyve.machine.monitor.monitor import Monitor
+    from pyhyve.machine.monitor.monitor import Monitor, TerminalUse
 
     listeners: list[Listener] = []
+    people: list[Listener] = []
+    terminal = TerminalUse.NONE
     with preserved_terminal() as restore:
-        with closed_on_failure(listeners):
+        with closed_on_failure(listeners), closed_on_failure(people):
             for monitor in monitors:
-                listeners.append(_listen(monitor))  # noqa: PERF401 - those opened so far must be closed on failure
+                if monitor.address == "stdio":
+                    terminal = TerminalUse.PEOPLE if monitor.for_people else TerminalUse.PROGRAMS
+                else:
+                    (people if monitor.for_people else listeners).append(_listen(monitor))
             machine = build(config)
-        if listeners:
-            Monitor(machine, listeners).start()
+        if monitors:
+            Monitor(machine, listeners, people=people, terminal=terminal).start()
         with stopped_by_signals(machine.request_stop, restore):
             ready()
             return machine.run()

@@ -45,8 +45,8 @@ OPTIONS = {
     "m": Option("[size=]SIZE", "guest memory (default: 128M)"),
     "M": Option("pc", "as -machine"),
     "machine": Option("[type=]pc,…", "machine type (-machine help lists them)"),
-    "mon": Option("chardev=ID,mode=control", "QMP on a character device"),
-    "monitor": Option("none", "no monitor for people"),
+    "mon": Option("chardev=ID,mode=control|readline", "QMP, or a monitor for people, on a character device"),
+    "monitor": Option("stdio|none|unix:PATH|tcp:HOST:PORT", "a monitor for people"),
     "name": Option("NAME", "name of the machine"),
     "net": Option("none", "no network card"),
     "netdev": Option("user|tap|bridge,id=ID,…", "a network, for a device"),
@@ -58,7 +58,7 @@ OPTIONS = {
     "nodefaults": Option("", "no default devices (there are none)"),
     "nographic": Option("", "no display; the first serial port on the terminal"),
     "pidfile": Option("FILE", "write the process id there, and lock it"),
-    "qmp": Option("unix:PATH|tcp:HOST:PORT,server=on,wait=off", "QMP on a socket"),
+    "qmp": Option("stdio|unix:PATH|tcp:HOST:PORT,server=on,wait=off", "QMP on a socket"),
     "S": Option("", "do not start before a monitor says so"),
     "serial": Option("stdio|null|none|file:PATH|unix:PATH|chardev:ID", "where the first serial port goes"),
     "smp": Option("[cpus=]N", "number of processors"),
@@ -71,11 +71,12 @@ OPTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class MonitorSocket:
-    """Where a monitor listens: `address` as `unix:PATH` or `tcp:HOST:PORT`, or an inherited descriptor."""
+    """Where a monitor is: `address` as `stdio`, `unix:PATH` or `tcp:HOST:PORT`, or an inherited descriptor."""
 
     address: str
     label: str
     fd: int | None = None
+    for_people: bool = False
 
 
 @dataclass(slots=True)
@@ -97,7 +98,7 @@ class SystemSettings:
     _snapshot: bool = False
     _chardevs: dict[str, ConsoleConfig | MonitorSocket] = field(default_factory=dict)
     _serials: list[str] = field(default_factory=list)
-    _mons: list[str] = field(default_factory=list)
+    _mons: list[tuple[str, bool]] = field(default_factory=list)
 
     def handle(self, name: str, value: str) -> None:
         """Take one option. Raises InputError."""
@@ -109,7 +110,7 @@ class SystemSettings:
             self._changes["firmware" if name == "bios" else name] = existing_file(f"-{name}", value)
         elif name in {"hda", "hdb", "hdc", "hdd", "cdrom"}:
             self._devices.add_image(f"-{name}", value, is_cdrom=name == "cdrom")
-        elif name in {"display", "vga", "monitor", "net"}:
+        elif name in {"display", "vga", "net"}:
             self._handle_none(name, value)
         elif name in _NOTHING_TO_DO:
             return
@@ -124,13 +125,22 @@ class SystemSettings:
         if self._has_display:
             msg = "there is no graphical display: add -nographic or -display none"
             raise InputError(msg)
-        for where in self._mons:
+        for where, for_people in self._mons:
             found = self._chardevs.get(where)
+            if found == ConsoleConfig(ConsoleKind.STDIO):
+                found = MonitorSocket("stdio", where)
             if not isinstance(found, MonitorSocket):
-                msg = f"-mon: chardev {where} is not a listening socket"
+                msg = f"-mon: chardev {where} is not a listening socket or stdio"
                 raise InputError(msg)
-            self.monitors.append(found)
+            self.monitors.append(replace(found, for_people=for_people))
         console = self._serial_console()
+        users = [monitor.label for monitor in self.monitors if monitor.address == "stdio"]
+        if len(users) + (console.kind is ConsoleKind.STDIO) > 1:
+            msg = "stdio: can be used once only (by a serial port or a monitor)"
+            raise InputError(msg)
+        if users and self.daemonize:
+            msg = "-daemonize: a monitor cannot be on the terminal"
+            raise InputError(msg)
         if console.kind is ConsoleKind.STDIO and self.daemonize:
             msg = "-daemonize: the serial port cannot be on the terminal (-serial null or -serial file:PATH)"
             raise InputError(msg)
@@ -354,22 +364,31 @@ class SystemSettings:
 
     def _handle_mon(self, value: str) -> None:
         given = parse_properties("-mon", value, "chardev")
-        self._mons.append(given.need("chardev"))
+        chardev, mode = given.need("chardev"), given.take("mode") or "readline"
         given.take("id")
-        if given.take("mode") != "control":
-            msg = "-mon: only mode=control (QMP) is supported"
+        if mode not in {"control", "readline"}:
+            msg = f"-mon: mode={mode} is not control or readline"
             raise InputError(msg)
+        self._mons.append((chardev, mode == "readline"))
         given.only("pretty", "off")
         given.finish()
 
     def _handle_qmp(self, value: str) -> None:
+        self._add_monitor("-qmp", value, for_people=False)
+
+    def _handle_monitor(self, value: str) -> None:
+        self._add_monitor("-monitor", value, for_people=True)
+
+    def _add_monitor(self, option: str, value: str, *, for_people: bool) -> None:
         if value == "none":
             return
-        given = parse_properties("-qmp", value, "address")
+        given = parse_properties(option, value, "address")
         address = given.need("address")
-        _serve_only(given)
+        if address != "stdio":
+            _serve_only(given)
         given.finish()
-        self.monitors.append(MonitorSocket(address, f"compat_monitor{len(self.monitors)}"))
+        label = f"compat_monitor{len(self.monitors)}"
+        self.monitors.append(MonitorSocket(address, label, for_people=for_people))
 
 
 def _serve_only(given: Properties) -> None:

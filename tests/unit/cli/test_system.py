@@ -174,9 +174,11 @@ def test_monitors() -> None:
         ("-chardev pty,id=c", "pty is not supported"),
         ("-chardev socket,id=c,server=on,wait=off", "needs a path"),
         ("-mon chardev=c,mode=control", "chardev c is not a listening socket"),
-        ("-mon chardev=c", "only mode=control"),
+        ("-mon chardev=c,mode=x", "mode=x is not control or readline"),
+        ("-monitor stdio -serial stdio", "stdio: can be used once only"),
+        ("-qmp stdio -daemonize", "-daemonize: a monitor"),
         ("-qmp unix:/x", "add server=on,wait=off"),
-        ("-monitor stdio", "-monitor stdio: not supported"),
+        ("-monitor unix:/x", "add server=on,wait=off"),
         ("-vga std", "-vga std: not supported"),
         ("-action panic=none", "'panic'"),
         ("-action reboot=maybe", "reboot=maybe"),
@@ -246,7 +248,7 @@ def test_exit_status(kind: OutcomeKind, status: int) -> None:
 )
 def test_monitor_address_that_cannot_be_used(where: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-display", "none", "-qmp", f"{where},server=on,wait=off"]) in {1, 2}
-    assert where.split(":")[-1] in capsys.readouterr().err
+    assert where.rsplit(":", maxsplit=1)[-1] in capsys.readouterr().err
 
 
 def test_monitor_socket_is_removed_when_the_machine_cannot_be_built(tmp_path: Path, image: str) -> None:

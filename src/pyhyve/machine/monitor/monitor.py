@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import threading
 import time
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 from pyhyve.backends.ioloop import IoLoop
 from pyhyve.machine.monitor.commands import MachineCommands, version_info
-from pyhyve.machine.monitor.server import MonitorServer
+from pyhyve.machine.monitor.human_session import HumanSession
+from pyhyve.machine.monitor.server import MonitorServer, Terminal
 from pyhyve.machine.monitor.session import Greeting, Session, event_message
 from pyhyve.machine.notices import NoticeKind
 
@@ -25,15 +27,37 @@ if TYPE_CHECKING:
 _CLOSE_TIMEOUT_S = 15.0
 
 
+class TerminalUse(Enum):
+    """What standard input and output are to the monitor."""
+
+    NONE = auto()
+    PROGRAMS = auto()
+    """QMP."""
+    PEOPLE = auto()
+
+
 class Monitor:
     """Serves QMP for one machine, from `start` until the machine closes."""
 
-    def __init__(self, machine: Machine, listeners: Sequence[Listener]) -> None:
-        """Takes the listeners over; the machine closes the monitor."""
+    def __init__(
+        self,
+        machine: Machine,
+        listeners: Sequence[Listener],
+        *,
+        people: Sequence[Listener] = (),
+        terminal: TerminalUse = TerminalUse.NONE,
+    ) -> None:
+        """Takes the listeners over, for programs and for people; the machine closes the monitor."""
         self._loop = IoLoop("monitor")
         self._commands = MachineCommands(machine, self._chardevs)
         self._greeting = Greeting(version_info())
         self._servers = [MonitorServer(self._loop, listener, self._converse) for listener in listeners]
+        self._servers += [MonitorServer(self._loop, listener, self._chat) for listener in people]
+        self._terminal: MonitorServer | None = None
+        if terminal is not TerminalUse.NONE:
+            converse = self._chat if terminal is TerminalUse.PEOPLE else self._converse
+            self._terminal = MonitorServer(self._loop, None, converse)
+            self._servers.append(self._terminal)
         self._started = False
         self._closed = threading.Event()
         machine.observers.append(self._observe)
@@ -44,6 +68,9 @@ class Monitor:
         for server in self._servers:
             server.start()
         self._loop.start()
+        if self._terminal is not None:
+            server = self._terminal
+            self._loop.call_soon(lambda: server.connect(Terminal()))
         self._started = True
 
     def close(self) -> None:
@@ -65,11 +92,14 @@ class Monitor:
     def _converse(self, send: Callable[[bytes], None]) -> Session:
         return Session(self._commands, self._greeting, send)
 
+    def _chat(self, send: Callable[[bytes], None]) -> HumanSession:
+        return HumanSession(self._commands, version_info()["package"], send)
+
     def _chardevs(self) -> list[dict[str, Any]]:
         return [
             {
-                "label": server.listener.label,
-                "filename": server.listener.description,
+                "label": "stdio" if server.listener is None else server.listener.label,
+                "filename": "stdio" if server.listener is None else server.listener.description,
                 "frontend-open": server.has_clients,
             }
             for server in self._servers

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from pyhyve.backends.chardev import remove_stale_socket
+from pyhyve.backends.chardev import remove_stale_socket, write_all
 from pyhyve.backends.ioloop import HANGUP, READABLE, WRITABLE
 from pyhyve.support.errors import InputError, UserError
 
@@ -114,8 +115,44 @@ def listen_descriptor(fd: int, label: str = "compat_monitor0") -> Listener:
     return Listener(listener, f"{where},server=on", label)
 
 
+class Connection(Protocol):
+    """The part of a connected socket that a client needs."""
+
+    def fileno(self) -> int:
+        """What to wait for."""
+
+    def send(self, data: bytearray, /) -> int:
+        """Send some of `data`; how much."""
+
+    def recv(self, size: int, /) -> bytes:
+        """What has arrived; empty at the end."""
+
+    def close(self) -> None:
+        """Release it."""
+
+
+class Terminal:
+    """Standard input and output as a connection; they stay open."""
+
+    def fileno(self) -> int:
+        """Standard input."""
+        return 0
+
+    def send(self, data: bytearray, /) -> int:
+        """Write everything; may wait for the terminal."""
+        write_all(1, bytes(data))
+        return len(data)
+
+    def recv(self, size: int, /) -> bytes:
+        """Read what is there."""
+        return os.read(0, size)
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
 class _Client:
-    def __init__(self, server: MonitorServer, connection: socket.socket) -> None:
+    def __init__(self, server: MonitorServer, connection: Connection) -> None:
         self._server = server
         self._connection = connection
         self._pending = bytearray()
@@ -151,7 +188,10 @@ class _Client:
 
     def _watch(self) -> None:
         self._events = (READABLE if len(self._pending) <= _BUSY_BYTES else 0) | (WRITABLE if self._pending else 0)
-        self._server.loop.watch(self._connection.fileno(), self._events | HANGUP, self._ready)
+        try:
+            self._server.loop.watch(self._connection.fileno(), self._events | HANGUP, self._ready)
+        except PermissionError:  # a file or /dev/null as standard input: nobody is there
+            self.close()
 
     def _flush(self) -> None:
         try:
@@ -187,10 +227,13 @@ class _Client:
 
 
 class MonitorServer:
-    """Accepts clients on one listener; every method runs on the loop's thread, except the constructor."""
+    """Accepts clients on one listener; every method runs on the loop's thread, except the constructor.
+
+    Without a listener it serves whom `connect` brings.
+    """
 
     def __init__(
-        self, loop: IoLoop, listener: Listener, converse: Callable[[Callable[[bytes], None]], Conversation]
+        self, loop: IoLoop, listener: Listener | None, converse: Callable[[Callable[[bytes], None]], Conversation]
     ) -> None:
         """`converse(send)` begins the conversation with a new client."""
         self.loop = loop
@@ -205,7 +248,8 @@ class MonitorServer:
 
     def start(self) -> None:
         """Begin to accept."""
-        self.loop.add_reader(self.listener.socket.fileno(), self._accept)
+        if self.listener is not None:
+            self.loop.add_reader(self.listener.socket.fileno(), self._accept)
 
     def event(self, message: bytes) -> None:
         """Tell every client."""
@@ -216,8 +260,9 @@ class MonitorServer:
         """Disconnect everyone and stop listening."""
         for client in list(self._clients):
             client.close()
-        self.loop.remove_reader(self.listener.socket.fileno())
-        self.listener.close()
+        if self.listener is not None:
+            self.loop.remove_reader(self.listener.socket.fileno())
+            self.listener.close()
 
     def forget(self, client: _Client) -> None:
         """A client is gone."""
@@ -225,6 +270,8 @@ class MonitorServer:
             self._clients.remove(client)
 
     def _accept(self) -> None:
+        if self.listener is None:
+            return
         try:
             connection, _ = self.listener.socket.accept()
         except OSError:
@@ -233,6 +280,10 @@ class MonitorServer:
             connection.close()
             return
         connection.settimeout(0)
+        self.connect(connection)
+
+    def connect(self, connection: Connection) -> None:
+        """Serve a client that is connected already."""
         client = _Client(self, connection)
         if client.is_open:
             self._clients.append(client)
