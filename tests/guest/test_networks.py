@@ -29,7 +29,7 @@ DEMO = (sys.executable, "-m", "pyhyve", "demo")
 DEMO_TIMEOUT_S = 400
 RENEWALS = 300
 COUNTING_SCRIPT = r"printf '#!/bin/sh\n/etc/udhcpc.script $1; [ $1 = renew ] && echo >>/tmp/renewed\n' >/tmp/count"
-# udhcpc opens its socket after it asked: an answer that comes at once is lost, and it asks again a second later (-T 1).
+# An answer that comes at once reaches the socket udhcpc asked with, which it does not read: it asks again after -T 1 s.
 CLIENT = "chmod +x /tmp/count; udhcpc -i eth0 -n -T 1 -p /run/udhcpc.pid -s /tmp/count >/dev/null 2>&1"
 RENEW = (
     "n=0; while [ $n -lt COUNT ]; do kill -USR1 $(cat /run/udhcpc.pid); n=$((n+1));"
