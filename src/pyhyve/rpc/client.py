@@ -116,6 +116,7 @@ class ClientProtocol:
         self._waiting: dict[int, Procedure] = {}
         self._streams: dict[int, Procedure] = {}
         self._out: list[tuple[bytes, tuple[int, ...]]] = []
+        self._unclaimed: list[int] = []
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
@@ -182,7 +183,8 @@ class ClientProtocol:
         """Forget everything; return descriptors to close."""
         self._waiting.clear()
         self._streams.clear()
-        return self._reader.close()
+        unclaimed, self._unclaimed = self._unclaimed, []
+        return [*unclaimed, *self._reader.close()]
 
     def _event(self, frame: Frame) -> Event | None:
         if frame.program == Program.KEEPALIVE:
@@ -211,6 +213,7 @@ class ClientProtocol:
             msg = f"the daemon answered call {frame.serial}, which was not made"
             raise ProtocolViolation(msg)
         if frame.status is Status.ERROR:
+            self._unclaimed.extend(frame.fds)
             return Failed(frame.serial, ErrorMessage.decode(frame.payload))
         result = row.ret_codec.decode(frame.payload)
         if row.traits & _STREAM:

@@ -344,7 +344,9 @@ class Codec:
             self._encode = _encoder(self.fields)
         try:
             return self._encode(*values)
-        except (struct.error, TypeError, AttributeError) as error:
+        except XdrError:
+            raise
+        except (struct.error, TypeError, AttributeError, ValueError) as error:
             names = ", ".join(field.name for field in self.fields)
             msg = f"values do not fit ({names}): {error}"
             raise XdrError(msg) from error

@@ -1,0 +1,237 @@
+"""A daemon's half of a conversation, without I/O: bytes in, calls out; answers in, bytes out.
+
+A call this version cannot serve (an unknown program, procedure, or arguments that are none) is answered with an error
+here, as libvirtd does, and the connection goes on; bytes that are no frame end it. Who may call what is the caller's
+decision: :class:`Called` carries the procedure with its traits and permissions. ``calls_waiting`` counts the calls
+without an answer, so that the owner of the socket can stop reading from a client that asks for too much at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from pyhyve.rpc.codec import XdrError, codec
+from pyhyve.rpc.errors import ErrorCode, ErrorDomain, ErrorMessage
+from pyhyve.rpc.frames import Frame, FrameError, FrameReader
+from pyhyve.rpc.procedure import Trait
+from pyhyve.rpc.procedures import BY_NUMBER, Procedure
+from pyhyve.rpc.spec import PROTOCOL_VERSION, STREAM_CHUNK, Keepalive, MessageType, Program, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = [
+    "Called",
+    "ClientViolation",
+    "Pong",
+    "ServerProtocol",
+    "StreamAborted",
+    "StreamData",
+    "StreamFinished",
+    "StreamHole",
+]
+
+_HOLE: Final = codec("length long, flags uint")
+_CALLS: Final = frozenset({MessageType.CALL, MessageType.CALL_WITH_FDS})
+_PROGRAMS: Final = frozenset(map(int, Program))
+_STREAM: Final = Trait.UPLOAD | Trait.DOWNLOAD
+
+
+class ClientViolation(Exception):  # noqa: N818 - what happened, in the protocol's own word
+    """The client sent what is no frame, or a frame only a daemon may send; the connection is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """A client calls; ``arguments`` is a record with the procedure's argument fields."""
+
+    procedure: Procedure
+    serial: int
+    arguments: Any
+    fds: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StreamData:
+    """A piece of a stream the client uploads; empty: it has sent all it reads."""
+
+    serial: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StreamHole:
+    """So many zero bytes in a sparse upload."""
+
+    serial: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamFinished:
+    """The client is done with a stream; :meth:`ServerProtocol.end_stream` confirms."""
+
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamAborted:
+    """The client gave a stream up; :meth:`ServerProtocol.end_stream` confirms."""
+
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """The client answered a ping."""
+
+
+Event = Called | StreamData | StreamHole | StreamFinished | StreamAborted | Pong
+
+
+class ServerProtocol:
+    """State of one client's connection."""
+
+    def __init__(self) -> None:
+        self._reader = FrameReader()
+        self._streams: dict[int, Procedure] = {}
+        self._out: list[tuple[bytes, tuple[int, ...]]] = []
+        self._unclaimed: list[int] = []
+        self.calls_waiting = 0
+
+    # -- answers ------------------------------------------------------------------------------------------------------
+
+    def reply(self, called: Called, *values: object, fds: Sequence[int] = ()) -> None:
+        """Answer a call. XdrError, FrameError where the values do not fit: then nothing was sent, fail it instead."""
+        row = called.procedure
+        kind = MessageType.REPLY_WITH_FDS if fds else MessageType.REPLY
+        payload = row.ret_codec.encode(*values)
+        self._send(Frame(row.program, row.number, kind, called.serial, payload=payload, fds=tuple(fds)))
+        self.calls_waiting -= 1
+        if row.traits & _STREAM:
+            self._streams[called.serial] = row
+
+    def fail(self, called: Called, error: ErrorMessage) -> None:
+        """Answer a call with an error."""
+        self._fail(called.procedure.program, called.procedure.number, called.serial, error)
+        self.calls_waiting -= 1
+
+    def push(self, row: Procedure, *values: object) -> None:
+        """Send an event. XdrError where the values do not fit."""
+        payload = row.args_codec.encode(*values)
+        self._send(Frame(row.program, row.number, MessageType.MESSAGE, 0, payload=payload))
+
+    def ping(self) -> None:
+        """Queue a keepalive ping."""
+        self._send(Frame(Program.KEEPALIVE, Keepalive.PING, MessageType.MESSAGE, 0))
+
+    def _fail(self, program: int, number: int, serial: int, error: ErrorMessage) -> None:
+        self._send(Frame(program, number, MessageType.REPLY, serial, Status.ERROR, error.encode()))
+
+    # -- streams ------------------------------------------------------------------------------------------------------
+
+    def send_stream(self, serial: int, data: bytes) -> None:
+        """Queue data on an open stream, cut into packets; no data at all says that everything was sent."""
+        for start in range(0, len(data) or 1, STREAM_CHUNK):
+            self._send_stream(serial, Status.CONTINUE, data[start : start + STREAM_CHUNK])
+
+    def send_hole(self, serial: int, length: int) -> None:
+        """Queue a hole on a sparse download."""
+        row = self._streams[serial]
+        payload = _HOLE.encode(length, 0)
+        self._send(Frame(row.program, row.number, MessageType.STREAM_HOLE, serial, Status.CONTINUE, payload))
+
+    def end_stream(self, serial: int) -> None:
+        """Confirm that a stream is finished or aborted."""
+        self._send_stream(serial, Status.OK, b"")
+        del self._streams[serial]
+
+    def fail_stream(self, serial: int, error: ErrorMessage) -> None:
+        """Break a stream off."""
+        self._send_stream(serial, Status.ERROR, error.encode())
+        del self._streams[serial]
+
+    def _send_stream(self, serial: int, status: Status, data: bytes) -> None:
+        row = self._streams[serial]
+        self._send(Frame(row.program, row.number, MessageType.STREAM, serial, status, data))
+
+    # -- bytes --------------------------------------------------------------------------------------------------------
+
+    def _send(self, frame: Frame) -> None:
+        self._out.append((frame.encode(), frame.fds))
+
+    def data_to_send(self) -> list[tuple[bytes, tuple[int, ...]]]:
+        """Return what to send: bytes, and the descriptors to send after them, each on a byte of its own."""
+        out, self._out = self._out, []
+        return out
+
+    def receive(self, data: bytes, fds: Sequence[int] = ()) -> Iterator[Event]:
+        """Take in bytes; yield what they mean. Raises ClientViolation."""
+        try:
+            for frame in self._reader.feed(data, fds):
+                event = self._event(frame)
+                if event is not None:
+                    yield event
+        except (FrameError, XdrError) as error:
+            msg = f"the client broke the protocol: {error}"
+            raise ClientViolation(msg) from error
+
+    def unclaimed_fds(self) -> list[int]:
+        """Return the descriptors of calls that were answered here; close them after each :meth:`receive`."""
+        unclaimed, self._unclaimed = self._unclaimed, []
+        return unclaimed
+
+    def close(self) -> list[int]:
+        """Forget everything; return descriptors to close."""
+        self._streams.clear()
+        return [*self.unclaimed_fds(), *self._reader.close()]
+
+    @property
+    def open_streams(self) -> Sequence[int]:
+        """Serials of the streams that are open."""
+        return tuple(self._streams)
+
+    def _event(self, frame: Frame) -> Event | None:
+        if frame.program == Program.KEEPALIVE:
+            if frame.procedure == Keepalive.PING:
+                self._send(Frame(Program.KEEPALIVE, Keepalive.PONG, MessageType.MESSAGE, 0))
+                return None
+            return Pong()
+        if frame.type in _CALLS:
+            return self._call(frame)
+        if frame.type in {MessageType.STREAM, MessageType.STREAM_HOLE}:
+            return self._stream(frame)
+        msg = f"the client sent a {frame.type.name.lower()}"
+        raise ClientViolation(msg)
+
+    def _call(self, frame: Frame) -> Event | None:
+        row = BY_NUMBER.get((frame.program, frame.procedure))
+        reason = ""
+        if frame.version != PROTOCOL_VERSION or frame.program not in _PROGRAMS:
+            reason = f"Cannot find program {frame.program} version {frame.version}"
+        elif row is None or Trait.EVENT in row.traits:
+            reason = f"unknown procedure: {frame.procedure}"
+        elif frame.status is not Status.OK:
+            reason = f"Unexpected message status {int(frame.status)}"
+        if row is not None and not reason:
+            try:
+                arguments = row.args_codec.decode(frame.payload)
+            except XdrError as undecodable:
+                reason = f"Unable to decode message payload: {undecodable}"
+            else:
+                self.calls_waiting += 1
+                return Called(row, frame.serial, arguments, frame.fds)
+        error = ErrorMessage(ErrorCode.RPC, ErrorDomain.RPC, reason)
+        self._fail(frame.program, frame.procedure, frame.serial, error)
+        self._unclaimed.extend(frame.fds)
+        return None
+
+    def _stream(self, frame: Frame) -> Event | None:
+        if frame.serial not in self._streams:
+            return None  # data under way when the stream was broken off
+        if frame.type is MessageType.STREAM_HOLE:
+            return StreamHole(frame.serial, _HOLE.decode(frame.payload).length)
+        if frame.status is Status.CONTINUE:
+            return StreamData(frame.serial, frame.payload)
+        return StreamFinished(frame.serial) if frame.status is Status.OK else StreamAborted(frame.serial)
