@@ -80,6 +80,7 @@ ATTR_LOCK = 1 << 10
 ATTR_ENDS = 1 << 11
 ATTR_WRITES_FLAGS = 1 << 12
 ATTR_FLAG_NEUTRAL = 1 << 13
+"""With `ATTR_WRITES_FLAGS`: it writes only some of them."""
 ATTR_RELATIVE = 1 << 14
 ATTR_CONDITIONAL = 1 << 15
 ATTR_FPU_SHIFT = 16
@@ -328,8 +329,8 @@ def _add_row(tables: DecodeTables, row: Row, numbers: dict[tuple[str, Variant], 
         (row.force64, ATTR_FORCE64),
         (row.lock, ATTR_LOCK),
         (row.ends, ATTR_ENDS),
-        (row.flags == "w", ATTR_WRITES_FLAGS),
-        (row.flags == "n" and not row.stack, ATTR_FLAG_NEUTRAL),
+        (row.flags in {"w", "p"}, ATTR_WRITES_FLAGS),
+        (row.flags == "p" or (row.flags == "n" and not row.stack), ATTR_FLAG_NEUTRAL),
         (any(o[0] == "J" for o in row.operands), ATTR_RELATIVE),
         (row.conditional, ATTR_CONDITIONAL),
         (row.stores, ATTR_STORES),
@@ -355,7 +356,7 @@ def _dimension_values(row: Row) -> dict[str, tuple[object, ...]]:
         "stack": STACKS if row.stack else ("",),
         "repeat": REPEATS if row.repeat else ("",),
         "code": WIDTHS if row.code_size else (0,),
-        "no_flags": (False, True) if row.flags == "w" else (False,),
+        "no_flags": (False, True) if row.flags in {"w", "p"} else (False,),
     }
 
 

@@ -39,7 +39,8 @@ class Row:
     size: str
     """Size rule of the operand size: b w d q v z y, or empty when there is none."""
     flags: str
-    """Arithmetic flags: `w` writes all six and reads none; `n` neither reads nor writes; `r` anything else."""
+    """Arithmetic flags: `w` writes all six and reads none; `p` writes some, or none for some operands, and computes
+    nothing else from them; `n` neither reads nor writes; `r` anything else."""
     lock: bool
     """LOCK is allowed (with a memory destination)."""
     ends: bool

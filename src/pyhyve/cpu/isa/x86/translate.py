@@ -44,6 +44,7 @@ _POP_MEMORY = 0x8F
 CLASS_WRITES = 1
 CLASS_NEUTRAL = 2
 CLASS_BARRIER = 4
+CLASS_PARTIAL = 8
 _NO_FLAGS_SHIFT = 8
 
 P = Pointer(STATE)
@@ -326,6 +327,8 @@ def instruction_uops(st: Any, index: Any, pc: Any, npc: Any) -> Any:
     attributes: U64 = 0
     if (word & ATTR_WRITES_FLAGS) != 0:
         attributes = CLASS_WRITES | (stencil_of(st, row, u64(1)) << _NO_FLAGS_SHIFT)
+        if (word & ATTR_FLAG_NEUTRAL) != 0:
+            attributes = attributes ^ (CLASS_WRITES | CLASS_PARTIAL)
     elif (word & ATTR_FLAG_NEUTRAL) != 0:
         attributes = u64(CLASS_NEUTRAL)
     else:
@@ -360,6 +363,8 @@ def drop_dead_flags(st: Any, count: Any) -> None:
             if live == 0:
                 uop.stencil = attributes >> _NO_FLAGS_SHIFT
             live = u64(0)
+        if (attributes & CLASS_PARTIAL) != 0 and live == 0:
+            uop.stencil = attributes >> _NO_FLAGS_SHIFT
         if (attributes & CLASS_BARRIER) != 0:
             live = u64(1)
 

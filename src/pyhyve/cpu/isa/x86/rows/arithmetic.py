@@ -342,6 +342,8 @@ def _rotate(name: str) -> Semantics:
 
 def _set_carry_overflow(c: X86Context, carry: Value, overflow: Value, unchanged: Value) -> None:
     """Replace CF and OF, unless `unchanged`."""
+    if c.variant.no_flags:
+        return
     old = c.aux()
     word = (old & 0x3FFFFFFF) | flags.explicit_aux(carry, overflow)
     c.hold("fl_aux", c.builder.select(unchanged, old, word))
@@ -426,6 +428,8 @@ def _bit_test(name: str) -> Semantics:
             carry = (a >> offset).trunc(1).zext(32)
 
             def set_carry() -> None:
+                if c.variant.no_flags:
+                    return
                 old = c.aux()
                 was = (old >> flags.AUX_CF) ^ carry
                 c.hold("fl_aux", old ^ (was * 0xC0000000))
@@ -523,11 +527,13 @@ def _shift_rows() -> list[Row]:
         (6, "shl", _shift("shl")), (7, "sar", _shift("sar")),
     )
     for number, name, semantics in table:
+        # Rotation through carry reads CF.
+        partial = "r" if name in {"rcl", "rcr"} else "p"
         for size, by_immediate, by_one, by_cl in (("b", "C0", "D0", "D2"), ("v", "C1", "D1", "D3")):
             rows += [
-                row(f"{by_immediate} /{number}", name, f"E{size} Ib", semantics),
+                row(f"{by_immediate} /{number}", name, f"E{size} Ib", semantics, flags=partial),
                 row(f"{by_one} /{number}", name, f"E{size}", semantics, flags="w" if number > 3 else "r"),
-                row(f"{by_cl} /{number}", f"{name}_cl", f"E{size}", _by_cl(semantics)),
+                row(f"{by_cl} /{number}", f"{name}_cl", f"E{size}", _by_cl(semantics), flags=partial),
             ]
     return rows
 
@@ -568,30 +574,30 @@ ROWS: tuple[Row, ...] = (
     row("0F AF", "imul2", "Gv Ev", _multiply((0, 1)), flags="w"),
     row("69", "imul3", "Gv Ev Iz", _multiply((1, 2)), flags="w"),
     row("6B", "imul3", "Gv Ev Is", _multiply((1, 2)), flags="w"),
-    row("FE /0", "inc", "Eb", _step(up=True), lock=True),
-    row("FF /0", "inc", "Ev", _step(up=True), lock=True),
-    row("FE /1", "dec", "Eb", _step(up=False), lock=True),
-    row("FF /1", "dec", "Ev", _step(up=False), lock=True),
-    row("40 +r", "inc", "Zv", _step(up=True), mode="32"),
-    row("48 +r", "dec", "Zv", _step(up=False), mode="32"),
+    row("FE /0", "inc", "Eb", _step(up=True), flags="p", lock=True),
+    row("FF /0", "inc", "Ev", _step(up=True), flags="p", lock=True),
+    row("FE /1", "dec", "Eb", _step(up=False), flags="p", lock=True),
+    row("FF /1", "dec", "Ev", _step(up=False), flags="p", lock=True),
+    row("40 +r", "inc", "Zv", _step(up=True), flags="p", mode="32"),
+    row("48 +r", "dec", "Zv", _step(up=False), flags="p", mode="32"),
     row("86", "xchg", "Eb Gb", exchange, flags="n", lock=True),
     row("87", "xchg", "Ev Gv", exchange, flags="n", lock=True),
     row("0F C0", "xadd", "Eb Gb", exchange_add, flags="w", lock=True),
     row("0F C1", "xadd", "Ev Gv", exchange_add, flags="w", lock=True),
     row("0F B0", "cmpxchg", "Eb Gb", compare_exchange, flags="w", lock=True),
     row("0F B1", "cmpxchg", "Ev Gv", compare_exchange, flags="w", lock=True),
-    row("0F A4", "shld", "Ev Gv Ib", _double_shift(left=True)),
-    row("0F A5", "shld_cl", "Ev Gv", _by_cl(_double_shift(left=True))),
-    row("0F AC", "shrd", "Ev Gv Ib", _double_shift(left=False)),
-    row("0F AD", "shrd_cl", "Ev Gv", _by_cl(_double_shift(left=False))),
-    row("0F A3", "bt", "Ev Gv", _bit_test("bt"), stores=False),
-    row("0F AB", "bts", "Ev Gv", _bit_test("bts"), lock=True),
-    row("0F B3", "btr", "Ev Gv", _bit_test("btr"), lock=True),
-    row("0F BB", "btc", "Ev Gv", _bit_test("btc"), lock=True),
-    row("0F BA /4", "bt", "Ev Ib", _bit_test("bt"), stores=False),
-    row("0F BA /5", "bts", "Ev Ib", _bit_test("bts"), lock=True),
-    row("0F BA /6", "btr", "Ev Ib", _bit_test("btr"), lock=True),
-    row("0F BA /7", "btc", "Ev Ib", _bit_test("btc"), lock=True),
+    row("0F A4", "shld", "Ev Gv Ib", _double_shift(left=True), flags="p"),
+    row("0F A5", "shld_cl", "Ev Gv", _by_cl(_double_shift(left=True)), flags="p"),
+    row("0F AC", "shrd", "Ev Gv Ib", _double_shift(left=False), flags="p"),
+    row("0F AD", "shrd_cl", "Ev Gv", _by_cl(_double_shift(left=False)), flags="p"),
+    row("0F A3", "bt", "Ev Gv", _bit_test("bt"), flags="p", stores=False),
+    row("0F AB", "bts", "Ev Gv", _bit_test("bts"), flags="p", lock=True),
+    row("0F B3", "btr", "Ev Gv", _bit_test("btr"), flags="p", lock=True),
+    row("0F BB", "btc", "Ev Gv", _bit_test("btc"), flags="p", lock=True),
+    row("0F BA /4", "bt", "Ev Ib", _bit_test("bt"), flags="p", stores=False),
+    row("0F BA /5", "bts", "Ev Ib", _bit_test("bts"), flags="p", lock=True),
+    row("0F BA /6", "btr", "Ev Ib", _bit_test("btr"), flags="p", lock=True),
+    row("0F BA /7", "btc", "Ev Ib", _bit_test("btc"), flags="p", lock=True),
     row("0F BC", "bsf", "Gv Ev", _bit_scan(forward=True), flags="w"),
     row("0F BD", "bsr", "Gv Ev", _bit_scan(forward=False), flags="w"),
     row("F3 0F B8", "popcnt", "Gv Ev", population_count, flags="w"),
