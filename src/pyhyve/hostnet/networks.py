@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from pyhyve.hostnet import dnsmasq, nft, rules, sysctls
@@ -55,7 +55,7 @@ class Networks:
                 except BaseException:
                     # The first error is the one to tell; the record stays if something cannot be undone.
                     with suppress(HostNetError):
-                        self._undo(links, record)
+                        self._undo(links, self._store.load(spec.name) or record)
                     raise
         if spec.forwards_packets:
             for chain in nft.dropping_chains():
@@ -139,6 +139,7 @@ class Networks:
             settings = sysctls.SettingsRecord(self._store.settings)
             settings.acquire(spec.name, sysctls.wanted_for_forwarding({a.version for a in spec.addresses}))
         if spec.needs_rules:
+            self._store.save(replace(record, has_rules=True))
             self._apply_rules()
         if any(forward.address.version == 4 for forward in spec.forwards):
             sysctls.write(f"ipv4/conf/{spec.bridge}/route_localnet", "1")
@@ -173,7 +174,7 @@ class Networks:
             links.delete(spec.bridge)
             for name in spec.ports:
                 links.announce_addresses(name)
-        if spec.needs_rules:
+        if record.has_rules:
             self._apply_rules(without=spec.name)
         sysctls.SettingsRecord(self._store.settings).release(spec.name)
         self._store.forget(spec.name)

@@ -63,12 +63,13 @@ class NetworkRecord:
     """A network and what identifies the things made for it.
 
     A bridge is ours when it has the MAC address that was chosen before it was made. `moved` says, for each port whose
-    addresses went to the bridge, what they were.
+    addresses went to the bridge, what they were; `has_rules` says that packet filter rules were about to be made.
     """
 
     spec: NetworkSpec
     bridge_mac: str
     moved: dict[str, dict[str, Any]] = field(default_factory=dict)
+    has_rules: bool = False
 
     def to_json(self) -> str:
         """As stored."""
@@ -77,6 +78,7 @@ class NetworkRecord:
             "spec": self.spec.to_json(),
             "bridge_mac": self.bridge_mac,
             "moved": self.moved,
+            "has_rules": self.has_rules,
         }
         return json.dumps(fields, indent=2) + "\n"
 
@@ -88,7 +90,8 @@ class NetworkRecord:
             if fields["version"] != FORMAT_VERSION:
                 msg = f"version {fields['version']}"
                 raise ValueError(msg)
-            return cls(NetworkSpec.from_json(fields["spec"]), str(fields["bridge_mac"]), dict(fields["moved"]))
+            spec = NetworkSpec.from_json(fields["spec"])
+            return cls(spec, str(fields["bridge_mac"]), dict(fields["moved"]), bool(fields["has_rules"]))
         except (ValueError, KeyError, TypeError, InputError) as error:
             msg = f"damaged record ({error})"
             raise HostNetError(msg) from error

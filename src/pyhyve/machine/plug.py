@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from pyhyve.backends.block import open_backend
 from pyhyve.backends.ioloop import IoLoop
+from pyhyve.backends.net import NetError
 from pyhyve.backends.passt import Forward, open_passt
 from pyhyve.backends.switch import connect_switch
 from pyhyve.backends.tap import Tap
@@ -119,7 +120,13 @@ def _tap_on_bridge(bridge: str) -> Tap:
     from pyhyve.hostnet import links  # noqa: PLC0415 - netlink takes a fifth of a second to load
 
     links.check_bridge(bridge)
-    tap = Tap(links.free_tap_name())
+    try:
+        tap = Tap(links.free_tap_name())
+    except NetError as error:
+        if not isinstance(error.__cause__, PermissionError):
+            raise
+        msg = f"net: bridge={bridge}: no permission (run as root, use a tap that an administrator made, or --net user)"
+        raise NetError(msg) from error
     try:
         links.plug_into_bridge(tap.name, bridge)
     except BaseException:

@@ -297,8 +297,9 @@ def test_bridge_that_someone_else_made_meanwhile_is_not_removed(host: Namespace)
 def test_without_the_right_to_it_is_one_line(host: Namespace) -> None:
     result = host.try_run(
         *("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"),
-        *(sys.executable, "-m", "pyhyve", "net", "create", "lab", "--mode", "bridge"),
+        *(sys.executable, "-m", "pyhyve", "net", "create", "lab", "--no-dhcp"),
     )
     assert result.returncode == 1
     assert "no permission" in result.stderr
     assert result.stderr.count("\n") == 1
+    assert json.loads(host.net("list", "--json").stdout) == []
