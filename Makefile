@@ -3,12 +3,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 CASES ?= 1000000
-SHORT_CASES ?= 50000
 JOBS ?= $(shell nproc)
 export PYTHON
 export PYTHONPATH := src
 
-.PHONY: help demo test lint unit fuzz-cpu fuzz-cpu-short fuzz-img bench setup setup-test clean
+.PHONY: help demo test lint unit fuzz-cpu fuzz-img bench setup setup-test clean
 .DEFAULT_GOAL := help
 
 help:
@@ -29,7 +28,7 @@ setup-test:
 demo: setup
 	@$(BIN)/pyhyve demo
 
-test: lint unit fuzz-cpu-short
+test: lint unit
 
 lint: setup-test
 	@echo '== ruff'
@@ -45,10 +44,6 @@ unit: setup-test
 
 fuzz-cpu: setup-test
 	$(BIN)/python -m tests.fuzz.cpu --cases $(CASES) --jobs $(JOBS)
-
-fuzz-cpu-short: setup-test
-	@echo '== random instructions against the host CPU'
-	@$(BIN)/python -m tests.fuzz.cpu --cases $(SHORT_CASES) --jobs $(JOBS)
 
 fuzz-img: setup-test
 	$(BIN)/python -m tests.fuzz.image
