@@ -91,7 +91,7 @@ class NetworkRecord:
                 msg = f"version {fields['version']}"
                 raise ValueError(msg)
             spec = NetworkSpec.from_json(fields["spec"])
-            return cls(spec, str(fields["bridge_mac"]), dict(fields["moved"]), bool(fields["has_rules"]))
+            return cls(spec, str(fields["bridge_mac"]), dict(fields["moved"]), bool(fields.get("has_rules", True)))
         except (ValueError, KeyError, TypeError, InputError) as error:
             msg = f"damaged record ({error})"
             raise HostNetError(msg) from error
