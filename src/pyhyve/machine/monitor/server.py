@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 MAX_CLIENTS = 16
-_READ_SIZE_BYTES = 65536
+_READ_SIZE_BYTES = 2048
+"""Small, so that the answers to one read's requests stay far below `_MAX_PENDING_BYTES`."""
 _BUSY_BYTES = 1 << 16
 """With more than this on its way to a client, its next requests wait."""
 _MAX_PENDING_BYTES = 16 << 20
