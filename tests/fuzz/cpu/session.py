@@ -196,6 +196,10 @@ def _alone(batch: Batch, index: int) -> Batch:
     return Batch(batch.template, record, [batch.steps[index]])
 
 
+_HOST_SEGMENT: Final = 15 * 8
+"""Selector, without its privilege, of the GDT entry in which Linux keeps the CPU's number."""
+
+
 def _incomparable(case: Case, native: Result, *, alignment_checks: bool) -> bool:
     """The case went where the two sides cannot agree.
 
@@ -212,6 +216,9 @@ def _incomparable(case: Case, native: Result, *, alignment_checks: bool) -> bool
 def _excused(case: Case, native: Result, engine: Result, *, lenient: bool) -> bool:
     """Differences that are not the engine's fault."""
     if lenient and native.vector >= 0 and engine.vector >= 0:
+        return True
+    if case.bits != 64 and engine.vector == 13 and engine.error == _HOST_SEGMENT:
+        # Linux keeps a data segment of its own there, which programs may load.
         return True
     return (
         _excused_bit_scan(case, native, engine)
