@@ -7,7 +7,7 @@ from typing import Any
 from pyhyve.cpu.isa.x86 import faults
 from pyhyve.cpu.isa.x86.spec import Cr0, Cr4
 from pyhyve.cpu.isa.x86.state import STATE, Seg
-from pyhyve.cpu.lang import U64, Pointer, Value, inline, kernel, u64
+from pyhyve.cpu.lang import U64, Pointer, kernel, u64
 
 _UNUSABLE = 1 << 16
 _CODE = 8
@@ -75,9 +75,3 @@ def raise_fpu_blocked(st: Any, unit: Any) -> None:
         faults.ud(st)
         return
     faults.nm(st)
-
-
-@inline
-def stack_address(st: Value, offset: Value) -> Value:
-    """Linear address of a stack offset, unchecked."""
-    return offset + st.seg_base[Seg.SS]
