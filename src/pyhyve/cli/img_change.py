@@ -254,21 +254,17 @@ def run_snapshot(arguments: argparse.Namespace) -> int:
             if found:
                 print(snapshot_table(found))
             return 0
-        from pyhyve.image.qcow2.snapshots import apply_snapshot, create_snapshot, delete_snapshot, find_snapshot
-
         name = arguments.create or arguments.apply or arguments.delete
         verb = "create" if arguments.create else "apply" if arguments.apply else "delete"
-        meta = require_qcow2(image, f"Could not {verb} snapshot '{name}'").meta
-        with meta.lock:
-            if arguments.create:
-                now = time.time_ns()
-                create_snapshot(meta, name, now // 1_000_000_000, now % 1_000_000_000)
-                return 0
-            entry = find_snapshot(meta, name)
-            if entry is None:
-                return fail(f"Could not {verb} snapshot '{name}': snapshot not found")
-            if arguments.apply:
-                apply_snapshot(meta, entry)
-            else:
-                delete_snapshot(meta, entry)
+        require_qcow2(image, f"Could not {verb} snapshot '{name}'")
+        if arguments.create:
+            image.create_snapshot(name, date_ns=time.time_ns(), icount=0)  # what qemu-img records
+            return 0
+        snapshot = image.find_snapshot(name)
+        if snapshot is None:
+            return fail(f"Could not {verb} snapshot '{name}': snapshot not found")
+        if arguments.apply:
+            image.apply_snapshot(snapshot)
+        else:
+            image.delete_snapshot(snapshot)
     return 0

@@ -59,25 +59,17 @@ def configure_convert(parser: argparse.ArgumentParser) -> None:
 
 def select_snapshot(image: Image, wanted: str) -> None:
     """Make `image` (read-only) show an internal snapshot, named as for `-l`."""
-    from pyhyve.image.qcow2.reading import Qcow2Reader
-    from pyhyve.image.qcow2.snapshots import find_snapshot
-
-    if not isinstance(image, Qcow2Reader):
-        msg = f"Failed to load snapshot: format '{image.format_name}' has none"
-        raise ImageUnsupportedError(msg)
     name, by_id, by_name = wanted, True, True
     if wanted.startswith(("snapshot.id=", "snapshot.name=")):
         pairs = dict(part.partition("=")[::2] for part in wanted.split(","))
         by_name = "snapshot.name" in pairs
         by_id = not by_name
         name = pairs.get("snapshot.name") or pairs.get("snapshot.id", "")
-    entry = find_snapshot(image.meta, name, by_id=by_id, by_name=by_name)
-    if entry is None:
+    snapshot = image.find_snapshot(name, by_id=by_id, by_name=by_name)
+    if snapshot is None:
         msg = f"Failed to load snapshot: Can't find snapshot '{wanted}'"
         raise ImageError(msg)
-    l1 = image.meta.load_l1(entry.l1_table_offset, entry.l1_size)
-    header = replace(image.header, size=entry.disk_size, l1_size=entry.l1_size, l1_table_offset=entry.l1_table_offset)
-    image.meta.replace_l1(l1, header)
+    image.select_snapshot(snapshot)
 
 
 def run_convert(arguments: argparse.Namespace) -> int:

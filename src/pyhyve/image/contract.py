@@ -341,6 +341,53 @@ class Image(ABC):
         """Internal snapshots in table order."""
         return ()
 
+    def create_snapshot(
+        self, name: str, *, date_ns: int, vm_clock_ns: int = 0, vm_state_size_bytes: int = 0, icount: int | None = None
+    ) -> SnapshotInfo:
+        """Take an internal snapshot of the disk as it is now, durably.
+
+        `date_ns` is the time since 1970. With `vm_state_size_bytes` the snapshot takes along what `pwrite_vm_state`
+        stored, up to that size, and the disk itself is left without a machine state. Names need not be unique.
+        """
+        del name, date_ns, vm_clock_ns, vm_state_size_bytes, icount
+        raise self._no_snapshots()
+
+    def find_snapshot(self, wanted: str, *, by_id: bool = True, by_name: bool = True) -> SnapshotInfo | None:
+        """The internal snapshot with this id or name (ids win), or None."""
+        found = self.snapshots()
+        for entry in found:
+            if by_id and entry.id == wanted:
+                return entry
+        return next((entry for entry in found if by_name and entry.name == wanted), None)
+
+    def apply_snapshot(self, snapshot: SnapshotInfo) -> None:
+        """Make the disk, its size and its machine state what they were; what was written since is lost. Durable."""
+        del snapshot
+        raise self._no_snapshots()
+
+    def delete_snapshot(self, snapshot: SnapshotInfo) -> None:
+        """Remove an internal snapshot. Durable."""
+        del snapshot
+        raise self._no_snapshots()
+
+    def select_snapshot(self, snapshot: SnapshotInfo) -> None:
+        """Show an internal snapshot in place of the disk, machine state included; for images opened read-only."""
+        del snapshot
+        raise self._no_snapshots()
+
+    def pwrite_vm_state(self, buffer: bytes | bytearray | memoryview, position: int) -> None:
+        """Store a part of a machine state, at `position` bytes in it, for the next `create_snapshot` to keep."""
+        del buffer, position
+        raise self._no_snapshots()
+
+    def pread_vm_state_into(self, buffer: memoryview, position: int) -> None:
+        """Fill `buffer` from the machine state of the snapshot that was applied or selected; zero past its end."""
+        del buffer, position
+        raise self._no_snapshots()
+
+    def _no_snapshots(self) -> ImageError:
+        return ImageUnsupportedError(f"Image format '{self.format_name}' has no internal snapshots")
+
     def specific_info(self) -> Mapping[str, object] | None:
         """The `format-specific` `data` object of `qemu-img info --output json`, keys in qemu-img's order."""
         return None

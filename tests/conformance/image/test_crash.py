@@ -17,7 +17,6 @@ import pytest
 from pyhyve.image.contract import CreateRequest, OpenRequest
 from pyhyve.image.opening import OpenSettings, open_image, parse_create_options
 from pyhyve.image.qcow2.image import Qcow2Image
-from pyhyve.image.qcow2.snapshots import apply_snapshot, create_snapshot, delete_snapshot, load_snapshots
 from pyhyve.image.registry import find_format
 from pyhyve.image.storage import FileObjectStorage
 from tests.conformance.image.conftest import qemu_img
@@ -95,13 +94,14 @@ def step(image: Image, flat: bytearray, chance: random.Random, promises: list[Pr
         return
     if kind == "s" and isinstance(image, Qcow2Image):
         promises[-1].touched.append((0, SIZE))
-        entries = load_snapshots(image.meta)
+        entries = image.snapshots()
         if len(entries) < 2:
-            create_snapshot(image.meta, f"s{len(recorder.records)}", 1, 2)
+            image.pwrite_vm_state(chance.randbytes(70_000), 0)
+            image.create_snapshot(f"s{len(recorder.records)}", date_ns=1_000_000_002, vm_state_size_bytes=70_000)
         elif chance.random() < 0.5:
-            delete_snapshot(image.meta, entries[0])
+            image.delete_snapshot(entries[0])
         else:
-            apply_snapshot(image.meta, entries[0])
+            image.apply_snapshot(entries[0])
             view = memoryview(flat)
             image.pread_into(view, 0)
         promises.append(Promise(len(recorder.records), bytes(flat), []))

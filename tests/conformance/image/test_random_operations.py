@@ -10,7 +10,6 @@ import pytest
 
 from pyhyve.image.contract import BackingReference, Image, ImageError
 from pyhyve.image.opening import OpenSettings, create_image, open_image, parse_create_options
-from pyhyve.image.qcow2.snapshots import apply_snapshot, create_snapshot, delete_snapshot, find_snapshot
 from tests.conformance.image.conftest import qemu_img
 
 if TYPE_CHECKING:
@@ -87,19 +86,21 @@ def snapshot_work(image: Image, flat: bytearray, chance: random.Random, states: 
         name = f"s{chance.randrange(1 << 30)}"
         if meta.header.refcount_order == 0:
             with pytest.raises(ImageError, match="too narrow"):
-                create_snapshot(meta, name, 1_700_000_000, 0)
+                image.create_snapshot(name, date_ns=1_700_000_000_000_000_000)
             return
-        create_snapshot(meta, name, 1_700_000_000, 0)
+        state = chance.randbytes(chance.choice((0, 1000, 150_000)))
+        image.pwrite_vm_state(state, 0)
+        image.create_snapshot(name, date_ns=1_700_000_000_000_000_000, vm_state_size_bytes=len(state))
         states[name] = bytes(flat)
         return
     name = chance.choice(list(states))
-    entry = find_snapshot(meta, name)
+    entry = image.find_snapshot(name)
     assert entry is not None
     if chance.random() < 0.5:
-        apply_snapshot(meta, entry)
+        image.apply_snapshot(entry)
         flat[:] = states[name]
     else:
-        delete_snapshot(meta, entry)
+        image.delete_snapshot(entry)
         del states[name]
 
 

@@ -10,7 +10,6 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from pyhyve.image.contract import Image, ImageError, OpenRequest
-from pyhyve.image.qcow2.snapshots import apply_snapshot, find_snapshot
 from pyhyve.image.registry import find_format, probe_format
 from pyhyve.image.storage import FileObjectStorage
 
@@ -155,8 +154,7 @@ def _write(image: Image, chance: random.Random) -> None:
 
 def _snapshots(image: Image, chance: random.Random) -> None:
     del chance
-    meta = getattr(image, "meta", None)
-    if meta is not None:
-        entry = find_snapshot(meta, "before")
-        if entry is not None:
-            apply_snapshot(meta, entry)
+    entry = image.find_snapshot("before")
+    if entry is not None:
+        image.apply_snapshot(entry)
+        image.pread_vm_state_into(memoryview(bytearray(100_000)), 0)

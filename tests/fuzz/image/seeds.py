@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pyhyve.image.contract import BackingReference, CreateRequest, ImageError, OpenRequest
 from pyhyve.image.opening import parse_create_options
 from pyhyve.image.qcow2.image import Qcow2Image
-from pyhyve.image.qcow2.snapshots import create_snapshot
 from pyhyve.image.registry import find_format
 from pyhyve.image.storage import FileObjectStorage, Storage
 
@@ -90,7 +89,8 @@ def make_seed(format_name: str, options: dict[str, str]) -> Seed:
         unit = image.cluster_size_bytes or 512
         image.write_compressed(b"squeeze " * (unit // 2), 600_000 // unit * unit)
     if isinstance(image, Qcow2Image) and options.get("refcount_bits") != "1":
-        create_snapshot(image.meta, "before", 1, 2)
+        image.pwrite_vm_state(b"state" * 10_000, 0)
+        image.create_snapshot("before", date_ns=1_000_000_002, vm_state_size_bytes=50_000)
         image.pwrite(b"after", 5000)
     image.flush()
     image.close()

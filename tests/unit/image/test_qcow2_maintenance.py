@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +11,6 @@ from pyhyve.image.opening import OpenSettings, open_image
 from pyhyve.image.qcow2.bitmaps import describe_bitmaps, load_bitmap_table, load_directory
 from pyhyve.image.qcow2.format import BitmapEntry, BitmapsExtension, build_bitmap_directory
 from pyhyve.image.qcow2.maintenance import amend
-from pyhyve.image.qcow2.snapshots import apply_snapshot, create_snapshot, delete_snapshot, find_snapshot
 from tests.unit.image.conftest import read
 
 if TYPE_CHECKING:
@@ -36,22 +36,22 @@ def test_snapshots_keep_what_was_there(make_image: MakeImage, options: dict[str,
         for _ in range(4):
             image.pwrite(chance.randbytes(50_000), chance.randrange(image.size_bytes - 50_000))
         image.write_compressed(b"z" * image.cluster_size_bytes, 0)
-        create_snapshot(image.meta, f"s{number}", 1_700_000_000, 5)
+        image.create_snapshot(f"s{number}", date_ns=1_700_000_000_000_000_005)
         states[f"s{number}"] = read(image)
     image.write_zeroes(0, 1 << 20)
     assert clean(image)
     for name in ("s1", "s0", "s2", "s1"):
-        apply_snapshot(image.meta, find_snapshot(image.meta, name))
+        image.apply_snapshot(image.find_snapshot(name))
         assert read(image) == states[name]
         assert clean(image)
         image.pwrite(b"after", 12345)
-    delete_snapshot(image.meta, find_snapshot(image.meta, "s1"))
+    image.delete_snapshot(image.find_snapshot("s1"))
     assert [snapshot.name for snapshot in image.snapshots()] == ["s0", "s2"]
     assert clean(image)
     for name in ("s0", "s2"):
-        apply_snapshot(image.meta, find_snapshot(image.meta, name))
+        image.apply_snapshot(image.find_snapshot(name))
         assert read(image) == states[name]
-        delete_snapshot(image.meta, find_snapshot(image.meta, name))
+        image.delete_snapshot(image.find_snapshot(name))
     assert clean(image)
     image.close()
 
@@ -60,7 +60,7 @@ def test_snapshot_that_narrow_counts_cannot_hold_changes_nothing(make_image: Mak
     image = make_image(refcount_bits="1")
     image.pwrite(b"x" * 100_000, 0)
     with pytest.raises(ImageError, match="too narrow"):
-        create_snapshot(image.meta, "no", 0, 0)
+        image.create_snapshot("no", date_ns=0)
     assert image.snapshots() == ()
     assert clean(image)
     image.close()
@@ -192,4 +192,56 @@ def test_image_with_bitmaps_is_not_resized(make_image: MakeImage) -> None:
     add_bitmap(image)
     with pytest.raises(ImageUnsupportedError, match="bitmaps"):
         image.resize(8 << 20)
+    image.close()
+
+
+@pytest.mark.parametrize("options", [{}, {"compat": "v2"}, {"cluster_size": "512"}, {"extended_l2": "on"}], ids=str)
+def test_snapshot_takes_the_machine_state_along(make_image: MakeImage, options: dict[str, str]) -> None:
+    image = make_image(size=(1 << 20) + 512, **options)
+    image.pwrite(b"disk" * 10_000, 0)
+    states = {}
+    for number, length in enumerate((100_000, 0, 3_000_001)):
+        state = states[f"s{number}"] = random.Random(number).randbytes(length)
+        for at in range(0, length, 70_000):
+            image.pwrite_vm_state(state[at : at + 70_000], at)
+        taken = image.create_snapshot(
+            f"s{number}", date_ns=5, vm_clock_ns=7 * 10**9, vm_state_size_bytes=length, icount=number
+        )
+        assert (taken.vm_state_size_bytes, taken.vm_clock_ns, taken.icount) == (length, 7 * 10**9, number)
+        assert clean(image)
+    path = image.storage.filename
+    image.close()
+    for name, state in states.items():
+        found = bytearray(len(state) + 1000)
+        with open_image(path) as reader:
+            reader.select_snapshot(reader.find_snapshot(name))
+            reader.pread_vm_state_into(memoryview(found), 0)
+        assert found == state + bytes(1000)
+    with open_image(path, OpenSettings(writable=True)) as image:
+        for name, state in states.items():
+            found = bytearray(len(state) + 1000)
+            image.apply_snapshot(image.find_snapshot(name))
+            image.pread_vm_state_into(memoryview(found), 0)
+            assert found == state + bytes(1000)
+            assert clean(image)
+        with suppress(ImageUnsupportedError):  # version 2 with snapshots cannot be resized
+            image.resize(64 << 20)
+            assert read(image, (1 << 20) + 512) == bytes((63 << 20) - 512)
+            assert clean(image)
+        for name in states:
+            image.delete_snapshot(image.find_snapshot(name))
+        assert clean(image)
+        assert read(image, 0, 40_000) == b"disk" * 10_000
+
+
+def test_machine_state_does_not_show_the_backing_image(make_image: MakeImage) -> None:
+    below = make_image("below.qcow2", size=1 << 30)
+    below.pwrite(b"below" * 100_000, 512 << 20)
+    path = below.storage.filename
+    below.close()
+    image = make_image("top.qcow2", size=512 << 20, backing=BackingReference(path, "qcow2"))
+    image.pwrite_vm_state(b"state", 1000)
+    found = bytearray(3000)
+    image.pread_vm_state_into(memoryview(found), 0)
+    assert found == bytes(1000) + b"state" + bytes(1995)
     image.close()

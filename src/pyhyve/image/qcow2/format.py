@@ -171,6 +171,11 @@ class Header:
         covered = self.cluster_size * self.l2_entries
         return -(-self.size // covered)
 
+    @property
+    def vm_state_offset(self) -> int:
+        """Where a machine state starts in the space that the L1 table maps: behind the disk."""
+        return self.l1_entries_needed * self.cluster_size * self.l2_entries
+
 
 def parse_header(data: bytes, file_size: int) -> Header:
     """Parse and bound the header; `data` is the start of the file (at least the first cluster, if there is one).

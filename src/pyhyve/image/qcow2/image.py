@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from array import array
     from collections.abc import Iterator, Sequence
 
+    from pyhyve.image.contract import SnapshotInfo
 
 _DECOMPRESSED_CACHE_CLUSTERS = 16
 
@@ -54,11 +55,14 @@ class Qcow2Image(Qcow2Reader):
                     self.data.pwritev(buffers, run.host)
                     return
         for buffer in buffers:
-            view = memoryview(buffer).cast("B")
-            while view:
-                done = self._write_some(view, offset)
-                view = view[done:]
-                offset += done
+            self._store(memoryview(buffer).cast("B"), offset)
+            offset += len(buffer)
+
+    def _store(self, view: memoryview, offset: int) -> None:
+        while view:
+            done = self._write_some(view, offset)
+            view = view[done:]
+            offset += done
 
     @contextmanager
     def _claim_or_in_place(self, offset: int, length: int) -> Iterator[Run | None]:
@@ -190,18 +194,22 @@ class Qcow2Image(Qcow2Reader):
         self.data.pwritev(parts, at)
 
     def _old_content(self, start: int, length: int, *, skip_zero: bool) -> memoryview | None:
-        inside = max(0, min(length, self.size_bytes - start))
+        inside = length if start > self.size_bytes else max(0, min(length, self.size_bytes - start))
         if skip_zero:
             with self.meta.lock:
                 runs = self.mapping.runs(start, inside)
-            backing_end = 0 if self.backing is None else self.backing.size_bytes
+            backing_end = self._backing_end()
             if all(
                 run.kind is RunKind.ZERO or (run.kind is RunKind.UNALLOCATED and start >= backing_end) for run in runs
             ):
                 return None
         view = memoryview(bytearray(length))
-        self.pread_into(view[:inside], start)
+        self._fill((view[:inside],), start, inside)
         return view
+
+    def _backing_end(self) -> int:
+        """Where the backing image ends to show through."""
+        return 0 if self.backing is None else min(self.backing.size_bytes, self.size_bytes)
 
     def _forget(self, entry: int) -> None:
         """Drop the reference of an L2 word that is about to be replaced."""
@@ -366,7 +374,7 @@ class Qcow2Image(Qcow2Reader):
         while length > 0:
             with self.meta.lock:
                 run = self.mapping.lookup(offset, min(length, 1 << 20))
-            backing_end = 0 if self.backing is None else self.backing.size_bytes
+            backing_end = self._backing_end()
             if run.kind is not RunKind.ZERO and not (run.kind is RunKind.UNALLOCATED and offset >= backing_end):
                 view = memoryview(bytes(run.length))
                 at = offset
@@ -382,7 +390,7 @@ class Qcow2Image(Qcow2Reader):
         A `hint` (discard) leaves clusters alone that are unallocated and read as zero.
         """
         meta, header = self.meta, self.meta.header
-        backing_end = 0 if self.backing is None else self.backing.size_bytes
+        backing_end = self._backing_end()
         entries_per_table, words = header.l2_entries, meta.words_per_entry
         while low < high:
             l1_index, index = divmod(low, entries_per_table)
@@ -435,6 +443,48 @@ class Qcow2Image(Qcow2Reader):
             from pyhyve.image.qcow2.bitmaps import note_write  # noqa: PLC0415 - images with bitmaps are rare
 
             note_write(self.meta, offset, length)
+
+    # --- snapshots ---
+
+    def create_snapshot(
+        self, name: str, *, date_ns: int, vm_clock_ns: int = 0, vm_state_size_bytes: int = 0, icount: int | None = None
+    ) -> SnapshotInfo:
+        """Take a snapshot."""
+        from pyhyve.image.qcow2.snapshots import create_snapshot  # noqa: PLC0415 - as above
+
+        self.check_writable()
+        with self.meta.lock:
+            taken = create_snapshot(
+                self.meta, name, date_ns, vm_clock_ns=vm_clock_ns, vm_state_size=vm_state_size_bytes, icount=icount
+            )
+        return taken.info()
+
+    def apply_snapshot(self, snapshot: SnapshotInfo) -> None:
+        """Go back to a snapshot."""
+        from pyhyve.image.qcow2.snapshots import apply_snapshot, find_entry  # noqa: PLC0415 - as above
+
+        self.check_writable()
+        with self.meta.lock:
+            self._decompressed.clear()
+            apply_snapshot(self.meta, find_entry(self.meta, snapshot))
+
+    def delete_snapshot(self, snapshot: SnapshotInfo) -> None:
+        """Delete a snapshot."""
+        from pyhyve.image.qcow2.snapshots import delete_snapshot, find_entry  # noqa: PLC0415 - as above
+
+        self.check_writable()
+        with self.meta.lock:
+            delete_snapshot(self.meta, find_entry(self.meta, snapshot))
+
+    def pwrite_vm_state(self, buffer: bytes | bytearray | memoryview, position: int) -> None:
+        """Store a part of a machine state where QEMU has it: behind the clusters that the disk's L1 entries cover."""
+        from pyhyve.image.qcow2.maintenance import cover_vm_state  # noqa: PLC0415 - as above
+
+        self.check_writable()
+        view = memoryview(buffer).cast("B")
+        with self.meta.lock:
+            cover_vm_state(self.meta, position + len(view))
+        self._store(view, self.meta.header.vm_state_offset + position)
 
     def resize(self, size_bytes: int) -> None:
         """Grow or shrink the disk."""

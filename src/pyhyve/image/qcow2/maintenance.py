@@ -17,6 +17,7 @@ from pyhyve.image.qcow2.format import (
     Header,
     Incompatible,
 )
+from pyhyve.image.qcow2.snapshots import free_vm_state
 from pyhyve.image.qcow2.tables import store_u64
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ def resize(image: Qcow2Image, size_bytes: int) -> None:
         msg = "Can't resize an image that has bitmaps"
         raise ImageUnsupportedError(msg)
     old_size = header.size
+    with meta.lock:
+        free_vm_state(meta)  # it lies right behind the disk
     if size_bytes < old_size:
         _free_past(image, size_bytes)
     image.flush()
@@ -85,10 +88,17 @@ def _free_past(image: Qcow2Image, size_bytes: int) -> None:
             cluster += count
 
 
-def _switch_size(meta: Metadata, size_bytes: int) -> None:
+def cover_vm_state(meta: Metadata, end: int) -> None:
+    """Let the L1 table reach up to byte `end` behind the disk; the caller holds the lock."""
+    needed = meta.header.l1_entries_needed + -(-end // (meta.cluster_size * meta.header.l2_entries))
+    if needed > len(meta.l1):
+        _switch_size(meta, meta.header.size, max(needed, min(len(meta.l1) * 3 // 2, MAX_L1_SIZE_BYTES // 8)))
+
+
+def _switch_size(meta: Metadata, size_bytes: int, min_l1_entries: int = 0) -> None:
     header = meta.header
     grown = replace(header, size=size_bytes)
-    needed = grown.l1_entries_needed
+    needed = max(grown.l1_entries_needed, min_l1_entries)
     if needed * 8 > MAX_L1_SIZE_BYTES:
         msg = "The image size is too large (try using a larger cluster size)"
         raise ImageError(msg)

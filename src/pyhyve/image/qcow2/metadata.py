@@ -178,9 +178,13 @@ class Metadata:
         offset = self.l1[index] & OFFSET_MASK
         if offset:
             self.free(offset, self.cluster_size)
-            self.set_l1_entry(index, 0)
-            self._tables.pop(index, None)
-            self._dirty_tables.pop(index, None)
+            self.detach_table(index)
+
+    def detach_table(self, index: int) -> None:
+        """Take an L2 table, which was written back, out of the active L1 table; its references stay."""
+        self.set_l1_entry(index, 0)
+        self._tables.pop(index, None)
+        self._dirty_tables.pop(index, None)
 
     def mark_table(self, index: int, table: L2Table, low: int, high: int) -> None:
         """Words `low` to `high` of the table of `index` changed."""

@@ -14,6 +14,7 @@ from pyhyve.image.contract import (
     BackingReference,
     CheckResult,
     Image,
+    ImageError,
     ImageFormatError,
     LayerExtent,
     LayerState,
@@ -198,6 +199,12 @@ class Qcow2Reader(Image):
         """Read through the chain; a range in one host run is one preadv into the caller's buffers."""
         length = len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))
         self.check_range(offset, length)
+        self._fill(buffers, offset, length)
+
+    def _fill(self, buffers: Sequence[memoryview], offset: int, length: int) -> None:
+        """Read what the tables map, which may lie behind the disk."""
+        if not length:
+            return
         meta = self.meta
         with meta.lock:
             runs = self.mapping.runs(offset, length)
@@ -215,7 +222,7 @@ class Qcow2Reader(Image):
     def _read_run(self, buffer: memoryview, run: Run, offset: int) -> None:
         if run.kind is RunKind.DATA:
             self.data.pread_into(buffer, run.host)
-        elif run.kind is RunKind.ZERO:
+        elif run.kind is RunKind.ZERO or offset >= self.size_bytes:
             buffer[:] = bytes(len(buffer))
         elif run.kind is RunKind.UNALLOCATED:
             self.read_backing(buffer, offset)
@@ -279,6 +286,27 @@ class Qcow2Reader(Image):
         from pyhyve.image.qcow2.check import check  # noqa: PLC0415 - as above
 
         return check(self.meta, fix_leaks=fix_leaks, fix_errors=fix_errors)
+
+    def select_snapshot(self, snapshot: SnapshotInfo) -> None:
+        """Show a snapshot in place of the disk."""
+        from pyhyve.image.qcow2.snapshots import find_entry  # noqa: PLC0415 - most commands need none
+
+        meta, entry = self.meta, find_entry(self.meta, snapshot)
+        if not self.readonly:
+            msg = "a snapshot can be shown only in an image that is open read-only"
+            raise ImageError(msg)
+        l1 = meta.load_l1(entry.l1_table_offset, entry.l1_size)
+        header = replace(
+            meta.header, size=entry.disk_size, l1_size=entry.l1_size, l1_table_offset=entry.l1_table_offset
+        )
+        meta.replace_l1(l1, header)
+
+    def pread_vm_state_into(self, buffer: memoryview, position: int) -> None:
+        """Read a part of the machine state."""
+        if position < 0:
+            msg = "a machine state has no bytes before its first"
+            raise ImageError(msg)
+        self._fill((buffer,), self.meta.header.vm_state_offset + position, len(buffer))
 
     def _close_data_file(self) -> None:
         if self.data is not self.storage:

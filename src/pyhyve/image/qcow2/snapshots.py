@@ -30,6 +30,7 @@ from pyhyve.image.qcow2.tables import ascending, run_length, store_u64
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pyhyve.image.contract import SnapshotInfo
     from pyhyve.image.qcow2.metadata import Metadata
 
 
@@ -50,16 +51,13 @@ def load_snapshots(meta: Metadata) -> tuple[SnapshotEntry, ...]:
     return parse_snapshot_table(meta.storage.pread(room, header.snapshots_offset), header.nb_snapshots, header.size)
 
 
-def find_snapshot(meta: Metadata, wanted: str, *, by_id: bool = True, by_name: bool = True) -> SnapshotEntry | None:
-    """The snapshot with this name or id (ids win), or None."""
-    entries = load_snapshots(meta)
-    for entry in entries:
-        if by_id and entry.id == wanted:
+def find_entry(meta: Metadata, wanted: SnapshotInfo) -> SnapshotEntry:
+    """The table's entry of a snapshot; ImageError when it is gone."""
+    for entry in load_snapshots(meta):
+        if (entry.id, entry.name) == (wanted.id, wanted.name):
             return entry
-    for entry in entries:
-        if by_name and entry.name == wanted:
-            return entry
-    return None
+    msg = f"Can't find snapshot '{wanted.name or wanted.id}'"
+    raise ImageError(msg)
 
 
 def table_bytes(meta: Metadata) -> int:
@@ -166,15 +164,21 @@ def _flag_runs(meta: Metadata, entries: array[int]) -> Iterator[tuple[int, int, 
         index += run
 
 
+def _check_table_size(entries: tuple[SnapshotEntry, ...]) -> bytes:
+    """The bytes of a table; ImageError when it is larger than readers accept."""
+    data = build_snapshot_table(entries)
+    if len(data) > MAX_SNAPSHOT_TABLE_SIZE_BYTES or len(entries) > MAX_SNAPSHOTS:
+        msg = "Snapshot table would become too large"
+        raise ImageError(msg)
+    return data
+
+
 def _write_snapshot_table(meta: Metadata, entries: tuple[SnapshotEntry, ...]) -> None:
     """Write a new table, switch the header to it and free the old one."""
     old_offset, old_length = meta.header.snapshots_offset, table_bytes(meta) if meta.header.nb_snapshots else 0
     offset = 0
     if entries:
-        data = build_snapshot_table(entries)
-        if len(data) > MAX_SNAPSHOT_TABLE_SIZE_BYTES or len(entries) > MAX_SNAPSHOTS:
-            msg = "Snapshot table would become too large"
-            raise ImageError(msg)
+        data = _check_table_size(entries)
         offset, _ = meta.allocate(-(-len(data) >> meta.cluster_bits), exact=True)
         meta.storage.pwrite(data, offset)
     meta.write_back()
@@ -196,19 +200,39 @@ def _copy_l1(meta: Metadata, l1: array[int]) -> int:
     return offset
 
 
-def _create_snapshot(meta: Metadata, name: str, date_s: int, date_ns: int) -> SnapshotEntry:
-    if meta.header.has_data_file:
-        msg = "Internal snapshots are not supported with an external data file"
-        raise ImageUnsupportedError(msg)
-    entries = load_snapshots(meta)
-    if len(name.encode()) > 0xFFFF:
-        msg = "the snapshot name is too long"
-        raise ImageError(msg)
+def _vm_state_tables(meta: Metadata) -> range:
+    """The L1 entries behind those of the disk: a machine state lies there."""
+    return range(meta.header.l1_entries_needed, len(meta.l1))
+
+
+def free_vm_state(meta: Metadata) -> None:
+    """Give up the machine state that was written, or came with an applied snapshot, and that no snapshot took."""
+    taken = [index for index in _vm_state_tables(meta) if meta.l1[index] & OFFSET_MASK]
+    if not taken:
+        return
     meta.write_back()
-    add_tree(meta, meta.l1, 1)
-    offset = _copy_l1(meta, meta.l1)
+    l1 = array("Q", (meta.l1[index] for index in taken))
+    for index in taken:
+        meta.detach_table(index)
+    meta.write_back()
+    add_tree(meta, l1, -1)
+    meta.byte_offset = 0
+
+
+def _create_snapshot(meta: Metadata, new: SnapshotEntry) -> SnapshotEntry:
+    entries = load_snapshots(meta)
+    if not new.vm_state_size:
+        free_vm_state(meta)
+    meta.write_back()
     number = max((int(entry.id) for entry in entries if entry.id.isdecimal()), default=0) + 1
-    entry = SnapshotEntry(offset, len(meta.l1), str(number), name, date_s, date_ns, 0, 0, meta.header.size, 0)
+    entry = replace(new, l1_size=len(meta.l1), id=str(number), disk_size=meta.header.size)
+    _check_table_size((*entries, entry))
+    # The disk is shared from now on; the machine state moves, references and all, to the snapshot.
+    vm_state = _vm_state_tables(meta)
+    add_tree(meta, meta.l1[: vm_state.start], 1)
+    entry = replace(entry, l1_table_offset=_copy_l1(meta, meta.l1))
+    for index in vm_state:
+        meta.detach_table(index)
     refresh_copied_flags(meta)
     _write_snapshot_table(meta, (*entries, entry))
     meta.write_back()
@@ -260,10 +284,20 @@ def _apply_snapshot(meta: Metadata, entry: SnapshotEntry) -> None:
     meta.write_back()
 
 
-def create_snapshot(meta: Metadata, name: str, date_s: int, date_ns: int) -> SnapshotEntry:
+def create_snapshot(
+    meta: Metadata, name: str, date_ns: int, *, vm_clock_ns: int = 0, vm_state_size: int = 0, icount: int | None = None
+) -> SnapshotEntry:
     """Take a snapshot of the disk as it is; the caller holds the lock and has nothing in flight."""
+    if meta.header.has_data_file:
+        msg = "Internal snapshots are not supported with an external data file"
+        raise ImageUnsupportedError(msg)
+    if len(name.encode("utf-8", "surrogateescape")) > 0xFFFF:
+        msg = "the snapshot name is too long"
+        raise ImageError(msg)
+    date_s, date_rest = divmod(date_ns, 1_000_000_000)
+    new = SnapshotEntry(0, 0, "", name, date_s, date_rest, vm_clock_ns, vm_state_size, 0, icount)
     with meta.unclean():
-        return _create_snapshot(meta, name, date_s, date_ns)
+        return _create_snapshot(meta, new)
 
 
 def delete_snapshot(meta: Metadata, entry: SnapshotEntry) -> None:
