@@ -27,7 +27,7 @@ class DriverError(Exception):
 
 
 class GuestAllocator:
-    """Hands out guest memory from a region, never taking it back."""
+    """Hands out guest memory from a region, in order."""
 
     def __init__(self, memory: GuestMemory, start: int, end: int) -> None:
         self.memory = memory
@@ -41,7 +41,19 @@ class GuestAllocator:
             msg = f"no room for {size_bytes} bytes of guest memory"
             raise MemoryError(msg)
         self._next = gpa + size_bytes
+        # A device may look at a ring as soon as it is enabled: what an earlier owner left there would be taken for
+        # buffers of this one.
+        self.memory.view(gpa, size_bytes)[:] = bytes(size_bytes)
         return gpa
+
+    def rewind(self, mark: int) -> None:
+        """Hand out again what was allocated since `mark` was read from `position`."""
+        self._next = mark
+
+    @property
+    def position(self) -> int:
+        """Where the next allocation starts at the earliest."""
+        return self._next
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,21 @@ class Pair:
         return Segment(self.allocator.allocate(length), length, is_write)
 
 
+@KINDS
+def test_ring_in_memory_of_an_earlier_ring_starts_empty(*, packed: bool) -> None:
+    pair = Pair(packed=packed)
+    pair.driver.add([pair.segment(16, is_write=True)])
+    pair.allocator.rewind(0x1000)
+    kind = type(pair.driver)
+    driver = kind(pair.allocator, 8, event_index=False, indirect=False)
+    device = (PackedQueue if packed else SplitQueue)(
+        DmaSpace(pair.memory), driver.layout, RingFeatures(packed=packed)
+    )
+    assert driver.layout == pair.driver.layout
+    assert device.pop() is None
+    assert driver.poll() is None
+
+
 @pytest.fixture
 def split() -> Pair:
     return Pair(packed=False, indirect=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -172,12 +173,15 @@ def test_queue_reset_gives_the_queue_back(machine: MiniMachine, kind: str, packe
 
 
 @pytest.mark.parametrize("kind", ["pci-msix", "mmio"])
-def test_ring_outside_memory_fails_the_device(machine: MiniMachine, kind: str) -> None:
+def test_ring_outside_memory_fails_the_device(
+    machine: MiniMachine, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     transport = plug(machine, kind)
-    driver = machine.driver(transport)
-    machine.allocator._next = 16 << 20
-    machine.allocator._end = 1 << 30
-    driver.start()
+    enable = transport.enable_queue
+    monkeypatch.setattr(
+        transport, "enable_queue", lambda index, layout: enable(index, replace(layout, device_gpa=1 << 30))
+    )
+    machine.driver(transport).start()
     assert transport.read_status() & Status.NEEDS_RESET
 
 
