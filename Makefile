@@ -7,7 +7,7 @@ JOBS ?= $(shell nproc)
 export PYTHON
 export PYTHONPATH := src
 
-.PHONY: help demo test lint unit fuzz-cpu fuzz-img bench setup setup-test clean
+.PHONY: help demo test lint unit fuzz-cpu fuzz-img fuzz-virtio bench setup setup-test clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo 'make test       set up, check the code, run all tests'
 	@echo 'make lint       ruff, mypy and the layers only'
 	@echo 'make fuzz-cpu   compare CASES=$(CASES) random instructions with the host CPU'
+	@echo 'make fuzz-virtio CASES=$(CASES) malformed rings and registers for every virtio device'
 	@echo 'make fuzz-img   feed damaged disk images to the image code'
 	@echo 'make bench      run all benchmarks, write benchmarks/RESULTS.md'
 	@echo 'make clean      remove .venv and all caches in this directory'
@@ -47,6 +48,9 @@ fuzz-cpu: setup-test
 
 fuzz-img: setup-test
 	$(BIN)/python -m tests.fuzz.image
+
+fuzz-virtio: setup-test
+	$(BIN)/python -m tests.fuzz.virtio --cases $(CASES) --jobs $(JOBS)
 
 bench: setup-test
 	$(BIN)/python -m benchmarks all
