@@ -20,6 +20,7 @@ COMMANDS = {
     "guest": "make small guests from Debian packages",
     "img": "make, convert, check and change disk images",
     "net": "bridges with NAT, DHCP, DNS and port forwards: make, list and remove them",
+    "daemon": "the libvirt-compatible daemon: virsh, virt-manager and python-libvirt on pyhyve",
     "demo": "three machines on one bridge, with a table of pings and ssh logins",
     "doctor": "what this host offers, and how to get what is missing",
 }

@@ -104,9 +104,12 @@ class ServerProtocol:
 
     def reply(self, called: Called, *values: object, fds: Sequence[int] = ()) -> None:
         """Answer a call. XdrError, FrameError where the values do not fit: then nothing was sent, fail it instead."""
+        self.reply_encoded(called, called.procedure.ret_codec.encode(*values), fds)
+
+    def reply_encoded(self, called: Called, payload: bytes, fds: Sequence[int] = ()) -> None:
+        """Answer a call with what :attr:`Procedure.ret_codec` made of the values. FrameError where it is too long."""
         row = called.procedure
         kind = MessageType.REPLY_WITH_FDS if fds else MessageType.REPLY
-        payload = row.ret_codec.encode(*values)
         self._send(Frame(row.program, row.number, kind, called.serial, payload=payload, fds=tuple(fds)))
         self.calls_waiting -= 1
         if row.traits & _STREAM:

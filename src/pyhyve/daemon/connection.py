@@ -1,0 +1,390 @@
+"""One client: its calls are dispatched, its streams fed, its events sent.
+
+The bytes come and go through a :class:`Link`, so that everything here is the same for every kind of socket and testable
+without one. At most :data:`CALLS_MAX` calls of a client are served at the same time; more wait in its socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from pyhyve.daemon.dispatch import Call, Encoded, Registered, registered
+from pyhyve.daemon.errors import LibvirtError, api_name
+from pyhyve.daemon.streams import INCOMING_MAX, Hole, Stream
+from pyhyve.rpc.codec import XdrError
+from pyhyve.rpc.errors import ErrorCode, ErrorDomain
+from pyhyve.rpc.frames import FrameError
+from pyhyve.rpc.procedure import Trait
+from pyhyve.rpc.server import (
+    Called,
+    ClientViolation,
+    Pong,
+    ServerProtocol,
+    StreamAborted,
+    StreamData,
+    StreamFinished,
+    StreamHole,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyhyve.daemon.access import Identity
+    from pyhyve.daemon.daemon import Daemon
+    from pyhyve.daemon.drivers.api import Driver
+    from pyhyve.daemon.events import Registration
+    from pyhyve.rpc.procedures import Procedure
+
+__all__ = ["CALLS_MAX", "Connection", "Link"]
+
+_log = logging.getLogger(__name__)
+
+CALLS_MAX: Final = 16
+"""Calls of one client that are served at the same time."""
+BACKLOG_MAX: Final = 64 << 20
+"""Bytes a client may leave unread before it is disconnected: two of the longest frames."""
+_READ_ONLY_FLAG: Final = 1  # VIR_CONNECT_RO
+_WITHOUT_DRIVER: Final = frozenset(
+    {
+        "AUTH_LIST",
+        "AUTH_POLKIT",
+        "AUTH_SASL_INIT",
+        "AUTH_SASL_START",
+        "AUTH_SASL_STEP",
+        "CONNECT_CLOSE",
+        "CONNECT_OPEN",
+        "CONNECT_SUPPORTS_FEATURE",
+    }
+)
+_WITHOUT_AUTHENTICATION: Final = frozenset(name for name in _WITHOUT_DRIVER if name.startswith("AUTH_"))
+
+
+class Link(Protocol):
+    """The socket of a client."""
+
+    def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
+        """Queue bytes, and descriptors to send after them, each on a byte of its own (they are closed once sent)."""
+
+    def pause(self) -> None:
+        """Stop reading."""
+
+    def resume(self) -> None:
+        """Read again."""
+
+    def close(self) -> None:
+        """Close once everything is sent, or the client does not take it."""
+
+    @property
+    def unsent_size(self) -> int:
+        """Bytes that are queued."""
+
+    async def drained(self) -> None:
+        """Wait until little is queued. Returns at once when the socket is gone."""
+
+
+class Connection:
+    """State of one client. Everything happens on the event loop."""
+
+    def __init__(
+        self, daemon: Daemon, link: Link, identity: Identity, *, read_only: bool = False, secure: bool = True
+    ) -> None:
+        self.daemon = daemon
+        self.identity = identity
+        self.read_only = read_only
+        self.secure = secure
+        """Nobody can listen to or change what is said: a unix socket, or TLS."""
+        self.authenticated = True
+        self.registrations: dict[int, Registration] = {}
+        self.watches_close = False
+        self.keepalive = False
+        """The client answers pings."""
+        self.sasl: object | None = None
+        """State of an authentication under way (:mod:`pyhyve.daemon.procedures.authentication`)."""
+        self._link = link
+        self._driver: Driver | None = None
+        self._protocol = ServerProtocol()
+        self._streams: dict[int, Stream] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._paused = False
+        self._postponed: deque[Called] = deque()
+        self.closed = False
+        self.silent_pings = 0
+        daemon.connections.add(self)
+
+    # -- for handlers -------------------------------------------------------------------------------------------------
+
+    @property
+    def driver(self) -> Driver:
+        """The driver this connection was opened to. Raises LibvirtError where it was not."""
+        if self._driver is None:
+            raise LibvirtError(ErrorCode.INTERNAL_ERROR, ErrorDomain.RPC, "connection not open")
+        return self._driver
+
+    @property
+    def opened(self) -> bool:
+        """Whether it was opened to a driver."""
+        return self._driver is not None
+
+    def open(self, driver: Driver, flags: int) -> None:
+        """Open it to a driver."""
+        self._driver = driver
+        self.read_only = self.read_only or bool(flags & _READ_ONLY_FLAG)
+
+    def close_driver(self) -> None:
+        """Close what was opened; the socket stays."""
+        self.daemon.events.drop(self)
+        self._driver = None
+
+    def allows(self, permission: str, name: str = "", uuid: bytes = b"") -> bool:
+        """Whether the policy grants this client a permission, on an object or (no name) on some."""
+        return self.daemon.policy.allows(self.identity, permission, name, uuid)
+
+    def require(self, permission: str, name: str = "", uuid: bytes = b"") -> None:
+        """Raise LibvirtError where the policy does not grant a permission."""
+        if not self.allows(permission, name, uuid):
+            kind, _, wanted = permission.partition(":")
+            msg = f"'{kind.replace('_', '-')}' denied '{wanted.replace('_', '-')}' access"
+            raise LibvirtError(ErrorCode.ACCESS_DENIED, ErrorDomain.ACCESS, msg)
+
+    def push(self, row: Procedure, *values: object) -> None:
+        """Send an event. Raises XdrError where the values do not fit the table."""
+        if not self.closed:
+            self._protocol.push(row, *values)
+            self._flush()
+
+    def ping(self) -> None:
+        """Ask whether the client is still there."""
+        self.silent_pings += 1
+        self._protocol.ping()
+        self._flush()
+
+    # -- from the link ------------------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes, fds: Sequence[int] = ()) -> None:
+        """Take in what arrived."""
+        self.silent_pings = 0
+        try:
+            for event in self._protocol.receive(data, fds):
+                if isinstance(event, Called):
+                    if self._postponed or self._protocol.calls_waiting > CALLS_MAX:
+                        self._postponed.append(event)
+                    else:
+                        self._serve(event)
+                elif not isinstance(event, Pong):
+                    self._feed(event)
+        except ClientViolation as error:
+            _log.warning("client %s: %s", self.identity, error)
+            self.close(str(error))
+            return
+        _close_fds(self._protocol.unclaimed_fds())
+        self._flush()
+        self._balance()
+
+    def lost(self) -> None:
+        """The socket is gone: give up what was under way."""
+        if self.closed:
+            return
+        self.closed = True
+        self.daemon.connections.discard(self)
+        self.daemon.events.drop(self)
+        for called in self._postponed:
+            _close_fds(called.fds)
+        self._postponed.clear()
+        _close_fds(self._protocol.close())
+        for stream in self._streams.values():
+            if stream.task is not None:
+                stream.task.cancel()
+        # Calls under way are not cancelled: half a definition helps nobody. Their answers go nowhere.
+
+    def close(self, reason: str) -> None:
+        """Close the connection."""
+        _log.debug("closing client %s: %s", self.identity, reason)
+        self.lost()
+        self._link.close()
+
+    def _flush(self) -> None:
+        if self.closed:
+            for _, fds in self._protocol.data_to_send():
+                _close_fds(fds)
+            return
+        for data, fds in self._protocol.data_to_send():
+            self._link.send(data, fds)
+        if self._link.unsent_size > BACKLOG_MAX:
+            _log.warning("client %s does not read: disconnected", self.identity)
+            self.close("it does not read")
+
+    def _balance(self) -> None:
+        """Read from the client, or not."""
+        too_much = (
+            bool(self._postponed)
+            or self._protocol.calls_waiting > CALLS_MAX
+            or any(stream.incoming_size > INCOMING_MAX for stream in self._streams.values())
+        )
+        if too_much != self._paused and not self.closed:
+            self._paused = too_much
+            (self._link.pause if too_much else self._link.resume)()
+
+    # -- calls --------------------------------------------------------------------------------------------------------
+
+    def _serve(self, called: Called) -> None:
+        row = called.procedure
+        try:
+            entry = self._admit(row)
+            call = Call(self, row, called.fds)
+            if entry.waits:
+                task = self.daemon.loop.create_task(self._serve_waiting(entry, call, called), name=row.name)
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+                return
+            result = entry.handler(call, called.arguments)
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises is answered
+            self._fail(called, error)
+        else:
+            self._reply(entry, call, called, result)
+
+    async def _serve_waiting(self, entry: Registered, call: Call, called: Called) -> None:
+        try:
+            result = await entry.handler(call, called.arguments)
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises is answered
+            self._fail(called, error)
+        else:
+            self._reply(entry, call, called, result)
+        self._flush()
+        while self._postponed and self._protocol.calls_waiting - len(self._postponed) < CALLS_MAX:
+            self._serve(self._postponed.popleft())
+            self._flush()
+        self._balance()
+
+    def _admit(self, row: Procedure) -> Registered:
+        """Return a procedure's handler, if this client may call it. Raises LibvirtError."""
+        if not self.authenticated and row.name not in _WITHOUT_AUTHENTICATION:
+            raise LibvirtError(ErrorCode.RPC, ErrorDomain.RPC, "authentication required")
+        entry = registered(row)
+        if self._driver is None and row.name not in _WITHOUT_DRIVER:
+            raise LibvirtError(ErrorCode.INTERNAL_ERROR, ErrorDomain.RPC, "connection not open")
+        if self.read_only and Trait.READ not in row.traits:
+            msg = f"read only access prevents {api_name(row.name)}"
+            raise LibvirtError(ErrorCode.OPERATION_DENIED, ErrorDomain.NONE, msg)
+        for permission in row.permissions:
+            self.require(permission)
+        return entry
+
+    def _reply(self, entry: Registered, call: Call, called: Called, result: Any) -> None:
+        _close_fds(called.fds)
+        if self.closed:
+            _close_fds(call.reply_fds)
+            return
+        try:
+            if isinstance(result, Encoded):
+                self._protocol.reply_encoded(called, result.payload)
+            elif entry.answer_fields == 1:
+                self._protocol.reply(called, result, fds=call.reply_fds)
+            else:
+                self._protocol.reply(called, *(() if result is None else result), fds=call.reply_fds)
+        except (XdrError, FrameError, TypeError) as error:
+            _close_fds(call.reply_fds)
+            self._fail(called, error, closed=True)
+            return
+        if entry.row.traits & (Trait.UPLOAD | Trait.DOWNLOAD):
+            self._open_stream(entry.row, call, called.serial)
+
+    def _fail(self, called: Called, error: Exception, *, closed: bool = False) -> None:
+        if not closed:
+            _close_fds(called.fds)
+        if self.closed:
+            return
+        self._protocol.fail(called, _explained(called, error).message())
+
+    # -- streams ------------------------------------------------------------------------------------------------------
+
+    def _open_stream(self, row: Procedure, call: Call, serial: int) -> None:
+        stream = Stream(self, serial)
+        self._streams[serial] = stream
+        stream.task = self.daemon.loop.create_task(self._serve_stream(row, call, stream, serial), name=row.name)
+
+    async def _serve_stream(self, row: Procedure, call: Call, stream: Stream, serial: int) -> None:
+        try:
+            if call.stream_body is None:
+                msg = f"{row.name} opens a stream and does not serve it"
+                raise LibvirtError(ErrorCode.INTERNAL_ERROR, ErrorDomain.STREAMS, msg)
+            await call.stream_body(stream)
+            if Trait.DOWNLOAD in row.traits:
+                stream.finish_sending()
+            await stream.wait_finished()
+        except asyncio.CancelledError:
+            return
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises breaks its stream off
+            if serial in self._streams and not self.closed:
+                del self._streams[serial]
+                self._protocol.fail_stream(serial, _explained_stream(row, error).message())
+        else:
+            if serial in self._streams and not self.closed:
+                del self._streams[serial]
+                self._protocol.end_stream(serial)
+        self._flush()
+        self._balance()
+
+    def _feed(self, event: StreamData | StreamHole | StreamFinished | StreamAborted) -> None:
+        stream = self._streams.get(event.serial)
+        if stream is None:
+            return
+        if isinstance(event, StreamData):
+            stream.feed(event.data)
+        elif isinstance(event, StreamHole):
+            stream.feed(Hole(max(event.length, 0)))
+        elif isinstance(event, StreamFinished):
+            stream.end()
+        else:
+            del self._streams[event.serial]
+            if stream.task is not None:
+                stream.task.cancel()
+            self._protocol.end_stream(event.serial)
+
+    def send_stream(self, serial: int, data: bytes) -> None:
+        """Send a piece of a stream, unless it is over."""
+        if serial in self._streams and not self.closed:
+            self._protocol.send_stream(serial, data)
+            self._flush()
+
+    def send_hole(self, serial: int, length: int) -> None:
+        """Send a hole of a stream, unless it is over."""
+        if serial in self._streams and not self.closed:
+            self._protocol.send_hole(serial, length)
+            self._flush()
+
+    async def drained(self) -> None:
+        """Wait until the client may be sent more."""
+        await self._link.drained()
+
+    def stream_drained(self, stream: Stream) -> None:
+        """A handler took in a piece."""
+        if self._paused and stream.incoming_size <= INCOMING_MAX:
+            self._balance()
+
+
+def _explained(called: Called, error: Exception) -> LibvirtError:
+    """Return the error to answer a call with."""
+    if isinstance(error, LibvirtError):
+        return error
+    _log.error("%s failed", called.procedure.name, exc_info=error)
+    return LibvirtError(ErrorCode.INTERNAL_ERROR, ErrorDomain.NONE, f"{type(error).__name__}: {error}")
+
+
+def _explained_stream(row: Procedure, error: Exception) -> LibvirtError:
+    if isinstance(error, LibvirtError):
+        return error
+    if isinstance(error, OSError):
+        return LibvirtError(ErrorCode.SYSTEM_ERROR, ErrorDomain.STREAMS, f"{row.name}: {error}")
+    _log.error("stream of %s failed", row.name, exc_info=error)
+    return LibvirtError(ErrorCode.INTERNAL_ERROR, ErrorDomain.STREAMS, f"{type(error).__name__}: {error}")
+
+
+def _close_fds(fds: Sequence[int]) -> None:
+    for fd in fds:
+        with contextlib.suppress(OSError):
+            os.close(fd)

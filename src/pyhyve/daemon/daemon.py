@@ -1,0 +1,138 @@
+"""The daemon: what every part of it shares, and how it comes up and goes down."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from pyhyve.daemon.access import AllowAll
+from pyhyve.daemon.events import EventBroker
+from pyhyve.daemon.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from typing import Any
+
+    from pyhyve.daemon.access import Policy
+    from pyhyve.daemon.connection import Connection
+    from pyhyve.daemon.drivers.api import Driver
+    from pyhyve.daemon.paths import Paths
+
+__all__ = ["Daemon", "Part"]
+
+_log = logging.getLogger(__name__)
+_Part = TypeVar("_Part", bound="Part")
+_Result = TypeVar("_Result")
+BLOCKING_THREADS = 32
+"""Calls that block at the same time."""
+
+
+class Part(Protocol):
+    """Something that lives as long as the daemon: a driver's domains, the networks, the pools."""
+
+    async def start(self) -> None:
+        """Come up: read what is stored, find what still runs. Called in the order parts were added, before clients."""
+
+    async def stop(self) -> None:
+        """Go down, in the reverse order; machines, networks and mounts stay."""
+
+    def reload(self) -> None:
+        """Read the configuration again (SIGHUP)."""
+
+
+class Daemon:
+    """One instance of the daemon, on the event loop it is started on."""
+
+    def __init__(self, paths: Paths, policy: Policy | None = None) -> None:
+        self.paths = paths
+        self.policy: Policy = AllowAll() if policy is None else policy
+        self.store = Store(paths.state, paths.runtime)
+        self.events = EventBroker()
+        self.drivers: list[Driver] = []
+        """In the order in which they are asked whether a URI is theirs; the first opens connections without one."""
+        self.connections: set[Connection] = set()
+        self._parts: dict[type, Part] = {}
+        self._started: list[Part | Driver] = []
+        self._threads = ThreadPoolExecutor(BLOCKING_THREADS, thread_name_prefix="blocking")
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    # -- what it is made of -------------------------------------------------------------------------------------------
+
+    def add_driver(self, driver: Driver) -> None:
+        """Add a hypervisor."""
+        self.drivers.append(driver)
+
+    def add_part(self, part: Part) -> None:
+        """Add a part; :meth:`part` finds it by its class."""
+        self._parts[type(part)] = part
+
+    def part(self, cls: type[_Part]) -> _Part:
+        """Return the part of a class; KeyError where this daemon has none."""
+        part = self._parts[cls]
+        assert isinstance(part, cls)  # noqa: S101 - for the type checker: parts are kept under their class
+        return part
+
+    # -- work ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop; RuntimeError before :meth:`start`."""
+        if self._loop is None:
+            msg = "the daemon has not started"
+            raise RuntimeError(msg)
+        return self._loop
+
+    async def run_blocking(self, work: Callable[..., _Result], *arguments: object) -> _Result:
+        """Run a function that blocks, on a thread."""
+        return await self.loop.run_in_executor(self._threads, work, *arguments)
+
+    def spawn(self, work: Coroutine[Any, Any, _Result], name: str) -> asyncio.Task[_Result]:
+        """Run a coroutine beside everything else; what it raises is logged. Cancelled when the daemon stops."""
+        task = self.loop.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("%s failed", task.get_name(), exc_info=error)
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Bring up drivers, then parts."""
+        self._loop = asyncio.get_running_loop()
+        self.paths.make()
+        members: list[Part | Driver] = [*self.drivers, *self._parts.values()]
+        for member in members:
+            await member.start()
+            self._started.append(member)
+
+    async def stop(self) -> None:
+        """Close every connection, bring down parts and drivers, wait until everything is written."""
+        for connection in list(self.connections):
+            connection.close("the daemon stops")
+        for member in reversed(self._started):
+            try:
+                await member.stop()
+            except Exception:  # noqa: BLE001 - one part's trouble must not keep the others from stopping
+                _log.exception("%s did not stop well", type(member).__name__)
+        self._started.clear()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.store.close()
+
+    def reload(self) -> None:
+        """Have every part read its configuration again."""
+        for part in self._parts.values():
+            try:
+                part.reload()
+            except Exception:  # noqa: BLE001 - ditto from reading their configuration
+                _log.exception("%s kept its configuration", type(part).__name__)

@@ -1,0 +1,1 @@
+"""Hypervisor drivers: what a connection is opened to. ``api`` is the contract, each other package a driver."""

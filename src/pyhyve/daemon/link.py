@@ -1,0 +1,191 @@
+"""A client's unix or TCP socket on the event loop: bytes and descriptors in and out, never waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from pyhyve.rpc.spec import FDS_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyhyve.daemon.connection import Connection
+
+__all__ = ["SocketLink"]
+
+_RECEIVE_SIZE: Final = 256 << 10
+_ANCILLARY_SIZE: Final = socket.CMSG_SPACE(FDS_MAX * 4)
+LOW_WATER: Final = 1 << 20
+"""Bytes queued below which a stream goes on sending."""
+LINGER_S: Final = 10.0
+"""How long a connection that was closed here may take to take in what is queued for it."""
+
+
+class SocketLink:
+    """One socket. :meth:`start` it with its connection."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, endpoint: socket.socket) -> None:
+        endpoint.settimeout(0)
+        self._loop = loop
+        self._socket = endpoint
+        self._unix = endpoint.family == socket.AF_UNIX
+        self._connection: Connection | None = None
+        self._out: deque[tuple[memoryview, Sequence[int]]] = deque()
+        self._size = 0
+        self._reading = False
+        self._writing = False
+        self._closing = False
+        self._gone = False
+        self._drained = asyncio.Event()
+        self._drained.set()
+
+    def start(self, connection: Connection) -> None:
+        """Serve a connection."""
+        self._connection = connection
+        self.resume()
+
+    # -- out ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def unsent_size(self) -> int:
+        """Bytes that are queued."""
+        return self._size
+
+    def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
+        """Send now what the socket takes, and the rest as it does."""
+        if self._gone or self._closing:
+            _close_fds(fds)
+            return
+        if not self._out and not fds:
+            try:
+                sent = self._socket.send(data)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError:
+                self._lose()
+                return
+            if sent == len(data):
+                return
+            self._queue(memoryview(data)[sent:], ())
+        else:
+            self._queue(memoryview(data), ())
+            for fd in fds:
+                self._queue(memoryview(b"\0"), (fd,))
+        self._write_more()
+
+    def _queue(self, piece: memoryview, fds: Sequence[int]) -> None:
+        self._out.append((piece, fds))
+        self._size += len(piece)
+        if self._size > LOW_WATER:
+            self._drained.clear()
+
+    def _write_more(self) -> None:
+        try:
+            while self._out:
+                piece, fds = self._out[0]
+                if fds:
+                    sent = socket.send_fds(self._socket, [piece], list(fds))
+                    _close_fds(fds)
+                else:
+                    sent = self._socket.send(piece)
+                self._size -= sent
+                if sent == len(piece):
+                    self._out.popleft()
+                else:
+                    self._out[0] = (piece[sent:], ())
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError:
+            self._lose()
+            return
+        if self._size <= LOW_WATER:
+            self._drained.set()
+        if bool(self._out) != self._writing:
+            self._writing = bool(self._out)
+            if self._writing:
+                self._loop.add_writer(self._socket, self._write_more)
+            else:
+                self._loop.remove_writer(self._socket)
+        if self._closing and not self._out:
+            self._finish()
+
+    async def drained(self) -> None:
+        """Wait until little is queued."""
+        if self._size > LOW_WATER and not self._gone:
+            await self._drained.wait()
+
+    # -- in -----------------------------------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Stop reading."""
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self._socket)
+
+    def resume(self) -> None:
+        """Read."""
+        if not self._reading and not self._gone and not self._closing:
+            self._reading = True
+            self._loop.add_reader(self._socket, self._readable)
+
+    def _readable(self) -> None:
+        fds: list[int] = []
+        try:
+            if self._unix:
+                data, ancillary, _, _ = self._socket.recvmsg(_RECEIVE_SIZE, _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC)
+                for level, kind, content in ancillary:
+                    if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                        fds.extend(memoryview(content)[: len(content) - len(content) % 4].cast("i"))
+            else:
+                data = self._socket.recv(_RECEIVE_SIZE)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        if not data:
+            _close_fds(fds)
+            self._lose()
+        elif self._connection is not None:
+            self._connection.receive(data, fds)
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close once everything is sent, or after :data:`LINGER_S`."""
+        if self._gone or self._closing:
+            return
+        self.pause()
+        self._closing = True
+        if self._out:
+            self._loop.call_later(LINGER_S, self._finish)
+        else:
+            self._finish()
+
+    def _lose(self) -> None:
+        self._finish()
+        if self._connection is not None:
+            self._connection.lost()
+
+    def _finish(self) -> None:
+        if self._gone:
+            return
+        self.pause()
+        self._gone = True
+        if self._writing:
+            self._loop.remove_writer(self._socket)
+        for _, fds in self._out:
+            _close_fds(fds)
+        self._out.clear()
+        self._drained.set()
+        self._socket.close()
+
+
+def _close_fds(fds: Sequence[int]) -> None:
+    for fd in fds:
+        with contextlib.suppress(OSError):
+            os.close(fd)

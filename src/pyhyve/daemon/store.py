@@ -1,0 +1,156 @@
+"""Definitions and runtime state on disk: each a file, written whole and synced before anyone is told.
+
+A file is either the old or the new one, whatever happens (written beside, synced, renamed, the directory synced). One
+that cannot be read back is set aside under ``damaged`` with its name and reported, never deleted, never in the way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import tempfile
+import urllib.parse
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Collection", "Store"]
+
+_log = logging.getLogger(__name__)
+_Item = TypeVar("_Item")
+
+
+class Store:
+    """The files of one daemon. All writing happens on one thread, in the order it was asked for."""
+
+    def __init__(self, state: Path, runtime: Path) -> None:
+        self._state = state
+        self._runtime = runtime
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="store")
+
+    def collection(
+        self,
+        name: str,
+        *,
+        suffix: str,
+        parse: Callable[[bytes], _Item],
+        form: Callable[[_Item], bytes],
+        runtime: bool = False,
+    ) -> Collection[_Item]:
+        """Return a directory of items: kept for good, or (``runtime``) until the host restarts.
+
+        ``parse`` raises ValueError for data that is no item.
+        """
+        base = self._runtime if runtime else self._state
+        return Collection(base / name, suffix, parse, form, self._writer)
+
+    def close(self) -> None:
+        """Wait for what is being written."""
+        self._writer.shutdown()
+
+
+class Collection(Generic[_Item]):
+    """Items by key; get it from :meth:`Store.collection`. A key may be any text: the file's name is its quoted form."""
+
+    def __init__(
+        self,
+        directory: Path,
+        suffix: str,
+        parse: Callable[[bytes], _Item],
+        form: Callable[[_Item], bytes],
+        writer: ThreadPoolExecutor,
+    ) -> None:
+        self.directory = directory
+        self._suffix = suffix
+        self._parse = parse
+        self._form = form
+        self._writer = writer
+
+    def path(self, key: str) -> Path:
+        """File of an item."""
+        quoted = urllib.parse.quote(key, safe=" @+,=:()[]")
+        if quoted.startswith("."):
+            quoted = "%2E" + quoted[1:]  # names with a dot in front are the writer's own
+        return self.directory / (quoted + self._suffix)
+
+    def load(self) -> dict[str, _Item]:
+        """Read everything; what cannot be read is set aside and logged. Blocks. Raises OSError for the directory."""
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        items = {}
+        for path in sorted(self.directory.iterdir()):
+            if path.name.startswith(".new-"):
+                path.unlink(missing_ok=True)  # left by a writer that was killed; never renamed, so never promised
+            elif path.name.endswith(self._suffix) and path.is_file():
+                key = urllib.parse.unquote(path.name.removesuffix(self._suffix))
+                try:
+                    items[key] = self._parse(path.read_bytes())
+                except (ValueError, OSError) as error:
+                    _set_aside(path, error)
+        return items
+
+    async def save(self, key: str, item: _Item) -> None:
+        """Write an item; it is on disk when this returns. Raises OSError, and ValueError as ``form`` does."""
+        data = self._form(item)
+        await self._on_writer(lambda: _write(self.path(key), data))
+
+    async def remove(self, key: str) -> None:
+        """Remove an item; that it is gone is on disk when this returns. Raises OSError."""
+        await self._on_writer(lambda: _remove(self.path(key)))
+
+    def save_now(self, key: str, item: _Item) -> None:
+        """Write an item, blocking: for threads and for a daemon that is starting or stopping."""
+        data = self._form(item)
+        self._writer.submit(_write, self.path(key), data).result()
+
+    def remove_now(self, key: str) -> None:
+        """Remove an item, blocking."""
+        self._writer.submit(_remove, self.path(key)).result()
+
+    async def _on_writer(self, work: Callable[[], None]) -> None:
+        # Shielded: a client that hangs up must not leave the promise half kept and the caller unaware of it.
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._writer, work))
+
+
+def _set_aside(path: Path, error: Exception) -> None:
+    aside = path.parent / "damaged"
+    aside.mkdir(exist_ok=True, mode=0o700)
+    target, number = aside / path.name, 1
+    while target.exists():
+        target, number = aside / f"{path.name}.{number}", number + 1
+    path.rename(target)
+    _log.error("%s is damaged (%s); set aside as %s", path, error, target)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        raise
+    _sync_directory(path.parent)
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    if path.parent.is_dir():
+        _sync_directory(path.parent)
