@@ -18,7 +18,7 @@ from pyhyve.cpu.engine.state import INVALIDATE_RING, MAX_ACCESSES, Request
 from pyhyve.cpu.engine.vcpu import EngineVcpu
 from pyhyve.cpu.isa.x86 import cpuid
 from pyhyve.cpu.isa.x86.library import x86_library
-from pyhyve.cpu.isa.x86.state import STATE
+from pyhyve.cpu.isa.x86.state import STATE, TLB_TABLES
 from pyhyve.support.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from pyhyve.memory.guest import GuestMemory
 
 _LOG = logging.getLogger(__name__)
-_TLB_INDEXES = 3
 _PAGE_SHIFT = 12
 _PAGE_MASK = 0xFFF
 _MAX_VCPUS = 64
@@ -63,7 +62,7 @@ class EmulatorVcpu:
         self.index = index
         self.exit = VcpuExit()
         regions = [(r.gpa, r.size_bytes, r.hva, r.readonly) for r in vm.memory.regions]
-        self.engine = EngineVcpu(vm.library, STATE, regions, _TLB_INDEXES)
+        self.engine = EngineVcpu(vm.library, STATE, regions, TLB_TABLES)
         self._vm = vm
         self._pending = False
         self._record_at = STATE.offset("exit_kind")

@@ -46,7 +46,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--examples", type=int, default=1, metavar="N", help="shown per mnemonic (default: 1)")
     parser.add_argument("--stop-after", type=int, default=2000, metavar="N", help="stop at so many mismatches")
     parser.add_argument("--no-minimise", action="store_true", help="show mismatches as they were found")
-    parser.add_argument("--alignment-checks", action="store_true", help="also set RFLAGS.AC now and then")
+    parser.add_argument("--no-alignment-checks", action="store_true", help="leave RFLAGS.AC clear")
     parser.add_argument("--replay", metavar="CASE", help="run one case: the text, or a file that holds it")
     parser.add_argument("--save", type=Path, metavar="DIR", help="write each mismatch shown to a file for --replay")
     parser.add_argument("--list", action="store_true", help="print the labels of all instructions")
@@ -65,7 +65,7 @@ def _session(arguments: argparse.Namespace) -> Session:
         arguments.seed,
         arguments.only,
         bits=arguments.bits,
-        alignment_checks=arguments.alignment_checks,
+        alignment_checks=not arguments.no_alignment_checks,
         lenient=arguments.engine == "unicorn" or not host_is_intel(),
     )
 

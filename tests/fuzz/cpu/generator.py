@@ -72,13 +72,13 @@ class Generator:
     Args:
         random: the source of everything.
         only: a regular expression; only entries whose label matches (anywhere) are used.
-        alignment_checks: also set RFLAGS.AC now and then.
+        alignment_checks: set RFLAGS.AC now and then.
 
     Raises:
         ValueError: no table entry matches ``only``.
     """
 
-    def __init__(self, random: Random, only: str = "", *, alignment_checks: bool = False) -> None:
+    def __init__(self, random: Random, only: str = "", *, alignment_checks: bool = True) -> None:
         self._random = random
         self._entries = [entry for entry in table() if re.search(only, entry.label)]
         if not self._entries:
@@ -135,7 +135,7 @@ class Generator:
             flags |= at.DF
         if bits >> 20 & 63 == 0:
             flags |= at.ID
-        if self._alignment_checks and bits >> 26 == 0:
+        if self._alignment_checks and bits >> 28 == 0:
             flags |= at.AC
         return flags
 

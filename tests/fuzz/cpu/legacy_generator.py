@@ -76,8 +76,8 @@ _SELECTORS: Final = (*_LOCAL, *_LOCAL, at.SELECTOR_SS, at.SELECTOR_CS32, 0, 1, 3
 class LegacyGenerator(Generator):
     """Produces batches of ``bits``-wide code (16 or 32)."""
 
-    def __init__(self, random: Random, only: str, bits: int) -> None:
-        super().__init__(random)
+    def __init__(self, random: Random, only: str, bits: int, *, alignment_checks: bool = True) -> None:
+        super().__init__(random, alignment_checks=alignment_checks)
         self._bits = bits
         self._entries = [entry for entry in legacy_table() if re.search(only, entry.label)]
         if not self._entries:

@@ -249,7 +249,7 @@ def _map_regions(libc: _Libc, code: HarnessCode) -> tuple[int, int]:
     libc.map(at.READ_ONLY, at.READ_ONLY_SIZE, _PROT_READ, fd)
     os.close(fd)
     fd = os.memfd_create("stub")
-    os.write(fd, at.stub_page(b"\xff\x25\x00\x00\x00\x00" + struct.pack("<Q", code.leave)))
+    os.write(fd, at.stub_page(b"\xff\x25\x02\x00\x00\x00\xcc\xcc" + struct.pack("<Q", code.leave)))
     libc.map(at.STUB, at.PAGE, _PROT_READ | _PROT_EXEC, fd)
     os.close(fd)
     for address, size in ((at.SAVE, at.PAGE), (at.DATA, at.DATA_SIZE), (at.STACK, at.STACK_SIZE)):

@@ -81,14 +81,14 @@ class Session:
         engine: what is tested.
         seed: names the cases; batch ``n`` of a seed is always the same.
         only: regular expression on the table's labels.
-        alignment_checks: also set RFLAGS.AC now and then.
+        alignment_checks: set RFLAGS.AC now and then.
         bits: width of the code, 16, 32 or 64.
         lenient: a case that faults on both sides counts as equal (for engines and hosts that fault differently).
     """
 
     def __init__(
         self, engine: Engine, seed: str, only: str = "", *,
-        bits: int = 64, alignment_checks: bool = False, lenient: bool = False,
+        bits: int = 64, alignment_checks: bool = True, lenient: bool = False,
     ) -> None:  # fmt: skip
         self._bits = bits
         self._engine = engine
@@ -107,7 +107,7 @@ class Session:
         """Batch ``number`` of this seed."""
         random = Random(f"{self._seed}:{number}")
         if self._bits != 64:
-            return LegacyGenerator(random, self._only, self._bits).batch(count)
+            return LegacyGenerator(random, self._only, self._bits, alignment_checks=self._alignment_checks).batch(count)
         return Generator(random, self._only, alignment_checks=self._alignment_checks).batch(count)
 
     def run(self, batch: Batch) -> Tally:

@@ -9,7 +9,7 @@ import llvmlite.binding as llvm
 import pytest
 
 from pyhyve.cpu.engine.state import JUMP_CACHE_ENTRIES, JUMP_ENTRY, TLB_BYTES
-from pyhyve.cpu.isa.x86.state import STATE, Gpr, Seg
+from pyhyve.cpu.isa.x86.state import STATE, TLB_TABLES, Gpr, Seg
 from pyhyve.cpu.lang import Array, Int, Kernel, Module, Pointer
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Processor:
         self.base = ctypes.addressof(self._state) + 63 & ~63
         self.ram = (ctypes.c_uint8 * (RAM_BYTES + 4096))()
         self.ram_base = ctypes.addressof(self.ram) + 4095 & ~4095
-        self._tlb = (ctypes.c_uint8 * (TLB_BYTES * 3 + 64))()
+        self._tlb = (ctypes.c_uint8 * (TLB_BYTES * TLB_TABLES + 64))()
         self._jump = (ctypes.c_uint8 * (JUMP_CACHE_ENTRIES * JUMP_ENTRY.size_bytes + 64))()
         self._page_code = (ctypes.c_uint64 * (RAM_BYTES >> 12))()
         self._page_blocks = (ctypes.c_uint32 * (RAM_BYTES >> 12))()

@@ -10,6 +10,7 @@ returns at once.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,21 @@ class ExitCode(IntEnum):
     MMIO = 1
 
 
+@dataclass(frozen=True, slots=True)
+class AlignmentChecks:
+    """A translation index whose accesses must be aligned.
+
+    Its table is never filled, so that every access takes the slow path, which checks; accesses without checks pay
+    nothing.
+    """
+
+    index: int
+    translates_as: int
+    """The index it is otherwise like."""
+    misaligned: Kernel
+    """Raises the exception."""
+
+
 class SoftMmu:
     """The kernels of one instruction set's soft MMU.
 
@@ -65,8 +81,10 @@ class SoftMmu:
         invalidate: Kernel,
         owners: Owners,
         indexes: int,
+        alignment_checks: AlignmentChecks,
     ) -> None:
         self.state = state
+        self._alignment_checks = alignment_checks
         self._regions = regions
         self.indexes = indexes
         self._translate = translate
@@ -79,6 +97,8 @@ class SoftMmu:
         pointer = Pointer(self.state)
         translate, invalidate, indexes = self._translate, self._invalidate, self.indexes
         check_address = self._check_address
+        checked, unchecked = self._alignment_checks.index, self._alignment_checks.translates_as
+        misaligned = self._alignment_checks.misaligned
         owners = self._owners
         host_address = self._regions.host_address
         page_index = self._regions.page_index
@@ -150,6 +170,8 @@ class SoftMmu:
         @kernel(pointer, U64, U64, U64, result=U64, name="mmu.fill")
         def fill(st: Any, address: Any, access: Any, index: Any) -> Any:
             """Translate for `access`, install the page, and return the host address, 0 for a device; may fault."""
+            if index == checked:
+                return fill(st, address, access, unchecked)
             gpa = translate(st, address, access, index)
             if st.stop != 0:
                 return 0
@@ -214,6 +236,20 @@ class SoftMmu:
             st.exit_value = value
             st.stop = Stop.EXIT
 
+        @kernel(pointer, U64, U64, name="mmu.check_alignment", attributes="nounwind noinline cold")
+        def check_alignment(st: Any, address: Any, size: Any) -> None:
+            """For `checked`: fault when `size` bytes are not aligned: 10 to a multiple of 8, 16 to any."""
+            unit = size.get()
+            if unit > 8:
+                unit = u64(8)
+            if size >= 16:
+                return
+            if (address & (unit - 1)) == 0:
+                return
+            check_address(st, address)
+            if st.stop == 0:
+                misaligned(st)
+
         @kernel(pointer, U64, U64, result=U64, name="mmu.host_load")
         def host_load(_st: Any, hva: Any, size: Any) -> Any:
             if size == 8:
@@ -238,6 +274,11 @@ class SoftMmu:
         @kernel(pointer, U64, U64, U64, result=U64, name="mmu.load_at", attributes="nounwind noinline cold")
         def load_at(st: Any, address: Any, size: Any, index: Any) -> Any:
             """Read `size` (1, 2, 4, 8) bytes by translation index; may fault."""
+            if index == checked:
+                check_alignment(st, address, size)
+                if st.stop != 0:
+                    return 0
+                return load_at(st, address, size, unchecked)
             in_page = address & (PAGE_BYTES - 1)
             if in_page + size > PAGE_BYTES:
                 # Both pages are checked before any byte is read, lower address first.
@@ -274,6 +315,12 @@ class SoftMmu:
         @kernel(pointer, U64, U64, U64, U64, name="mmu.store_at", attributes="nounwind noinline cold")
         def store_at(st: Any, address: Any, size: Any, value: Any, index: Any) -> None:
             """Write `size` (1, 2, 4, 8) bytes by translation index; may fault."""
+            if index == checked:
+                check_alignment(st, address, size)
+                if st.stop != 0:
+                    return
+                store_at(st, address, size, value, unchecked)
+                return
             in_page = address & (PAGE_BYTES - 1)
             if in_page + size > PAGE_BYTES:
                 check_address(st, address + size - 1)
@@ -344,6 +391,11 @@ class SoftMmu:
         @kernel(pointer, U64, U64, U64, result=U64, name="mmu.probe_write")
         def probe_write(st: Any, address: Any, size: Any, index: Any) -> Any:
             """Fault now if writing `size` bytes would fault. Returns the host address when plain memory, else 0."""
+            if index == checked:
+                check_alignment(st, address, size)
+                if st.stop != 0:
+                    return 0
+                return probe_write(st, address, size, unchecked)
             hva = fill(st, address, Access.WRITE, index)
             if st.stop != 0:
                 return 0
@@ -385,6 +437,11 @@ class SoftMmu:
         )
         def read_pointer(st: Any, address: Any, size: Any, index: Any) -> Any:
             """Host address from which to read `size` (at most 64) bytes: guest memory, or a copy of them; may fault."""
+            if index == checked:
+                check_alignment(st, address, size)
+                if st.stop != 0:
+                    return 0
+                return read_pointer(st, address, size, unchecked)
             if (address & (PAGE_BYTES - 1)) + size <= PAGE_BYTES:
                 hva = fill(st, address, Access.READ, index)
                 if st.watch_on != 0:
@@ -425,6 +482,11 @@ class SoftMmu:
 
             When it is not guest memory itself, `write_back` must follow.
             """
+            if index == checked:
+                check_alignment(st, address, size)
+                if st.stop != 0:
+                    return 0
+                return write_pointer(st, address, size, unchecked)
             st.bounce_size = 0
             if (address & (PAGE_BYTES - 1)) + size <= PAGE_BYTES:
                 hva = fill(st, address, Access.WRITE, index)

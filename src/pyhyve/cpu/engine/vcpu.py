@@ -93,7 +93,8 @@ class EngineVcpu:
         return block
 
     def _place_tables(self, regions: Sequence[tuple[int, int, int, bool]], indexes: int) -> None:
-        self._table("tlb_base", TLB_BYTES * indexes)
+        table = self._table("tlb_base", TLB_BYTES * indexes)
+        table[:] = b"\xff" * len(table)
         self.set("tlb", self.get("tlb_base"))
         self._table("jump_cache", JUMP_CACHE_ENTRIES * JUMP_ENTRY.size_bytes)
         self._table("block_table", MAX_BLOCKS * BLOCK.size_bytes)

@@ -28,7 +28,7 @@ from pyhyve.cpu.isa.x86.descriptors import (
     stack_mask,
 )
 from pyhyve.cpu.isa.x86.flags import read_eflags, write_eflags
-from pyhyve.cpu.isa.x86.memory import load_system, mmu
+from pyhyve.cpu.isa.x86.memory import current_index, load_system, mmu
 from pyhyve.cpu.isa.x86.mode import mode_changed
 from pyhyve.cpu.isa.x86.spec import (
     DR7_GD,
@@ -143,6 +143,8 @@ def deliver_event(st: Any, vector: Any, kind: Any, has_error: Any, error: Any, l
         gp(st, 0)
     else:
         deliver_protected(st, vector, software.zext(64), ext, has_error, error, image, return_ip)
+    if st.stop == Stop.EVENT and st.event_vector == Vector.AC:
+        st.event_error = ext
     if st.stop == 0 and vector == Vector.DB and kind != EventKind.SOFTWARE:
         st.dr[7] = st.dr[7] & ~DR7_GD
 
@@ -340,6 +342,9 @@ def deliver_protected(
         return
     mask = stack_mask(ss_attr)
     index = privilege_index(cpl)
+    if cpl == 3:
+        # Alignment is checked where the handler runs at CPL 3 (SDM Vol. 2A, INT n: #AC(EXT)).
+        index = current_index(st)
     if from_v86:
         for seg in (Seg.GS, Seg.FS, Seg.DS, Seg.ES):
             sp = sp - size

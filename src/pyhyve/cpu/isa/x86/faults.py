@@ -91,6 +91,7 @@ def xm(st: Any) -> None:
     raise_exception(st, Vector.XM, 0, 0)
 
 
+@kernel(Pointer(STATE), name="x86.raise_alignment_check", attributes=COLD)
 def ac(st: Any) -> None:
     """#AC, whose error code is 0."""
     raise_exception(st, Vector.AC, 1, 0)

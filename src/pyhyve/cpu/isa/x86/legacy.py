@@ -161,7 +161,7 @@ def enter(st: Any, size: Any, bytes_: Any, nesting: Any) -> None:
     linear = stack_linear(st, pointer, size, u64(1))
     if st.stop != 0:
         return
-    mmu.probe_write(st, linear, u64(1), (st.mode >> 8) & 3)
+    mmu.probe_write(st, linear, size, (st.mode >> 8) & 3)
     if st.stop != 0:
         return
     if size == 8:

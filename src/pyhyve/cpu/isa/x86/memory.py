@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from pyhyve.cpu.engine.blocks import Blocks
 from pyhyve.cpu.engine.sharing import Owners
-from pyhyve.cpu.engine.softmmu import SoftMmu
-from pyhyve.cpu.isa.x86 import paging
+from pyhyve.cpu.engine.softmmu import AlignmentChecks, SoftMmu
+from pyhyve.cpu.isa.x86 import faults, paging
 from pyhyve.cpu.isa.x86.physical import regions
 from pyhyve.cpu.isa.x86.state import STATE
 from pyhyve.cpu.lang import inline, u64
@@ -20,11 +20,23 @@ TLB_SUPERVISOR = 1
 """CPL 0-2 with SMAP enforced (also implicit system accesses)."""
 TLB_SUPERVISOR_AC = 2
 """CPL 0-2 with EFLAGS.AC set: user pages may be touched under SMAP."""
+TLB_USER_ALIGNED = 3
+"""CPL 3 with CR0.AM and EFLAGS.AC: user accesses whose alignment is checked. Its table stays empty."""
 TLB_INDEXES = 3
+"""Tables that are filled."""
 
 owners = Owners(STATE, regions)
 blocks = Blocks(STATE, regions, owners)
-mmu = SoftMmu(STATE, regions, paging.translate, paging.check_canonical, blocks.invalidate, owners, TLB_INDEXES)
+mmu = SoftMmu(
+    STATE,
+    regions,
+    paging.translate,
+    paging.check_canonical,
+    blocks.invalidate,
+    owners,
+    TLB_INDEXES,
+    AlignmentChecks(TLB_USER_ALIGNED, TLB_USER, faults.ac),
+)
 
 
 def current_index(st: Value) -> Value:

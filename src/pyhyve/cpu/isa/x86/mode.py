@@ -57,6 +57,8 @@ def mode_changed(st: Any) -> None:
     index: U64 = 1
     if st.cpl == 3:
         index = u64(0)
+        if (st.cr0 & Cr0.AM) != 0 and (st.eflags & Eflags.AC) != 0:
+            index = u64(3)
     elif (st.cr4 & Cr4.SMAP) != 0 and (st.eflags & Eflags.AC) != 0:
         index = u64(2)
     mode = mode | (index << MODE_INDEX_SHIFT)

@@ -46,6 +46,9 @@ class Seg(IntEnum):
     TR = 7
 
 
+TLB_TABLES = 4
+"""Translation indexes (`memory.TLB_*`)."""
+
 STATE = Struct("X86State")
 STATE.add("gpr", Array(U64, 16))
 STATE.add("fl_result", U64)

@@ -26,7 +26,7 @@ from pyhyve.cpu.isa.x86.decode_tables import (
     Size,
     Where,
 )
-from pyhyve.cpu.isa.x86.memory import TLB_USER, mmu
+from pyhyve.cpu.isa.x86.memory import TLB_SUPERVISOR, TLB_USER, mmu
 from pyhyve.cpu.isa.x86.mode import MODE_FLAT, MODE_SS_BIG
 from pyhyve.cpu.isa.x86.specials import BIT_OFFSET_FIRST, EA_FIRST, NUMBERS
 from pyhyve.cpu.isa.x86.state import STATE, Gpr, Seg
@@ -387,9 +387,9 @@ def beyond_limit(st: Any, pc: Any, length: Any) -> Any:
 def fetch_window(st: Any, linear: Any) -> Any:
     """Host address of the code page's byte for `linear`; fills `code_page_*`. May fault; 0 when it is no memory."""
     page = linear & PAGE_MASK
-    index: U64 = (st.mode >> 8) & 3
-    if index != TLB_USER:
-        index = u64(1)
+    index: U64 = TLB_SUPERVISOR
+    if st.cpl == 3:
+        index = u64(TLB_USER)
     hva = mmu.fill(st, page, Access.FETCH, index)
     if st.stop != 0:
         return 0

@@ -119,11 +119,6 @@ def copy_out(st: Any, address: Any, buffer: Any, size: Any) -> None:
     if st.stop != 0:
         return
     i = u64(0)
-    while i + 8 <= size:
-        store(st, address + i, 8, (buffer + i).cast(U64)[0])
-        if st.stop != 0:
-            return
-        i += 8
     while i < size:
         store(st, address + i, 2, (buffer + i).cast(U16)[0].zext(64))
         if st.stop != 0:

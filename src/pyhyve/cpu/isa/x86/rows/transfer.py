@@ -51,6 +51,14 @@ def _extend(bits: int, *, signed: bool) -> Semantics:
     return semantics
 
 
+def sign_extend_double(c: X86Context) -> None:
+    """MOVSXD, whose 16-bit form moves (and reads) a word."""
+    if c.bits == 16:
+        c.write(0, c.read(1, 16))
+    else:
+        c.write(0, c.read(1, 32).sext(c.bits))
+
+
 def convert_accumulator(c: X86Context) -> None:
     """CBW, CWDE, CDQE."""
     half = c.bits // 2
@@ -343,7 +351,7 @@ ROWS: tuple[Row, ...] = (
     row("0F B7", "movzx16", "Gv Ew", _extend(16, signed=False), flags="n", memory_bits=16),
     row("0F BE", "movsx8", "Gv Eb", _extend(8, signed=True), flags="n", memory_bits=8),
     row("0F BF", "movsx16", "Gv Ew", _extend(16, signed=True), flags="n", memory_bits=16),
-    row("63", "movsxd", "Gv Ed", _extend(32, signed=True), flags="n", mode="64", memory_bits=32),
+    row("63", "movsxd", "Gv Ed", sign_extend_double, flags="n", mode="64", memory_bits=32),
     row("98", "cbw", "", convert_accumulator, size="v", flags="n"),
     row("99", "cwd", "", convert_pair, size="v", flags="n"),
     row("90 +r", "xchg_acc", "Zv", exchange_accumulator, flags="n"),
