@@ -99,7 +99,7 @@ async def _serve(paths: Paths, options: argparse.Namespace) -> None:
         if not session:
             service.listen_unix(path.with_name(path.name + "-ro"), read_only=True, mode=0o777)
         daemon.spawn(service.watch(), "watch clients")
-        logging.getLogger(__name__).info("listening on %s", path)
+        logging.getLogger(__name__).info("ready, listening on %s", path)
         await stop.wait()
     finally:
         service.close()

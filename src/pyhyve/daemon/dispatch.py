@@ -87,7 +87,11 @@ class Call:
     def check_flags(self, flags: int, supported: int) -> None:
         """Raise LibvirtError where ``flags`` has bits that are not in ``supported``."""
         if unknown := flags & ~supported:
-            raise LibvirtError.unsupported_flags(unknown, self.function)
+            connection = self.connection
+            prefix = connection.driver.function_prefix if connection.opened else "remoteDispatch"
+            domain = connection.driver.error_domain if connection.opened else ErrorDomain.RPC
+            function = prefix + self.function.removeprefix("vir")
+            raise LibvirtError.unsupported_flags(unknown, function, domain)
 
     def require(self, permission: str, name: str = "", uuid: bytes = b"") -> None:
         """Raise LibvirtError where the client has no such permission (``domain:read``) on the named object.
@@ -144,20 +148,20 @@ def supported() -> frozenset[str]:
 
 def _subject(name: str) -> ErrorDomain:
     """Return the subsystem that says "not supported": the file of libvirt's library the function is in."""
-    for prefix, domain in _SUBJECTS:
-        if name.startswith(prefix):
+    for word, domain in _SUBJECTS:
+        if word in name:
             return domain
-    return ErrorDomain.NONE
+    return ErrorDomain.DOMAIN
 
 
 _SUBJECTS: Final = (
     ("DOMAIN_SNAPSHOT", ErrorDomain.DOMAIN_SNAPSHOT),
     ("DOMAIN_CHECKPOINT", ErrorDomain.DOMAIN_CHECKPOINT),
-    ("DOMAIN", ErrorDomain.DOMAIN),
-    ("NETWORK", ErrorDomain.NETWORK),
-    ("STORAGE", ErrorDomain.STORAGE),
-    ("INTERFACE", ErrorDomain.INTERFACE),
     ("NWFILTER", ErrorDomain.NWFILTER),
     ("NODE_DEVICE", ErrorDomain.NODEDEV),
     ("SECRET", ErrorDomain.SECRET),
+    ("STORAGE", ErrorDomain.STORAGE),
+    ("DOMAIN", ErrorDomain.DOMAIN),
+    ("NETWORK", ErrorDomain.NETWORK),
+    ("INTERFACE", ErrorDomain.INTERFACE),
 )

@@ -168,5 +168,7 @@ class LibvirtError(Exception):
 
     @classmethod
     def unsupported_flags(cls, flags: int, function: str, domain: ErrorDomain = ErrorDomain.NONE) -> LibvirtError:
-        """Flags this function does not know (libvirt's virCheckFlags)."""
-        return cls(ErrorCode.INVALID_ARG, domain, f"unsupported flags (0x{flags:x}) in function {function}")
+        """Flags this function does not know; libvirt words this one error without the code's own words."""
+        error = cls(ErrorCode.INVALID_ARG, domain, f"unsupported flags (0x{flags:x}) in function {function}")
+        error.args = (error.detail,)
+        return error

@@ -8,7 +8,6 @@ clients are told "not supported". Contracts of such capabilities are in the pack
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
@@ -18,7 +17,9 @@ from pyhyve.rpc.errors import ErrorCode, ErrorDomain
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Driver", "DriverBase", "HostInfo", "version_number"]
+    from pyhyve.daemon.host.api import Host
+
+__all__ = ["Driver", "DriverBase", "find_driver", "version_number"]
 
 _Offer = TypeVar("_Offer")
 
@@ -28,20 +29,6 @@ def version_number(major: int, minor: int, release: int = 0) -> int:
     return major * 1_000_000 + minor * 1_000 + release
 
 
-@dataclass(frozen=True, slots=True)
-class HostInfo:
-    """NODE_GET_INFO's answer; memory in KiB."""
-
-    model: str
-    memory_kib: int
-    cpus: int
-    mhz: int
-    nodes: int
-    sockets: int
-    cores: int
-    threads: int
-
-
 class Driver(Protocol):
     """A hypervisor, as connections see it. Methods raise LibvirtError."""
 
@@ -49,8 +36,12 @@ class Driver(Protocol):
     """CONNECT_GET_TYPE's answer: what clients know the driver as ("QEMU")."""
     error_domain: ErrorDomain
     """The subsystem in this driver's errors."""
+    function_prefix: str
+    """What takes the place of "vir" in the names of the driver's functions, in messages ("qemu")."""
     uri: str
     """The URI that leads here, as CONNECT_GET_URI gives it."""
+    host: Host
+    """The host its machines run on."""
 
     def accepts(self, uri: SplitResult) -> bool:
         """Whether a connection to this URI is one to this driver."""
@@ -68,9 +59,6 @@ class Driver(Protocol):
         self, emulator: str | None, arch: str | None, machine: str | None, virt_type: str | None
     ) -> str:
         """The ``<domainCapabilities>`` document."""
-
-    def host_info(self) -> HostInfo | None:
-        """The host as this driver has it, or None for the real one."""
 
     def supports_feature(self, feature: int) -> bool:
         """Whether the driver has one of :class:`pyhyve.rpc.spec.Feature` of its own (migration and the like)."""
@@ -90,8 +78,10 @@ class DriverBase:
 
     error_domain: ErrorDomain = ErrorDomain.NONE
     type_name: str = ""
+    function_prefix: str = "vir"
 
-    def __init__(self) -> None:
+    def __init__(self, host: Host) -> None:
+        self.host = host
         self._offers: dict[type, object] = {}
 
     def add(self, contract: type[_Offer], offer: _Offer) -> None:
@@ -102,10 +92,6 @@ class DriverBase:
         """Return what was added for a contract."""
         offer: _Offer | None = self._offers.get(contract)  # type: ignore[assignment] # keyed by its type in add()
         return offer
-
-    def host_info(self) -> HostInfo | None:
-        """The real host."""
-        return None
 
     def supports_feature(self, feature: int) -> bool:
         """No feature of its own."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.daemon.dispatch import procedure
@@ -67,12 +66,6 @@ def connect_get_lib_version(call: Call, args: Any) -> int:
 def connect_get_uri(call: Call, args: Any) -> str:
     """Give the driver's URI."""
     return call.driver.uri
-
-
-@procedure("CONNECT_GET_HOSTNAME")
-def connect_get_hostname(call: Call, args: Any) -> str:
-    """Give the host's name."""
-    return socket.gethostname()
 
 
 @procedure("CONNECT_SUPPORTS_FEATURE")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from pyhyve.daemon.drivers.api import DriverBase, HostInfo
+from pyhyve.daemon.drivers.api import DriverBase
+from pyhyve.daemon.drivers.test.capabilities import capabilities
+from pyhyve.daemon.drivers.test.host import TestHost
 from pyhyve.rpc.errors import ErrorDomain
 
 if TYPE_CHECKING:
@@ -12,34 +14,18 @@ if TYPE_CHECKING:
 
 __all__ = ["TestDriver"]
 
-_CAPABILITIES: Final = """\
-<capabilities>
-
-  <host>
-    <cpu>
-      <arch>i686</arch>
-    </cpu>
-  </host>
-
-  <guest>
-    <os_type>hvm</os_type>
-    <arch name='i686'>
-      <wordsize>32</wordsize>
-      <domain type='test'/>
-    </arch>
-  </guest>
-
-</capabilities>
-"""
-
 
 class TestDriver(DriverBase):
     """The driver."""
 
     __test__ = False  # pytest: no test
-    type_name = "Test"
+    type_name = "TEST"
+    function_prefix = "test"
     error_domain = ErrorDomain.TEST
     uri = "test:///default"
+
+    def __init__(self) -> None:
+        super().__init__(TestHost())
 
     def accepts(self, uri: SplitResult) -> bool:
         """``test:///default`` is what there is."""
@@ -55,8 +41,4 @@ class TestDriver(DriverBase):
 
     async def capabilities(self) -> str:
         """A host of another age."""
-        return _CAPABILITIES
-
-    def host_info(self) -> HostInfo | None:
-        """A host of 3 GiB and 16 CPUs."""
-        return HostInfo(model="i686", memory_kib=3 << 20, cpus=16, mhz=1400, nodes=2, sockets=2, cores=2, threads=2)
+        return capabilities()
