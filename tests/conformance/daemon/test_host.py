@@ -25,7 +25,6 @@ TEST_URI = "test+unix:///default"
         "freecell --all",
         "freecell 1",
         "freecell 7",
-        "freepages --all",
         "maxvcpus",
         "hostname",
         "version",

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pyhyve.daemon.dispatch import supported
 from pyhyve.daemon.errors import _TEMPLATES, api_name, message_template
-from pyhyve.rpc.errors import ErrorCode
+
+if TYPE_CHECKING:
+    from pyhyve.rpc.errors import ErrorCode
 
 
 @pytest.fixture(scope="module")
