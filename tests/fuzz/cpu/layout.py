@@ -174,13 +174,6 @@ SW_C2: Final = 0x0400
 SW_C3: Final = 0x4000
 
 
-MXCSR_OE: Final = 1 << 3
-MXCSR_UE: Final = 1 << 4
-MXCSR_PE: Final = 1 << 5
-MXCSR_FLAGS: Final = 0x3F
-"""Exception flags; the bits that mask them are 7 places higher."""
-
-
 def stub_page(code: bytes) -> bytes:
     """Contents of `STUB`: a jump to ``code`` in the middle, so that what cases read there is the same on both sides."""
     return (b"\xe9" + struct.pack("<i", PAGE // 2 - 5)).ljust(PAGE // 2, b"\xcc") + code.ljust(PAGE // 2, b"\xcc")

@@ -22,11 +22,9 @@ if TYPE_CHECKING:
 
 _STACK_FAULT: Final = 12
 _GENERAL_PROTECTION: Final = 13
-_DOT_PRODUCTS: Final = (b"\x0f\x3a\x40", b"\x0f\x3a\x41")
 _PAGE_FAULT: Final = 14
 _X87_EXCEPTION: Final = 16
 _ALIGNMENT_CHECK: Final = 17
-_SIMD_EXCEPTION: Final = 19
 _TASK_END: Final = 0x7FFF_FFFF_F000
 _PLAIN_FX: Final = struct.pack("<HHB19xI", 0x37F, 0, 0, 0x1F80)
 
@@ -223,7 +221,6 @@ def _excused(case: Case, native: Result, engine: Result, *, lenient: bool) -> bo
     return (
         _excused_bit_scan(case, native, engine)
         or _excused_page_fault(native, engine)
-        or _excused_precision(case, native, engine)
         or _excused_segment_fault(case, native, engine)
     )
 
@@ -290,26 +287,6 @@ def _excused_segment_fault(case: Case, native: Result, engine: Result) -> bool:
         patched[place : place + size] = native.record[place : place + size]
     same_rest = patched[: at.RESULT_LINES] == native.record[: at.RESULT_LINES]
     return same_rest and Result(bytes(patched)).lines() == native.lines()
-
-
-def _excused_precision(case: Case, native: Result, engine: Result) -> bool:
-    """Known limits of the engine: what MXCSR holds besides the unmasked exception that #XM reports.
-
-    Next to an unmasked overflow or underflow, PE says whether the result would be exact with an unbounded exponent;
-    the engine's, whether it is as it would be stored. And the dot products stop at the first of their steps that
-    raises one, where the engine reports those of all steps.
-    """
-    if (native.vector, engine.vector) != (_SIMD_EXCEPTION, _SIMD_EXCEPTION):
-        return False
-    ours, theirs = (int.from_bytes(result.fx[at.FX_MXCSR : at.FX_MXCSR + 4], "little") for result in (native, engine))
-    differing = at.MXCSR_PE if ours & ~(ours >> 7) & (at.MXCSR_OE | at.MXCSR_UE) else 0
-    if any(opcode in case.code[max(engine.rip - case.eip, 0) :] for opcode in _DOT_PRODUCTS):
-        differing = at.MXCSR_FLAGS
-    if (ours ^ theirs) & ~differing:
-        return False
-    patched = bytearray(engine.record)
-    patched[at.RESULT_FX + at.FX_MXCSR : at.RESULT_FX + at.FX_MXCSR + 4] = ours.to_bytes(4, "little")
-    return patched[: at.RESULT_LINES] == native.record[: at.RESULT_LINES]
 
 
 def _excused_page_fault(native: Result, engine: Result) -> bool:

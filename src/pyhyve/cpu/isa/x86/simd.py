@@ -2,9 +2,6 @@
 
 A template is AT&T syntax. An immediate byte is the patched symbol V2 (`$$V2`: a literal dollar, then the symbol), so a
 stencil serves all its values.
-
-The host's MXCSR holds the guest's controls with every exception masked (see `fpstate`). When the guest has unmasked
-one, a cold path runs the instruction first with clean flags, and raises #XM if it sets a flag that is not masked.
 """
 
 from __future__ import annotations
@@ -13,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from pyhyve.cpu.isa.x86 import faults
 from pyhyve.cpu.isa.x86.flags import AUX_CF, AUX_PO
-from pyhyve.cpu.isa.x86.fpstate import MXCSR_FLAGS, MXCSR_MASKS
 from pyhyve.cpu.isa.x86.memory import current_index, mmu, store
 from pyhyve.cpu.isa.x86.paging import check_canonical
-from pyhyve.cpu.isa.x86.spec import Cr4
+from pyhyve.cpu.isa.x86.simd_exceptions import VECTOR, guarded
 from pyhyve.cpu.isa.x86.state import STATE, Gpr, Seg
 from pyhyve.cpu.isa.x86.strings import string_linear
-from pyhyve.cpu.lang import U8, U64, Int, Pointer, Value, current, kernel, u32, u64
+from pyhyve.cpu.lang import U8, U64, Int, Pointer, Value, kernel, u64
 from pyhyve.cpu.lang.builder import UNLIKELY
 
 if TYPE_CHECKING:
@@ -29,73 +25,8 @@ if TYPE_CHECKING:
 
     Semantics = Callable[[X86Context], None]
 
-VECTOR = "<16 x i8>"
-MXCSR_UE = 1 << 4
-MXCSR_UM = 1 << 11
-MXCSR_FTZ = 1 << 15
 IMMEDIATE = "$$V2, "
 _SUFFIX = {32: "d", 64: "q"}
-
-
-# Exceptions.
-@kernel(Pointer(STATE), U64, U64, name="simd.raise_unmasked", attributes=faults.COLD)
-def raise_unmasked(st: Any, old: Any, raised: Any) -> None:
-    """#XM (or #UD without CR4.OSXMMEXCPT) for newly `raised` flags; MXCSR keeps `old` and what is reported.
-
-    When an exception found before the computation (invalid, denormal, divide by zero) is unmasked, nothing is computed
-    and the flags of the result are not set (SDM Vol. 1, 11.5.1).
-    """
-    kept = raised.trunc(32)
-    early = kept & ~(st.mxcsr >> 7) & 7
-    if early != 0:
-        kept = kept & 7
-    st.fp_pad = old.trunc(32) | kept
-    _load_mxcsr(st)
-    if (st.cr4 & Cr4.OSXMMEXCPT) != 0:
-        faults.xm(st)
-    else:
-        faults.ud(st)
-
-
-def _load_mxcsr(st: Value) -> None:
-    current().asm("ldmxcsr ($0)", "r,~{memory}", "void", [("ptr", st.ref("fp_pad").ir)])
-
-
-def _store_mxcsr(st: Value) -> None:
-    current().asm("stmxcsr ($0)", "r,~{memory}", "void", [("ptr", st.ref("fp_pad").ir)])
-
-
-def guarded(c: X86Context, run: Callable[[], str], *, floating: bool = True) -> str:
-    """Result of `run`, which emits a host instruction; before it, the trial that unmasked exceptions need."""
-    if not floating:
-        return run()
-    st = c.st
-    for unmasked in c.builder.branch((~st.mxcsr & MXCSR_MASKS) != 0, UNLIKELY):
-        if unmasked:
-            _store_mxcsr(st)
-            old = st.fp_pad
-            clean = old & ~u32(MXCSR_FLAGS)
-            first = _trial(st, clean, run)
-            # An unmasked underflow is reported for exact results too; flushing to zero shows those.
-            flushed = _trial(st, clean | MXCSR_FTZ, run)
-            raised = first | c.builder.select((st.mxcsr & MXCSR_UM) == 0, flushed & MXCSR_UE, u32(0))
-            for bad in c.builder.branch((raised & ~(st.mxcsr >> 7)) != 0):
-                if bad:
-                    c.save_pc()
-                    raise_unmasked(st, old.zext(64), raised.zext(64))
-                    c.builder.ret()
-            st.fp_pad = old | first
-            _load_mxcsr(st)
-    return run()
-
-
-def _trial(st: Value, mxcsr: Value, run: Callable[[], str]) -> Value:
-    """Flags that the instruction sets under `mxcsr`."""
-    st.fp_pad = mxcsr
-    _load_mxcsr(st)
-    run()
-    _store_mxcsr(st)
-    return st.fp_pad & MXCSR_FLAGS
 
 
 @kernel(Pointer(STATE), U64, U64, U64, U64, name="simd.masked_store", attributes="nounwind noinline")
@@ -191,7 +122,11 @@ def binary(name: str, bits: int = 128, *, immediate: bool = False, floating: boo
     def semantics(c: X86Context) -> None:
         b = source(c, 1, bits)
         a = source(c, 0)
-        c.write_vector(0, guarded(c, lambda: apply(c, template, a, b), floating=floating))
+
+        def run() -> str:
+            return apply(c, template, a, b)
+
+        c.write_vector(0, guarded(c, run, name, a, b, immediate=immediate) if floating else run())
 
     return semantics
 
@@ -202,7 +137,11 @@ def unary(name: str, bits: int = 128, *, immediate: bool = False, floating: bool
 
     def semantics(c: X86Context) -> None:
         a = source(c, 1, bits)
-        c.write_vector(0, guarded(c, lambda: apply(c, template, a, tied=False), floating=floating))
+
+        def run() -> str:
+            return apply(c, template, a, tied=False)
+
+        c.write_vector(0, guarded(c, run, name, a) if floating else run())
 
     return semantics
 
@@ -223,13 +162,16 @@ def to_general(name: str, bits: int = 128, *, immediate: bool = False, floating:
     def semantics(c: X86Context) -> None:
         kind = Int(c.bits)
         a = source(c, 1, bits)
-        result = guarded(c, lambda: c.builder.asm(template, "=r,x", kind.ir, [(VECTOR, a)]), floating=floating)
-        c.write(0, Value(c.builder, result, kind))
+
+        def run() -> str:
+            return c.builder.asm(template, "=r,x", kind.ir, [(VECTOR, a)])
+
+        c.write(0, Value(c.builder, guarded(c, run) if floating else run(), kind))
 
     return semantics
 
 
-def from_general(name: str, *, floating: bool = True) -> Semantics:
+def from_general(name: str) -> Semantics:
     """V = V op E; the mnemonic takes the size suffix of the operand."""
 
     def semantics(c: X86Context) -> None:
@@ -240,7 +182,7 @@ def from_general(name: str, *, floating: bool = True) -> Semantics:
         def run() -> str:
             return c.builder.asm(template, "=x,0,r", VECTOR, [(VECTOR, a), (b.kind.ir, b.ir)])  # type: ignore[union-attr]
 
-        c.write_vector(0, guarded(c, run, floating=floating))
+        c.write_vector(0, guarded(c, run))
 
     return semantics
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyhyve.cpu.isa.x86 import simd, x87_exceptions
-from pyhyve.cpu.isa.x86.simd import VECTOR, apply, guarded, low, source, widen
+from pyhyve.cpu.isa.x86.simd import apply, low, source, widen
+from pyhyve.cpu.isa.x86.simd_exceptions import VECTOR, guarded
 from pyhyve.cpu.lang import Int, Value
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyhyve.cpu.isa.x86 import simd
+from pyhyve.cpu.isa.x86.simd_exceptions import VECTOR
 from pyhyve.cpu.isa.x86.simd_tables import PACKED, PACKED_38, SHIFT_GROUPS
 from pyhyve.cpu.isa.x86.table import Row, row
 from pyhyve.cpu.lang import U64, Value, inline, u64
@@ -28,7 +29,7 @@ _TOKENS = {16: "Ww", 32: "Wd", 64: "Wq"}
 
 def _ptest(c: X86Context) -> None:
     b = simd.source(c, 1)
-    operands = [(simd.VECTOR, simd.source(c, 0)), (simd.VECTOR, b)]
+    operands = [(VECTOR, simd.source(c, 0)), (VECTOR, b)]
     (zf, cf), _ = simd.flag_outputs(c, "ptest $3, $2", "zc", "x,x", operands)
     simd.set_flags(c, zf=zf, cf=cf)
 
@@ -50,7 +51,7 @@ def _compare_strings(name: str, *, explicit: bool, mask: bool) -> Semantics:
 
     def semantics(c: X86Context) -> None:
         b = simd.source(c, 1, aligned=False)
-        operands = [(simd.VECTOR, simd.source(c, 0)), (simd.VECTOR, b)]
+        operands = [(VECTOR, simd.source(c, 0)), (VECTOR, b)]
         constraints = "x,x"
         if explicit:
             for number in (0, 2):
@@ -60,7 +61,7 @@ def _compare_strings(name: str, *, explicit: bool, mask: bool) -> Semantics:
             constraints = "x,x,{eax},{edx}"
         # The mask is left in xmm0, which the caller of inline assembly names as an output of vector type.
         flags, result = simd.flag_outputs(
-            c, f"{name} $$V2, $6, $5", "zcso", constraints, operands, output, simd.VECTOR if mask else "i32"
+            c, f"{name} $$V2, $6, $5", "zcso", constraints, operands, output, VECTOR if mask else "i32"
         )
         zf, cf, sf, of = flags
         if mask:
