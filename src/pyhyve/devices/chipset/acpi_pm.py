@@ -5,7 +5,9 @@ Register layout as in the PIIX4: the event block at 0, control at 4, the timer a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pyhyve.state.record import U16, U64, Size, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,8 +34,21 @@ _SLEEP_ENABLE = 1 << 13
 _TIMER_HALF = 1 << 23
 
 
+@record
+class AcpiPmState:
+    """PM1a registers; the timer is the machine's clock."""
+
+    status: U16
+    enable: U16
+    control: U16
+    carries_seen: U64
+
+
 class AcpiPm:
     """PM1a, the timer and the SCI. `sci` drives the interrupt; `power_off` is called for S5."""
+
+    state_type: ClassVar = AcpiPmState
+    state_version: ClassVar = 1
 
     def __init__(self, clock: Clock, timers: TimerSource, sci: IrqLine, power_off: Callable[[], None]) -> None:
         """ACPI mode is on from the start: there is no SMM code that could switch it."""
@@ -52,6 +67,20 @@ class AcpiPm:
         self._carry.cancel()
         self._carries_seen = self._ticks() // _TIMER_HALF
         self._sci.set(level=False)
+
+    def save(self) -> AcpiPmState:
+        """The registers."""
+        return AcpiPmState(
+            status=self._status, enable=self._enable, control=self._control, carries_seen=self._carries_seen
+        )
+
+    def load(self, state: AcpiPmState) -> None:
+        """Take over the registers and drive the SCI as they say."""
+        self._status = state.status & _EVENT_BITS
+        self._enable = state.enable & _ENABLE_BITS
+        self._control = state.control & (0x1C00 | _SCI_ENABLE)
+        self._carries_seen = state.carries_seen
+        self._update()
 
     def press_power_button(self) -> None:
         """Ask the guest's operating system to shut down."""
@@ -143,13 +172,31 @@ class GpeBlock:
             self._enable = self._enable & ~(0xFF << shift) | value << shift
 
 
+@record
+class SmiCommandState:
+    """Ports 0xB2 and 0xB3."""
+
+    registers: Annotated[bytes, Size(2)]
+
+
 class SmiCommandPort:
     """Ports 0xB2 and 0xB3: the way into ACPI mode and out of it."""
+
+    state_type: ClassVar = SmiCommandState
+    state_version: ClassVar = 1
 
     def __init__(self, pm: AcpiPm) -> None:
         """Attach to the power management block."""
         self._pm = pm
         self._registers = bytearray(2)
+
+    def save(self) -> SmiCommandState:
+        """What was written last."""
+        return SmiCommandState(registers=bytes(self._registers))
+
+    def load(self, state: SmiCommandState) -> None:
+        """Take over what was written last."""
+        self._registers[:] = state.registers
 
     def read(self, offset: int, _size: int) -> int:
         """Read what was written last."""

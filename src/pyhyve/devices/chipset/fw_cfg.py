@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum, IntFlag
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pyhyve.memory.guest import GuestAddressError
+from pyhyve.state.record import U16, U32, U64, record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,8 +58,20 @@ class _Control(IntFlag):
     WRITE = 16
 
 
+@record
+class FwCfgState:
+    """What is selected and how far it was read; the items follow from the machine's configuration."""
+
+    selected: U16
+    position: U64
+    dma_high: U32
+
+
 class FwCfg:
     """Read-only items and files. `memory` is where DMA accesses go."""
+
+    state_type: ClassVar = FwCfgState
+    state_version: ClassVar = 1
 
     def __init__(self, memory: GuestMemory, items: Mapping[int, bytes], files: Mapping[str, bytes]) -> None:
         """Raises ValueError for a file name that is too long or for too many files."""
@@ -78,6 +91,7 @@ class FwCfg:
         self._items[Item.FILE_DIRECTORY] = directory
         self._dma_high = 0
         self._data = b""
+        self._selected = 0
         self._position = 0
         self.reset()
 
@@ -85,6 +99,16 @@ class FwCfg:
         """Select the signature, forget a half-written DMA address."""
         self._dma_high = 0
         self._select(Item.SIGNATURE)
+
+    def save(self) -> FwCfgState:
+        """Selector, position and half an address."""
+        return FwCfgState(selected=self._selected, position=self._position, dma_high=self._dma_high)
+
+    def load(self, state: FwCfgState) -> None:
+        """Take over selector, position and half an address."""
+        self._select(state.selected)
+        self._position = state.position
+        self._dma_high = state.dma_high
 
     def read(self, offset: int, size: int) -> int:
         """The data port gives the next byte of the item, zero after its end."""
@@ -109,7 +133,8 @@ class FwCfg:
             self._dma(gpa)
 
     def _select(self, item: int) -> None:
-        self._data = self._items.get(item & 0xFFFF, b"")
+        self._selected = item & 0xFFFF
+        self._data = self._items.get(self._selected, b"")
         self._position = 0
 
     def _take(self, length: int) -> bytes:

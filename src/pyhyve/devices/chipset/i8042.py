@@ -5,7 +5,9 @@ Enough for a driver's probe to end cleanly, and for the reset and A20 pulses of 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pyhyve.state.record import U8, Size, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,8 +24,23 @@ _RESEND = 0xFE
 _QUEUE_LIMIT = 16
 
 
+@record
+class I8042State:
+    """The controller's registers; `queue` holds byte and status flags in turn."""
+
+    command_byte: U8
+    output_port: U8
+    memory: Annotated[bytes, Size(32)]
+    queue: bytes
+    pending_command: U8
+    last_was_command: bool
+
+
 class I8042:
     """The controller; `data` is its port 0x60, `control` its port 0x64."""
+
+    state_type: ClassVar = I8042State
+    state_version: ClassVar = 1
 
     def __init__(self, reset_requested: Callable[[], None]) -> None:
         """`reset_requested` is called when the processor's reset line is pulsed."""
@@ -40,6 +57,27 @@ class I8042:
         self._queue: list[tuple[int, int]] = []
         self._pending_command = 0
         self._last_was_command = False
+
+    def save(self) -> I8042State:
+        """The registers and what waits to be read."""
+        return I8042State(
+            command_byte=self._command_byte,
+            output_port=self._output_port,
+            memory=bytes(self._memory),
+            queue=bytes(part for entry in self._queue for part in entry),
+            pending_command=self._pending_command,
+            last_was_command=self._last_was_command,
+        )
+
+    def load(self, state: I8042State) -> None:
+        """Take over registers and queue."""
+        self._command_byte = state.command_byte
+        self._output_port = state.output_port
+        self._memory = bytearray(state.memory)
+        pairs = zip(state.queue[::2], state.queue[1::2], strict=False)
+        self._queue = list(pairs)[:_QUEUE_LIMIT]
+        self._pending_command = state.pending_command
+        self._last_was_command = state.last_was_command
 
     def read_data(self) -> int:
         """Take the next byte out of the output buffer."""

@@ -5,7 +5,10 @@ Counters are computed from the clock when looked at; only channel 0 has a timer,
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
+
+from pyhyve.state.errors import StateError
+from pyhyve.state.record import I64, U8, U16, U32, record
 
 if TYPE_CHECKING:
     from pyhyve.devices.contracts import Clock, IrqLine, TimerSource
@@ -16,9 +19,37 @@ _MIN_PERIOD_NS = 100_000
 """A faster periodic interrupt than this could starve the guest."""
 _RW_LATCH, _RW_LOW, _RW_HIGH, _RW_BOTH = range(4)
 _READ_BACK = 3
+_LAST_MODE = 5
 _SPEAKER_CHANNEL = 2
 REFRESH_PERIOD_NS = 15_085
 """Port 0x61 bit 4 toggles at each memory refresh, every 18 counts."""
+
+
+@record
+class ChannelState:
+    """One counter."""
+
+    gate: bool
+    mode: U8
+    rw: U8
+    bcd: bool
+    reload: U32
+    start_ns: I64
+    running: bool
+    null_count: bool
+    latch: U16 | None
+    latch_high: bool
+    status: U8 | None
+    read_high: bool
+    write_high: bool
+    write_low: U8
+
+
+@record
+class I8254State:
+    """The three counters."""
+
+    channels: tuple[ChannelState, ...]
 
 
 class Channel:
@@ -55,6 +86,18 @@ class Channel:
         self.status: int | None = None
         self.read_high = self.write_high = False
         self.write_low = 0
+
+    def save(self) -> ChannelState:
+        """The counter as it is."""
+        return ChannelState(**{name: getattr(self, name) for name in self.__slots__})
+
+    def load_state(self, state: ChannelState) -> None:
+        """Take over a counter; raises StateError for what the chip cannot be programmed to."""
+        if state.mode > _LAST_MODE or state.rw > _RW_BOTH or not 1 <= state.reload <= 0x10000:
+            msg = "state of i8254: is out of range"
+            raise StateError(msg)
+        for name in self.__slots__:
+            setattr(self, name, getattr(state, name))
 
     @property
     def modulus(self) -> int:
@@ -176,6 +219,9 @@ class Channel:
 class I8254:
     """Ports 0x40 to 0x43. `irq0` drives the interrupt of channel 0."""
 
+    state_type: ClassVar = I8254State
+    state_version: ClassVar = 1
+
     def __init__(self, clock: Clock, timers: TimerSource, irq0: IrqLine) -> None:
         """Counters are stopped until programmed."""
         self._clock = clock
@@ -229,6 +275,10 @@ class I8254:
         if not channel.running:
             self._timer.cancel()
             return
+        self._arm(now_ns)
+
+    def _arm(self, now_ns: int) -> None:
+        channel = self.channels[0]
         ticks = channel.reload
         if channel.mode in {2, 3}:
             ticks *= channel.elapsed(now_ns) // channel.reload + 1
@@ -236,6 +286,22 @@ class I8254:
             ticks += 1
         deadline_ns = channel.start_ns - (-ticks * _NS // FREQUENCY_HZ)
         self._timer.arm(max(deadline_ns, now_ns + _MIN_PERIOD_NS) if channel.mode in {2, 3} else deadline_ns)
+
+    def save(self) -> I8254State:
+        """The counters."""
+        return I8254State(channels=tuple(channel.save() for channel in self.channels))
+
+    def load(self, state: I8254State) -> None:
+        """Take over the counters; the level of the interrupt is the interrupt controller's."""
+        if len(state.channels) != len(self.channels):
+            msg = f"state of i8254: has {len(state.channels)} counters"
+            raise StateError(msg)
+        for channel, saved in zip(self.channels, state.channels, strict=True):
+            channel.load_state(saved)
+        channel, now_ns = self.channels[0], self._clock.now_ns()
+        self._timer.cancel()
+        if channel.running and (channel.mode in {2, 3} or channel.elapsed(now_ns) < channel.reload):
+            self._arm(now_ns)
 
     def _fired(self) -> None:
         channel = self.channels[0]
@@ -245,8 +311,18 @@ class I8254:
             self._schedule(self._clock.now_ns())
 
 
+@record
+class SystemControlState:
+    """Port 0x61."""
+
+    control: U8
+
+
 class SystemControlPort:
     """Port 0x61: gate and output of channel 2, the refresh toggle. There is no loudspeaker to hear."""
+
+    state_type: ClassVar = SystemControlState
+    state_version: ClassVar = 1
 
     def __init__(self, pit: I8254, clock: Clock) -> None:
         """Attach to the timer."""
@@ -257,6 +333,14 @@ class SystemControlPort:
     def reset(self) -> None:
         """Return to the power-on state."""
         self._control = 0
+
+    def save(self) -> SystemControlState:
+        """What was written."""
+        return SystemControlState(control=self._control)
+
+    def load(self, state: SystemControlState) -> None:
+        """Take over what was written; the gate is the timer's."""
+        self._control = state.control & 0x0F
 
     def read(self, _offset: int, _size: int) -> int:
         """Read the control bits, the refresh toggle and OUT of channel 2."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
+
+from pyhyve.state.errors import StateError
+from pyhyve.state.record import U8, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +22,37 @@ _ICW1_SINGLE = 0x02
 _ICW4_AUTO_EOI = 0x02
 _ICW4_FULLY_NESTED = 0x10
 _OCW3 = 0x08
+_LAST_INIT_STEP = 4
+
+
+@record
+class ChipState:
+    """One i8259A."""
+
+    lines: U8
+    irr: U8
+    isr: U8
+    imr: U8
+    elcr: U8
+    vector_base: U8
+    lowest: U8
+    init_step: U8
+    needs_icw4: bool
+    single: bool
+    auto_eoi: bool
+    rotate_auto_eoi: bool
+    special_mask: bool
+    fully_nested: bool
+    poll: bool
+    read_isr: bool
+
+
+@record
+class I8259State:
+    """Both controllers."""
+
+    master: ChipState
+    slave: ChipState
 
 
 class _Chip:
@@ -40,6 +74,18 @@ class _Chip:
         self.start_init(0)
         self.init_step = 0
         self.imr = 0xFF
+
+    def save(self) -> ChipState:
+        """The registers as they are."""
+        return ChipState(**{name: getattr(self, name) for name in self.__slots__})
+
+    def load(self, state: ChipState) -> None:
+        """Take over registers; raises StateError for a step or priority that the chip does not have."""
+        if state.init_step > _LAST_INIT_STEP or state.lowest > 7:
+            msg = "state of i8259: is out of range"
+            raise StateError(msg)
+        for name in self.__slots__:
+            setattr(self, name, getattr(state, name))
 
     def start_init(self, icw1: int) -> None:
         """ICW1: forget everything but the line levels; edges must come anew."""
@@ -155,6 +201,9 @@ class _Chip:
 class I8259Pair:
     """Both controllers. `output` is called with the level of INTR whenever it may have changed."""
 
+    state_type: ClassVar = I8259State
+    state_version: ClassVar = 1
+
     def __init__(self, output: Callable[[bool], None]) -> None:
         """Make the pair in its power-on state."""
         self._output = output
@@ -198,6 +247,17 @@ class I8259Pair:
         for chip in (self._master, self._slave):
             chip.power_on()
         self._update()
+
+    def save(self) -> I8259State:
+        """The registers and line levels."""
+        return I8259State(master=self._master.save(), slave=self._slave.save())
+
+    def load(self, state: I8259State) -> None:
+        """Take over registers and line levels."""
+        self._master.load(state.master)
+        self._slave.load(state.slave)
+        self._intr = self._master.request(cascade=True) >= 0
+        self._output(self._intr)
 
     def ports(self, number: int) -> I8259Ports:
         """The two ports of the master (0) or the slave (1)."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pyhyve.state.errors import StateError
+from pyhyve.state.record import I64, U8, Size, record
 
 if TYPE_CHECKING:
     from pyhyve.devices.contracts import Clock, IrqLine, TimerSource
@@ -78,8 +81,22 @@ def cmos_memory_bytes(below_4g: int, above_4g: int, cpus: int, boot_order: str) 
     return {int(key): value for key, value in values.items()}
 
 
+@record
+class Mc146818State:
+    """CMOS memory, the index register, and the time as an offset from the host's."""
+
+    memory: Annotated[bytes, Size(128)]
+    index: U8
+    offset_ns: I64
+    stopped_us: I64 | None
+    """The time, in microseconds since 1970, while the guest holds the clock still."""
+
+
 class Mc146818:
     """The clock; time is UTC. `irq` drives its interrupt line."""
+
+    state_type: ClassVar = Mc146818State
+    state_version: ClassVar = 1
 
     def __init__(self, clock: Clock, timers: TimerSource, irq: IrqLine, contents: dict[int, int]) -> None:
         """`contents` are bytes of CMOS memory by register."""
@@ -106,6 +123,28 @@ class Mc146818:
         self._periodic.cancel()
         self._second.cancel()
         self._irq.set(level=False)
+
+    def save(self) -> Mc146818State:
+        """Memory, and the time relative to the host's."""
+        stopped = None if self._stopped is None else (self._stopped - _EPOCH) // timedelta(microseconds=1)
+        return Mc146818State(
+            memory=bytes(self._memory), index=self._index, offset_ns=self._offset_ns, stopped_us=stopped
+        )
+
+    def load(self, state: Mc146818State) -> None:
+        """Take over memory; a clock that showed the host's time shows it again."""
+        try:
+            stopped = None if state.stopped_us is None else _EPOCH + timedelta(microseconds=state.stopped_us)
+            _ = _EPOCH + timedelta(microseconds=(self._clock.wall_ns() + state.offset_ns) // 1000)
+        except OverflowError as error:
+            msg = "state of RTC: no such time"
+            raise StateError(msg) from error
+        self._memory[:] = state.memory
+        self._index = state.index & 0x7F
+        self._offset_ns = state.offset_ns
+        self._stopped = stopped
+        self._schedule_periodic()
+        self._schedule_second()
 
     def now(self) -> datetime:
         """The time the clock shows."""

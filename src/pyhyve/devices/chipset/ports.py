@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
+
+from pyhyve.state.errors import StateError
+from pyhyve.state.record import record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -12,12 +15,33 @@ DEBUG_CONSOLE_MAGIC = 0xE9
 _LINE_LIMIT = 1024
 
 
+@record
+class ScratchPortsState:
+    """The registers."""
+
+    registers: bytes
+
+
 class ScratchPorts:
     """Byte registers that remember what was written: DMA page registers and port 0x80."""
+
+    state_type: ClassVar = ScratchPortsState
+    state_version: ClassVar = 1
 
     def __init__(self, size: int) -> None:
         """`size` ports."""
         self._registers = bytearray(size)
+
+    def save(self) -> ScratchPortsState:
+        """What was written."""
+        return ScratchPortsState(registers=bytes(self._registers))
+
+    def load(self, state: ScratchPortsState) -> None:
+        """Take over what was written."""
+        if len(state.registers) != len(self._registers):
+            msg = f"state of scratch ports: has {len(state.registers)} registers"
+            raise StateError(msg)
+        self._registers[:] = state.registers
 
     def read(self, offset: int, _size: int) -> int:
         """Read back."""

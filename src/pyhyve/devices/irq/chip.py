@@ -6,14 +6,16 @@ is remapped. Every public method takes the machine lock, which is re-entrant.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from pyhyve.devices.chipset.i8259 import I8259Pair
+from pyhyve.devices.chipset.i8259 import I8259Pair, I8259State
 from pyhyve.devices.irq import spec
-from pyhyve.devices.irq.ioapic import IoApic
-from pyhyve.devices.irq.lapic import LocalApic
+from pyhyve.devices.irq.ioapic import IoApic, IoApicState
+from pyhyve.devices.irq.lapic import LocalApic, LocalApicState
 from pyhyve.devices.irq.message import message_from_msi
 from pyhyve.devices.irq.spec import DeliveryMode
+from pyhyve.state.errors import StateError
+from pyhyve.state.record import record
 
 if TYPE_CHECKING:
     import threading
@@ -41,8 +43,20 @@ class CpuPins(Protocol):
         """Start-up message: begin at `vector` << 12 in real mode, when waiting for it."""
 
 
+@record
+class InterruptChipState:
+    """All interrupt controllers."""
+
+    pic: I8259State
+    ioapic: IoApicState
+    lapics: tuple[LocalApicState, ...]
+
+
 class ApicInterruptChip:
     """i8259 pair, I/O APIC and one local APIC per vCPU."""
+
+    state_type: ClassVar = InterruptChipState
+    state_version: ClassVar = 1
 
     def __init__(self, lock: threading.RLock, clock: Clock, timers: TimerSource, tsc: TscSource, cpus: int) -> None:
         """`lock` is the machine lock."""
@@ -66,6 +80,28 @@ class ApicInterruptChip:
             for lapic in self.lapics:
                 lapic.reset()
             self._update_all()
+
+    def save(self) -> InterruptChipState:
+        """All controllers."""
+        with self._lock:
+            return InterruptChipState(
+                pic=self.pic.save(), ioapic=self.ioapic.save(), lapics=tuple(lapic.save() for lapic in self.lapics)
+            )
+
+    def load(self, state: InterruptChipState) -> None:
+        """Take over all controllers, then drive every processor's pin."""
+        if len(state.lapics) != len(self.lapics):
+            msg = f"state of interrupt controllers: is for {len(state.lapics)} processors, not {len(self.lapics)}"
+            raise StateError(msg)
+        with self._lock:
+            self.ioapic.load(state.ioapic)
+            for lapic, saved in zip(self.lapics, state.lapics, strict=True):
+                lapic.load(saved)
+            self.pic.load(state.pic)
+            for index, pins in enumerate(self._pins):
+                self._update(index)
+                if pins is not None:
+                    pins.set_interrupt(pending=self._levels[index])
 
     # -- inputs -------------------------------------------------------------------------------------------------------
 

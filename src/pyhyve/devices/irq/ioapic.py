@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from pyhyve.devices.irq import spec
 from pyhyve.devices.irq.message import message_from_entry
+from pyhyve.state.errors import StateError
+from pyhyve.state.record import U8, U32, U64, record
 
 if TYPE_CHECKING:
     from pyhyve.devices.irq.message import ApicMessage
@@ -18,8 +20,21 @@ class MessageSink(Protocol):
         """Hand `message` to its destinations; False when there is none."""
 
 
+@record
+class IoApicState:
+    """Redirection table, line levels and registers."""
+
+    entries: tuple[U64, ...]
+    lines: U32
+    id: U8
+    select: U8
+
+
 class IoApic:
     """Inputs are driven with `set_pin`; registers are reached through `read` and `write` (memory-mapped)."""
+
+    state_type: ClassVar = IoApicState
+    state_version: ClassVar = 1
 
     def __init__(self, sink: MessageSink) -> None:
         """Make it in its power-on state, delivering to `sink`."""
@@ -34,6 +49,19 @@ class IoApic:
         self._entries[:] = [spec.ENTRY_MASKED] * spec.IOAPIC_PINS
         self._id = 0
         self._select = 0
+
+    def save(self) -> IoApicState:
+        """Table, lines and registers."""
+        return IoApicState(entries=tuple(self._entries), lines=self._lines, id=self._id, select=self._select)
+
+    def load(self, state: IoApicState) -> None:
+        """Take over table, lines and registers; nothing is delivered anew."""
+        if len(state.entries) != spec.IOAPIC_PINS:
+            msg = f"state of I/O APIC: has {len(state.entries)} inputs"
+            raise StateError(msg)
+        self._entries[:] = state.entries
+        self._lines = state.lines & ((1 << spec.IOAPIC_PINS) - 1)
+        self._id, self._select = state.id & 0xF, state.select
 
     def clear_lines(self) -> None:
         """All inputs low, as after a machine reset."""

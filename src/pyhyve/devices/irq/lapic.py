@@ -5,11 +5,13 @@ Its owner (`ApicInterruptChip`) serialises calls with the machine lock and drive
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from pyhyve.devices.irq import spec
 from pyhyve.devices.irq.message import ApicMessage
 from pyhyve.devices.irq.spec import ApicBase, ApicRegister, DeliveryMode, TimerMode
+from pyhyve.state.errors import StateError
+from pyhyve.state.record import I64, U8, U16, U32, U64, U256, record
 
 if TYPE_CHECKING:
     from pyhyve.devices.contracts import Clock, TimerSource
@@ -54,8 +56,38 @@ class LocalApicOwner(Protocol):
         """Deliver an inter-processor interrupt; `shorthand` as in the ICR."""
 
 
+@record
+class ApicRegisterState:
+    """A register that only holds what was written, by its offset in the page."""
+
+    offset: U16
+    value: U32
+
+
+@record
+class LocalApicState:
+    """One local APIC."""
+
+    base: U64
+    registers: tuple[ApicRegisterState, ...]
+    tpr: U8
+    irr: U256
+    isr: U256
+    tmr: U256
+    esr: U32
+    esr_latched: U32
+    timer_initial: U32
+    timer_divide: U8
+    timer_start_ns: I64
+    timer_armed: bool
+    deadline_tsc: U64
+
+
 class LocalApic:
     """Registers and timer of one local APIC. `has_pending` tells whether a vector waits to be delivered."""
+
+    state_type: ClassVar = LocalApicState
+    state_version: ClassVar = 1
 
     def __init__(self, apic_id: int, clock: Clock, timers: TimerSource, tsc: TscSource, owner: LocalApicOwner) -> None:
         self.initial_id = apic_id
@@ -68,6 +100,8 @@ class LocalApic:
         self.base = 0
         self._timer_start_ns = 0
         self._deadline_tsc = 0
+        self._expired = True
+        """Whether a one-shot count has ended."""
         self.reset()
 
     def reset(self) -> None:
@@ -93,6 +127,43 @@ class LocalApic:
         self._initial = 0
         self._divide = 0
         self._deadline_tsc = 0
+        self._expired = True
+
+    def save(self) -> LocalApicState:
+        """Registers and timer."""
+        return LocalApicState(
+            base=int(self.base),
+            registers=tuple(
+                ApicRegisterState(offset=int(offset), value=int(value))
+                for offset, value in sorted(self._registers.items())
+            ),
+            tpr=self.tpr,
+            irr=self.irr,
+            isr=self.isr,
+            tmr=self.tmr,
+            esr=int(self._esr),
+            esr_latched=int(self._esr_latched),
+            timer_initial=self._initial,
+            timer_divide=self._divide,
+            timer_start_ns=self._timer_start_ns,
+            timer_armed=self._timer_runs,
+            deadline_tsc=self._deadline_tsc,
+        )
+
+    def load(self, state: LocalApicState) -> None:
+        """Take over registers and go on with the timer; raises StateError for registers that do not exist."""
+        registers = {entry.offset: entry.value for entry in state.registers}
+        if not self._registers.keys() <= registers.keys() or any(offset & ~0xFF0 for offset in registers):
+            msg = "state of local APIC: registers are missing or do not exist"
+            raise StateError(msg)
+        self.base = state.base
+        self._registers = registers
+        self.tpr, self.irr, self.isr, self.tmr = state.tpr, state.irr, state.isr, state.tmr
+        self._esr, self._esr_latched = state.esr, state.esr_latched
+        self._initial, self._divide = state.timer_initial, state.timer_divide & 0xB
+        self._timer_start_ns = state.timer_start_ns
+        self._deadline_tsc = state.deadline_tsc
+        self._resume_timer(armed=state.timer_armed)
 
     # -- delivery -----------------------------------------------------------------------------------------------------
 
@@ -367,6 +438,7 @@ class LocalApic:
             self._timer.cancel()
             return
         self._timer_start_ns = self._clock.now_ns()
+        self._expired = False
         self._timer.arm(self._timer_start_ns + self._initial * self._tick_ns)
 
     def _set_deadline(self, value: int) -> None:
@@ -374,13 +446,41 @@ class LocalApic:
             return
         self._deadline_tsc = value
         if value:
-            ahead = max(value - self._tsc.read_tsc(self.initial_id), 0)
-            self._timer.arm(self._clock.now_ns() + min(ahead * _NS // self._tsc.tsc_hz, _FAR_NS))
+            self._arm_deadline()
         else:
             self._timer.cancel()
 
+    def _arm_deadline(self) -> None:
+        ahead = max(self._deadline_tsc - self._tsc.read_tsc(self.initial_id), 0)
+        self._timer.arm(self._clock.now_ns() + min(ahead * _NS // self._tsc.tsc_hz, _FAR_NS))
+
+    @property
+    def _timer_runs(self) -> bool:
+        """Whether the timer will fire: a one-shot count that ended stays ended."""
+        if self._timer_mode == TimerMode.TSC_DEADLINE:
+            return bool(self._deadline_tsc)
+        if not self._initial or not self._registers[ApicRegister.SVR] & spec.SVR_ENABLE:
+            return False
+        return self._timer_mode == TimerMode.PERIODIC or not self._expired
+
+    def _resume_timer(self, *, armed: bool) -> None:
+        """Arm the timer again after its registers were loaded."""
+        self._timer.cancel()
+        self._expired = not armed
+        if not armed:
+            return
+        if self._timer_mode == TimerMode.TSC_DEADLINE:
+            self._arm_deadline()
+            return
+        period = max(self._initial * self._tick_ns, _MIN_PERIOD_NS)
+        elapsed = self._clock.now_ns() - self._timer_start_ns
+        if self._timer_mode == TimerMode.PERIODIC and elapsed > period:
+            self._timer_start_ns += (elapsed // period - 1) * period
+        self._timer.arm(self._timer_start_ns + self._initial * self._tick_ns)
+
     def _timer_fired(self) -> None:
         mode = self._timer_mode
+        self._expired = True
         if mode == TimerMode.PERIODIC and self._initial:
             period = max(self._initial * self._tick_ns, _MIN_PERIOD_NS)
             now = self._clock.now_ns()

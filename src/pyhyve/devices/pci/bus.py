@@ -132,6 +132,14 @@ class PciBus:
         if moved:
             device.bar_moved(bar)
 
+    def unmap_all(self) -> None:
+        """Take every device off the bus's addresses and lines, before their states are loaded."""
+        for device in self:
+            device.unmap()
+        with self._intx_lock:
+            for asserted in self._asserted:
+                asserted.clear()
+
     def reset(self) -> None:
         """Reset every device."""
         for device in self:

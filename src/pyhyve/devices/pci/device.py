@@ -7,10 +7,13 @@ A device model subclasses `PciDevice`, adds its BARs and capabilities in `__init
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 
 from pyhyve.devices.pci import spec
+from pyhyve.devices.pci.msi import MsixState
 from pyhyve.devices.pci.spec import BarKind, Command
+from pyhyve.state.errors import StateError
+from pyhyve.state.record import U64, Size, record
 
 if TYPE_CHECKING:
     from pyhyve.devices.contracts import RegisterDevice
@@ -59,8 +62,21 @@ class Bar:
         return ((1 << width) - 1) & ~(self.size_bytes - 1)
 
 
+@record
+class PciFunctionState:
+    """Configuration space, BAR values by rising index, the interrupt pin, and MSI-X."""
+
+    config: Annotated[bytes, Size(spec.CONFIG_SIZE_BYTES)]
+    bars: tuple[U64, ...]
+    intx: bool
+    msix: MsixState | None
+
+
 class PciDevice:
     """A function with a type 0 header. `class_code` is 24 bits: class, subclass, programming interface."""
+
+    state_type: ClassVar[type[Any]] = PciFunctionState
+    state_version: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -183,6 +199,60 @@ class PciDevice:
         self._intx_wanted = False
         self._drive_intx()
         self._update_bars()
+
+    def save(self) -> Any:  # noqa: ANN401 - subclasses save more
+        """The function as the guest configured it."""
+        return self.save_function()
+
+    def load(self, state: Any) -> None:  # noqa: ANN401 - as `save`
+        """Take over what `save` gave; raises StateError for the state of another device."""
+        self.load_function(state)
+
+    def save_function(self) -> PciFunctionState:
+        """What every function has."""
+        return PciFunctionState(
+            config=bytes(self.config),
+            bars=tuple(self.bars[index].value for index in sorted(self.bars)),
+            intx=self._intx_wanted,
+            msix=None if self.msix is None else self.msix.save(),
+        )
+
+    def load_function(self, state: PciFunctionState) -> None:
+        """Take over what every function has, and map the BARs; raises StateError for the state of another device."""
+        saved = state.config
+        if self._identity(saved) != self._identity(self.config) or len(state.bars) != len(self.bars):
+            vendor, device = saved[spec.VENDOR_ID : spec.VENDOR_ID + 2], saved[spec.DEVICE_ID : spec.DEVICE_ID + 2]
+            ids = f"{int.from_bytes(vendor, 'little'):04x}:{int.from_bytes(device, 'little'):04x}"
+            msg = f"{self.name}: the state in its slot is of another device ({ids}, or another version of it)"
+            raise StateError(msg)
+        if (state.msix is None) != (self.msix is None):
+            msg = f"{self.name}: the state has {'no ' if state.msix is None else ''}MSI-X"
+            raise StateError(msg)
+        self.config[:] = saved
+        for index, value in zip(sorted(self.bars), state.bars, strict=True):
+            bar = self.bars[index]
+            bar.value = value & bar.mask
+            self._store_bar(bar)
+        if self.msix is not None and state.msix is not None:
+            self.msix.load(state.msix)
+        self._intx_wanted = state.intx
+        self._update_bars()
+        self._drive_intx()
+
+    def unmap(self) -> None:
+        """Stop decoding, before a state is loaded: what the devices have now must not be in one another's way."""
+        self.config[spec.COMMAND] &= ~(Command.IO | Command.MEMORY) & 0xFF
+        self._intx_wanted = False
+        self._update_bars()
+
+    def _identity(self, config: bytes | bytearray) -> bytes:
+        """The bytes that tell what the device is: those of the header that no access changes, and the capabilities."""
+        fixed = bytearray(config)
+        for offset, mask in enumerate(self.writable):
+            fixed[offset] &= ~mask & 0xFF
+        fixed[spec.STATUS : spec.STATUS + 2] = bytes(2)
+        fixed[spec.BAR0 : spec.BAR0 + 4 * spec.BAR_COUNT] = bytes(4 * spec.BAR_COUNT)
+        return bytes(fixed)
 
     def freeze(self) -> None:
         """Remember the present configuration space as the power-on state (the bus calls it on attaching)."""

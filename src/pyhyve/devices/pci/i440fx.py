@@ -6,9 +6,10 @@ has RAM everywhere below 1 MiB.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyhyve.devices.pci.device import PciDevice
+from pyhyve.state.record import U8, U32, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,6 +92,12 @@ class Piix3IsaBridge(PciDevice):
         self._lines = [False] * 4
         self._route()
 
+    def load(self, state: Any) -> None:  # noqa: ANN401 - as in `PciDevice`
+        """Take over the routing; the devices raise their lines when they are loaded."""
+        super().load(state)
+        self._lines = [False] * 4
+        self._driven = set()
+
     def _route(self) -> None:
         wanted = {irq for line in range(4) if self._lines[line] and (irq := self.irq_of(line)) is not None}
         for irq in self._driven - wanted:
@@ -100,8 +107,19 @@ class Piix3IsaBridge(PciDevice):
         self._driven = wanted
 
 
+@record
+class ConfigPortsState:
+    """The address register and the reset control register."""
+
+    address: U32
+    reset_control: U8
+
+
 class ConfigPorts:
     """Ports 0xCF8 to 0xCFF: configuration address and data, and the reset control register inside them."""
+
+    state_type: ClassVar = ConfigPortsState
+    state_version: ClassVar = 1
 
     def __init__(self, bus: PciBus, reset_requested: Callable[[], None]) -> None:
         """`reset_requested` is called when the guest resets the machine through port 0xCF9."""
@@ -109,6 +127,15 @@ class ConfigPorts:
         self._reset_requested = reset_requested
         self._address = 0
         self._reset_control = 0
+
+    def save(self) -> ConfigPortsState:
+        """Both registers."""
+        return ConfigPortsState(address=self._address, reset_control=self._reset_control)
+
+    def load(self, state: ConfigPortsState) -> None:
+        """Take over both registers."""
+        self._address = state.address & 0x80FF_FFFC
+        self._reset_control = state.reset_control & RESET_HARD
 
     def read(self, offset: int, size: int) -> int:
         """Read a port."""

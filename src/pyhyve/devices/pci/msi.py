@@ -7,11 +7,21 @@ from typing import TYPE_CHECKING
 
 from pyhyve.devices.pci import spec
 from pyhyve.devices.pci.spec import BarKind, CapabilityId
+from pyhyve.state.errors import StateError
+from pyhyve.state.record import record
 
 if TYPE_CHECKING:
     from pyhyve.devices.pci.device import PciDevice
 
 _PBA_ALIGN_BYTES = 2048
+
+
+@record
+class MsixState:
+    """Vector table and pending bits."""
+
+    table: bytes
+    pending: bytes
 
 
 class Msi:
@@ -90,6 +100,20 @@ class Msix:
         with self._lock:
             self._table[:] = (bytes(12) + b"\x01\0\0\0") * self.vectors
             self._pending[:] = bytes(len(self._pending))
+
+    def save(self) -> MsixState:
+        """Table and pending bits."""
+        with self._lock:
+            return MsixState(table=bytes(self._table), pending=bytes(self._pending))
+
+    def load(self, state: MsixState) -> None:
+        """Take over table and pending bits; raises StateError for another number of vectors."""
+        if len(state.table) != len(self._table) or len(state.pending) != len(self._pending):
+            msg = f"{self._device.name}: the state has another number of MSI-X vectors"
+            raise StateError(msg)
+        with self._lock:
+            self._table[:] = state.table
+            self._pending[:] = state.pending
 
     def notify(self, vector: int) -> None:
         """Send `vector`'s message, or remember it while masked; ignored when MSI-X is off. Any thread."""

@@ -6,10 +6,11 @@ Hot path: a guest's console writes one register per character.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pyhyve.devices.serial import spec
 from pyhyve.devices.serial.spec import Ier, Iir, Lsr, Mcr, Msr
+from pyhyve.state.record import U8, U16, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,8 +28,30 @@ _LOOPBACK = int(Mcr.LOOPBACK)
 _NEWLINE = 0x0A
 
 
+@record
+class UartState:
+    """Registers, the receive FIFO, and input that waits for room in it."""
+
+    ier: U8
+    lcr: U8
+    mcr: U8
+    msr: U8
+    scratch: U8
+    divisor: U16
+    fifo_enabled: bool
+    trigger: U8
+    errors: U8
+    thr_pending: bool
+    fifo: bytes
+    backlog: bytes
+    level: bool
+
+
 class Uart16550:
     """One serial port. `transmit` gets output in pieces; `ready` is called when input has room again."""
+
+    state_type: ClassVar = UartState
+    state_version: ClassVar = 1
 
     def __init__(
         self,
@@ -61,6 +84,38 @@ class Uart16550:
         self._errors = 0
         self._thr_pending = False
         self._msr = int(spec.MSR_CONNECTED)
+        self._update()
+
+    def save(self) -> UartState:
+        """The registers; output that still waits is passed on."""
+        self.flush()
+        return UartState(
+            ier=self._ier,
+            lcr=self._lcr,
+            mcr=self._mcr,
+            msr=self._msr & 0xFF,
+            scratch=self._scratch,
+            divisor=self._divisor,
+            fifo_enabled=self._fifo_enabled,
+            trigger=self._trigger,
+            errors=int(self._errors),
+            thr_pending=self._thr_pending,
+            fifo=bytes(self._fifo),
+            backlog=bytes(self._backlog),
+            level=self._level,
+        )
+
+    def load(self, state: UartState) -> None:
+        """Take over the registers and input; the level of the line is the interrupt controller's too."""
+        self._output.clear()
+        self._flush_timer.cancel()
+        self._ier, self._lcr, self._mcr, self._msr = state.ier, state.lcr, state.mcr, state.msr
+        self._scratch, self._divisor = state.scratch, state.divisor
+        self._fifo_enabled, self._trigger = state.fifo_enabled, max(state.trigger, 1)
+        self._errors, self._thr_pending = state.errors, state.thr_pending
+        self._fifo = deque(state.fifo[: spec.FIFO_SIZE])
+        self._backlog = bytearray(state.backlog[:_BACKLOG_LIMIT])
+        self._level = state.level
         self._update()
 
     def flush(self) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pyhyve.backends.pages import release_pages
 from pyhyve.devices.virtio.device import VirtioDevice, Worker
 from pyhyve.devices.virtio.spec import BALLOON_PAGE_BYTES, BalloonFeature, BalloonStat, DeviceType
+from pyhyve.state.record import U32, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,10 +28,20 @@ _MAX_STATS = 64
 _STAT_NAMES = {int(stat): stat.name.lower() for stat in BalloonStat}
 
 
+@record
+class VirtioBalloonState:
+    """Wanted and actual size; statistics are asked for anew."""
+
+    target_pages: U32
+    actual_pages: U32
+
+
 class VirtioBalloon(VirtioDevice):
     """The balloon. Statistics and reporting queues exist whether or not the driver wants them."""
 
     device_type: ClassVar[DeviceType] = DeviceType.BALLOON
+    state_type: ClassVar = VirtioBalloonState
+    state_version: ClassVar = 1
 
     def __init__(
         self, memory: GuestMemory, worker: Worker, *, on_statistics: Callable[[dict[str, int]], None] | None = None
@@ -45,6 +56,21 @@ class VirtioBalloon(VirtioDevice):
         self._held: DescriptorChain | None = None
         self.statistics: dict[str, int] = {}
         """The latest report."""
+
+    def save(self) -> VirtioBalloonState:
+        """Wanted and actual size."""
+        return VirtioBalloonState(target_pages=self._target_pages, actual_pages=self._actual_pages)
+
+    def load(self, state: VirtioBalloonState) -> None:
+        """Take over both sizes."""
+        self._target_pages, self._actual_pages = state.target_pages, state.actual_pages
+
+    def give_back(self) -> None:
+        """The buffer held for statistics."""
+        held, self._held = self._held, None
+        for queue in self.queues[_STATS:]:
+            if held is not None and self._queue_role(queue.index) == _STATS and queue.ring is not None:
+                queue.ring.unpop(held)
 
     # -- for the monitor ----------------------------------------------------------------------------------------------
 

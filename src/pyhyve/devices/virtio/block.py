@@ -31,6 +31,8 @@ from pyhyve.devices.virtio.spec import (
     BlockStatus,
     DeviceType,
 )
+from pyhyve.state.errors import StateError
+from pyhyve.state.record import U64, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,8 +76,19 @@ class BlockOptions:
     error_policy: ErrorPolicy = ErrorPolicy.REPORT
 
 
+@record
+class VirtioBlockState:
+    """What a disk keeps beside its queues."""
+
+    capacity_sectors: U64
+    writeback: bool
+
+
 class VirtioBlock(VirtioDevice):
     """A disk. Owns the backend: `close` closes it."""
+
+    state_type: ClassVar = VirtioBlockState
+    state_version: ClassVar = 1
 
     device_type: ClassVar[DeviceType] = DeviceType.BLOCK
     serves_kicks_at_once: ClassVar[bool] = True
@@ -165,6 +178,28 @@ class VirtioBlock(VirtioDevice):
             self._stopped_requests.clear()
             while self._pending:
                 self._idle.wait()
+
+    def drain(self) -> None:
+        """Wait for requests in the pool; those that the error policy holds stay."""
+        with self._idle:
+            while self._pending > len(self._stopped_requests):
+                self._idle.wait()
+
+    def save(self) -> VirtioBlockState:
+        """Size and cache mode; raises StateError while the error policy holds requests."""
+        with self.lock:
+            if self._stopped_requests:
+                msg = "a disk waits for space on the host: make room and continue, then save"
+                raise StateError(msg)
+            return VirtioBlockState(capacity_sectors=self._capacity, writeback=self._writeback)
+
+    def load(self, state: VirtioBlockState) -> None:
+        """Take over the cache mode; raises StateError for a disk of another size."""
+        if state.capacity_sectors != self._capacity:
+            sizes = f"{state.capacity_sectors * SECTOR_BYTES} bytes, not {self._capacity * SECTOR_BYTES}"
+            msg = f"virtio block: the disk had {sizes}"
+            raise StateError(msg)
+        self._writeback = state.writeback
 
     def close(self) -> None:
         """Finish requests, end the pool and close the backend; idempotent."""
@@ -292,6 +327,7 @@ class VirtioBlock(VirtioDevice):
         with self._idle:
             if stop is not None and self.queues[index].ring is ring and self.is_running:
                 self._stopped_requests.append((index, ring, request))
+                self._idle.notify_all()
             else:
                 stop = None
                 self._complete(index, ring, request, status)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pyhyve.devices.virtio.device import VirtioDevice, Worker
 from pyhyve.devices.virtio.spec import ConsoleEvent, ConsoleFeature, DeviceType
+from pyhyve.state.errors import StateError
+from pyhyve.state.record import U16, record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +41,24 @@ class PortConfig:
     chardev: Chardev
     name: str = ""
     is_console: bool = False
+
+
+@record
+class ConsolePortState:
+    """One port: whether the guest has it open, and input that waits for the guest."""
+
+    guest_open: bool
+    pending: bytes
+
+
+@record
+class VirtioConsoleState:
+    """Size, control messages on their way to the guest, and the ports."""
+
+    columns: U16
+    rows: U16
+    control: tuple[bytes, ...]
+    ports: tuple[ConsolePortState, ...]
 
 
 class _Port:
@@ -73,6 +93,8 @@ class VirtioConsole(VirtioDevice):
     """A console device with one or more ports."""
 
     device_type: ClassVar[DeviceType] = DeviceType.CONSOLE
+    state_type: ClassVar = VirtioConsoleState
+    state_version: ClassVar = 1
 
     def __init__(self, memory: GuestMemory, worker: Worker, ports: Sequence[PortConfig]) -> None:
         """Raises ValueError unless there are 1 to 31 ports. A character device's `write` must not feed input back."""
@@ -94,6 +116,30 @@ class VirtioConsole(VirtioDevice):
         """Close the character devices; idempotent."""
         for port in self._ports:
             port.config.chardev.close()
+
+    def save(self) -> VirtioConsoleState:
+        """Size, messages and ports."""
+        with self.lock:
+            return VirtioConsoleState(
+                columns=self._columns,
+                rows=self._rows,
+                control=tuple(self._control),
+                ports=tuple(
+                    ConsolePortState(guest_open=port.guest_open, pending=bytes(port.pending)) for port in self._ports
+                ),
+            )
+
+    def load(self, state: VirtioConsoleState) -> None:
+        """Take over size, messages and ports; raises StateError for another number of ports."""
+        if len(state.ports) != len(self._ports):
+            msg = f"virtio console: the state has {len(state.ports)} ports, this one {len(self._ports)}"
+            raise StateError(msg)
+        with self.lock:
+            self._columns, self._rows = state.columns, state.rows
+            self._control = deque(state.control[:_MAX_CONTROL_MESSAGES])
+            for port, saved in zip(self._ports, state.ports, strict=True):
+                port.guest_open = saved.guest_open
+                port.pending[:0] = saved.pending[:_INPUT_LIMIT_BYTES]
 
     def set_size(self, columns: int, rows: int) -> None:
         """The terminal of console port 0 has this size now."""
@@ -201,7 +247,7 @@ class VirtioConsole(VirtioDevice):
     def _flush_control(self) -> None:
         """Put waiting messages into control receive buffers; one that does not fit its buffer is dropped."""
         ring = self.queues[_CONTROL_RECEIVE].ring
-        if ring is None:
+        if ring is None or not self.is_running:
             return
         while self._control and (chain := _pop_or_wait(ring)) is not None:
             message = self._control.popleft()

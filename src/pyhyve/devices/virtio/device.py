@@ -61,6 +61,7 @@ class QueueState:
         "driver_gpa",
         "index",
         "kicked",
+        "layout",
         "max_size",
         "ring",
         "rounds",
@@ -80,6 +81,7 @@ class QueueState:
     def clear(self) -> None:
         """Back to the state after reset; the ring is dropped."""
         self.ring = None
+        self.layout: QueueLayout | None = None
         self.size = self.max_size
         self.descriptor_gpa = self.driver_gpa = self.device_gpa = 0
         self.vector = NO_VECTOR
@@ -111,6 +113,15 @@ class DeviceHooks:
     def quiesce(self) -> None:
         """Return when nothing outside the lock still uses guest memory."""
 
+    def drain(self) -> None:
+        """Return when the requests under way are finished; no new one begins meanwhile."""
+
+    def give_back(self) -> None:
+        """Return buffers taken ahead to their rings (`Virtqueue.unpop`), latest first; with the lock held."""
+
+    def resumed(self) -> None:
+        """The device goes on after `give_back`, or after its state was loaded; with the lock held."""
+
 
 class VirtioDevice(DeviceHooks, ABC):
     """A device without its transport. `offered` are the features of its type; those of rings are added."""
@@ -129,7 +140,9 @@ class VirtioDevice(DeviceHooks, ABC):
         self.driver_features = 0
         self.status = 0
         self.is_running = False
-        """Between DRIVER_OK and the next reset, failure excepted."""
+        """Between DRIVER_OK and the next reset, failure excepted; not while suspended."""
+        self.is_suspended = False
+        self._runs_when_resumed = False
         self.config_generation = 0
         self.config_vector = NO_VECTOR
         self.queues = [QueueState(index, size) for index, size in enumerate(queue_sizes)]
@@ -204,7 +217,7 @@ class VirtioDevice(DeviceHooks, ABC):
             try:
                 ring = (PackedQueue if features.packed else SplitQueue)(self.dma, layout, features)
                 ring.enable_notify()
-                queue.ring = ring
+                queue.ring, queue.layout = ring, layout
             except VirtqueueError as error:
                 self.fail(f"queue {index}: {error}")
         self._deliver()
@@ -224,7 +237,7 @@ class VirtioDevice(DeviceHooks, ABC):
         """Back to the state before the driver's first access; returns when no request is under way."""
         with self.lock:
             self.status = 0
-            self.is_running = False
+            self.is_running = self._runs_when_resumed = False
         self.quiesce()
         with self.lock:
             for queue in self.queues:
@@ -237,6 +250,49 @@ class VirtioDevice(DeviceHooks, ABC):
             self._signals = 0
             self._config_signal = False
             self.stopped()
+
+    def suspend(self) -> None:
+        """Stand still: finish what is under way and leave guest memory alone until `resume`. vCPUs must stand still.
+
+        Not for the worker's thread: it may wait for it. Idempotent.
+        """
+        with self.lock:
+            if self.is_suspended:
+                return
+            self.is_suspended = True
+        self.drain()
+        with self.lock:
+            self._runs_when_resumed, self.is_running = self.is_running, False
+            self.give_back()
+            for queue in self.queues:
+                if queue.ring is not None:
+                    self.publish(queue.index, queue.ring)
+        self._deliver()
+
+    def resume(self) -> None:
+        """Go on after `suspend`, or after a state was loaded; idempotent."""
+        with self.lock:
+            if not self.is_suspended:
+                return
+            self.is_suspended = False
+            self.is_running = self._runs_when_resumed
+            if self.is_running:
+                self.resumed()
+        if self.is_running:
+            for queue in self.queues:
+                if queue.ring is not None:
+                    self.notify(queue.index)
+        self._deliver()
+
+    def loaded(self, *, is_running: bool) -> None:
+        """The common state was loaded; with the lock held. The device stays suspended.
+
+        An interrupt may have been on its way when the state was saved: each queue gets one more, which does no harm.
+        """
+        self.is_suspended = True
+        self._runs_when_resumed = is_running
+        if is_running:
+            self._signals = sum(1 << queue.index for queue in self.queues if queue.ring is not None)
 
     def notify(self, index: int) -> None:
         """The driver kicked queue `index`: have the worker look at it. Any thread."""
@@ -289,7 +345,7 @@ class VirtioDevice(DeviceHooks, ABC):
     def _serve(self, queue: QueueState) -> None:
         """Service a queue that is running; with the lock held."""
         ring = queue.ring
-        if ring is None or not self.is_running:
+        if ring is None or not self.is_running or self.is_suspended:
             return
         try:
             self.service(queue.index, ring)

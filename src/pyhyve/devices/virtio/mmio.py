@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pyhyve.devices.virtio.spec import (
     ISR_CONFIG,
@@ -14,6 +14,8 @@ from pyhyve.devices.virtio.spec import (
     MmioReg,
 )
 from pyhyve.devices.virtio.split import legacy_layout
+from pyhyve.state.errors import StateError
+from pyhyve.state.record import U8, U32, record
 
 if TYPE_CHECKING:
     from pyhyve.devices.contracts import IrqLine
@@ -34,8 +36,25 @@ _MODERN_ONLY_FEATURES = int(Feature.VERSION_1 | Feature.RING_PACKED | Feature.RI
 _MAX_LEGACY_ALIGN_BYTES = 1 << 16
 
 
+@record
+class VirtioMmioState:
+    """Interrupt status, selectors, and a legacy driver's page size, alignments and page frames by queue."""
+
+    legacy: bool
+    isr: U8
+    device_select: U32
+    driver_select: U32
+    queue_select: U32
+    page_size_bytes: U32
+    aligns: tuple[U32, ...]
+    frames: tuple[U32, ...]
+
+
 class VirtioMmio:
     """The registers of one virtio device, and its interrupt line. Word accesses only below the configuration."""
+
+    state_type: ClassVar = VirtioMmioState
+    state_version: ClassVar = 1
 
     def __init__(self, device: VirtioDevice, line: IrqLine, *, legacy: bool = False) -> None:
         """Carry `device`; `legacy` offers the interface of drafts before 1.0 (Version register 1)."""
@@ -59,6 +78,33 @@ class VirtioMmio:
         with self._isr_lock:
             self._clear()
         self._line.set(level=False)
+
+    def save(self) -> VirtioMmioState:
+        """The registers; the device behind them is saved by itself."""
+        indexes = range(len(self.device.queues))
+        return VirtioMmioState(
+            legacy=self.legacy,
+            isr=self._isr,
+            device_select=self._device_select,
+            driver_select=self._driver_select,
+            queue_select=self._queue_select,
+            page_size_bytes=self._page_size_bytes,
+            aligns=tuple(self._align.get(index, 0) for index in indexes),
+            frames=tuple(self._frames.get(index, 0) for index in indexes),
+        )
+
+    def load(self, state: VirtioMmioState) -> None:
+        """Take over the registers and drive the line; raises StateError for the other interface."""
+        if state.legacy != self.legacy or len(state.aligns) != len(state.frames):
+            msg = "virtio MMIO: the state is of the other interface (legacy or modern)"
+            raise StateError(msg)
+        self._device_select, self._driver_select = state.device_select, state.driver_select
+        self._queue_select, self._page_size_bytes = state.queue_select, state.page_size_bytes
+        self._align = {index: align for index, align in enumerate(state.aligns) if align}
+        self._frames = {index: frame for index, frame in enumerate(state.frames) if frame}
+        with self._isr_lock:
+            self._isr = state.isr
+        self._line.set(level=bool(state.isr))
 
     # -- interrupts (InterruptSink) -----------------------------------------------------------------------------------
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from struct import pack
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pyhyve.backends.net import MAX_FRAME_BYTES, NetBackend, Offload
 from pyhyve.devices.virtio.device import VirtioDevice, Worker
-from pyhyve.devices.virtio.net_control import ReceiveFilter, run_command
+from pyhyve.devices.virtio.net_control import ReceiveFilter, ReceiveFilterState, run_command
 from pyhyve.devices.virtio.spec import (
     NET_HEADER_BYTES,
     NET_LEGACY_HEADER_BYTES,
@@ -23,6 +23,8 @@ from pyhyve.devices.virtio.spec import (
     Feature,
     NetFeature,
 )
+from pyhyve.state.errors import StateError
+from pyhyve.state.record import U16, U64, Size, record
 
 if TYPE_CHECKING:
     from pyhyve.backends.ioloop import IoLoop
@@ -61,6 +63,18 @@ class NetOptions:
     queue_size: int = 256
 
 
+@record
+class VirtioNetState:
+    """What a card keeps beside its queues. A packet on its way into the guest is lost, as on a wire."""
+
+    mac: Annotated[bytes, Size(6)]
+    link_up: bool
+    announce: bool
+    active_pairs: U16
+    guest_offloads: U64
+    filter: ReceiveFilterState
+
+
 class _Receiver:
     """One receive queue: buffers taken from the ring ahead of the packets that will fill them."""
 
@@ -82,6 +96,8 @@ class VirtioNet(VirtioDevice):
     """A network card. Owns the backend: `close` closes it."""
 
     device_type: ClassVar[DeviceType] = DeviceType.NET
+    state_type: ClassVar = VirtioNetState
+    state_version: ClassVar = 1
     serves_kicks_at_once: ClassVar[bool] = True
 
     def __init__(self, memory: GuestMemory, worker: Worker, backend: NetBackend, options: NetOptions) -> None:
@@ -123,6 +139,7 @@ class VirtioNet(VirtioDevice):
         self._mergeable = False
         self._header_bytes = NET_HEADER_BYTES
         self._wanted_bytes = 0
+        self._guest_offloads = 0
         self.filter = ReceiveFilter(options.mac)
 
     def start(self, loop: IoLoop) -> None:
@@ -133,6 +150,53 @@ class VirtioNet(VirtioDevice):
         """Reset and close the backend; idempotent."""
         self.reset()
         self._backend.close()
+
+    def save(self) -> VirtioNetState:
+        """Link, address, filter and offloads."""
+        with self.lock:
+            return VirtioNetState(
+                mac=self.filter.mac,
+                link_up=self.link_up,
+                announce=self._announce,
+                active_pairs=self.active_pairs,
+                guest_offloads=self._guest_offloads,
+                filter=self.filter.save(),
+            )
+
+    def load(self, state: VirtioNetState) -> None:
+        """Take over link, address, filter and offloads; raises StateError when there are fewer queues."""
+        if not 1 <= state.active_pairs <= self._pairs:
+            msg = f"virtio net: the guest uses {state.active_pairs} pairs of queues, this card has {self._pairs}"
+            raise StateError(msg)
+        with self.lock:
+            self.link_up, self._announce = state.link_up, state.announce
+            self.active_pairs = state.active_pairs
+            self._guest_offloads = state.guest_offloads & GUEST_OFFLOAD_BITS
+            self.filter = ReceiveFilter(state.mac)
+            self.filter.load(state.filter)
+
+    def give_back(self) -> None:
+        """Buffers that wait for packets, and a packet that the backend did not take."""
+        for pair, receiver in enumerate(self._receivers):
+            ring = self.queues[2 * pair].ring
+            if receiver.reading:
+                self._call_backend(pair, enabled=False)
+            if ring is not None:
+                for chain in reversed(receiver.chains):
+                    ring.unpop(chain)
+            held = receiver.held
+            receiver.clear()
+            receiver.held = held
+            stalled, self._stalled[pair] = self._stalled[pair], None
+            ring = self.queues[2 * pair + 1].ring
+            if stalled is not None and ring is not None:
+                ring.unpop(stalled)
+
+    def resumed(self) -> None:
+        """Tell the backend what was negotiated."""
+        self._negotiated()
+        self.apply_guest_offloads(self._guest_offloads)
+        self._backend.set_active_queues(self.active_pairs)
 
     def set_link(self, *, up: bool) -> None:
         """Plug the cable in, or pull it."""
@@ -187,17 +251,21 @@ class VirtioNet(VirtioDevice):
 
     def started(self) -> None:
         """Apply the negotiated features to the backend; reading begins when buffers are there."""
-        modern = self.has_feature(Feature.VERSION_1)
-        self._mergeable = self.has_feature(NetFeature.MRG_RXBUF)
-        self._header_bytes = NET_HEADER_BYTES if modern or self._mergeable else NET_LEGACY_HEADER_BYTES
-        self._backend.set_header_bytes(self._header_bytes)
+        self._negotiated()
         self.apply_guest_offloads(self.driver_features)
         self._backend.set_active_queues(1)
         for index in range(0, 2 * self._pairs, 2):
             self.notify(index)
 
+    def _negotiated(self) -> None:
+        modern = self.has_feature(Feature.VERSION_1)
+        self._mergeable = self.has_feature(NetFeature.MRG_RXBUF)
+        self._header_bytes = NET_HEADER_BYTES if modern or self._mergeable else NET_LEGACY_HEADER_BYTES
+        self._backend.set_header_bytes(self._header_bytes)
+
     def apply_guest_offloads(self, bits: int) -> None:
         """What packets may leave to the guest, as feature bits; with the lock held."""
+        self._guest_offloads = bits & GUEST_OFFLOAD_BITS
         offloads = Offload.NONE
         for bit, offload in _GUEST_OFFLOADS:
             if bits & bit:

@@ -16,6 +16,7 @@ from pyhyve.devices.virtio.spec import (
     NetCtrlVlan,
     NetFeature,
 )
+from pyhyve.state.record import U16, U32, record
 
 if TYPE_CHECKING:
     from pyhyve.devices.virtio.chain import DescriptorChain
@@ -36,6 +37,16 @@ _GUEST_OFFLOADS = int(
 )
 
 
+@record
+class ReceiveFilterState:
+    """Modes as a bit for each command of class RX; addresses and VLANs strung together, None for all."""
+
+    modes: U32
+    unicast: bytes | None
+    multicast: bytes | None
+    vlans: tuple[U16, ...] | None
+
+
 class ReceiveFilter:
     """Which frames the card takes (5.1.6.5.1 to .3). Until the driver sets a mode, everything."""
 
@@ -52,6 +63,22 @@ class ReceiveFilter:
         """Whether any frame might be refused."""
         self.own = b""
         """A destination that is accepted without a further look; empty when there is none."""
+
+    def save(self) -> ReceiveFilterState:
+        """Modes and tables; the address is the card's."""
+        return ReceiveFilterState(
+            modes=sum(1 << mode for mode, is_on in self.modes.items() if is_on),
+            unicast=None if self.unicast is None else b"".join(sorted(self.unicast)),
+            multicast=None if self.multicast is None else b"".join(sorted(self.multicast)),
+            vlans=None if self.vlans is None else tuple(sorted(self.vlans)),
+        )
+
+    def load(self, state: ReceiveFilterState) -> None:
+        """Take over modes and tables."""
+        self.modes = {int(mode): bool(state.modes >> mode & 1) for mode in NetCtrlRx}
+        self.unicast, self.multicast = _addresses(state.unicast), _addresses(state.multicast)
+        self.vlans = None if state.vlans is None else set(state.vlans)
+        self.changed()
 
     def changed(self) -> None:
         """Modes or addresses were set: see whether frames must be looked at."""
@@ -84,6 +111,12 @@ class ReceiveFilter:
             or self.unicast is None
             or destination in self.unicast
         )
+
+
+def _addresses(data: bytes | None) -> frozenset[bytes] | None:
+    if data is None or len(data) > _MAX_TABLE_ENTRIES * _MAC_BYTES:
+        return None
+    return frozenset(data[at : at + _MAC_BYTES] for at in range(0, len(data) - _MAC_BYTES + 1, _MAC_BYTES))
 
 
 class ControlTarget(Protocol):

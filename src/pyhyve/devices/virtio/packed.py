@@ -10,7 +10,7 @@ from struct import Struct
 from typing import TYPE_CHECKING
 
 from pyhyve.devices.virtio.chain import MAX_CHAIN_DESCRIPTORS, VirtqueueError
-from pyhyve.devices.virtio.queue import QueueLayout, RingFeatures, Virtqueue
+from pyhyve.devices.virtio.queue import QueueLayout, RingFeatures, RingState, Virtqueue
 from pyhyve.devices.virtio.spec import DESCRIPTOR_BYTES, MAX_QUEUE_SIZE, DescFlag, EventFlag
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ _INDIRECT = int(DescFlag.INDIRECT)
 _AVAIL = int(DescFlag.AVAIL)
 _USED = int(DescFlag.USED)
 _WRAP_BIT = 1 << 15
+_SAVED_WRAP_BIT = 1 << 31
 
 
 class PackedQueue(Virtqueue):
@@ -71,6 +72,30 @@ class PackedQueue(Virtqueue):
         """Whether the driver made the next descriptor available (2.8.1)."""
         flags = self._ring[2 * self._avail_index + 1] >> 48
         return flags & (_AVAIL | _USED) == (_AVAIL if self._avail_wrap else _USED)
+
+    def unpop(self, chain: DescriptorChain) -> None:
+        """Take back the most recent `pop`."""
+        self._avail_index -= chain.slots
+        if self._avail_index < 0:
+            self._avail_index += self.size
+            self._avail_wrap ^= _AVAIL
+        self._in_flight -= chain.slots
+        self.popped -= 1
+
+    def save(self) -> RingState:
+        """Next descriptor and used position."""
+        wrap = _SAVED_WRAP_BIT if self._avail_wrap else 0
+        return RingState(available=self._avail_index | wrap, used=self._used_position % (2 * self.size))
+
+    def load(self, state: RingState) -> None:
+        """Go on from these positions."""
+        index = state.available & ~_SAVED_WRAP_BIT
+        if index >= self.size or state.used >= 2 * self.size:
+            msg = f"packed queue: a position outside a ring of {self.size}"
+            raise VirtqueueError(msg)
+        self._avail_index = index
+        self._avail_wrap = _AVAIL if state.available & _SAVED_WRAP_BIT else 0
+        self._used_position = self._published = state.used
 
     def pop(self) -> DescriptorChain | None:
         """The next available buffer, or None; VirtqueueError when the driver broke the ring's rules."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import threading
 from struct import pack
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from pyhyve.devices.pci.device import PciDevice
+from pyhyve.devices.pci.device import PciDevice, PciFunctionState
 from pyhyve.devices.pci.msi import Msix
 from pyhyve.devices.pci.spec import BarKind, CapabilityId
 from pyhyve.devices.virtio.spec import (
@@ -26,6 +26,7 @@ from pyhyve.devices.virtio.spec import (
     Feature,
     PciCap,
 )
+from pyhyve.state.record import U8, U16, U32, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,6 +73,15 @@ class CommonConfig:
     def reset(self) -> None:
         """Forget the selectors."""
         self._device_select = self._driver_select = self._queue_select = 0
+
+    @property
+    def selectors(self) -> tuple[int, int, int]:
+        """What the driver selected: 32 feature bits of the device, of its own, and a queue."""
+        return self._device_select, self._driver_select, self._queue_select
+
+    @selectors.setter
+    def selectors(self, values: tuple[int, int, int]) -> None:
+        self._device_select, self._driver_select, self._queue_select = values
 
     def _queue(self) -> QueueState | None:
         queues = self._device.queues
@@ -174,8 +184,21 @@ class CommonConfig:
                 setattr(queue, name, old & ~(0xFFFFFFFF << shift) | (value & 0xFFFFFFFF) << shift)
 
 
+@record
+class VirtioPciState:
+    """The function, the ISR status, and the selectors of the common configuration."""
+
+    function: PciFunctionState
+    isr: U8
+    device_select: U32
+    driver_select: U32
+    queue_select: U16
+
+
 class VirtioPci(PciDevice):
     """A PCI function that carries one virtio device."""
+
+    state_type: ClassVar[type[Any]] = VirtioPciState
 
     def __init__(self, device: VirtioDevice, *, name: str = "", register_notify: NotifyRegistrar | None = None) -> None:
         """Carry `device`; `register_notify` lets the engine watch the notification addresses by itself."""
@@ -253,6 +276,29 @@ class VirtioPci(PciDevice):
         with self._isr_lock:
             self._isr = 0
         super().reset()
+
+    def save(self) -> VirtioPciState:
+        """The function and its registers; the device behind it is saved by itself."""
+        with self._isr_lock:
+            isr = self._isr
+        device, driver, queue = self._common.selectors
+        return VirtioPciState(
+            function=self.save_function(), isr=isr, device_select=device, driver_select=driver, queue_select=queue
+        )
+
+    def load(self, state: VirtioPciState) -> None:
+        """Take over the function and its registers."""
+        self.load_function(state.function)
+        self._common.selectors = (state.device_select, state.driver_select, state.queue_select)
+        with self._isr_lock:
+            self._isr = state.isr
+
+    def _identity(self, config: bytes | bytearray) -> bytes:
+        """As for any function, less the data of the configuration access window."""
+        fixed = bytearray(super()._identity(config))
+        data = self._window + 16
+        fixed[data : data + 4] = bytes(4)
+        return bytes(fixed)
 
     def bar_moved(self, bar: Bar) -> None:
         """Have the engine watch the notification addresses where they are now."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from pyhyve.state.record import U32, record
+
 if TYPE_CHECKING:
     from pyhyve.devices.virtio.chain import DescriptorChain, DmaSpace
 
@@ -30,6 +32,18 @@ class RingFeatures:
     packed: bool = False
     event_index: bool = False
     indirect: bool = False
+
+
+@record
+class RingState:
+    """How far the device has come in a ring, with nothing in flight.
+
+    Split: the available and the used index. Packed: the next descriptor with the wrap counter in bit 31, and the used
+    position modulo twice the ring's size.
+    """
+
+    available: U32
+    used: U32
 
 
 class Virtqueue(ABC):
@@ -66,6 +80,18 @@ class Virtqueue(ABC):
     @abstractmethod
     def pop(self) -> DescriptorChain | None:
         """The next buffer the driver made available, or None."""
+
+    @abstractmethod
+    def unpop(self, chain: DescriptorChain) -> None:
+        """Take back the most recent `pop`, which gave `chain`: the next one gives it again."""
+
+    @abstractmethod
+    def save(self) -> RingState:
+        """Where the ring stands; nothing may be in flight."""
+
+    @abstractmethod
+    def load(self, state: RingState) -> None:
+        """Go on from where a ring like this stood; VirtqueueError for a position that it does not have."""
 
     @abstractmethod
     def push(self, chain: DescriptorChain, written_bytes: int) -> None:

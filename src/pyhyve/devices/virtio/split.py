@@ -10,7 +10,7 @@ from struct import Struct
 from typing import TYPE_CHECKING
 
 from pyhyve.devices.virtio.chain import MAX_CHAIN_DESCRIPTORS, VirtqueueError
-from pyhyve.devices.virtio.queue import QueueLayout, RingFeatures, Virtqueue
+from pyhyve.devices.virtio.queue import QueueLayout, RingFeatures, RingState, Virtqueue
 from pyhyve.devices.virtio.spec import (
     AVAIL_NO_INTERRUPT,
     DESCRIPTOR_BYTES,
@@ -89,6 +89,24 @@ class SplitQueue(Virtqueue):
         self._next_avail = self._avail_seen = position & 0xFFFF
         self._next_used = self._published = self._used_words[1]
         self.enable_notify()
+
+    def unpop(self, chain: DescriptorChain) -> None:
+        """Take back the most recent `pop`."""
+        self._next_avail = (self._next_avail - 1) & 0xFFFF
+        self._in_flight -= 1
+        self.popped -= 1
+
+    def save(self) -> RingState:
+        """Available and used index."""
+        return RingState(available=self._next_avail, used=self._next_used)
+
+    def load(self, state: RingState) -> None:
+        """Go on from these indexes."""
+        if state.available > 0xFFFF or state.used > 0xFFFF:
+            msg = "split queue: an index of more than 16 bits"
+            raise VirtqueueError(msg)
+        self._next_avail = self._avail_seen = state.available
+        self._next_used = self._published = state.used
 
     def pop(self) -> DescriptorChain | None:
         """The next available buffer (2.7.6), or None; VirtqueueError when the driver broke the ring's rules."""

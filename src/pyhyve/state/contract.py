@@ -1,0 +1,23 @@
+"""What a device offers so that its state can be saved."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Saveable(Protocol):
+    """State that outlives its process. The machine stands still while either method runs.
+
+    `state_type` is a record (`pyhyve.state.record`) and `state_version` its version: it rises when a field changes
+    its meaning. A new field needs no new version when it has a default, which older files then get.
+    """
+
+    state_type: ClassVar[type[Any]]
+    state_version: ClassVar[int]
+
+    def save(self) -> Any:  # noqa: ANN401 - a value of `state_type`
+        """The present state, an instance of `state_type`. StateError when it cannot be saved now."""
+
+    def load(self, state: Any, /) -> None:  # noqa: ANN401 - a value of `state_type`
+        """Take over `state`, an instance of `state_type`. StateError when this device cannot be in that state."""

@@ -1,0 +1,9 @@
+"""Why a state cannot be saved or restored."""
+
+from __future__ import annotations
+
+from pyhyve.support.errors import UserError
+
+
+class StateError(UserError):
+    """A state that cannot be saved, read, or put into this machine; the message is one line that says why."""

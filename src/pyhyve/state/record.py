@@ -1,0 +1,167 @@
+"""Records: frozen values with typed, bounded fields, as devices save them; to JSON and back with every field checked.
+
+A field is a bool, an integer of one of the widths below, bytes, a string, another record, a tuple of one of these, or
+one of these or None. In JSON, bytes are hexadecimal, tuples are arrays and records are objects.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import types
+import typing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, dataclass_transform
+
+from pyhyve.state.errors import StateError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Json = None | bool | int | float | str | list[Any] | dict[str, Any]
+
+RecordT = TypeVar("RecordT")
+_MAX_TUPLE = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Bounds of an integer, both included."""
+
+    least: int
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Number of bytes, exactly."""
+
+    count: int
+
+
+U8 = Annotated[int, Range(0, (1 << 8) - 1)]
+U16 = Annotated[int, Range(0, (1 << 16) - 1)]
+U32 = Annotated[int, Range(0, (1 << 32) - 1)]
+U64 = Annotated[int, Range(0, (1 << 64) - 1)]
+U256 = Annotated[int, Range(0, (1 << 256) - 1)]
+I64 = Annotated[int, Range(-(1 << 63), (1 << 63) - 1)]
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def record(kind: type[RecordT]) -> type[RecordT]:
+    """Class decorator: a frozen value whose fields can be saved; fields are given by name."""
+    return dataclass(frozen=True, slots=True, kw_only=True)(kind)
+
+
+def to_json(value: object) -> Json:
+    """A record (or a field of one) in plain values."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, bytes | bytearray):
+        return value.hex()
+    if isinstance(value, tuple):
+        return [to_json(item) for item in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    msg = f"{type(value).__name__} cannot be saved"
+    raise TypeError(msg)
+
+
+def from_json(kind: type[RecordT], value: Json, where: str) -> RecordT:
+    """The record of type `kind` that `to_json` turned into `value`; raises StateError, which names the field."""
+    result: RecordT = _reader(kind)(value, where)  # type: ignore[arg-type] # a type object is hashable
+    return result
+
+
+def _refuse(where: str, reason: str) -> StateError:
+    return StateError(f"state of {where}: {reason}")
+
+
+@functools.cache
+def _reader(kind: Any) -> Callable[[Any, str], Any]:  # noqa: ANN401 - any of the annotations that fields may have
+    """How a field of type `kind` is read."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        return _bounded(arguments[0], arguments[1])
+    if origin is tuple:
+        return _items(_reader(arguments[0]))
+    if origin in {typing.Union, types.UnionType}:
+        (inner,) = (argument for argument in arguments if argument is not type(None))
+        read = _reader(inner)
+        return lambda value, where: None if value is None else read(value, where)
+    if dataclasses.is_dataclass(kind):
+        return _fields(kind)
+    if kind is bytes:
+        return _bytes
+    if kind in {bool, str}:
+        return lambda value, where: _typed(kind, value, where)
+    msg = f"a field of type {kind} cannot be saved"
+    raise TypeError(msg)
+
+
+def _typed(kind: type, value: object, where: str) -> object:
+    if type(value) is not kind:
+        raise _refuse(where, f"is not a {kind.__name__}")
+    return value
+
+
+def _bytes(value: object, where: str) -> bytes:
+    try:
+        return bytes.fromhex(typing.cast("str", _typed(str, value, where)))
+    except ValueError:
+        raise _refuse(where, "is not hexadecimal") from None
+
+
+def _bounded(kind: Any, bound: Range | Size) -> Callable[[Any, str], Any]:  # noqa: ANN401 - as `_reader`
+    read = _bytes if kind is bytes else functools.partial(_typed, kind)
+    if isinstance(bound, Size):
+        size = bound.count
+
+        def sized(value: object, where: str) -> bytes:
+            found = _bytes(value, where)
+            if len(found) != size:
+                raise _refuse(where, f"has {len(found)} bytes instead of {size}")
+            return found
+
+        return sized
+    least, most = bound.least, bound.most
+
+    def ranged(value: object, where: str) -> object:
+        found = read(value, where)
+        if not least <= typing.cast("int", found) <= most:
+            raise _refuse(where, "is out of range")
+        return found
+
+    return ranged
+
+
+def _items(read: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
+    def items(value: object, where: str) -> tuple[Any, ...]:
+        if not isinstance(value, list) or len(value) > _MAX_TUPLE:
+            raise _refuse(where, "is not a list, or is too long")
+        return tuple(read(item, f"{where}[{number}]") for number, item in enumerate(value))
+
+    return items
+
+
+def _fields(kind: Any) -> Callable[[Any, str], Any]:  # noqa: ANN401 - as `_reader`
+    hints = typing.get_type_hints(kind, include_extras=True)
+    optional = {
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+    }
+    readers = {field.name: _reader(hints[field.name]) for field in dataclasses.fields(kind)}
+
+    def fields(value: object, where: str) -> object:
+        if not isinstance(value, dict):
+            raise _refuse(where, "is not an object")
+        unknown = value.keys() - readers.keys()
+        missing = readers.keys() - value.keys() - optional
+        if unknown or missing:
+            words = [f"unknown field {name}" for name in sorted(unknown)]
+            words += [f"no field {name}" for name in sorted(missing)]
+            raise _refuse(where, words[0][:100])
+        return kind(**{name: readers[name](item, f"{where}.{name}") for name, item in value.items()})
+
+    return fields
