@@ -10,7 +10,7 @@ methods may be called from any thread.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -87,6 +87,14 @@ class Vcpu(Protocol):
 
     def reset(self) -> None:
         """Put the processor in its state after RESET (SDM Vol. 3A, 10.1.1)."""
+
+
+@runtime_checkable
+class TimeKeeper(Protocol):
+    """An engine whose clocks can be put forward, after its machine stood still."""
+
+    def advance_time(self, duration_ns: int) -> None:
+        """Let the guest's time-stamp counters and clocks of the engine jump ahead; no vCPU may run."""
 
 
 class InterruptChip(Protocol):

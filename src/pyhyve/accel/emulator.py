@@ -10,15 +10,17 @@ import logging
 import mmap
 import struct
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pyhyve.accel.api import ExitKind, VcpuExit
 from pyhyve.accel.emulator_registers import read_registers, reset_registers, write_registers
+from pyhyve.accel.emulator_state import EmulatorState, EmulatorVcpuState, load_vcpu, save_vcpu
 from pyhyve.cpu.engine.state import INVALIDATE_RING, MAX_ACCESSES, Request
 from pyhyve.cpu.engine.vcpu import EngineVcpu
 from pyhyve.cpu.isa.x86 import cpuid
 from pyhyve.cpu.isa.x86.library import x86_library
 from pyhyve.cpu.isa.x86.state import STATE, TLB_TABLES
+from pyhyve.state.errors import StateError
 from pyhyve.support.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,6 +33,9 @@ _LOG = logging.getLogger(__name__)
 _PAGE_SHIFT = 12
 _PAGE_MASK = 0xFFF
 _MAX_VCPUS = 64
+_TSC_TOLERANCE = 1000
+"""A counter whose frequency differs by more than one part in so many would make the guest's clock wrong."""
+_NS = 1_000_000_000
 _CALIBRATION_S = 0.02
 _READS = frozenset({ExitKind.IO, ExitKind.MMIO, ExitKind.MSR_READ, ExitKind.MSR_WRITE})
 _RECORD = struct.Struct("<IIII QQ")
@@ -57,6 +62,9 @@ class EmulatorVcpu:
     Hot path: `run` is called for every exit. It reads the exit in one piece and touches the state through a view of
     64-bit words.
     """
+
+    state_type: ClassVar = EmulatorVcpuState
+    state_version: ClassVar = 1
 
     def __init__(self, vm: EmulatorVm, index: int) -> None:
         self.index = index
@@ -163,6 +171,22 @@ class EmulatorVcpu:
         self.engine.call("dispatch.forget_code")
         self.engine.call("mmu.flush_all")
 
+    def save(self) -> EmulatorVcpuState:
+        """The vCPU between two instructions; an access that the machine has answered is part of it."""
+        if self._pending:
+            self._pending = False
+            if not self._finish_access(self.exit.size, self.exit.value, self.exit.failed):
+                msg = "the processor stands in an instruction with too many device accesses"
+                raise StateError(msg)
+        return save_vcpu(self.engine, self._vm.tsc_skew(self.index))
+
+    def load(self, state: EmulatorVcpuState) -> None:
+        """Take over a saved vCPU; the state of the whole VM must have been loaded before."""
+        self.reset()
+        load_vcpu(self.engine, state)
+        self._change_request(Request.INVALIDATE, 0)
+        self._vm.set_tsc_skew(self.index, state.tsc_skew)
+
     def _place_cpuid(self) -> None:
         rows = cpuid.rows(self.index, self._vm.tsc_hz)
         self.engine.set_table("cpuid", b"".join(struct.pack("<6I", *row) for row in rows))
@@ -204,6 +228,8 @@ class EmulatorVm:
     """A virtual machine run by the translator; see `accel.api.Vm`."""
 
     has_kernel_irqchip = False
+    state_type: ClassVar = EmulatorState
+    state_version: ClassVar = 1
 
     def __init__(self, memory: GuestMemory, progress: Callable[[int, int], None] | None = None) -> None:
         """`progress(done, total)` is called while the engine is compiled, the first time on a host."""
@@ -212,6 +238,7 @@ class EmulatorVm:
         self.vcpus: list[EmulatorVcpu] = []
         self._shared: mmap.mmap | None = None
         self.tsc_hz = 0
+        self._tsc_base = 0
         self.notified: dict[int, tuple[int, Callable[[int], None]]] = {}
         """Watched addresses, ports complemented: the size of the write, and whom to call."""
         memory.on_write(self._written)
@@ -248,6 +275,44 @@ class EmulatorVm:
         """The guest's time-stamp counter on vCPU `index` now."""
         engine = self.vcpus[index].engine
         return (_counter(engine) + engine.get("tsc_offset")) % (1 << 64)
+
+    def save(self) -> EmulatorState:
+        """The counter of vCPU 0, now."""
+        return EmulatorState(tsc=self.read_tsc(0), tsc_hz=self.tsc_hz, cpuid=self._cpuid())
+
+    def load(self, state: EmulatorState) -> None:
+        """Let the counter go on from where it stood; the vCPUs follow with their own states.
+
+        Raises StateError when this host's counter runs at another frequency, or this version has another processor.
+        """
+        if abs(state.tsc_hz - self.tsc_hz) * _TSC_TOLERANCE > self.tsc_hz:
+            theirs, ours = round(state.tsc_hz / 1e6), round(self.tsc_hz / 1e6)
+            msg = f"the state is from a host whose time-stamp counter runs at {theirs} MHz; here it is {ours} MHz"
+            raise StateError(msg)
+        measured, self.tsc_hz = self.tsc_hz, state.tsc_hz
+        if self._cpuid() != state.cpuid:
+            self.tsc_hz = measured
+            msg = "the state is of another processor model: it was saved by another version of pyhyve"
+            raise StateError(msg)
+        self._tsc_base = (state.tsc - _counter(self.vcpus[0].engine)) % (1 << 64)
+
+    def _cpuid(self) -> tuple[int, ...]:
+        return tuple(number for row in cpuid.rows(0, self.tsc_hz) for number in row)
+
+    def tsc_skew(self, index: int) -> int:
+        """How far the counter of vCPU `index` is ahead of vCPU 0's."""
+        ahead = (self.vcpus[index].engine.get("tsc_offset") - self.vcpus[0].engine.get("tsc_offset")) % (1 << 64)
+        return ahead - (1 << 64) if ahead >> 63 else ahead
+
+    def set_tsc_skew(self, index: int, skew: int) -> None:
+        """Place the counter of vCPU `index` beside the one that was loaded."""
+        self.vcpus[index].engine.set("tsc_offset", (self._tsc_base + skew) % (1 << 64))
+
+    def advance_time(self, duration_ns: int) -> None:
+        """Let the guest's counters jump ahead."""
+        ticks = duration_ns * self.tsc_hz // _NS
+        for vcpu in self.vcpus:
+            vcpu.engine.set("tsc_offset", vcpu.engine.get("tsc_offset") + ticks)
 
     def _written(self, gpa: int, length: int) -> None:
         for vcpu in self.vcpus:

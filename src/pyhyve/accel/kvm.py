@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import signal
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pyhyve.accel.cpu_models import guest_cpuid
 from pyhyve.accel.kvm_notify import NotifyThread
+from pyhyve.accel.kvm_state import KvmState
 from pyhyve.accel.kvm_vcpu import KICK_SIGNAL, KvmVcpu
 from pyhyve.kvm.abi import IOAPIC_PINS, Cap, IrqchipId, MemFlag
 from pyhyve.kvm.dirty import DirtyRing, bitmap_pages
 from pyhyve.kvm.ioctls import KvmError
 from pyhyve.kvm.system import KvmSystem
 from pyhyve.kvm.vm import IrqchipRoute, MsiRoute
+from pyhyve.state.errors import StateError
 from pyhyve.support.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from pyhyve.kvm.cpuid import CpuidEntry
     from pyhyve.memory.guest import GuestMemory, MemoryRegion
 
 _TSS_GPA = 0xFFFBD000
@@ -81,6 +84,9 @@ class KernelIrqchip:
 
 class KvmVm:
     """One virtual machine on KVM; see `accel.api.Vm`. Create it on the main thread (it installs a signal handler)."""
+
+    state_type: ClassVar = KvmState
+    state_version: ClassVar = 1
 
     def __init__(
         self,
@@ -246,6 +252,50 @@ class KvmVm:
             for chip, state in self._chip_states.items():
                 self.handle.set_irqchip_state(chip, state)
             self.handle.set_pit_state(self._pit_state)
+
+    # --- state --------------------------------------------------------------------------------------------------------
+
+    def supported_cpuid(self) -> tuple[CpuidEntry, ...]:
+        """The CPUID leaves this host and KVM can give a guest."""
+        return self._system.supported_cpuid()
+
+    def xsave_size_bytes(self) -> int:
+        """Size of a vCPU's XSAVE area."""
+        return max(self.handle.check(Cap.XSAVE2), 4096)
+
+    def save(self) -> KvmState:
+        """Clock, interrupt chip and timer; no vCPU may run."""
+        has_chips = self.has_kernel_irqchip
+        chip = self.handle.irqchip_state
+        return KvmState(
+            clock_ns=self.clock_ns(),
+            pic_master=chip(IrqchipId.PIC_MASTER) if has_chips else None,
+            pic_slave=chip(IrqchipId.PIC_SLAVE) if has_chips else None,
+            ioapic=chip(IrqchipId.IOAPIC) if has_chips else None,
+            pit=self.handle.pit_state() if has_chips else None,
+        )
+
+    def load(self, state: KvmState) -> None:
+        """Take over clock, interrupt chip and timer; raises StateError when one of the two has no chips here."""
+        if state.pic_master is None or state.pic_slave is None or state.ioapic is None or state.pit is None:
+            if self.has_kernel_irqchip:
+                msg = "the state is of a machine without an interrupt chip in the kernel"
+                raise StateError(msg)
+        elif not self.has_kernel_irqchip:
+            msg = "the state is of a machine with an interrupt chip in the kernel"
+            raise StateError(msg)
+        else:
+            self.handle.set_irqchip_state(IrqchipId.PIC_MASTER, state.pic_master)
+            self.handle.set_irqchip_state(IrqchipId.PIC_SLAVE, state.pic_slave)
+            self.handle.set_irqchip_state(IrqchipId.IOAPIC, state.ioapic)
+            self.handle.set_pit_state(state.pit)
+        self.handle.set_clock(state.clock_ns)
+
+    def advance_time(self, duration_ns: int) -> None:
+        """Put kvmclock and the vCPUs' counters forward."""
+        for vcpu in self._vcpus:
+            vcpu.advance_tsc(duration_ns)
+        self.resume_clock(self.clock_ns() + duration_ns)
 
     # --- interrupts and notifications ---------------------------------------------------------------------------------
 

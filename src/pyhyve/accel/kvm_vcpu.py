@@ -13,11 +13,12 @@ import signal
 import threading
 from collections import deque
 from fcntl import ioctl
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from pyhyve.accel.api import ExitKind, VcpuExit
 from pyhyve.accel.kvm_registers import GENERAL, names_to_system, system_to_names
 from pyhyve.accel.kvm_report import describe_exit
+from pyhyve.accel.kvm_state import MSR_TSC, KvmVcpuState, load_vcpu, save_vcpu, write_msrs
 from pyhyve.kvm.abi import COALESCED_MMIO_PAGE_OFFSET, ExitReason, Ioctl, MpState
 from pyhyve.kvm.ioctls import KvmError, kick_thread
 from pyhyve.kvm.structures import COALESCED_MMIO, COALESCED_MMIO_RING
@@ -25,6 +26,7 @@ from pyhyve.kvm.structures import COALESCED_MMIO, COALESCED_MMIO_RING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from pyhyve.kvm.cpuid import CpuidEntry
     from pyhyve.kvm.vcpu import VcpuHandle
 
 KICK_SIGNAL = signal.SIGRTMIN + 2
@@ -54,6 +56,9 @@ _NOT_RESET = {_MSR_TSC, _MSR_TSC_ADJUST, _MSR_TSC_DEADLINE}
 
 class KvmVcpu:
     """One virtual CPU; see `accel.api.Vcpu`."""
+
+    state_type: ClassVar = KvmVcpuState
+    state_version: ClassVar = 1
 
     def __init__(self, handle: VcpuHandle, host: KvmVcpuHost) -> None:
         """Made by `KvmVm.create_vcpu`."""
@@ -320,6 +325,27 @@ class KvmVcpu:
         if self.index == 0:
             self._host.reset_chips()
 
+    def save(self) -> KvmVcpuState:
+        """All that KVM keeps of the vCPU."""
+        self._settle()
+        return save_vcpu(
+            self.handle,
+            self._host.msr_indices(),
+            has_lapic=self._host.has_kernel_irqchip,
+            xsave_size_bytes=self._host.xsave_size_bytes(),
+        )
+
+    def load(self, state: KvmVcpuState) -> None:
+        """Take over a saved vCPU."""
+        self._settle()
+        load_vcpu(self.handle, state, self._host.supported_cpuid())
+
+    def advance_tsc(self, duration_ns: int) -> None:
+        """Put the time-stamp counter forward."""
+        now = self.handle.msrs([MSR_TSC])
+        ticks = duration_ns * self.handle.tsc_khz() // 1_000_000
+        write_msrs(self.handle, {index: (value + ticks) % (1 << 64) for index, value in now.items()})
+
     def remember_power_on(self) -> None:
         """Take the state that `reset` goes back to; before the first run."""
         self._power_on = _ResetState(self.handle, self._host.msr_indices(), has_lapic=self._host.has_kernel_irqchip)
@@ -370,6 +396,12 @@ class KvmVcpuHost(Protocol):
 
     def msr_indices(self) -> tuple[int, ...]:
         """MSRs that a reset sets."""
+
+    def supported_cpuid(self) -> tuple[CpuidEntry, ...]:
+        """What this host can offer."""
+
+    def xsave_size_bytes(self) -> int:
+        """Size of the XSAVE area."""
 
 
 class _ResetState:

@@ -147,6 +147,7 @@ class _Builder:
         add(0x40, 4, pit, name="i8254", width=1)
         add(0x61, 1, control, name="port 0x61", width=1)
         self.parts.resets += [chip.reset, pit.reset, control.reset]
+        self.parts.saveables |= {"interrupts": chip, "i8254": pit, "port61": control}
 
     def _chipset(self) -> None:
         machine, add, resets = self.machine, self.ports.add, self.parts.resets
@@ -160,18 +161,23 @@ class _Builder:
         pm = AcpiPm(clock, timers, self.line(SCI_IRQ), machine.power_off_requested)
         gpe = GpeBlock()
         config_ports = ConfigPorts(self.pci, machine.reset_requested)
+        dma_pages, smi = ScratchPorts(16), SmiCommandPort(pm)
         add(0x70, 2, rtc, name="RTC", width=1)
         add(0x60, 1, keyboard.data, name="i8042 data", width=1)
         add(0x64, 1, keyboard.control, name="i8042 control", width=1)
         add(0x92, 1, port_a, name="port 0x92", width=1)
-        add(0x80, 16, ScratchPorts(16), name="DMA page registers", width=1)
+        add(0x80, 16, dma_pages, name="DMA page registers", width=1)
         add(PM_PORT, PM_SIZE, pm, name="ACPI PM")
         add(GPE_PORT, GPE_SIZE, gpe, name="ACPI GPE0", width=1)
-        add(SMI_PORT, 2, SmiCommandPort(pm), name="SMI command", width=1)
+        add(SMI_PORT, 2, smi, name="SMI command", width=1)
         add(DEBUG_PORT, 1, DebugConsole(_FIRMWARE_LOG.debug), name="debug console", width=1)
         add(CONFIG_PORT, CONFIG_PORT_SIZE, config_ports, name="PCI configuration")
         self.pci.attach(I440fxBridge(), 0)
         self.pci.attach(self.isa_bridge, 1)
+        self.parts.saveables |= {
+            "rtc": rtc, "i8042": keyboard, "dma-pages": dma_pages, "acpi-pm": pm, "smi": smi,
+            "pci-config": config_ports, "port92": port_a,
+        }  # fmt: skip
         self.parts.pm = pm
         resets += [rtc.reset, keyboard.reset, port_a.reset, pm.reset, gpe.reset, config_ports.reset, self.pci.reset]
 
@@ -181,6 +187,7 @@ class _Builder:
         self.ports.add(COM1_PORT, UART_PORTS, uart, name="COM1", width=1)
         self.parts.consoles.append((chardev, uart))
         self.parts.resets.append(uart.reset)
+        self.parts.saveables["com1"] = uart
 
     def _plug(self) -> None:
         from pyhyve.machine import plug  # noqa: PLC0415 - images and networks only for machines that have some
@@ -266,6 +273,7 @@ class _Builder:
         device = FwCfg(self.vm.memory, firmware_items(self.config.cpus), files)
         self.ports.add(FW_CFG_PORT, FW_CFG_PORTS, device, name="fw_cfg")
         self.parts.resets.append(device.reset)
+        self.parts.saveables["fw-cfg"] = device
 
     def _boot_firmware(self) -> None:
         if self.firmware is not None:

@@ -24,6 +24,10 @@ class MonotonicClock:
         """Start at zero now."""
         self.start_ns = time.monotonic_ns()
 
+    def set_now(self, now_ns: int) -> None:
+        """Let `now_ns` be the present time; the owner of the timers must hear of it (`TimerQueue.reprogram`)."""
+        self.start_ns = time.monotonic_ns() - now_ns
+
     def now_ns(self) -> int:
         """Nanoseconds since the start."""
         return time.monotonic_ns() - self.start_ns
@@ -95,6 +99,12 @@ class TimerQueue:
             self._programmed_ns = deadline_ns
             self._program(deadline_ns)
 
+    def reprogram(self) -> None:
+        """The clock was set: wake up for the earliest timer by the new time."""
+        earliest = min((timer.deadline_ns for timer in self._timers), default=_NEVER)
+        self._programmed_ns = earliest
+        self._program(None if earliest == _NEVER else earliest)
+
     def run_due(self) -> None:
         """Fire what is due, each timer at most once, and ask to be called again for the next."""
         now_ns = self._now_ns()
@@ -103,9 +113,7 @@ class TimerQueue:
             if timer.deadline_ns <= now_ns:
                 timer.deadline_ns = _NEVER
                 timer.callback()
-        earliest = min((timer.deadline_ns for timer in self._timers), default=_NEVER)
-        self._programmed_ns = earliest
-        self._program(None if earliest == _NEVER else earliest)
+        self.reprogram()
 
 
 class _Itimerspec(ctypes.Structure):

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from pyhyve.machine.inventory import Inventory
     from pyhyve.machine.io import MachineLoop
     from pyhyve.machine.vcpu_loop import VcpuRunner
+    from pyhyve.memory.contents import Settling
+    from pyhyve.state.contract import Saveable
 
 _LOG = logging.getLogger(__name__)
 _PARK_TIMEOUT_S = 5.0
@@ -73,6 +75,8 @@ class MachineParts:
     resets: list[Callable[[], None]] = field(default_factory=list)
     closers: list[Callable[[], None]] = field(default_factory=list)
     boot: Callable[[], None] | None = None
+    saveables: dict[str, Saveable] = field(default_factory=dict)
+    """What has a state, by name, in the order in which it is to be loaded; PCI functions and processors aside."""
     pm: AcpiPm | None = None
     inventory: Inventory | None = None
     """What a monitor shows of the machine."""
@@ -100,6 +104,13 @@ class Machine:
         """Whether no vCPU has run yet."""
         self.powered_off = False
         """Whether the guest powered off and `actions.no_shutdown` keeps the machine."""
+        self.restore: Callable[[], Settling | None] | None = None
+        """Called instead of booting: puts the machine into a saved state."""
+        self.awaits_state = False
+        """Whether a state must arrive before the machine can run: nothing is booted."""
+        self.condition = ""
+        """Why the machine is paused, where that is more than a pause: one of QEMU's run states."""
+        self._settling: Settling | None = None
         self._start_paused = start_paused
         self._timeout_s = timeout_s
         self._wishes: queue.SimpleQueue[_Request] = queue.SimpleQueue()
@@ -150,6 +161,11 @@ class Machine:
         return self._wish(_Wish.INSPECT, work=work)
 
     # -- from the devices and vCPUs -----------------------------------------------------------------------------------
+
+    def fail(self, message: str) -> threading.Event:
+        """End the machine with a report: it cannot go on. Any thread."""
+        self._park_all()
+        return self._wish(_Wish.FAILED, outcome=Outcome(OutcomeKind.INTERNAL_ERROR, message))
 
     def power_off_requested(self) -> None:
         """The guest entered S5; on a vCPU's thread."""
@@ -241,6 +257,8 @@ class Machine:
         parts = self._parts
         for runner in parts.runners:
             runner.stop()
+        if self._settling is not None:
+            self._settling.stop()
         still_running = [runner for runner in parts.runners if not runner.join(_PARK_TIMEOUT_S)]
         for chardev, _ in parts.consoles:
             chardev.close()
@@ -254,17 +272,30 @@ class Machine:
 
     def _start(self) -> None:
         parts = self.parts
-        if parts.boot is not None:
+        settling = None
+        if self.restore is not None:
+            settling = self.restore()
+        elif parts.boot is not None and not self.awaits_state:
             parts.boot()
-        if self._start_paused:
+        start_paused = self._start_paused or self.awaits_state
+        if start_paused:
             self._park_all()
-        self.lifecycle.enter(MachineState.PAUSED if self._start_paused else MachineState.RUNNING)
-        self.prelaunch = self._start_paused
+        self.lifecycle.enter(MachineState.PAUSED if start_paused else MachineState.RUNNING)
+        self.prelaunch = start_paused and self.restore is None
         parts.io.start()
+        if self.restore is not None and not start_paused:
+            self.resume_devices()
         for chardev, receiver in parts.consoles:
             chardev.start(parts.loop, receiver)
         for runner in parts.runners:
             runner.start()
+        if settling is not None:
+            self.settle(settling)
+
+    def settle(self, settling: Settling) -> None:
+        """Have a restored machine's memory made its own, in the background."""
+        self._settling = settling
+        settling.start()
 
     def _serve(self) -> Outcome:
         deadline = None if self._timeout_s is None else time.monotonic() + self._timeout_s
@@ -302,11 +333,8 @@ class Machine:
                 return self._reset(request.cause)
             case _Wish.PAUSE if self.state is MachineState.RUNNING:
                 self._pause()
-            case _Wish.RESUME if self.state is MachineState.PAUSED and not self.powered_off:
-                self.prelaunch = False
-                self.lifecycle.enter(MachineState.RUNNING)
-                self._notify(NoticeKind.RESUME)
-                self._unpark_all()
+            case _Wish.RESUME if self.state is MachineState.PAUSED and not (self.powered_off or self.awaits_state):
+                self._resume()
             case _Wish.INSPECT if request.work is not None:
                 self._inspect(request.work)
             case _Wish.POWER_BUTTON if self.parts.pm is not None:
@@ -329,13 +357,34 @@ class Machine:
             self._unpark_all()
 
     def _pause(self) -> None:
-        """Stop the vCPUs and wait until they stand still."""
+        """Stop the vCPUs and devices and wait until they stand still."""
         self._park_all()
         for runner in self.parts.runners:
             runner.wait_parked(_PARK_TIMEOUT_S)
+        self.suspend_devices()
         if self.state is MachineState.RUNNING:
             self.lifecycle.enter(MachineState.PAUSED)
             self._notify(NoticeKind.STOP)
+
+    def _resume(self) -> None:
+        self.prelaunch = False
+        self.condition = ""
+        self.lifecycle.enter(MachineState.RUNNING)
+        self._notify(NoticeKind.RESUME)
+        self.resume_devices()
+        self._unpark_all()
+
+    def suspend_devices(self) -> None:
+        """Have devices finish what they do and leave guest memory and disks alone; on the control thread."""
+        if self.parts.inventory is not None:
+            for function in self.parts.inventory.pci:
+                function.suspend()
+
+    def resume_devices(self) -> None:
+        """Let devices go on; on the control thread."""
+        if self.parts.inventory is not None:
+            for function in self.parts.inventory.pci:
+                function.resume()
 
     def _finish(self, outcome: Outcome, cause: ShutdownCause) -> Outcome:
         """Output that still waits belongs to the run."""
@@ -378,10 +427,12 @@ class Machine:
             if parts.boot is not None:
                 parts.boot()
         self.powered_off = False
+        self.condition = ""
         self.prelaunch = was_paused
         self.lifecycle.enter(MachineState.PAUSED if was_paused else MachineState.RUNNING)
         self._notify(NoticeKind.RESET, cause)
         if not was_paused:
+            self.resume_devices()
             self._unpark_all()
         return None
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from pyhyve.accel.api import ExitKind
 from pyhyve.devices.irq.spec import LAPIC_BASE
+from pyhyve.state.record import U8, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,12 +39,25 @@ class VcpuEvents(Protocol):
         """The guest asked the engine itself to stop or reset."""
 
 
+@record
+class VcpuRunnerState:
+    """What of a processor's state is outside its engine: sleep, and the wait for a start-up message."""
+
+    halted: bool
+    waiting_for_startup: bool
+    init_requested: bool
+    startup_vector: U8 | None
+
+
 class VcpuRunner:
     """Runs one vCPU; it is also the interrupt chip's `CpuPins` for it.
 
     `start`, `park`, `wait_parked`, `unpark` and `stop` belong to the machine's control thread; the pins may be
     driven from any thread.
     """
+
+    state_type: ClassVar = VcpuRunnerState
+    state_version: ClassVar = 1
 
     def __init__(
         self,
@@ -66,6 +80,7 @@ class VcpuRunner:
         self._page = None if chip is None else chip.page_of(vcpu.index)
         self._intr = False
         self._nmi = False
+        self._halted = False
         self._waiting_for_startup = False
         self._init_requested = False
         self._startup_vector: int | None = None
@@ -86,11 +101,29 @@ class VcpuRunner:
 
     def power_on(self) -> None:
         """State after a machine reset: the first vCPU runs, the others wait for a start-up message."""
-        self._nmi = False
+        self._nmi = self._halted = False
         self._init_requested = False
         self._startup_vector = None
         self._waiting_for_startup = self._chip is not None and self.vcpu.index != 0
         self._attention = self._waiting_for_startup
+
+    def save(self) -> VcpuRunnerState:
+        """Sleep and start-up; while parked."""
+        return VcpuRunnerState(
+            halted=self._halted and not self._nmi,
+            waiting_for_startup=self._waiting_for_startup,
+            init_requested=self._init_requested,
+            startup_vector=self._startup_vector,
+        )
+
+    def load(self, state: VcpuRunnerState) -> None:
+        """Take over sleep and start-up; while parked, or before `start`."""
+        self._nmi = False
+        self._halted = state.halted
+        self._waiting_for_startup = state.waiting_for_startup
+        self._init_requested = state.init_requested
+        self._startup_vector = state.startup_vector
+        self._attention = True
 
     @property
     def thread_id(self) -> int:
@@ -110,6 +143,11 @@ class VcpuRunner:
     def wait_parked(self, timeout_s: float) -> bool:
         """Wait until the thread is parked (or has ended); False when it does not get there in time."""
         return self._parked.wait(timeout_s)
+
+    @property
+    def is_parked(self) -> bool:
+        """Whether the thread stands still, has ended, or was never started."""
+        return self._parked.is_set() or self._thread.ident is None
 
     def unpark(self) -> None:
         """Let the thread go on."""
@@ -189,6 +227,9 @@ class VcpuRunner:
         while True:
             if self._attention and not self._attend():
                 return
+            if self._halted:
+                self._sleep()
+                continue
             reason = run()
             kind = reason.kind
             if kind == _IO:
@@ -212,7 +253,7 @@ class VcpuRunner:
             elif kind == _WINDOW:
                 self._acknowledge()
             elif kind == _HALT:
-                self._sleep()
+                self._halted = True
             elif kind != _KICKED and not self._rare(reason):
                 return
             if trace is not None:
@@ -225,9 +266,11 @@ class VcpuRunner:
                 self.vcpu.inject(vector)
 
     def _sleep(self) -> None:
+        """Wait in HLT for an interrupt; who wants the thread for something else finds it asleep again afterwards."""
         while not (self._intr or self._nmi or self._attention):
             self._wake.acquire()
-        self._nmi = False
+        if self._intr or self._nmi:
+            self._halted = self._nmi = False
 
     def _rare(self, reason: VcpuExit) -> bool:
         """Handle an exit that is not part of daily life; False ends the thread's run."""
@@ -261,7 +304,7 @@ class VcpuRunner:
                 self._unparked.wait()
                 continue
             if self._init_requested:
-                self._init_requested = False
+                self._init_requested = self._halted = False
                 self.vcpu.reset()
                 self._waiting_for_startup = self.vcpu.index != 0
             if not self._waiting_for_startup:

@@ -175,8 +175,18 @@ class _Port:
         self._controller.write(value, is_control=self._is_control)
 
 
+@record
+class SystemControlAState:
+    """Port 0x92."""
+
+    value: U8
+
+
 class SystemControlPortA:
     """Port 0x92: fast A20 (always open here) and fast reset."""
+
+    state_type: ClassVar = SystemControlAState
+    state_version: ClassVar = 1
 
     def __init__(self, reset_requested: Callable[[], None]) -> None:
         """`reset_requested` is called on a rising reset bit."""
@@ -186,6 +196,14 @@ class SystemControlPortA:
     def reset(self) -> None:
         """Return to the power-on state."""
         self._value = 0x02
+
+    def save(self) -> SystemControlAState:
+        """What was written."""
+        return SystemControlAState(value=self._value)
+
+    def load(self, state: SystemControlAState) -> None:
+        """Take over what was written."""
+        self._value = state.value & 0x03
 
     def read(self, _offset: int, _size: int) -> int:
         """Read the control bits."""

@@ -16,8 +16,11 @@ from pyhyve.state.errors import StateError
 from pyhyve.state.record import U64, Size, record
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pyhyve.devices.contracts import RegisterDevice
     from pyhyve.devices.pci.msi import Msi, Msix
+    from pyhyve.state.contract import Saveable
 
 
 class PciHost(Protocol):
@@ -253,6 +256,16 @@ class PciDevice:
         fixed[spec.STATUS : spec.STATUS + 2] = bytes(2)
         fixed[spec.BAR0 : spec.BAR0 + 4 * spec.BAR_COUNT] = bytes(4 * spec.BAR_COUNT)
         return bytes(fixed)
+
+    def saveables(self) -> Iterable[tuple[str, Saveable]]:
+        """What has a state here: suffix of the name, and the part; the function itself comes first."""
+        yield "", self
+
+    def suspend(self) -> None:
+        """Leave guest memory alone until `resume`; vCPUs stand still."""
+
+    def resume(self) -> None:
+        """Go on; idempotent."""
 
     def freeze(self) -> None:
         """Remember the present configuration space as the power-on state (the bus calls it on attaching)."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from pyhyve.devices.pci.device import PciDevice, PciFunctionState
 from pyhyve.devices.pci.msi import Msix
 from pyhyve.devices.pci.spec import BarKind, CapabilityId
+from pyhyve.devices.virtio.saving import VirtioSaver
 from pyhyve.devices.virtio.spec import (
     COMMON_BYTES,
     ISR_CONFIG,
@@ -26,10 +27,11 @@ from pyhyve.devices.virtio.spec import (
     Feature,
     PciCap,
 )
+from pyhyve.state.contract import Saveable
 from pyhyve.state.record import U8, U16, U32, record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from pyhyve.devices.pci.device import Bar
     from pyhyve.devices.virtio.device import QueueState, VirtioDevice
@@ -292,6 +294,21 @@ class VirtioPci(PciDevice):
         self._common.selectors = (state.device_select, state.driver_select, state.queue_select)
         with self._isr_lock:
             self._isr = state.isr
+
+    def saveables(self) -> Iterable[tuple[str, Saveable]]:
+        """The function, what all virtio devices have, and what only this one has."""
+        yield "", self
+        yield ".virtio", VirtioSaver(self.device)
+        if isinstance(self.device, Saveable):
+            yield f".{self.device.device_type.name.lower()}", self.device
+
+    def suspend(self) -> None:
+        """Have the device stand still."""
+        self.device.suspend()
+
+    def resume(self) -> None:
+        """Let the device go on."""
+        self.device.resume()
 
     def _identity(self, config: bytes | bytearray) -> bytes:
         """As for any function, less the data of the configuration access window."""

@@ -1,0 +1,255 @@
+"""Guest memory as a state holds it: found, checked, written, read back, or mapped from a file and read when needed."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import functools
+import mmap
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+from zlib_ng.zlib_ng import crc32
+
+from pyhyve.memory.guest import PAGE_SIZE_BYTES
+from pyhyve.state.errors import StateError
+from pyhyve.state.format import MAX_PIECE_BYTES, MAX_PIECES, Piece
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from pyhyve.memory.guest import GuestMemory, MemoryRegion
+    from pyhyve.state.streams import StateSink, StateSource
+
+_GAP_PAGES = 32
+"""Zero pages between two others that are kept with them: fewer, longer runs are mapped faster."""
+_MAP_FIXED = 0x10
+_MAP_NORESERVE = 0x4000
+_MADV_POPULATE_WRITE = 23
+_MAP_FAILED = ctypes.c_void_p(-1).value
+_FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE = 1, 2
+
+
+@functools.cache
+def _libc() -> Any:  # noqa: ANN401 - foreign functions
+    libc = ctypes.CDLL(None, use_errno=True)
+    size, offset, pointer = ctypes.c_size_t, ctypes.c_int64, ctypes.c_void_p
+    libc.memcmp.argtypes = (pointer, pointer, size)
+    libc.mmap.argtypes = (pointer, size, ctypes.c_int, ctypes.c_int, ctypes.c_int, offset)
+    libc.mmap.restype = pointer
+    libc.madvise.argtypes = (pointer, size, ctypes.c_int)
+    libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, offset, offset)
+    return libc
+
+
+def _is_zero(address: int, size_bytes: int) -> bool:
+    """Whether the host memory there is all zero: equal to itself one step further, and zero at its start."""
+    libc = _libc()
+    if ctypes.c_uint64.from_address(address).value:
+        return False
+    return bool(libc.memcmp(address, address + 8, size_bytes - 8) == 0)
+
+
+def find_pieces(memory: GuestMemory) -> list[Piece]:
+    """The runs of guest memory that are not zero, with their checksums; nothing may write meanwhile."""
+    total = sum(region.size_bytes for region in memory.regions)
+    gap = max(_GAP_PAGES, total // MAX_PIECES // PAGE_SIZE_BYTES)
+    return [
+        Piece(region.gpa + start, end - start, crc32(region.view[start:end]))
+        for region in memory.regions
+        for start, end in _runs(region, gap)
+    ]
+
+
+def _runs(region: MemoryRegion, gap_pages: int) -> Iterator[tuple[int, int]]:
+    """Start and end, within `region`, of its runs of pages that are not all zero, cut at multiples of 2 MiB."""
+    at = 0
+    while at < region.size_bytes:
+        # Cut by guest address: so runs of neighbouring chunks join up.
+        end = min(region.size_bytes, at + MAX_PIECE_BYTES - (region.gpa + at) % MAX_PIECE_BYTES)
+        if not _is_zero(region.hva + at, end - at):
+            yield from _runs_in_chunk(region.hva, at, end, gap_pages * PAGE_SIZE_BYTES)
+        at = end
+
+
+def _runs_in_chunk(hva: int, start: int, end: int, gap_bytes: int) -> Iterator[tuple[int, int]]:
+    first = last = -1
+    for at in range(start, end, PAGE_SIZE_BYTES):
+        if _is_zero(hva + at, PAGE_SIZE_BYTES):
+            continue
+        if first >= 0 and at - last > gap_bytes:
+            yield first, last
+            first = at
+        elif first < 0:
+            first = at
+        last = at + PAGE_SIZE_BYTES
+    yield first, last
+
+
+def write_pieces(memory: GuestMemory, pieces: Sequence[Piece], sink: StateSink) -> None:
+    """Append the contents of `pieces`, zero pages as holes. Raises OSError."""
+    for piece in pieces:
+        region = _region_of(memory, piece)
+        start = piece.gpa - region.gpa
+        for first, last in _runs_in_chunk(region.hva, start, start + piece.size_bytes, 0):
+            sink.skip_zeros(first - start)
+            sink.write(region.view[first:last])
+            start = last
+        sink.skip_zeros(piece.gpa - region.gpa + piece.size_bytes - start)
+
+
+def _region_of(memory: GuestMemory, piece: Piece) -> MemoryRegion:
+    region = memory.find(piece.gpa)
+    if region is None or piece.gpa + piece.size_bytes > region.gpa + region.size_bytes:
+        msg = f"the state has memory at {piece.gpa:#x}, where this machine has none"
+        raise StateError(msg)
+    return region
+
+
+def check_fit(memory: GuestMemory, pieces: Sequence[Piece]) -> None:
+    """Raise StateError when a piece lies outside `memory`."""
+    for piece in pieces:
+        _region_of(memory, piece)
+
+
+def clear(memory: GuestMemory) -> None:
+    """Make all of guest memory zero, giving the host's memory back."""
+    for region in memory.regions:
+        if region.fd >= 0:
+            flags = _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE
+            if _libc().fallocate(region.fd, flags, 0, region.size_bytes):
+                _fail("clear")
+        else:
+            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+            _map(region.hva, region.size_bytes, flags, -1, 0)
+            _libc().madvise(region.hva, region.size_bytes, mmap.MADV_HUGEPAGE)
+
+
+def _map(address: int, size_bytes: int, flags: int, fd: int, offset: int) -> None:
+    """Replace what is mapped there. Raises MemoryError."""
+    protection = mmap.PROT_READ | mmap.PROT_WRITE
+    if _libc().mmap(address, size_bytes, protection, flags | _MAP_FIXED, fd, offset) == _MAP_FAILED:
+        _fail("map")
+
+
+def _fail(what: str) -> None:
+    msg = f"cannot {what} guest memory: {os.strerror(ctypes.get_errno())}"
+    raise MemoryError(msg)
+
+
+def read_pieces(memory: GuestMemory, pieces: Sequence[Piece], source: StateSource) -> None:
+    """Fill `memory`, which is zero, from `source`. Raises StateError when it ends early or is damaged, OSError."""
+    for piece in pieces:
+        view = memory.view(piece.gpa, piece.size_bytes)
+        source.read_into([view])
+        if crc32(view) != piece.checksum:
+            raise damaged_at(piece)
+
+
+def damaged_at(piece: Piece) -> StateError:
+    """The error for contents that do not fit their checksum."""
+    return StateError(f"the state is damaged: memory at {piece.gpa:#x}")
+
+
+def can_map(memory: GuestMemory, offset: int) -> bool:
+    """Whether `map_pieces` can do it: pages are pages of the file, and no other process shares the memory."""
+    return offset % mmap.PAGESIZE == 0 and all(region.fd < 0 for region in memory.regions)
+
+
+def map_pieces(memory: GuestMemory, pieces: Sequence[Piece], fd: int, offset: int) -> None:
+    """Let `memory`, which is zero, show the file's contents from `offset` on; pages are read when they are needed.
+
+    What the guest writes stays its own. Raises MemoryError.
+    """
+    runs: list[list[int]] = []
+    for piece in pieces:
+        address = _region_of(memory, piece).hva + piece.gpa - _region_of(memory, piece).gpa
+        if runs and runs[-1][0] + runs[-1][1] == address:
+            runs[-1][1] += piece.size_bytes
+        else:
+            runs.append([address, piece.size_bytes, offset])
+        offset += piece.size_bytes
+    for address, size_bytes, at in runs:
+        _map(address, size_bytes, mmap.MAP_PRIVATE | _MAP_NORESERVE, fd, at)
+
+
+class Settling:
+    """After `map_pieces`: checks the file's contents and takes them over, on a thread of its own.
+
+    When it is done, guest memory no longer depends on the file.
+    """
+
+    def __init__(
+        self,
+        memory: GuestMemory,
+        pieces: Sequence[Piece],
+        fd: int,
+        offset: int,
+        on_damage: Callable[[StateError], None],
+    ) -> None:
+        """Takes `fd` over. `on_damage` is called on the thread, once, for contents that do not fit their checksum."""
+        self._memory = memory
+        self._pieces = pieces
+        self._fd = fd
+        self._offset = offset
+        self._on_damage = on_damage
+        self._stop = False
+        self._thread = threading.Thread(target=self._run, name="pyhyve-settle", daemon=True)
+
+    def start(self) -> None:
+        """Begin; once."""
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Return when guest memory is its own."""
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def stop(self) -> None:
+        """Give up, wait for the thread, and close the file; idempotent."""
+        self._stop = True
+        self.wait()
+        if self._thread.ident is None:
+            self._close()
+
+    def _close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _run(self) -> None:
+        try:
+            self._settle()
+        except StateError as error:
+            self._on_damage(error)
+        except (OSError, ValueError) as error:
+            self._on_damage(StateError(f"the state's file cannot be read: {error}"))
+        finally:
+            self._close()
+
+    def _settle(self) -> None:
+        if not self._pieces:
+            return
+        end = self._offset + sum(piece.size_bytes for piece in self._pieces)
+        with mmap.mmap(self._fd, end, access=mmap.ACCESS_READ) as mapping, memoryview(mapping) as view:
+            at = self._offset
+            for piece in self._pieces:
+                if self._stop:
+                    return
+                with view[at : at + piece.size_bytes] as contents:
+                    if crc32(contents) != piece.checksum:
+                        raise damaged_at(piece)
+                self._take(piece)
+                at += piece.size_bytes
+
+    def _take(self, piece: Piece) -> None:
+        """Make the pages the guest's own, as writing to them would; where the kernel cannot, they stay mapped."""
+        region = _region_of(self._memory, piece)
+        address = region.hva + piece.gpa - region.gpa
+        with contextlib.suppress(OSError):
+            if _libc().madvise(address, piece.size_bytes, _MADV_POPULATE_WRITE):
+                code = ctypes.get_errno()
+                if code not in {errno.EINVAL, errno.ENOSYS}:
+                    raise OSError(code, os.strerror(code))

@@ -1,0 +1,102 @@
+"""Where a state goes and comes from: descriptors, whether files or pipes."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Protocol
+
+from pyhyve.state.errors import StateTruncatedError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_IOV_MAX = 1024
+
+
+class StateSink(Protocol):
+    """Takes a state from its first byte to its last."""
+
+    start: int
+    """Where in its file the state begins; 0 for a pipe."""
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append `data`; raises OSError."""
+
+    def skip_zeros(self, size_bytes: int) -> None:
+        """Append zeros; raises OSError."""
+
+    def finish(self) -> None:
+        """The state is complete; raises OSError."""
+
+
+class StateSource(Protocol):
+    """Gives a state from its first byte to its last."""
+
+    def read(self, size_bytes: int) -> bytes:
+        """The next bytes, fewer only at the end; raises OSError."""
+
+    def read_into(self, views: Sequence[memoryview]) -> None:
+        """Fill `views` with what follows. Raises StateError at the end, OSError."""
+
+
+class FdSink:
+    """Writes to a descriptor; in a file, zeros become holes."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        try:
+            self.start = os.lseek(fd, 0, os.SEEK_CUR)
+            self._can_seek = True
+        except OSError:
+            self.start = 0
+            self._can_seek = False
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append `data`."""
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
+
+    def skip_zeros(self, size_bytes: int) -> None:
+        """Append zeros."""
+        if self._can_seek:
+            os.lseek(self._fd, size_bytes, os.SEEK_CUR)
+        else:
+            self.write(bytes(size_bytes))
+
+    def finish(self) -> None:
+        """Let a file end where the state does, also when that is in a hole."""
+        if self._can_seek:
+            end = os.lseek(self._fd, 0, os.SEEK_CUR)
+            if os.fstat(self._fd).st_size < end:
+                os.ftruncate(self._fd, end)
+
+
+class FdSource:
+    """Reads from a descriptor."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def read(self, size_bytes: int) -> bytes:
+        """The next bytes."""
+        parts = []
+        while size_bytes:
+            part = os.read(self.fd, min(size_bytes, 1 << 20))
+            if not part:
+                break
+            parts.append(part)
+            size_bytes -= len(part)
+        return b"".join(parts)
+
+    def read_into(self, views: Sequence[memoryview]) -> None:
+        """Fill `views`."""
+        waiting = [view for view in views if view]
+        while waiting:
+            done = os.readv(self.fd, waiting[:_IOV_MAX])
+            if not done:
+                raise StateTruncatedError
+            while waiting and done >= len(waiting[0]):
+                done -= len(waiting.pop(0))
+            if done:
+                waiting[0] = waiting[0][done:]
