@@ -57,7 +57,7 @@ def _reader(kind: Any) -> Callable[[Any], Any]:  # noqa: ANN401 - any annotation
         return lambda value: value
     if origin in {tuple, frozenset, list}:
         return functools.partial(_collection, origin, _reader(arguments[0]))
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = _hints(kind)
         return functools.partial(_instance, kind, {name: _reader(hint) for name, hint in hints.items()})
     if kind in {Path, UUID} or (isinstance(kind, type) and issubclass(kind, Enum)):

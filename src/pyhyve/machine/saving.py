@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -278,9 +277,15 @@ class MappableSource(FdSource):
     """A file that stays as it is while the machine comes to life: its memory is mapped, and read when needed."""
 
     def __init__(self, fd: int) -> None:
-        """`fd` stays the caller's. Raises OSError for what is not a file."""
+        """Takes `fd` over. Raises OSError for what is not a file."""
         super().__init__(fd)
         self.start = os.lseek(fd, 0, os.SEEK_CUR)
+
+    def close(self) -> None:
+        """Close the descriptor; idempotent."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
     def map(self, machine: Machine, head: Head) -> Settling:
         """Map the memory; gives what makes it independent of the file, not yet started. Raises StateError."""
@@ -289,10 +294,8 @@ class MappableSource(FdSource):
             raise StateTruncatedError
         memory = machine.parts.vm.memory
         contents.map_pieces(memory, head.pieces, self.fd, offset)
-        copy = os.dup(self.fd)
-        return contents.Settling(memory, head.pieces, copy, offset, lambda error: machine.fail(str(error)))
 
+        def damaged(error: StateError) -> None:
+            machine.fail(str(error))
 
-def monotonic_ms() -> int:
-    """Milliseconds, for durations."""
-    return time.monotonic_ns() // 1_000_000
+        return contents.Settling(memory, head.pieces, os.dup(self.fd), offset, damaged)
