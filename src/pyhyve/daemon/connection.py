@@ -109,6 +109,7 @@ class Connection:
         self._driver: Driver | None = None
         self._protocol = ServerProtocol()
         self._streams: dict[int, Stream] = {}
+        self._admitted: dict[Procedure, Registered] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._paused = False
         self._postponed: deque[Called] = deque()
@@ -133,11 +134,13 @@ class Connection:
     def open(self, driver: Driver, flags: int) -> None:
         """Open it to a driver."""
         self._driver = driver
+        self.forget_admissions()
         self.read_only = self.read_only or bool(flags & _READ_ONLY_FLAG)
 
     def close_driver(self) -> None:
         """Close what was opened; the socket stays."""
         self.daemon.events.drop(self)
+        self.forget_admissions()
         self._driver = None
 
     def allows(self, permission: str, name: str = "", uuid: bytes = b"") -> bool:
@@ -168,6 +171,12 @@ class Connection:
     def receive(self, data: bytes, fds: Sequence[int] = ()) -> None:
         """Take in what arrived."""
         self.silent_pings = 0
+        if not fds and not self._postponed and self._protocol.calls_waiting < CALLS_MAX:
+            called = self._protocol.receive_call(data)
+            if called is not None:
+                self._serve(called)
+                self._flush()
+                return
         try:
             for event in self._protocol.receive(data, fds):
                 if isinstance(event, Called):
@@ -234,7 +243,7 @@ class Connection:
     def _serve(self, called: Called) -> None:
         row = called.procedure
         try:
-            entry = self._admit(row)
+            entry = self._admitted.get(row) or self._admit(row)
             call = Call(self, row, called.fds)
             if entry.waits:
                 task = self.daemon.loop.create_task(self._serve_waiting(entry, call, called), name=row.name)
@@ -272,10 +281,17 @@ class Connection:
             raise LibvirtError(ErrorCode.OPERATION_DENIED, ErrorDomain.NONE, msg)
         for permission in row.permissions:
             self.require(permission)
+        if self._driver is not None:
+            self._admitted[row] = entry
         return entry
 
+    def forget_admissions(self) -> None:
+        """Ask the policy again from the next call on."""
+        self._admitted.clear()
+
     def _reply(self, entry: Registered, call: Call, called: Called, result: Any) -> None:
-        _close_fds(called.fds)
+        if called.fds:
+            _close_fds(called.fds)
         if self.closed:
             _close_fds(call.reply_fds)
             return
@@ -290,7 +306,7 @@ class Connection:
             _close_fds(call.reply_fds)
             self._fail(called, error, closed=True)
             return
-        if entry.row.traits & (Trait.UPLOAD | Trait.DOWNLOAD):
+        if entry.streams:
             self._open_stream(entry.row, call, called.serial)
 
     def _fail(self, called: Called, error: Exception, *, closed: bool = False) -> None:

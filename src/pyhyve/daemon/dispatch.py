@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.daemon.errors import LibvirtError, api_name
 from pyhyve.rpc.errors import ErrorDomain
+from pyhyve.rpc.procedure import Trait
 from pyhyve.rpc.procedures import BY_NAME
 
 if TYPE_CHECKING:
@@ -111,6 +112,8 @@ class Registered:
     waits: bool
     """The handler is a coroutine function."""
     answer_fields: int
+    streams: bool
+    """It opens a stream."""
 
 
 _HANDLERS: Final[dict[tuple[int, int], Registered]] = {}
@@ -127,7 +130,8 @@ def procedure(*names: str) -> Callable[[Callable[[Call, Any], Any]], Callable[[C
                 msg = f"{name} has two handlers: {_HANDLERS[key].handler.__qualname__} and {handler.__qualname__}"
                 raise ValueError(msg)
             waits = inspect.iscoroutinefunction(handler)
-            _HANDLERS[key] = Registered(row, handler, waits, len(row.ret_codec.fields))
+            streams = bool(row.traits & (Trait.UPLOAD | Trait.DOWNLOAD))
+            _HANDLERS[key] = Registered(row, handler, waits, len(row.ret_codec.fields), streams)
         return handler
 
     return register

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["SocketLink"]
 
 _RECEIVE_SIZE: Final = 256 << 10
+_arena: Final = memoryview(bytearray(_RECEIVE_SIZE))
+"""Where every socket of the one event loop receives: a fresh buffer of this size each time costs more than a call."""
 _ANCILLARY_SIZE: Final = socket.CMSG_SPACE(FDS_MAX * 4)
 LOW_WATER: Final = 1 << 20
 """Bytes queued below which a stream goes on sending."""
@@ -137,21 +139,21 @@ class SocketLink:
         fds: list[int] = []
         try:
             if self._unix:
-                data, ancillary, _, _ = self._socket.recvmsg(_RECEIVE_SIZE, _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC)
+                size, ancillary, _, _ = self._socket.recvmsg_into([_arena], _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC)
                 for level, kind, content in ancillary:
                     if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                         fds.extend(memoryview(content)[: len(content) - len(content) % 4].cast("i"))
             else:
-                data = self._socket.recv(_RECEIVE_SIZE)
+                size = self._socket.recv_into(_arena)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            data = b""
-        if not data:
+            size = 0
+        if not size:
             _close_fds(fds)
             self._lose()
         elif self._connection is not None:
-            self._connection.receive(data, fds)
+            self._connection.receive(bytes(_arena[:size]), fds)
 
     # -- the end ------------------------------------------------------------------------------------------------------
 

@@ -353,7 +353,12 @@ class Codec:
 
     def decode(self, data: bytes, pos: int = 0) -> Any:  # noqa: ANN401 - a record with this list's fields
         """Decode all data from ``pos`` on into a named tuple; XdrError where it is something else."""
-        record, end = self.decode_from(data, pos)
+        try:
+            values, end = self._decode(data, pos)  # type: ignore[misc] # None: not generated yet, or:
+        except (struct.error, TypeError):  # the careful way, which says what is wrong
+            record, end = self.decode_from(data, pos)
+        else:
+            record = self.record._make(values)
         if end != len(data):
             msg = f"{len(data) - end} bytes after the end"
             raise XdrError(msg)

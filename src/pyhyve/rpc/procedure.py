@@ -46,9 +46,9 @@ QEMU: Final = Program.QEMU
 LXC: Final = Program.LXC
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Procedure:
-    """One procedure: number, name, what goes in and what comes back.
+    """One procedure: number, name, what goes in and what comes back. Each is one row: rows are compared by identity.
 
     ``args`` and ``ret`` are field lists (:mod:`pyhyve.rpc.xdr_types`); ``acl`` the permissions it needs whatever its
     flags, as ``object:permission`` words.

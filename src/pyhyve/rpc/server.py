@@ -8,6 +8,7 @@ without an answer, so that the owner of the socket can stop reading from a clien
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +17,17 @@ from pyhyve.rpc.errors import ErrorCode, ErrorDomain, ErrorMessage
 from pyhyve.rpc.frames import Frame, FrameError, FrameReader
 from pyhyve.rpc.procedure import Trait
 from pyhyve.rpc.procedures import BY_NUMBER, Procedure
-from pyhyve.rpc.spec import PROTOCOL_VERSION, STREAM_CHUNK, Keepalive, MessageType, Program, Status
+from pyhyve.rpc.spec import (
+    FRAME_MAX,
+    HEADER_SIZE,
+    LENGTH_SIZE,
+    PROTOCOL_VERSION,
+    STREAM_CHUNK,
+    Keepalive,
+    MessageType,
+    Program,
+    Status,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,18 +44,25 @@ __all__ = [
 ]
 
 _HOLE: Final = codec("length long, flags uint")
+_HEADER: Final = struct.Struct(">IIIiIII")
+_HEADER_END: Final = LENGTH_SIZE + HEADER_SIZE
 _CALLS: Final = frozenset({MessageType.CALL, MessageType.CALL_WITH_FDS})
+_REPLY: Final = int(MessageType.REPLY)
 _PROGRAMS: Final = frozenset(map(int, Program))
-_STREAM: Final = Trait.UPLOAD | Trait.DOWNLOAD
+_OPENS_STREAM: Final = frozenset(row for row in BY_NUMBER.values() if row.traits & (Trait.UPLOAD | Trait.DOWNLOAD))
+_CALLABLE: Final = {key: row for key, row in BY_NUMBER.items() if Trait.EVENT not in row.traits}
 
 
 class ClientViolation(Exception):  # noqa: N818 - what happened, in the protocol's own word
     """The client sent what is no frame, or a frame only a daemon may send; the connection is over."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Called:
-    """A client calls; ``arguments`` is a record with the procedure's argument fields."""
+    """A client calls; ``arguments`` is a record with the procedure's argument fields.
+
+    Not frozen, since one is made for every call and a frozen one takes three times as long to make.
+    """
 
     procedure: Procedure
     serial: int
@@ -109,10 +127,15 @@ class ServerProtocol:
     def reply_encoded(self, called: Called, payload: bytes, fds: Sequence[int] = ()) -> None:
         """Answer a call with what :attr:`Procedure.ret_codec` made of the values. FrameError where it is too long."""
         row = called.procedure
-        kind = MessageType.REPLY_WITH_FDS if fds else MessageType.REPLY
-        self._send(Frame(row.program, row.number, kind, called.serial, payload=payload, fds=tuple(fds)))
+        length = _HEADER_END + len(payload)
+        if fds or length > FRAME_MAX:
+            kind = MessageType.REPLY_WITH_FDS if fds else MessageType.REPLY
+            self._send(Frame(row.program, row.number, kind, called.serial, payload=payload, fds=tuple(fds)))
+        else:
+            header = _HEADER.pack(length, row.program, PROTOCOL_VERSION, row.number, _REPLY, called.serial, 0)
+            self._out.append((header + payload, ()))
         self.calls_waiting -= 1
-        if row.traits & _STREAM:
+        if row in _OPENS_STREAM:
             self._streams[called.serial] = row
 
     def fail(self, called: Called, error: ErrorMessage) -> None:
@@ -180,6 +203,24 @@ class ServerProtocol:
             msg = f"the client broke the protocol: {error}"
             raise ClientViolation(msg) from error
 
+    def receive_call(self, data: bytes) -> Called | None:
+        """Take in bytes that are one whole call and nothing else, as nearly all that arrives is.
+
+        None: they are not, and nothing was taken in; :meth:`receive` does it.
+        """
+        if self._reader.pending_size or len(data) < _HEADER_END:
+            return None
+        length, program, version, number, kind, serial, status = _HEADER.unpack_from(data)
+        row = _CALLABLE.get((program, number))
+        if length != len(data) or kind or status or version != PROTOCOL_VERSION or row is None:
+            return None
+        try:
+            arguments = row.args_codec.decode(data, _HEADER_END)
+        except XdrError:
+            return None
+        self.calls_waiting += 1
+        return Called(row, serial, arguments)
+
     def unclaimed_fds(self) -> list[int]:
         """Return the descriptors of calls that were answered here; close them after each :meth:`receive`."""
         unclaimed, self._unclaimed = self._unclaimed, []
@@ -209,11 +250,11 @@ class ServerProtocol:
         raise ClientViolation(msg)
 
     def _call(self, frame: Frame) -> Event | None:
-        row = BY_NUMBER.get((frame.program, frame.procedure))
+        row = _CALLABLE.get((frame.program, frame.procedure))
         reason = ""
         if frame.version != PROTOCOL_VERSION or frame.program not in _PROGRAMS:
             reason = f"Cannot find program {frame.program} version {frame.version}"
-        elif row is None or Trait.EVENT in row.traits:
+        elif row is None:
             reason = f"unknown procedure: {frame.procedure}"
         elif frame.status is not Status.OK:
             reason = f"Unexpected message status {int(frame.status)}"
