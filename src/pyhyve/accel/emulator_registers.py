@@ -87,6 +87,7 @@ def reset_registers(engine: EngineVcpu, index: int) -> None:
         "access_done",
         "access_next",
         "event_pending",
+        "event_waits",
         "event_inject",
         "interrupt_shadow",
         "nmi_blocked",

@@ -44,7 +44,8 @@ class IsaKernels:
     """What an instruction set gives the dispatcher; each takes the state first.
 
     `linear_pc` -> linear address of the next instruction; `fetch_index` -> translation index of fetches;
-    `translate_block(single)` -> uop count; `deliver`: take the pending event; `service` -> 1 to leave guest mode;
+    `translate_block(single)` -> uop count; `deliver`: take the pending event, or leave it pending with
+    `event_waits` and an exit; `service` -> 1 to leave guest mode;
     `resume`: make requests that were set aside effective again, if they can be;
     `before_single` -> a token for `after_single(token)`, around each block of a single instruction;
     `wants_single` -> 1 when the next instruction must be alone in its block.
@@ -227,6 +228,11 @@ class Dispatcher:
                         st.single = 0
                         isa.deliver(st)
                         continue
+                if st.event_waits != 0:
+                    # Its delivery met a device; the accesses made so far are on record.
+                    st.event_waits = 0
+                    isa.deliver(st)
+                    continue
                 if st.deferred != 0:
                     isa.resume(st)
                 request = current().load(st.ref("request"), volatile=True)

@@ -18,8 +18,8 @@ PAGE_SHIFT = 12
 PAGE_BYTES = 1 << PAGE_SHIFT
 PAGE_MASK = (1 << 64) - PAGE_BYTES
 MAX_REGIONS = 32
-MAX_ACCESSES = 8
-"""Device accesses one instruction may make."""
+MAX_ACCESSES = 128
+"""Device accesses that one instruction, or the delivery of one event, may make."""
 
 
 INVALIDATE_RING = 256
@@ -126,6 +126,7 @@ def add_engine_fields(state: Struct) -> Struct:
     state.add("uops", Array(UOP, MAX_UOPS)).add("hot_address", Array(U64, MAX_UOPS + 1))
     state.add("count_translated", U64).add("count_entered", U64).add("count_fill", U64).add("count_flush", U64)
     state.add("step", U64).add("step_from", U64)
+    state.add("event_waits", U64)
     state.add("watch_on", U64).add("watch_hits", U64)
     state.add("watch_address", Array(U64, WATCHPOINTS)).add("watch_length", Array(U64, WATCHPOINTS))
     state.add("watch_kind", Array(U64, WATCHPOINTS))

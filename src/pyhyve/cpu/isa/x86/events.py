@@ -72,15 +72,21 @@ def triple_fault(st: Any) -> None:
     st.stop = Stop.EXIT
 
 
+@kernel(Pointer(STATE), U64, name="x86.clear_request")
+def clear_request(st: Any, bits: Any) -> None:
+    """Take `bits` out of `request`, which other threads change too."""
+    current().atomic("and", st.ref("request"), ~bits.trunc(32))
+
+
 @kernel(Pointer(STATE), name="x86.deliver", attributes="nounwind noinline")
 def deliver(st: Any) -> None:
     """Deliver the pending event; exceptions met on the way combine by SDM Vol. 3A, table 6-5.
 
     Afterwards `stop` is 0 (`pc` is that of the handler) or `Stop.EXIT`; then, when a device was met on the stack or in
-    a table, the event is pending still.
+    a table, or a kick in the midst of exceptions that never end, the event is pending still and `event_waits` is set.
     """
-    single = st.single
     st.single = 1  # no translated code runs now: writes to its pages need not wait
+    st.access_next = 0
     again: U64 = 1
     while again != 0:
         vector = st.event_vector.zext(64)
@@ -94,14 +100,26 @@ def deliver(st: Any) -> None:
         again = 0
         if st.stop == Stop.EVENT:
             again = combine(st, vector, kind)
+            # Another event: what devices answered was for the first.
+            st.access_done = 0
+            st.access_next = 0
+            if again != 0 and (current().load(st.ref("request"), volatile=True) & Request.KICK) != 0:
+                # A handler's stack may raise the very exception that it is for, again and again.
+                clear_request(st, u64(Request.KICK))
+                st.exit_kind = GuestExit.KICKED
+                st.stop = Stop.EXIT
+                st.event_waits = 1
+                return
         elif st.stop == Stop.EXIT:
             st.event_pending = 1
+            st.event_waits = 1
         else:
+            st.access_done = 0
+            st.single = 0
             st.interrupt_shadow = 0
             st.halted = 0
             if kind == EventKind.NMI:
                 st.nmi_blocked = 1
-    st.single = single
 
 
 @kernel(Pointer(STATE), U64, U64, result=U64, name="x86.combine_faults", attributes=COLD)
@@ -403,12 +421,6 @@ def check_inner_ss(st: Any, selector: Any, cpl: Any, ext: Any) -> Any:
         return 0
     set_accessed(st, selector, descriptor)
     return descriptor
-
-
-@kernel(Pointer(STATE), U64, name="x86.clear_request")
-def clear_request(st: Any, bits: Any) -> None:
-    """Take `bits` out of `request`, which other threads change too."""
-    current().atomic("and", st.ref("request"), ~bits.trunc(32))
 
 
 @kernel(Pointer(STATE), U64, U64, name="x86.interrupt")

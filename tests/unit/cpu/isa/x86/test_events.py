@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from pyhyve.cpu.engine.state import Request, Stop
+from pyhyve.cpu.isa.x86.spec import GuestExit
 from pyhyve.cpu.isa.x86.state import Gpr, Seg
 
-IF, TF, NT, RF, VM = 1 << 9, 1 << 8, 1 << 14, 1 << 16, 1 << 17
+IF, TF, NT, RF, VM, AC = 1 << 9, 1 << 8, 1 << 14, 1 << 16, 1 << 17, 1 << 18
 SOFTWARE, SOFTWARE_EXCEPTION = 4, 5
 
 
@@ -236,3 +238,43 @@ def test_service_interrupt_window_and_injection(processor: Any) -> None:
     assert not frame(cpu, 3, 8)[2] & RF
     cpu["request"] = 3
     assert (cpu.call("service"), cpu["exit_kind"], cpu["request"]) == (1, 3, 2)
+
+
+def misaligned_handlers(cpu: Any) -> None:
+    """CPL 3 with alignment checks, a misaligned stack, and handlers at CPL 3."""
+    cpu.protected(3)
+    for vector in (0, 17):
+        gate(cpu, vector, 0x1B, 0x5000 + vector, 0xEE)
+    cpu["cr0"] = 0x4_0011
+    cpu["eflags"] = 2 | AC
+    cpu["gpr", Gpr.RSP], cpu["pc"] = 0x6002, 0x4000
+    cpu.call("mode_changed")
+
+
+def test_frame_of_a_handler_at_cpl_3_must_be_aligned(processor: Any) -> None:
+    cpu = processor
+    misaligned_handlers(cpu)
+    cpu.call("deliver_event", 0, 0, 0, 0, 0)
+    assert cpu.exception == (17, 1)
+
+
+def test_handler_of_an_inner_privilege_is_not_checked(processor: Any) -> None:
+    cpu = processor
+    misaligned_handlers(cpu)
+    gate(cpu, 0, 8, 0x5000, 0x8E)
+    cpu.write(0x3004, 0x6002 | 0x10 << 32)
+    raise_(cpu, 0)
+    assert (cpu["stop"], cpu["pc"], cpu["gpr", Gpr.RSP]) == (0, 0x5000, 0x6002 - 20)
+
+
+def test_exceptions_without_end_can_be_kicked(processor: Any) -> None:
+    cpu = processor
+    misaligned_handlers(cpu)
+    cpu["request"] = Request.KICK
+    raise_(cpu, 0)
+    assert (cpu["stop"], cpu["exit_kind"], cpu["request"]) == (Stop.EXIT, GuestExit.KICKED, 0)
+    assert (cpu["event_waits"], cpu["event_pending"], cpu["event_vector"], cpu["event_error"]) == (1, 1, 17, 1)
+    # Going on with an aligned stack delivers what waits.
+    cpu["stop"], cpu["event_waits"], cpu["gpr", Gpr.RSP] = 0, 0, 0x6000
+    cpu.call("deliver")
+    assert (cpu["stop"], cpu["pc"], cpu["gpr", Gpr.RSP]) == (0, 0x5011, 0x6000 - 16)
