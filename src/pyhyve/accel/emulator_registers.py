@@ -149,8 +149,8 @@ def reset_registers(engine: EngineVcpu, index: int) -> None:
     engine.set("pat", 0x0007040600070406)
     engine.set("apic_base", 0xFEE00800 | (0x100 if index == 0 else 0))
     engine.set("misc_enable", 0x1801)
-    engine.set("large_base", (1 << 64) - 1)
-    engine.set("large_mask", (1 << 64) - 1)
+    for name in ("large_base", "large_mask", "large_global_base", "large_global_mask"):
+        engine.set(name, (1 << 64) - 1)
     engine.set("physical_bits", 40)
     engine.call("x86.arm_breakpoints")
     engine.call("x86.mode_changed")

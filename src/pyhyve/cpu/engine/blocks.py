@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pyhyve.cpu.engine.state import BLOCK, HASH_ENTRIES, NO_ADDRESS, PAGE_BYTES, PAGE_MASK, PAGE_SHIFT
+from pyhyve.cpu.engine.state import BLOCK, HASH_ENTRIES, NO_ADDRESS, PAGE_BYTES, PAGE_MASK, PAGE_SHIFT, jump_slot
 from pyhyve.cpu.lang import U8, U32, U64, Pointer, Struct, Value, inline, kernel, u64
 
 if TYPE_CHECKING:
@@ -91,6 +91,9 @@ class Blocks:
                 if block.mode == DEAD_MODE or (start < last and first < end):
                     if block.mode != DEAD_MODE:
                         block.mode = DEAD_MODE
+                        cached = st.jump_cache[jump_slot(block.pc)]
+                        if cached.code == block.code:
+                            cached.pc = NO_ADDRESS
                         if block.leave != 0:
                             write_jump(block.code, block.leave)
                 else:
@@ -106,8 +109,6 @@ class Blocks:
             st.page_code[page] = lines
             if lines == 0:
                 release(st, page)
-            st.generation = st.generation + 1
-            st.lookup_tag = st.mode | (st.generation << 32)
 
         self.write_jump = write_jump
         self.find = find

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pyhyve.cpu.engine.state import JUMP_CACHE_ENTRIES, PAGE_MASK, PAGE_SHIFT, TLB_ENTRIES, TLB_ENTRY, TLB_ENTRY_SHIFT
+from pyhyve.cpu.engine.state import PAGE_MASK, PAGE_SHIFT, TLB_ENTRIES, TLB_ENTRY, TLB_ENTRY_SHIFT, jump_slot
 from pyhyve.cpu.lang import U32, U64, Int, Pointer, Value
 from pyhyve.cpu.lang.builder import LIKELY, UNLIKELY, Builder
 
@@ -216,8 +216,7 @@ class StencilContext:
     def go_to(self, target: Value) -> None:
         """Go to the block at guest address `target`: through the jump cache, or else the dispatcher."""
         pc = target.get()
-        slot = (pc ^ (pc >> 11)) & (JUMP_CACHE_ENTRIES - 1)
-        entry = self.st.jump_cache[slot]
+        entry = self.st.jump_cache[jump_slot(pc)]
         for same in self.builder.branch(entry.pc == pc, LIKELY):
             if same:
                 for valid in self.builder.branch(entry.tag == self.st.lookup_tag, LIKELY):

@@ -13,7 +13,6 @@ from pyhyve.cpu.engine.softmmu import Access
 from pyhyve.cpu.engine.state import (
     BLOCK,
     HASH_ENTRIES,
-    JUMP_CACHE_ENTRIES,
     MAX_BLOCKS,
     NO_ADDRESS,
     PAGE_BYTES,
@@ -22,6 +21,8 @@ from pyhyve.cpu.engine.state import (
     TLB_ENTRIES,
     Request,
     Stop,
+    jump_slot,
+    retag,
 )
 from pyhyve.cpu.engine.stitch import make_stitch
 from pyhyve.cpu.lang import U32, U64, Pointer, Struct, current, kernel, u32, u64
@@ -110,7 +111,7 @@ class Dispatcher:
             st.block_count = 1
             st.cache_next = st.cache_start
             st.generation = st.generation + 1
-            st.lookup_tag = st.mode | (st.generation << 32)
+            retag(st)
             st.link_stub = 0
 
         @kernel(pointer, U64, result=U64, name="dispatch.fetch_host")
@@ -154,7 +155,7 @@ class Dispatcher:
         def look_up(st: Any) -> Any:
             """Host code for `pc`; 0 when something is pending instead."""
             pc = st.pc
-            entry = st.jump_cache[(pc ^ (pc >> 11)) & (JUMP_CACHE_ENTRIES - 1)]
+            entry = st.jump_cache[jump_slot(pc)]
             if st.single == 0 and entry.pc == pc and entry.tag == st.lookup_tag:
                 return entry.code
             linear = isa.linear_pc(st)
@@ -185,6 +186,10 @@ class Dispatcher:
             if st.stop != 0:
                 return 0
             if st.single == 0 and block.gpa2 == NO_ADDRESS:
+                slot = ((linear >> PAGE_SHIFT) & (TLB_ENTRIES - 1)) + isa.fetch_index(st) * TLB_ENTRIES
+                if st.tag_local == 0 and st.tlb_marks[slot] != 0:
+                    # Found by a tag that outlasts the page: the next local flush must change that tag.
+                    st.jump_local = 1
                 entry.pc = pc
                 entry.tag = st.lookup_tag
                 entry.code = block.code

@@ -15,6 +15,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 from pyhyve.cpu.engine.state import (
+    JUMP_PAGE_ENTRIES,
     NO_ADDRESS,
     PAGE_BYTES,
     PAGE_MASK,
@@ -25,6 +26,8 @@ from pyhyve.cpu.engine.state import (
     WATCH_WRITE,
     WATCHPOINTS,
     Stop,
+    jump_page,
+    retag,
 )
 from pyhyve.cpu.lang import PRESERVE_MOST, U8, U16, U32, U64, Pointer, Struct, Value, current, inline, kernel, u64
 
@@ -68,7 +71,8 @@ class SoftMmu:
     """The kernels of one instruction set's soft MMU.
 
     `translate(state, address, access, index)` is the instruction set's page walk: it returns the guest physical
-    address, or `NO_ADDRESS` with a guest exception pending and `stop` set. `check_address(state, address)` faults for
+    address, or `NO_ADDRESS` with a guest exception pending and `stop` set; `walk_lasting` is then not 0 for a page that
+    outlasts changes of address space. `check_address(state, address)` faults for
     what can be no address at all; of an operand that crosses a page, the last byte is checked so before all else.
     """
 
@@ -115,9 +119,37 @@ class SoftMmu:
             while i < indexes:
                 flush_index(st, i)
                 i += 1
+            i = 0
+            while i < st.tlb_log_count:
+                st.tlb_marks[st.tlb_log[i]] = 0
+                i += 1
+            st.tlb_log_count = 0
+            st.jump_local = 0
             st.generation = st.generation + 1
-            st.lookup_tag = st.mode | (st.generation << 32)
-            st.code_page_gva = NO_ADDRESS
+            retag(st)
+            st.count_flush = st.count_flush + 1
+
+        @kernel(pointer, name="mmu.flush_local")
+        def flush_local(st: Any) -> None:
+            """Forget the translations that do not outlast a change of address space: those filled without `lasting`.
+
+            They are in a log, so that this costs no more than filling them did.
+            """
+            i: U64 = 0
+            while i < st.tlb_log_count:
+                slot = st.tlb_log[i].zext(64)
+                entry = st.tlb_base[slot]
+                entry.read = NO_ADDRESS
+                entry.write = NO_ADDRESS
+                entry.fetch = NO_ADDRESS
+                st.tlb_marks[slot] = 0
+                i += 1
+            st.tlb_log_count = 0
+            st.local_generation = st.local_generation + 1
+            if st.jump_local != 0:
+                st.jump_local = 0
+                st.generation = st.generation + 1
+            retag(st)
             st.count_flush = st.count_flush + 1
 
         @kernel(pointer, U64, name="mmu.flush_page")
@@ -130,9 +162,11 @@ class SoftMmu:
                 entry.write = NO_ADDRESS
                 entry.fetch = NO_ADDRESS
                 i += 1
-            st.generation = st.generation + 1
-            st.lookup_tag = st.mode | (st.generation << 32)
-            st.code_page_gva = NO_ADDRESS
+            first = jump_page(address)
+            i = 0
+            while i < JUMP_PAGE_ENTRIES:
+                st.jump_cache[first + i].pc = NO_ADDRESS
+                i += 1
 
         @kernel(pointer, U64, result=U64, name="mmu.protect_code_page")
         def protect_code_page(st: Any, hva_page: Any) -> Any:
@@ -180,6 +214,12 @@ class SoftMmu:
             if hva == 0:
                 return 0
             entry = _entry(st, address, index)
+            if st.walk_lasting == 0:
+                slot = ((address >> PAGE_SHIFT) & (TLB_ENTRIES - 1)) + index * TLB_ENTRIES
+                if st.tlb_marks[slot] == 0:
+                    st.tlb_marks[slot] = 1
+                    st.tlb_log[st.tlb_log_count] = slot.trunc(16)
+                    st.tlb_log_count = st.tlb_log_count + 1
             page = address & PAGE_MASK
             addend = (hva & PAGE_MASK) - page
             if entry.addend != addend:
@@ -408,6 +448,7 @@ class SoftMmu:
             return 0
 
         self.flush_all = flush_all
+        self.flush_local = flush_local
         self.flush_page = flush_page
         self.protect_code_page = protect_code_page
         self.fill = fill

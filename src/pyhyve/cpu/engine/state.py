@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from pyhyve.cpu.lang import U32, U64, Array, Pointer, Struct
+from pyhyve.cpu.lang import U8, U16, U32, U64, Array, Pointer, Struct, Value, inline
 
 TLB_ENTRIES = 1024
 TLB_ENTRY_SHIFT = 5
 TLB_BYTES = TLB_ENTRIES << TLB_ENTRY_SHIFT
-JUMP_CACHE_ENTRIES = 4096
+JUMP_PAGE_SHIFT = 6
+JUMP_PAGE_ENTRIES = 1 << JUMP_PAGE_SHIFT
+JUMP_CACHE_ENTRIES = 256 * JUMP_PAGE_ENTRIES
+"""The jump cache keeps the addresses of one page together, so that a page can be dropped from it."""
 PAGE_SHIFT = 12
 PAGE_BYTES = 1 << PAGE_SHIFT
 PAGE_MASK = (1 << 64) - PAGE_BYTES
@@ -107,9 +110,12 @@ def add_engine_fields(state: Struct) -> Struct:
     state.add("deferred", U32).add("deferred_pad", U32)
     state.add("lookup_tag", U64)
     state.add("link_stub", U64).add("link_site", U64)
-    state.add("mode", U64).add("generation", U64)
+    state.add("mode", U64).add("generation", U64).add("local_generation", U64)
+    state.add("tag_local", U64).add("jump_local", U64)
     state.add("jump_cache", Pointer(JUMP_ENTRY))
     state.add("tlb", Pointer(TLB_ENTRY)).add("tlb_base", Pointer(TLB_ENTRY))
+    state.add("tlb_marks", Pointer(U8)).add("tlb_log", Pointer(U16)).add("tlb_log_count", U64)
+    state.add("walk_lasting", U64)
     state.add("single", U64)
     state.add("exit_kind", U32).add("exit_size", U32).add("exit_write", U32).add("exit_pad", U32)
     state.add("exit_address", U64).add("exit_value", U64)
@@ -137,6 +143,27 @@ def add_engine_fields(state: Struct) -> Struct:
 
 
 NO_ADDRESS = (1 << 64) - 1
+
+
+@inline
+def jump_slot(pc: Value) -> Value:
+    """Index of `pc` in the jump cache."""
+    return ((pc ^ (pc >> JUMP_PAGE_SHIFT)) & (JUMP_PAGE_ENTRIES - 1)) | jump_page(pc)
+
+
+@inline
+def jump_page(pc: Value) -> Value:
+    """Index of the first of the jump cache's entries for the page of `pc`."""
+    return (pc >> (PAGE_SHIFT - JUMP_PAGE_SHIFT)) & (JUMP_CACHE_ENTRIES - JUMP_PAGE_ENTRIES)
+
+
+@inline
+def retag(st: Value) -> None:
+    """Recompute `lookup_tag`, which entries of the jump cache must match: the mode, and how often the TLB was flushed.
+
+    While `tag_local` is all ones (else 0), code is taken to be on pages that `mmu.flush_local` drops.
+    """
+    st.lookup_tag = st.mode | ((st.generation + (st.local_generation & st.tag_local)) << 32)
 
 __all__ = [
     "BLOCK",

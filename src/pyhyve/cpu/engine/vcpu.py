@@ -17,6 +17,7 @@ from pyhyve.cpu.engine.state import (
     NO_ADDRESS,
     REGION,
     TLB_BYTES,
+    TLB_ENTRIES,
 )
 from pyhyve.support.errors import UserError
 
@@ -96,6 +97,8 @@ class EngineVcpu:
         table = self._table("tlb_base", TLB_BYTES * indexes)
         table[:] = b"\xff" * len(table)
         self.set("tlb", self.get("tlb_base"))
+        self._table("tlb_marks", TLB_ENTRIES * indexes)
+        self._table("tlb_log", 2 * TLB_ENTRIES * indexes)
         self._table("jump_cache", JUMP_CACHE_ENTRIES * JUMP_ENTRY.size_bytes)
         self._table("block_table", MAX_BLOCKS * BLOCK.size_bytes)
         self._table("hash_table", HASH_ENTRIES * 4)

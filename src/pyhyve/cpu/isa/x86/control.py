@@ -37,6 +37,16 @@ def flush_tlb(st: Any) -> None:
     mmu.flush_all(st)
     st.large_base = NO_ADDRESS
     st.large_mask = NO_ADDRESS
+    st.large_global_base = NO_ADDRESS
+    st.large_global_mask = NO_ADDRESS
+
+
+@kernel(Pointer(STATE), name="x86.flush_local_tlb")
+def flush_local_tlb(st: Any) -> None:
+    """Forget all translations but those of global pages (SDM Vol. 3A, 4.10.2.4)."""
+    mmu.flush_local(st)
+    st.large_base = NO_ADDRESS
+    st.large_mask = NO_ADDRESS
 
 
 @inline
@@ -68,7 +78,7 @@ def load_cr3(st: Any, value: Any) -> None:
         gp(st, 0)
         return
     st.cr3 = value
-    flush_tlb(st)
+    flush_local_tlb(st)
 
 
 @kernel(Pointer(STATE), U64, result=U64, name="x86.read_cr", attributes=COLD)
@@ -225,10 +235,12 @@ def invlpg(st: Any, address: Any) -> None:
     """INVLPG of a linear address. The TLB holds large pages in pieces: where one may be, everything goes."""
     if refuse_user(st) != 0 or not is_canonical(address):
         return
-    if st.large_base != NO_ADDRESS and (address & st.large_mask) == st.large_base:
+    if st.large_global_base != NO_ADDRESS and (address & st.large_global_mask) == st.large_global_base:
         flush_tlb(st)
-    else:
-        mmu.flush_page(st, address)
+        return
+    if st.large_base != NO_ADDRESS and (address & st.large_mask) == st.large_base:
+        flush_local_tlb(st)
+    mmu.flush_page(st, address)
 
 
 @kernel(Pointer(STATE), name="x86.wbinvd", attributes=COLD)

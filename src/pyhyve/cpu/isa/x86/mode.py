@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyhyve.cpu.engine.state import TLB_ENTRIES
+from pyhyve.cpu.engine.state import TLB_ENTRIES, retag
 from pyhyve.cpu.isa.x86.spec import Cr0, Cr4, Efer, Eflags
 from pyhyve.cpu.isa.x86.state import STATE, Seg
 from pyhyve.cpu.lang import U32, U64, Pointer, kernel, u32, u64
@@ -64,7 +64,11 @@ def mode_changed(st: Any) -> None:
     mode = mode | (index << MODE_INDEX_SHIFT)
     st.mode = mode
     st.tlb = st.tlb_base[index * TLB_ENTRIES]
-    st.lookup_tag = mode | (st.generation << 32)
+    # Only supervisor code is on global pages.
+    st.tag_local = u64(0)
+    if st.cpl == 3:
+        st.tag_local = u64(0xFFFFFFFF)
+    retag(st)
     blocked: U32 = 0
     if (st.cr0 & (Cr0.EM | Cr0.TS)) != 0:
         blocked = u32(_X87 | _MMX | _SSE)

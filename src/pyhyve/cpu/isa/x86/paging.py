@@ -26,6 +26,7 @@ _TABLE_FLAGS = Pte.RW | Pte.US
 @kernel(Pointer(STATE), U64, U64, U64, result=U64, name="x86.translate")
 def translate(st: Any, address: Any, access: Any, index: Any) -> Any:
     """Guest physical address of a linear one; NO_ADDRESS with an exception pending when the access is refused."""
+    st.walk_lasting = 0
     if (st.cr0 & Cr0.PG) == 0:
         return address & LOW32
     gpa: U64 = _RETRY
@@ -119,18 +120,31 @@ def _leaf_flags(access: Value) -> Any:
     return flags.get()
 
 
+@inline
+def _note_global(st: Value, entry: Value) -> None:
+    """Note whether the page of leaf `entry` outlasts changes of CR3."""
+    if (st.cr4 & Cr4.PGE) != 0:
+        st.walk_lasting = entry & Pte.G
+
+
 @kernel(Pointer(STATE), U64, U64, name="x86.note_large_page")
 def note_large_page(st: Any, address: Any, mask: Any) -> None:
     """Widen the range that INVLPG must treat as large pages so that it covers this one."""
-    if st.large_base == NO_ADDRESS:
-        st.large_base = address & mask
-        st.large_mask = mask
-        return
-    wide = st.large_mask & mask
-    while ((st.large_base ^ address) & wide) != 0:
+    if st.walk_lasting != 0:
+        st.large_global_base, st.large_global_mask = _widened(st.large_global_base, st.large_global_mask, address, mask)
+    else:
+        st.large_base, st.large_mask = _widened(st.large_base, st.large_mask, address, mask)
+
+
+@inline
+def _widened(base: Value, old_mask: Value, address: Value, mask: Value) -> tuple[Any, Any]:
+    start, wide = base.get(), (old_mask & mask).get()
+    if start == NO_ADDRESS:
+        start = address & mask
+        wide = mask
+    while ((start ^ address) & wide) != 0:
         wide = wide << 1
-    st.large_base = st.large_base & wide
-    st.large_mask = wide
+    return (start & wide), wide.get()
 
 
 @kernel(Pointer(STATE), U64, U64, U64, result=U64, name="x86.walk_4_level")
@@ -165,6 +179,7 @@ def walk_4_level(st: Any, address: Any, access: Any, index: Any) -> Any:
             flags = _leaf_flags(access)
             if (entry & flags) != flags and mark_entry(hva, entry, flags) == 0:
                 return _RETRY
+            _note_global(st, entry)
             note_large_page(st, address, u64(-size))
             return (entry & ADDRESS_BITS & -size) | (address & (size - 1))
         if (entry & Pte.A) == 0 and mark_entry(hva, entry, Pte.A) == 0:
@@ -187,6 +202,7 @@ def finish_64(st: Any, address: Any, access: Any, index: Any, base: Any, rights:
     flags = _leaf_flags(access)
     if (entry & flags) != flags and mark_entry(hva, entry, flags) == 0:
         return _RETRY
+    _note_global(st, entry)
     return (entry & ADDRESS_BITS) | (address & 0xFFF)
 
 
@@ -212,6 +228,7 @@ def walk_pae(st: Any, address: Any, access: Any, index: Any) -> Any:
         flags = _leaf_flags(access)
         if (entry & flags) != flags and mark_entry(hva, entry, flags) == 0:
             return _RETRY
+        _note_global(st, entry)
         note_large_page(st, address, u64(-0x20_0000))
         return (entry & ADDRESS_BITS & -0x20_0000) | (address & 0x1F_FFFF)
     if (entry & Pte.A) == 0 and mark_entry(hva, entry, Pte.A) == 0:
@@ -243,6 +260,7 @@ def walk_2_level(st: Any, address: Any, access: Any, index: Any) -> Any:
             return page_fault(st, address, access, index, PageFault.PRESENT)
         if (entry & flags) != flags and mark_entry(hva, entry, flags) == 0:
             return _RETRY
+        _note_global(st, entry)
         note_large_page(st, address, u64(-0x40_0000))
         return (high << 32) | (entry & 0xFFC0_0000) | (address & 0x3F_FFFF)
     if (entry & Pte.A) == 0 and mark_entry(hva, entry, Pte.A) == 0:
@@ -255,4 +273,5 @@ def walk_2_level(st: Any, address: Any, access: Any, index: Any) -> Any:
         return page_fault(st, address, access, index, PageFault.PRESENT)
     if (last & flags) != flags and mark_entry(hva, last, flags) == 0:
         return _RETRY
+    _note_global(st, last)
     return (last & 0xFFFF_F000) | (address & 0xFFF)

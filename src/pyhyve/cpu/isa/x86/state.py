@@ -103,7 +103,7 @@ STATE.add("halted", U32).add("last_error", U32)
 STATE.add("cpuid", Pointer(U32)).add("cpuid_count", U64)
 """Rows of leaf, subleaf (all ones: any), eax, ebx, ecx, edx."""
 STATE.add("msr_address", U64).add("msr_failed", U64)
-STATE.add("code_page_gva", U64).add("code_page_gpa", U64).add("code_page_hva", U64)
+STATE.add("code_page_hva", U64)
 STATE.add("fetch_bytes", Array(U8, 32)).add("zeros", Array(U64, 4))
 for _name in (
     "d_length", "d_row", "d_attributes", "d_modrm", "d_sib", "d_disp", "d_immediate", "d_second", "d_rex", "d_segment",
@@ -114,6 +114,7 @@ for _name in (
 STATE.add("fpu_blocked", U32).add("fpu_pad", U32)
 """Bits 1 x87, 2 MMX, 3 SSE: instructions of that unit raise #NM or #UD now."""
 STATE.add("table_base", U64).add("table_limit", U64)
-STATE.add("large_base", U64).add("large_mask", U64)
-"""Linear addresses that large pages may cover (`address & large_mask == large_base`; all ones: none): the TLB holds
-such pages in 4 KiB pieces, so that INVLPG of one must drop more than its own entry."""
+for _name in ("large", "large_global"):
+    STATE.add(f"{_name}_base", U64).add(f"{_name}_mask", U64)
+"""Linear addresses that large pages (not global ones, global ones) may cover (`address & large_mask == large_base`; all
+ones: none): the TLB holds such pages in 4 KiB pieces, so that INVLPG of one must drop more than its own entry."""
