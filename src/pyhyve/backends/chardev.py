@@ -1,6 +1,7 @@
 """Character devices: the host's end of a serial port or console.
 
-A backend never blocks the guest for long: what a socket's peer does not read is dropped beyond a limit.
+A backend never blocks the guest for long: what a socket's peer does not read is dropped beyond a limit. A device that
+can wait (`ChannelReceiver`) is told how much can be written, and loses nothing.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from pyhyve.support.errors import UserError
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _READ_SIZE = 4096
 _PENDING_LIMIT = 1 << 20
+_NO_LIMIT = 1 << 30
 
 
 class ChardevError(UserError):
@@ -25,13 +27,19 @@ class ChardevError(UserError):
 
 
 class EventLoop(Protocol):
-    """What a backend needs to learn about readable descriptors; callbacks run on the I/O thread."""
+    """What a backend needs to learn about its descriptors; callbacks run on the I/O thread."""
 
     def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
         """Call `callback` while `fd` is readable."""
 
     def remove_reader(self, fd: int) -> None:
         """Stop watching `fd`; nothing happens when it is not watched."""
+
+    def add_writer(self, fd: int, callback: Callable[[], None]) -> None:
+        """Call `callback` while `fd` takes output, or has failed."""
+
+    def remove_writer(self, fd: int) -> None:
+        """Stop waiting for `fd` to take output; nothing happens when nobody waits."""
 
 
 class Receiver(Protocol):
@@ -45,8 +53,30 @@ class Receiver(Protocol):
         """Take input."""
 
 
+@runtime_checkable
+class ChannelReceiver(Receiver, Protocol):
+    """A device whose guest is told whether somebody is at the other end, and which can hold back its output.
+
+    Both are called on the I/O thread, never from within `Chardev.write`.
+    """
+
+    def peer_changed(self) -> None:
+        """`Chardev.connected` changed."""
+
+    def output_possible(self) -> None:
+        """`Chardev.output_room` is no longer used up."""
+
+
 class Chardev(Protocol):
     """One character device."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether somebody is at the other end."""
+
+    @property
+    def output_room(self) -> int:
+        """Bytes that `write` takes without losing any; a little more is fine."""
 
     def start(self, loop: EventLoop, receiver: Receiver) -> None:
         """Begin to pass input to `receiver`."""
@@ -63,6 +93,9 @@ class Chardev(Protocol):
 
 class NullChardev:
     """Swallows output and has no input."""
+
+    connected = True
+    output_room = _NO_LIMIT
 
     def start(self, loop: EventLoop, receiver: Receiver) -> None:
         """Nothing to watch."""
@@ -176,38 +209,60 @@ class InputPump:
 
 
 class UnixChardev:
-    """Listens on a Unix socket, for one client at a time; output while nobody is connected is kept, up to a limit."""
+    """Listens on a Unix socket, for one client at a time.
 
-    def __init__(self, path: Path) -> None:
-        """Bind `path`, replacing a stale socket; raises ChardevError."""
+    Output while nobody is connected is kept for the first client, the newest up to a limit; for a `ChannelReceiver`,
+    whose guest knows that nobody is there, it is dropped.
+    """
+
+    def __init__(self, path: Path | None, *, fd: int | None = None, label: str = "console") -> None:
+        """Bind `path`, replacing a stale socket, or take over the listening descriptor `fd`; raises ChardevError."""
         self._path = path
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        where = f"{label} unix:{path}" if fd is None else f"{label} fd:{fd}"
         try:
-            remove_stale_socket(path)
-            self._listener.bind(str(path))
-            self._listener.listen(1)
+            self._listener = _listen(path) if fd is None else socket.socket(fileno=fd)
+            self._listener.settimeout(0)
         except OSError as error:
-            self._listener.close()
-            msg = f"console unix:{path}: {error.strerror or error}"
+            msg = f"{where}: {error.strerror or error}"
             raise ChardevError(msg) from error
         self._client: socket.socket | None = None
         self._pump: InputPump | None = None
         self._loop: EventLoop | None = None
         self._receiver: Receiver | None = None
+        self._channel: ChannelReceiver | None = None
         self._pending = bytearray()
+        self._waits_for_room = False
         self._closed = False
+
+    @property
+    def connected(self) -> bool:
+        """Whether a client is there."""
+        return self._client is not None
+
+    @property
+    def output_room(self) -> int:
+        """What the limit leaves, while there is a client to wait for."""
+        room = _NO_LIMIT if self._client is None else max(0, _PENDING_LIMIT - len(self._pending))
+        if not room:
+            self._waits_for_room = True
+        return room
 
     def start(self, loop: EventLoop, receiver: Receiver) -> None:
         """Begin to accept clients."""
         self._loop, self._receiver = loop, receiver
+        self._channel = receiver if isinstance(receiver, ChannelReceiver) else None
         loop.add_reader(self._listener.fileno(), self._accept)
 
     def write(self, data: bytes) -> None:
-        """Send what the client takes at once; keep the rest for later, the newest up to a limit."""
+        """Send what the client takes at once; keep the rest for later."""
+        if self._client is None and self._channel is not None:
+            return
+        first = not self._pending
         self._pending += data
-        if len(self._pending) > _PENDING_LIMIT:
+        if self._channel is None and len(self._pending) > _PENDING_LIMIT:
             del self._pending[: len(self._pending) - _PENDING_LIMIT]
-        self._flush()
+        if first:
+            self._send_or_wait()
 
     def resume(self) -> None:
         """The receiver has room again."""
@@ -219,12 +274,14 @@ class UnixChardev:
         if self._closed:
             return
         self._closed = True
+        self._channel = None
         self._hang_up()
         if self._loop is not None:
             self._loop.remove_reader(self._listener.fileno())
         self._listener.close()
-        with suppress(OSError):
-            self._path.unlink()
+        if self._path is not None:
+            with suppress(OSError):
+                self._path.unlink()
 
     def _accept(self) -> None:
         try:
@@ -237,20 +294,39 @@ class UnixChardev:
         client.settimeout(0)
         self._client = client
         self._pump = InputPump(client.fileno(), self._loop, self._receiver, ended=self._hang_up, filter_=bytes)
-        self._flush()
+        self._send_or_wait()
+        if self._channel is not None:
+            self._channel.peer_changed()
 
-    def _flush(self) -> None:
-        client = self._client
-        if client is None or not self._pending:
-            return
-        try:
-            sent = client.send(self._pending)
-        except BlockingIOError:
-            return
-        except OSError:
+    def _send(self) -> bool:
+        """Send what the client takes; False when it is gone."""
+        if self._client is not None:
+            try:
+                del self._pending[: self._client.send(self._pending)]
+            except BlockingIOError:
+                pass
+            except OSError:
+                return False
+        return True
+
+    def _send_or_wait(self) -> None:
+        """Send what the client takes; a failure shows when the loop tries the rest."""
+        if self._pending:
+            self._send()
+            if self._pending and self._client is not None and self._loop is not None:
+                self._loop.add_writer(self._client.fileno(), self._writable)
+
+    def _writable(self) -> None:
+        """The client takes more, or is gone."""
+        if not self._send():
             self._hang_up()
             return
-        del self._pending[:sent]
+        if not self._pending and self._client is not None and self._loop is not None:
+            self._loop.remove_writer(self._client.fileno())
+        if self._waits_for_room and 2 * len(self._pending) < _PENDING_LIMIT:
+            self._waits_for_room = False
+            if self._channel is not None:
+                self._channel.output_possible()
 
     def _hang_up(self) -> None:
         client, pump = self._client, self._pump
@@ -258,7 +334,28 @@ class UnixChardev:
         if pump is not None:
             pump.stop()
         if client is not None:
+            if self._loop is not None:
+                self._loop.remove_writer(client.fileno())
             client.close()
+        if self._channel is not None:
+            self._pending.clear()
+            self._waits_for_room = False
+            self._channel.peer_changed()
+            self._channel.output_possible()
+
+
+def _listen(path: Path | None) -> socket.socket:
+    """A socket that listens at `path`; raises OSError."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        if path is not None:
+            remove_stale_socket(path)
+            listener.bind(str(path))
+        listener.listen(1)
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 def remove_stale_socket(path: Path) -> None:

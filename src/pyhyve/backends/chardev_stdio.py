@@ -31,7 +31,10 @@ class StdioChardev:
     at its end the guest goes on.
     """
 
-    def __init__(self, quit_requested: Callable[[], None], input_fd: int = 0, output_fd: int = 1) -> None:
+    connected = True
+    output_room = 1 << 30
+
+    def __init__(self, quit_requested: Callable[[], object], input_fd: int = 0, output_fd: int = 1) -> None:
         """`quit_requested` is called for Ctrl-A x."""
         self._quit_requested = quit_requested
         self._input_fd = input_fd

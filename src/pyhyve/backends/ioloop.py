@@ -26,8 +26,8 @@ HANGUP = select.EPOLLHUP | select.EPOLLERR | select.EPOLLRDHUP
 class IoLoop:
     """One thread that waits for descriptors and calls.
 
-    `call_soon`, `watch`, `unwatch` and `stop` may be called from any thread. A callback that raises is logged and
-    the loop goes on: one broken backend must not stop the others.
+    `call_soon`, `watch`, `add_writer`, their opposites and `stop` may be called from any thread. A callback that raises
+    is logged and the loop goes on: one broken backend must not stop the others.
     """
 
     def __init__(self, name: str = "io") -> None:
@@ -36,6 +36,10 @@ class IoLoop:
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake_fd, READABLE)
         self._watches: dict[int, Callable[[int], None]] = {}
+        """What to call, by descriptor: made from the two below."""
+        self._readers: dict[int, tuple[int, Callable[[int], None]]] = {}
+        self._writers: dict[int, Callable[[], None]] = {}
+        self._watch_lock = threading.Lock()
         self._calls: deque[Callable[[], None]] = deque()
         self._awake = False
         self._stopping = False
@@ -62,16 +66,56 @@ class IoLoop:
 
     def watch(self, fd: int, events: int, callback: Callable[[int], None]) -> None:
         """Call `callback(ready events)` while any of `events` holds for `fd`; replaces an earlier watch of `fd`."""
-        if fd in self._watches:
-            self._epoll.modify(fd, events)
-        else:
-            self._epoll.register(fd, events)
-        self._watches[fd] = callback
+        with self._watch_lock:
+            self._readers[fd] = (events, callback)
+            self._update(fd)
 
     def unwatch(self, fd: int) -> None:
         """Forget `fd`; idempotent. Call it before closing the descriptor."""
-        if self._watches.pop(fd, None) is not None and not self._closed:
-            self._epoll.unregister(fd)
+        with self._watch_lock:
+            if self._readers.pop(fd, None) is not None:
+                self._update(fd)
+
+    def add_writer(self, fd: int, callback: Callable[[], None]) -> None:
+        """Call `callback` while `fd` takes output, or has failed; beside a watch of `fd`."""
+        with self._watch_lock:
+            self._writers[fd] = callback
+            self._update(fd)
+
+    def remove_writer(self, fd: int) -> None:
+        """Undo `add_writer`; idempotent. Call it before closing the descriptor."""
+        with self._watch_lock:
+            if self._writers.pop(fd, None) is not None:
+                self._update(fd)
+
+    def _update(self, fd: int) -> None:
+        """Make the kernel's watch of `fd` what its reader and writer want; with the lock held."""
+        reader, writer = self._readers.get(fd), self._writers.get(fd)
+        known = fd in self._watches
+        if reader is None and writer is None:
+            if known:
+                del self._watches[fd]
+                if not self._closed:
+                    self._epoll.unregister(fd)
+            return
+        events = (0 if reader is None else reader[0]) | (0 if writer is None else WRITABLE)
+        if known:
+            self._epoll.modify(fd, events)
+        else:
+            self._epoll.register(fd, events)
+        if reader is not None and writer is None:
+            self._watches[fd] = reader[1]
+        else:
+            self._watches[fd] = lambda ready: self._dispatch(fd, ready)
+
+    def _dispatch(self, fd: int, ready: int) -> None:
+        """Call the writer of `fd`, then its reader, if it is still watched for what happened."""
+        writer = self._writers.get(fd)
+        if writer is not None and ready & (WRITABLE | HANGUP):
+            writer()
+        reader = self._readers.get(fd)
+        if reader is not None and ready & (reader[0] | HANGUP):
+            reader[1](ready)
 
     def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
         """Call `callback` while `fd` is readable or hung up."""
@@ -111,6 +155,14 @@ class IoLoop:
         for _ in range(len(self._calls)):
             self._calls.popleft()()
 
+    def run_ready(self) -> None:
+        """Serve what is ready, without waiting and without catching errors: for a loop that was never started."""
+        for fd, events in self._epoll.poll(0):
+            if fd == self._wake_fd:
+                os.eventfd_read(fd)
+            elif fd in self._watches:
+                self._watches[fd](events)
+
     def stop(self) -> None:
         """End the thread, wait for it (unless called from it) and close the descriptors; idempotent."""
         if self._closed:
@@ -123,4 +175,6 @@ class IoLoop:
         self._epoll.close()
         os.close(self._wake_fd)
         self._watches.clear()
+        self._readers.clear()
+        self._writers.clear()
         self._calls.clear()

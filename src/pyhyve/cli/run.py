@@ -13,16 +13,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyhyve.cli.options import existing_file, parse_pairs, parse_size, parse_switch, split_list
+from pyhyve.devices.virtio.error_policy import ErrorPolicy
 from pyhyve.machine.config import (
     AccelChoice,
+    BalloonConfig,
     ConfigError,
     ConsoleConfig,
     ConsoleKind,
     DiskConfig,
+    ExtraConfig,
     MachineConfig,
     NetConfig,
     NetKind,
+    PortConfig,
     PortForward,
+    RngConfig,
+    SerialBusConfig,
+    VsockConfig,
 )
 from pyhyve.support.errors import ExitStatus, InputError
 
@@ -35,6 +42,7 @@ if TYPE_CHECKING:
 
 TRACE_POINTS = ("exits", "bus")
 _BAR_CELLS = 40
+_STOPS = frozenset({ErrorPolicy.STOP, ErrorPolicy.ENOSPC})
 Number = TypeVar("Number", int, float)
 
 
@@ -51,7 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--disk",
         action="append",
         default=[],
-        metavar="FILE[,format=F][,readonly=on][,snapshot=on][,serial=S]",
+        metavar="FILE[,format=F][,readonly=on][,snapshot=on][,serial=S][,werror=P][,rerror=P]",
         help="a disk (repeatable)",
     )
     add("--cdrom", metavar="FILE", help="a CD-ROM image")
@@ -64,6 +72,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="user[,forward=tcp:2222:22]|bridge=NAME|tap=NAME|switch=PATH|none[,mac=ADDRESS]",
         help="a network card (repeatable)",
     )
+    add(
+        "--channel",
+        action="append",
+        default=[],
+        metavar="NAME=unix:PATH|file:PATH",
+        help="a channel to a program in the guest, /dev/virtio-ports/NAME there (repeatable)",
+    )
+    add("--vsock", metavar="CID=unix:PATH", help="a virtual socket device whose connections are Unix sockets here")
+    add("--rng", nargs="?", const="", metavar="FILE", help="an entropy device, on FILE or the kernel's generator")
+    add("--balloon", action="store_true", help="a memory balloon; the guest gives back memory it does not use")
     add("--console", default="stdio", metavar="stdio|none|file:PATH|unix:PATH", help="where the console goes")
     add("--name", default="guest", metavar="NAME", help="name of the machine")
     add("--qmp", metavar="unix:PATH|tcp:HOST:PORT", help="serve QEMU's machine protocol there")
@@ -86,14 +104,52 @@ def parse_console(text: str) -> ConsoleConfig:
 def parse_disk(text: str) -> DiskConfig:
     """The value of `--disk`."""
     name, *words = split_list(text)
-    pairs = dict(parse_pairs("--disk", words, {"format", "readonly", "snapshot", "serial"}))
+    pairs = dict(parse_pairs("--disk", words, {"format", "readonly", "snapshot", "serial", "werror", "rerror"}))
     return DiskConfig(
         path=existing_file("--disk", name),
         format=pairs.get("format"),
         readonly=parse_switch("--disk", "readonly", pairs.get("readonly", "off")),
         snapshot=parse_switch("--disk", "snapshot", pairs.get("snapshot", "off")),
         serial=pairs.get("serial", ""),
+        write_errors=parse_policy("werror", pairs.get("werror", "report")),
+        read_errors=parse_policy("rerror", pairs.get("rerror", "report")),
     )
+
+
+def parse_policy(key: str, text: str) -> ErrorPolicy:
+    """The value of `werror` or `rerror`."""
+    allowed = [str(policy) for policy in ErrorPolicy if key == "werror" or policy is not ErrorPolicy.ENOSPC]
+    if text not in allowed:
+        msg = f"--disk: {key}={text}: use {', '.join(allowed)}"
+        raise InputError(msg)
+    return ErrorPolicy(text)
+
+
+def parse_extras(arguments: argparse.Namespace) -> tuple[ExtraConfig, ...]:
+    """The values of `--rng`, `--balloon`, `--channel` and `--vsock`."""
+    extras: list[ExtraConfig] = []
+    if arguments.rng is not None:
+        extras.append(RngConfig(existing_file("--rng", arguments.rng) if arguments.rng else None))
+    if arguments.balloon:
+        extras.append(BalloonConfig())
+    if arguments.channel:
+        ports = []
+        for number, text in enumerate(arguments.channel, 1):
+            name, _, where = text.partition("=")
+            kind, _, path = where.partition(":")
+            if not name or kind not in {"unix", "file"} or not path:
+                msg = f"--channel {text}: write NAME=unix:PATH or NAME=file:PATH"
+                raise InputError(msg)
+            ports.append(PortConfig(number, ConsoleConfig(ConsoleKind(kind), Path(path)), name))
+        extras.append(SerialBusConfig(tuple(ports)))
+    if arguments.vsock is not None:
+        cid, _, where = arguments.vsock.partition("=")
+        kind, _, path = where.partition(":")
+        if kind != "unix" or not path:
+            msg = f"--vsock {arguments.vsock}: write CID=unix:PATH, with a number from 3 for CID"
+            raise InputError(msg)
+        extras.append(VsockConfig(parse_number("--vsock", cid, int), Path(path)))
+    return tuple(extras)
 
 
 def open_monitor(option: str, text: str, label: str = "compat_monitor0") -> Listener:
@@ -158,6 +214,9 @@ def configuration(arguments: argparse.Namespace) -> MachineConfig:
         msg = f"--trace {','.join(sorted(unknown))}: unknown (use {', '.join(TRACE_POINTS)})"
         raise InputError(msg)
     disks = [parse_disk(text) for text in arguments.disk]
+    if arguments.qmp is None and any(_STOPS & {disk.write_errors, disk.read_errors} for disk in disks):
+        msg = "--disk: werror and rerror can stop the machine only with --qmp, where `cont` lets it go on"
+        raise InputError(msg)
     if arguments.cdrom is not None:
         disks.append(DiskConfig(existing_file("--cdrom", arguments.cdrom), readonly=True, is_cdrom=True))
     if arguments.kernel is None and arguments.firmware is None and not disks:
@@ -174,6 +233,7 @@ def configuration(arguments: argparse.Namespace) -> MachineConfig:
             append=arguments.append or ("console=ttyS0" if arguments.kernel is not None else ""),
             firmware=None if arguments.firmware is None else existing_file("--firmware", arguments.firmware),
             disks=tuple(disks),
+            extras=parse_extras(arguments),
             nets=tuple(net for net in map(parse_net, arguments.net) if net.kind is not NetKind.NONE),
             console=parse_console(arguments.console),
             boot_order=arguments.boot,

@@ -1,4 +1,7 @@
-"""Drives, networks and devices of QEMU's command line, put together into a machine's configuration."""
+"""Drives, networks and devices of QEMU's command line, put together into a machine's configuration.
+
+`system_extras` has the devices that are neither disk nor network card.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from pyhyve.cli.options import existing_file
 from pyhyve.cli.run import parse_forward
+from pyhyve.cli.system_extras import EXTRA_DEVICES, EXTRA_HELP, ExtraSet
+from pyhyve.devices.virtio.error_policy import ErrorPolicy
 from pyhyve.machine.config import DiskConfig, NetConfig, NetKind
 from pyhyve.support.errors import InputError
 
@@ -20,7 +25,8 @@ name "virtio-blk-pci", bus PCI, alias "virtio-blk"
 
 Network devices:
 name "virtio-net-pci", bus PCI, alias "virtio-net"
-"""
+
+""" + EXTRA_HELP
 _FILE_DRIVERS = ("file", "host_device")
 
 
@@ -30,6 +36,7 @@ class DeviceSet:
 
     disks: list[DiskConfig] = field(default_factory=list)
     nets: list[NetConfig] = field(default_factory=list)
+    extras: ExtraSet = field(default_factory=ExtraSet)
     _drives: dict[str, DiskConfig] = field(default_factory=dict)
     _files: dict[str, Properties] = field(default_factory=dict)
     _networks: dict[str, NetConfig] = field(default_factory=dict)
@@ -40,7 +47,10 @@ class DeviceSet:
 
     def add_image(self, option: str, path: str, *, is_cdrom: bool = False) -> None:
         """`-hda FILE` and its like."""
-        self.disks.append(DiskConfig(existing_file(option, path), readonly=is_cdrom, is_cdrom=is_cdrom))
+        found = existing_file(option, path)
+        self.disks.append(
+            DiskConfig(found, readonly=is_cdrom, is_cdrom=is_cdrom, write_errors=ErrorPolicy.ENOSPC)
+        )
 
     def add_drive(self, given: Properties) -> None:
         """`-drive`."""
@@ -59,6 +69,8 @@ class DeviceSet:
             is_cdrom=media == "cdrom",
             drive_id=drive_id,
             node_name=given.take("node-name") or "",
+            write_errors=_policy(given, "werror") or ErrorPolicy.ENOSPC,
+            read_errors=_policy(given, "rerror") or ErrorPolicy.REPORT,
         )
         given.only("cache", "writeback")
         given.take("index")
@@ -97,7 +109,9 @@ class DeviceSet:
         given.only("cache.direct", "off")
         given.only("cache.no-flush", "off")
         given.finish()
-        disk = DiskConfig(existing_file("-blockdev", path), driver, readonly, node_name=name)
+        disk = DiskConfig(
+            existing_file("-blockdev", path), driver, readonly, node_name=name, write_errors=ErrorPolicy.ENOSPC
+        )
         self._put_drive("-blockdev", name, disk)
 
     @staticmethod
@@ -161,7 +175,7 @@ class DeviceSet:
     def add_device(self, given: Properties) -> None:
         """`-device`; connected later, as what it names may come after it."""
         driver = given.need("driver")
-        if driver not in DISK_DEVICES + NET_DEVICES:
+        if driver not in DISK_DEVICES + NET_DEVICES + EXTRA_DEVICES:
             msg = f"-device: {driver} is not a device we have (-device help lists them)"
             raise InputError(msg)
         self._devices.append((driver, given))
@@ -174,6 +188,10 @@ class DeviceSet:
                 msg = f"-device {driver}: duplicate id {name}"
                 raise InputError(msg)
             self._ids.add(name)
+            if driver in EXTRA_DEVICES:
+                self.extras.connect_device(driver, given, name)
+                given.finish()
+                continue
             given.only("bus", "pci.0")
             if driver in DISK_DEVICES:
                 self._connect_disk(driver, given, name)
@@ -194,7 +212,15 @@ class DeviceSet:
             raise InputError(msg)
         serial = given.take("serial")
         given.only("write-cache", "on")
-        self.disks.append(replace(disk, device_id=name, serial=disk.serial if serial is None else serial))
+        self.disks.append(
+            replace(
+                disk,
+                device_id=name,
+                serial=disk.serial if serial is None else serial,
+                write_errors=_policy(given, "werror") or disk.write_errors,
+                read_errors=_policy(given, "rerror") or disk.read_errors,
+            )
+        )
 
     def _connect_net(self, driver: str, given: Properties, name: str) -> None:
         wanted = given.need("netdev")
@@ -203,6 +229,18 @@ class DeviceSet:
             msg = f"-device {driver}: there is no netdev {wanted} that is free"
             raise InputError(msg)
         self.nets.append(replace(net, mac=given.take("mac"), device_id=name))
+
+
+def _policy(given: Properties, key: str) -> ErrorPolicy | None:
+    """The value of `werror` or `rerror`; None when it is not given, or `auto`. Raises InputError."""
+    value = given.take(key)
+    allowed = [str(policy) for policy in ErrorPolicy if key == "werror" or policy is not ErrorPolicy.ENOSPC]
+    if value in {None, "auto"}:
+        return None
+    if value not in allowed:
+        msg = f"{given.option}: {key}={value}: use {', '.join(allowed)}"
+        raise InputError(msg)
+    return ErrorPolicy(value)
 
 
 def _forward_words(text: str) -> str:

@@ -27,7 +27,7 @@ OPTIONS = {
     "blockdev": Option("driver=D,node-name=N,…", "a disk image, for a device"),
     "boot": Option("[order=]cdn", "boot order: disk, CD-ROM, network"),
     "cdrom": Option("FILE", "a CD-ROM image"),
-    "chardev": Option("stdio|null|file|socket,id=ID,…", "a character device, for -serial and -mon"),
+    "chardev": Option("stdio|null|file|socket,id=ID,…", "a character device, for -serial, -mon and ports"),
     "cpu": Option("max|host", "the processor: what the accelerator offers"),
     "daemonize": Option("", "go to the background once the machine is made"),
     "device": Option("DRIVER,…", "a device (-device help lists them)"),
@@ -57,6 +57,7 @@ OPTIONS = {
     "no-user-config": Option("", "read no configuration of the user (none is read)"),
     "nodefaults": Option("", "no default devices (there are none)"),
     "nographic": Option("", "no display; the first serial port on the terminal"),
+    "object": Option("rng-random|rng-builtin,id=ID,…", "a source of entropy, for a device"),
     "pidfile": Option("FILE", "write the process id there, and lock it"),
     "qmp": Option("stdio|unix:PATH|tcp:HOST:PORT,server=on,wait=off", "QMP on a socket"),
     "S": Option("", "do not start before a monitor says so"),
@@ -97,6 +98,8 @@ class SystemSettings:
     _nographic: bool = False
     _snapshot: bool = False
     _chardevs: dict[str, ConsoleConfig | MonitorSocket] = field(default_factory=dict)
+    _port_users: set[str] = field(default_factory=set)
+    """Names of the character devices that ports use."""
     _serials: list[str] = field(default_factory=list)
     _mons: list[tuple[str, bool]] = field(default_factory=list)
 
@@ -121,6 +124,7 @@ class SystemSettings:
 
     def configuration(self) -> MachineConfig:
         """The machine. Raises InputError when the options do not fit together."""
+        self._devices.extras.find_chardev = self._port_chardev
         self._devices.connect()
         if self._has_display:
             msg = "there is no graphical display: add -nographic or -display none"
@@ -152,11 +156,29 @@ class SystemSettings:
             msg = "-cpu host: needs -accel kvm (use -cpu max)"
             raise InputError(msg)
         self._changes |= {"disks": tuple(disks), "nets": tuple(self._devices.nets), "console": console, "accel": accel}
+        self._changes["extras"] = tuple(self._devices.extras.devices)
         try:
             return MachineConfig(**self._changes)
         except ConfigError as error:
             msg = f"-{error}"
             raise InputError(msg) from error
+
+    def _port_chardev(self, name: str) -> ConsoleConfig:
+        """The character device of a virtio-serial port."""
+        found = self._chardevs.get(name)
+        if name in self._port_users or found is None:
+            msg = f"-device: there is no chardev {name} that is free"
+            raise InputError(msg)
+        self._port_users.add(name)
+        if isinstance(found, ConsoleConfig):
+            return found
+        if found.fd is not None:
+            return ConsoleConfig(ConsoleKind.UNIX, fd=found.fd)
+        kind, _, path = found.address.partition(":")
+        if kind != "unix":
+            msg = f"-device: chardev {name}: a port needs a Unix socket (path=PATH)"
+            raise InputError(msg)
+        return ConsoleConfig(ConsoleKind.UNIX, Path(path))
 
     def _accel(self) -> AccelChoice:
         wanted = {_ACCELS[name] for name in self._accels} or {AccelChoice.JIT}
@@ -336,6 +358,9 @@ class SystemSettings:
             self.help_text = DEVICE_HELP
             return
         self._devices.add_device(parse_properties("-device", value, "driver"))
+
+    def _handle_object(self, value: str) -> None:
+        self._devices.extras.add_object(parse_properties("-object", value, "qom-type"))
 
     def _handle_serial(self, value: str) -> None:
         self._serials.append(value)

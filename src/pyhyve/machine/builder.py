@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from uuid import uuid4
 
 from pyhyve.accel.select import open_vm
-from pyhyve.backends.chardev import Chardev, FileChardev, NullChardev, UnixChardev
-from pyhyve.backends.chardev_stdio import StdioChardev
 from pyhyve.backends.ioloop import IoLoop
 from pyhyve.boot.acpi import AcpiPlatform, build_acpi
 from pyhyve.boot.e820 import FOUR_GIB, TABLES_BASE, MemoryLayout
@@ -32,9 +30,10 @@ from pyhyve.devices.pci.i440fx import CONFIG_PORT, CONFIG_PORT_SIZE, ConfigPorts
 from pyhyve.devices.serial.spec import PORT_COUNT as UART_PORTS
 from pyhyve.devices.serial.uart16550 import Uart16550
 from pyhyve.machine import trace
+from pyhyve.machine.chardevs import open_chardev
 from pyhyve.machine.clock import ClockTsc
-from pyhyve.machine.config import ConfigError, ConsoleKind
-from pyhyve.machine.inventory import Inventory, PluggedDisk, PluggedNet
+from pyhyve.machine.config import ConfigError
+from pyhyve.machine.inventory import Inventory, PluggedDisk, PluggedExtra, PluggedNet
 from pyhyve.machine.io import MachineLoop
 from pyhyve.machine.machine import Machine, MachineParts
 from pyhyve.machine.notices import ShutdownCause
@@ -46,8 +45,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pyhyve.accel.api import InterruptChip, Vm
+    from pyhyve.backends.chardev import Chardev
     from pyhyve.devices.contracts import IrqLine
-    from pyhyve.machine.config import ConsoleConfig, MachineConfig
+    from pyhyve.devices.virtio.block import VirtioBlock
+    from pyhyve.devices.virtio.factory import PluggableDevice
+    from pyhyve.devices.virtio.scsi import VirtioScsiCdrom
+    from pyhyve.machine.config import MachineConfig
 
 _FIRMWARE_LOG = logging.getLogger("pyhyve.firmware")
 COM1_PORT, COM1_IRQ = 0x3F8, 4
@@ -122,6 +125,8 @@ class _Builder:
         self._serial()
         if self.config.disks or self.config.nets:
             self._plug()
+        if self.config.extras:
+            self._plug_extras()
         self._vcpus()
         if self.firmware is None:
             self.parts.boot = self._boot_kernel
@@ -182,7 +187,9 @@ class _Builder:
         resets += [rtc.reset, keyboard.reset, port_a.reset, pm.reset, gpe.reset, config_ports.reset, self.pci.reset]
 
     def _serial(self) -> None:
-        chardev = self.console if self.console is not None else _open_console(self.config.console, self.machine)
+        chardev = self.console
+        if chardev is None:
+            chardev = open_chardev(self.config.console, lambda: self.machine.request_stop(ShutdownCause.HOST_UI))
         uart = Uart16550(self.line(COM1_IRQ), self.loop.clock, self.loop.timers, chardev.write, chardev.resume)
         self.ports.add(COM1_PORT, UART_PORTS, uart, name="COM1", width=1)
         self.parts.consoles.append((chardev, uart))
@@ -196,7 +203,11 @@ class _Builder:
         for disk in self.config.disks:
             # A kernel that is loaded directly may have no SCSI driver yet: for it a CD-ROM is a read-only disk.
             is_drive = disk.is_cdrom and self.firmware is not None
-            device = (plug.plug_cdrom if is_drive else plug.plug_disk)(self.vm.memory, disk, notify)
+            device: PluggableDevice[VirtioBlock] | PluggableDevice[VirtioScsiCdrom]
+            if is_drive:
+                device = plug.plug_cdrom(self.vm.memory, disk, notify)
+            else:
+                device = plug.plug_disk(self.vm.memory, disk, notify, plug.failure_teller(self.machine, disk))
             self.parts.closers.append(device.close)
             self.pci.attach(device.function)
             self.inventory.disks.append(PluggedDisk(disk, device))
@@ -205,6 +216,16 @@ class _Builder:
             self.parts.closers.append(card.close)
             self.pci.attach(card.function)
             self.inventory.nets.append(PluggedNet(net, card))
+
+    def _plug_extras(self) -> None:
+        from pyhyve.machine import plug, plug_extras  # noqa: PLC0415 - as above
+
+        notify = plug.notify_registrar(self.vm)
+        for extra in self.config.extras:
+            device = plug_extras.plug_extra(self.vm.memory, self.parts.io, extra, self.machine.tell, notify)
+            self.parts.closers.append(device.close)
+            self.pci.attach(device.function)
+            self.inventory.extras.append(PluggedExtra(extra, device))
 
     def release(self) -> None:
         """Undo a build that failed half-way."""
@@ -319,18 +340,3 @@ def build(
         vm.close()
         memory.close()
         raise
-
-
-def _open_console(config: ConsoleConfig, machine: Machine) -> Chardev:
-    def quit_requested() -> None:
-        machine.request_stop(ShutdownCause.HOST_UI)
-
-    match config.kind:
-        case ConsoleKind.STDIO:
-            return StdioChardev(quit_requested)
-        case ConsoleKind.FILE if config.path is not None:
-            return FileChardev(config.path)
-        case ConsoleKind.UNIX if config.path is not None:
-            return UnixChardev(config.path)
-        case _:
-            return NullChardev()

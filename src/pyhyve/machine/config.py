@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from pyhyve.boot.linux import EntryMode
+from pyhyve.devices.virtio.error_policy import ErrorPolicy
 from pyhyve.support.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ MIB = 1 << 20
 MAX_MEMORY_BYTES = 1 << 40
 """Largest guest memory accepted: 1 TiB, as far as 40 address bits reach."""
 MAX_CPUS = 64
+MAX_PORTS = 31
+"""Ports of one virtio-serial device."""
+MAX_PORT_NAME_BYTES = 255
 MAX_DEVICES = 30
 """Slots of the PCI bus, less those of its own two bridges."""
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
@@ -56,14 +60,15 @@ class NetKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ConsoleConfig:
-    """The console; `path` names the file, or the socket to listen on."""
+    """A character device; `path` names the file, or the socket to listen on, which may also be inherited as `fd`."""
 
     kind: ConsoleKind = ConsoleKind.STDIO
     path: Path | None = None
+    fd: int | None = None
 
     def __post_init__(self) -> None:
         """Raise ConfigError when the kind and the path do not match."""
-        if (self.path is not None) != (self.kind in {ConsoleKind.FILE, ConsoleKind.UNIX}):
+        if (self.path is not None or self.fd is not None) != (self.kind in {ConsoleKind.FILE, ConsoleKind.UNIX}):
             msg = f"console {self.kind}: a path is {'needed' if self.path is None else 'not expected'}"
             raise ConfigError(msg)
 
@@ -83,6 +88,14 @@ class DiskConfig:
     device_id: str = ""
     """Name of the device in front of it."""
     node_name: str = ""
+    write_errors: ErrorPolicy = ErrorPolicy.REPORT
+    read_errors: ErrorPolicy = ErrorPolicy.REPORT
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError on a policy for a full disk where nothing is written."""
+        if self.read_errors is ErrorPolicy.ENOSPC:
+            msg = "disk: rerror=enospc: reading takes no space (use report, stop or ignore)"
+            raise ConfigError(msg)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +145,80 @@ class NetConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class RngConfig:
+    """An entropy device; `source` is a file of random bytes, by default the kernel's generator."""
+
+    source: Path | None = None
+    device_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BalloonConfig:
+    """A memory balloon; what it offers the guest."""
+
+    deflate_on_oom: bool = True
+    """The guest may take memory back when it runs short."""
+    free_page_reporting: bool = True
+    """The guest gives back what it does not use at the moment."""
+    device_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PortConfig:
+    """A port of a virtio-serial device: a channel with a name, or a console of the guest (hvc)."""
+
+    number: int
+    chardev: ConsoleConfig
+    name: str = ""
+    is_console: bool = False
+    device_id: str = ""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError on a number or name that no port can have."""
+        if not 0 <= self.number < MAX_PORTS:
+            msg = f"channel: port number {self.number} is not in 0..{MAX_PORTS - 1}"
+            raise ConfigError(msg)
+        if len(self.name.encode()) > MAX_PORT_NAME_BYTES or "\0" in self.name:
+            msg = f"channel: {self.name!r} is not a name (at most {MAX_PORT_NAME_BYTES} bytes)"
+            raise ConfigError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class SerialBusConfig:
+    """A virtio-serial device with its ports."""
+
+    ports: tuple[PortConfig, ...] = ()
+    device_id: str = ""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError when two ports have one number."""
+        numbers = [port.number for port in self.ports]
+        for number in numbers:
+            if numbers.count(number) > 1:
+                msg = f"channel: two ports with the number {number}"
+                raise ConfigError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class VsockConfig:
+    """A virtual socket device: the guest's address, and the Unix socket that stands for the host's side."""
+
+    cid: int
+    path: Path
+    device_id: str = ""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError on an address that no guest can have (0 to 2 have other meanings)."""
+        if not 2 < self.cid < 0xFFFF_FFFF:
+            msg = f"vsock: {self.cid} is not an address of a guest (3 to 4294967294)"
+            raise ConfigError(msg)
+
+
+ExtraConfig = RngConfig | BalloonConfig | SerialBusConfig | VsockConfig
+"""Devices that are neither disk nor network card."""
+
+
+@dataclass(frozen=True, slots=True)
 class MachineConfig:
     """A whole machine. `trace` holds names of trace points (`exits`, `bus`)."""
 
@@ -145,6 +232,7 @@ class MachineConfig:
     firmware: Path | None = None
     disks: tuple[DiskConfig, ...] = ()
     nets: tuple[NetConfig, ...] = ()
+    extras: tuple[ExtraConfig, ...] = ()
     console: ConsoleConfig = field(default_factory=ConsoleConfig)
     boot_order: str = "c"
     no_reboot: bool = False
@@ -183,9 +271,9 @@ class MachineConfig:
         if self.firmware is not None and self.kernel is not None:
             msg = "firmware: cannot be combined with a kernel, which is started without any"
             raise ConfigError(msg)
-        if len(self.disks) + len(self.nets) > MAX_DEVICES:
-            count = len(self.disks) + len(self.nets)
-            msg = f"disk: {count} disks and network cards, but the PCI bus has room for {MAX_DEVICES}"
+        count = len(self.disks) + len(self.nets) + len(self.extras)
+        if count > MAX_DEVICES:
+            msg = f"disk: {count} disks, network cards and other devices, but the PCI bus has room for {MAX_DEVICES}"
             raise ConfigError(msg)
         if "\0" in self.append:
             msg = "append: the command line holds a NUL character"

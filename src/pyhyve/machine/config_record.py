@@ -54,6 +54,10 @@ def _reader(kind: Any) -> Callable[[Any], Any]:  # noqa: ANN401 - any annotation
         if len(inner) == 1:
             read = _reader(inner[0])
             return lambda value: None if value is None else read(value)
+        if all(map(dataclasses.is_dataclass, inner)):
+            # No two of them have the same fields.
+            by_fields = {frozenset(field.name for field in dataclasses.fields(one)): _reader(one) for one in inner}
+            return lambda value: by_fields[frozenset(value)](value)
         return lambda value: value
     if origin in {tuple, frozenset, list}:
         return functools.partial(_collection, origin, _reader(arguments[0]))

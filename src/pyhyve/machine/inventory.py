@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pyhyve.devices.virtio.factory import PluggableDevice
     from pyhyve.devices.virtio.net import VirtioNet
     from pyhyve.devices.virtio.scsi import VirtioScsiCdrom
-    from pyhyve.machine.config import DiskConfig, MachineConfig, NetConfig
+    from pyhyve.machine.config import DiskConfig, ExtraConfig, MachineConfig, NetConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,14 @@ class PluggedNet:
 
 
 @dataclass(frozen=True, slots=True)
+class PluggedExtra:
+    """Any other device in its slot; `plugged` holds what `config` describes."""
+
+    config: ExtraConfig
+    plugged: PluggableDevice[Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Inventory:
     """Filled by the builder; the machine lock guards the lists once the machine runs."""
 
@@ -41,3 +49,4 @@ class Inventory:
     pci: PciBus
     disks: list[PluggedDisk] = field(default_factory=list)
     nets: list[PluggedNet] = field(default_factory=list)
+    extras: list[PluggedExtra] = field(default_factory=list)

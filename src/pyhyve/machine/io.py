@@ -39,6 +39,19 @@ class MachineLoop:
         """Stop watching `fd`."""
         self._io.unwatch(fd)
 
+    def add_writer(self, fd: int, callback: Callable[[], None]) -> None:
+        """Call `callback` while `fd` takes output, or has failed."""
+
+        def ready() -> None:
+            with self._lock:
+                callback()
+
+        self._io.add_writer(fd, ready)
+
+    def remove_writer(self, fd: int) -> None:
+        """Stop waiting for `fd` to take output."""
+        self._io.remove_writer(fd)
+
     def close(self) -> None:
         """Stop the timers; idempotent."""
         self._io.unwatch(self._timer_fd.fd)

@@ -14,7 +14,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyhyve.machine.lifecycle import Lifecycle, MachineState
 from pyhyve.machine.notices import Notice, NoticeKind, RunActions, ShutdownCause
@@ -22,7 +22,7 @@ from pyhyve.machine.outcome import Outcome, OutcomeKind
 from pyhyve.machine.report import describe_vcpu
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from pyhyve.accel.api import Vm
     from pyhyve.backends.chardev import Chardev, Receiver
@@ -48,6 +48,8 @@ class _Wish(Enum):
     RESUME = auto()
     POWER_BUTTON = auto()
     INSPECT = auto()
+    TELL = auto()
+    IO_ERROR = auto()
     FAILED = auto()
 
 
@@ -59,6 +61,7 @@ class _Request:
     cause: ShutdownCause = ShutdownCause.NONE
     outcome: Outcome | None = None
     work: Callable[[], None] | None = None
+    notice: Notice | None = None
     done: threading.Event = field(default_factory=threading.Event)
 
 
@@ -160,6 +163,14 @@ class Machine:
         """Have the control thread call `work` while all vCPUs stand still; a paused machine stays paused."""
         return self._wish(_Wish.INSPECT, work=work)
 
+    def tell(self, kind: NoticeKind, data: Mapping[str, Any]) -> None:
+        """Tell the observers of a device's change."""
+        self._wishes.put(_Request(_Wish.TELL, notice=Notice(kind, data=data)))
+
+    def io_error(self, data: Mapping[str, Any]) -> None:
+        """Tell the observers of a request that waits, and pause: the requests are tried again on the way back."""
+        self._wishes.put(_Request(_Wish.IO_ERROR, notice=Notice(NoticeKind.BLOCK_IO_ERROR, data=data)))
+
     # -- from the devices and vCPUs -----------------------------------------------------------------------------------
 
     def fail(self, message: str) -> threading.Event:
@@ -224,8 +235,12 @@ class Machine:
         return request.done
 
     def _notify(self, kind: NoticeKind, cause: ShutdownCause = ShutdownCause.NONE) -> None:
-        for observer in self.observers:
-            observer(Notice(kind, cause))
+        self._observe(Notice(kind, cause))
+
+    def _observe(self, notice: Notice | None) -> None:
+        if notice is not None:
+            for observer in self.observers:
+                observer(notice)
 
     # -- the control thread -------------------------------------------------------------------------------------------
 
@@ -335,6 +350,13 @@ class Machine:
                 self._pause()
             case _Wish.RESUME if self.state is MachineState.PAUSED and not (self.powered_off or self.awaits_state):
                 self._resume()
+            case _Wish.TELL:
+                self._observe(request.notice)
+            case _Wish.IO_ERROR:
+                self._observe(request.notice)
+                if self.state is MachineState.RUNNING:
+                    self.condition = "io-error"
+                    self._pause()
             case _Wish.INSPECT if request.work is not None:
                 self._inspect(request.work)
             case _Wish.POWER_BUTTON if self.parts.pm is not None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class ShutdownCause(StrEnum):
@@ -33,14 +37,18 @@ class NoticeKind(StrEnum):
     RESET = "RESET"
     POWERDOWN = "POWERDOWN"
     SHUTDOWN = "SHUTDOWN"
+    BLOCK_IO_ERROR = "BLOCK_IO_ERROR"
+    BALLOON_CHANGE = "BALLOON_CHANGE"
+    VSERPORT_CHANGE = "VSERPORT_CHANGE"
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One change; `cause` matters for RESET and SHUTDOWN."""
+    """One change; `cause` matters for RESET and SHUTDOWN, `data` is what the QMP event of a device carries."""
 
     kind: NoticeKind
     cause: ShutdownCause = ShutdownCause.NONE
+    data: Mapping[str, Any] | None = None
 
 
 @dataclass(slots=True)

@@ -11,23 +11,26 @@ from pyhyve.backends.passt import Forward, open_passt
 from pyhyve.backends.switch import connect_switch
 from pyhyve.backends.tap import Tap
 from pyhyve.devices.virtio.block import BlockOptions
+from pyhyve.devices.virtio.error_policy import ErrorPolicy, is_full
 from pyhyve.devices.virtio.factory import PluggableDevice, make_disk, make_net
 from pyhyve.devices.virtio.pci import VirtioPci
 from pyhyve.devices.virtio.scsi import VirtioScsiCdrom
 from pyhyve.image.contract import ImageError
 from pyhyve.image.opening import OpenSettings, open_image, open_overlay
 from pyhyve.machine.config import ConfigError, NetKind
+from pyhyve.machine.notices import NoticeKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pyhyve.accel.api import Vm
     from pyhyve.backends.net import NetBackend
-    from pyhyve.devices.virtio.block import VirtioBlock
+    from pyhyve.devices.virtio.block import Failure, VirtioBlock
     from pyhyve.devices.virtio.net import VirtioNet
     from pyhyve.devices.virtio.pci import NotifyRegistrar
     from pyhyve.image.contract import Image
     from pyhyve.machine.config import DiskConfig, NetConfig
+    from pyhyve.machine.machine import Machine
     from pyhyve.memory.guest import GuestMemory
 
 
@@ -55,10 +58,35 @@ def notify_registrar(vm: Vm) -> NotifyRegistrar | None:
     return register
 
 
-def plug_disk(memory: GuestMemory, disk: DiskConfig, notify: NotifyRegistrar | None) -> PluggableDevice[VirtioBlock]:
+def plug_disk(
+    memory: GuestMemory,
+    disk: DiskConfig,
+    notify: NotifyRegistrar | None,
+    on_failure: Callable[[Failure], None] | None = None,
+) -> PluggableDevice[VirtioBlock]:
     """A disk on its image, or on a temporary overlay of it (`snapshot`); raises ConfigError."""
-    options = BlockOptions(serial=disk.serial)
-    return make_disk(memory, _open(disk), options, register_notify=notify)
+    options = BlockOptions(serial=disk.serial, read_errors=disk.read_errors, write_errors=disk.write_errors)
+    return make_disk(memory, _open(disk), options, on_failure=on_failure, register_notify=notify)
+
+
+def failure_teller(machine: Machine, disk: DiskConfig) -> Callable[[Failure], None]:
+    """What tells a machine of requests that its host could not carry out, and stops it when the policy says so."""
+
+    def tell(failure: Failure) -> None:
+        data = {
+            "device": disk.drive_id,
+            "node-name": disk.node_name,
+            "operation": "read" if failure.is_read else "write",
+            "action": str(failure.action),
+            "nospace": is_full(failure.error.code),
+            "reason": str(failure.error),
+        }
+        if failure.action is ErrorPolicy.STOP:
+            machine.io_error(data)
+        else:
+            machine.tell(NoticeKind.BLOCK_IO_ERROR, data)
+
+    return tell
 
 
 def plug_cdrom(

@@ -118,6 +118,7 @@ def present_config(machine: Machine) -> MachineConfig:
         uuid=inventory.uuid,
         disks=tuple(disk.config for disk in inventory.disks),
         nets=tuple(net.config for net in inventory.nets),
+        extras=tuple(extra.config for extra in inventory.extras),
     )
 
 

@@ -51,7 +51,8 @@ class GuestMemory:
         self._regions: list[MemoryRegion] = []
         self._starts: list[int] = []
         self._listeners: list[Callable[[int, int], None]] = []
-        self._maps: list[mmap.mmap] = []
+        self._maps: dict[int, tuple[mmap.mmap, int]] = {}
+        """Each region's mapping, by the region's address, and where in it the region begins."""
 
     @property
     def regions(self) -> tuple[MemoryRegion, ...]:
@@ -93,7 +94,7 @@ class GuestMemory:
         index = bisect_right(self._starts, gpa)
         self._regions.insert(index, region)
         self._starts.insert(index, gpa)
-        self._maps.append(mapping)
+        self._maps[gpa] = (mapping, skipped)
         return region
 
     def find(self, gpa: int) -> MemoryRegion | None:
@@ -121,6 +122,27 @@ class GuestMemory:
         """Store `data` (ROM included: this is the host's side) and tell listeners."""
         self.view(gpa, len(data))[:] = data
         self.mark_written(gpa, len(data))
+
+    def release(self, gpa: int, length: int) -> bool:
+        """Give whole pages of RAM back to the host; they read as zero from now on.
+
+        False, with nothing done, for a range that is not RAM of one region in full, or when the host cannot.
+        """
+        region = self.find(gpa)
+        if region is None or region.readonly or (gpa | length) % PAGE_SIZE_BYTES or length <= 0:
+            return False
+        offset = gpa - region.gpa
+        if offset + length > region.size_bytes:
+            return False
+        mapping, skipped = self._maps[region.gpa]
+        try:
+            # A memfd's pages are freed by punching a hole (MADV_REMOVE does that), others by dropping them.
+            advice = mmap.MADV_REMOVE if region.fd >= 0 else mmap.MADV_DONTNEED
+            mapping.madvise(advice, skipped + offset, length)
+        except OSError:
+            return False
+        self.mark_written(gpa, length)
+        return True
 
     def on_write(self, listener: Callable[[int, int], None]) -> None:
         """Call `listener(gpa, length)` after each host-side write, on the writer's thread."""

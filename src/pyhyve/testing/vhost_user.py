@@ -78,7 +78,7 @@ class SharedGuestMemory(GuestMemory):
             view = memoryview(mapping)[offset:]
             self._regions.append(MemoryRegion(gpa, size, hva, readonly=False, name="shared", fd=fd, view=view))
             self._starts.append(gpa)
-            self._maps.append(mapping)
+            self._maps[gpa] = (mapping, offset)
             self._user.append((user, size, gpa))
 
     def to_gpa(self, user_address: int) -> int:

@@ -52,6 +52,10 @@ class MiniMachine:
         """Do what the device's worker was asked to do."""
         self.loop.run_pending()
 
+    def run_events(self) -> None:
+        """Serve the descriptors that are ready, on this thread."""
+        self.loop.run_ready()
+
     def plug_pci(self, device: VirtioDevice, *, msix: bool = True) -> PciDriverTransport:
         """Attach `device` to the bus and map it as firmware and kernel do."""
         function = VirtioPci(device)

@@ -7,12 +7,14 @@ a broken device that comes back after a reset.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import socket
 from struct import Struct
 from typing import TYPE_CHECKING
 
 from pyhyve.backends.block import BlockError
-from pyhyve.backends.chardev import MemoryChardev
+from pyhyve.backends.chardev import ChannelReceiver, MemoryChardev
 from pyhyve.backends.net import Offload
 from pyhyve.devices.virtio.balloon import VirtioBalloon
 from pyhyve.devices.virtio.block import BlockOptions, VirtioBlock
@@ -21,7 +23,10 @@ from pyhyve.devices.virtio.mmio import VirtioMmio
 from pyhyve.devices.virtio.net import NetOptions, VirtioNet
 from pyhyve.devices.virtio.pci import VirtioPci
 from pyhyve.devices.virtio.rng import VirtioRng
+from pyhyve.devices.virtio.scsi import VirtioScsiCdrom
 from pyhyve.devices.virtio.spec import DescFlag, Feature, Status
+from pyhyve.devices.virtio.vsock import VirtioVsock
+from pyhyve.devices.virtio.vsock_packet import VsockHeader
 from pyhyve.testing.virtio_driver_transport import MiniMachine, PciDriverTransport
 
 if TYPE_CHECKING:
@@ -39,6 +44,7 @@ RING_STRIDE = 0x4000
 DATA_GPA = 0x80000
 TABLE_GPA = 0x70000
 QUEUE_SIZE = 16
+GUEST_CID = 3
 _DESCRIPTOR = Struct("<QIHH")
 _EDGES = (
     0, 1, 0xFFF, 0x1000, MEMORY_BYTES - 1, MEMORY_BYTES, MEMORY_BYTES + 1, ROM_GPA, ROM_GPA + ROM_BYTES - 1,
@@ -160,13 +166,79 @@ class _Net:
 
 
 class _Sink(MemoryChardev):
-    """Swallows output."""
+    """Swallows output, most of the time."""
+
+    def __init__(self, rng: random.Random) -> None:
+        super().__init__()
+        self._rng = rng
+
+    @property  # type: ignore[override]
+    def output_room(self) -> int:
+        return self._rng.getrandbits(3)
+
+    @property  # type: ignore[override]
+    def connected(self) -> bool:
+        return bool(self._rng.getrandbits(1))
 
     def write(self, data: bytes) -> None:
         pass
 
+    def stir(self) -> None:
+        """The peer comes or goes, or takes more."""
+        receiver = self._receiver
+        if isinstance(receiver, ChannelReceiver):
+            receiver.peer_changed()
+            receiver.output_possible()
 
-DEVICES = ("block", "net", "console", "rng", "balloon")
+
+class _Sockets:
+    """The host's side of virtual sockets: programs that answer some ports, talk, stall and go away."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._far: list[socket.socket] = []
+        self._on_client: Callable[[socket.socket, int], None] | None = None
+
+    def start(self, loop: IoLoop, on_client: Callable[[socket.socket, int], None]) -> None:
+        self._on_client = on_client
+
+    def _pair(self) -> socket.socket:
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        far.setblocking(False)
+        self._far.append(far)
+        if len(self._far) > 16:
+            self._far.pop(0).close()
+        return near
+
+    def connect(self, port: int) -> socket.socket | None:
+        return self._pair() if port & 1 else None
+
+    def stir(self) -> None:
+        """Let one program do something."""
+        rng = self._rng
+        act = rng.getrandbits(3)
+        if act == 0 and self._on_client is not None:
+            self._on_client(self._pair(), rng.randrange(4))
+        elif self._far:
+            far = rng.choice(self._far)
+            with contextlib.suppress(OSError):
+                if act < 3:
+                    far.recv(1 << 16)
+                elif act < 6:
+                    far.send(bytes(rng.choice((1, 100, 5000))))
+                elif act == 6:
+                    far.shutdown(rng.choice((socket.SHUT_RD, socket.SHUT_WR)))
+                else:
+                    self._far.remove(far)
+                    far.close()
+
+    def close(self) -> None:
+        for far in self._far:
+            far.close()
+
+
+DEVICES = ("block", "net", "console", "rng", "balloon", "scsi", "vsock")
 
 
 class HostileDriver:
@@ -181,7 +253,8 @@ class HostileDriver:
         self._rom = rom.view
         self._ram = self.machine.memory.regions[0].view
         self._net: _Net | None = None
-        self._chardev = _Sink()
+        self._sockets: _Sockets | None = None
+        self._chardev = _Sink(rng)
         self.device = self._make(kind)
         if rng.getrandbits(1):
             transport = PciDriverTransport(self.machine, self._pci(), msix=True)
@@ -209,9 +282,17 @@ class HostileDriver:
             device.start(loop)
             return device
         if kind == "console":
-            console = VirtioConsole(memory, loop, [PortConfig(self._chardev, is_console=True), PortConfig(_Sink())])
+            ports = [PortConfig(self._chardev, is_console=True), None, PortConfig(_Sink(rng))]
+            console = VirtioConsole(memory, loop, ports)
             console.start(loop)  # type: ignore[arg-type]
             return console
+        if kind == "scsi":
+            return VirtioScsiCdrom(memory, loop, _Disk(rng))
+        if kind == "vsock":
+            self._sockets = _Sockets(rng)
+            vsock = VirtioVsock(memory, loop, GUEST_CID, self._sockets)
+            vsock.start()
+            return vsock
         return VirtioRng(memory, loop) if kind == "rng" else VirtioBalloon(memory, loop)
 
     def _restart(self) -> None:
@@ -261,8 +342,12 @@ class HostileDriver:
                 self._net.arrive()
             else:
                 self._net.writable(index & 1)
+        elif self._sockets is not None:
+            self._sockets.stir()
+            self.machine.run_events()
         elif self.kind == "console" and choice & 7 == 7:
             self._chardev.feed(b"input" * (choice + 1))
+            self._chardev.stir()
         for _ in range(3):
             self.machine.run()
         self._check()
@@ -323,8 +408,10 @@ class HostileDriver:
         rng = self._rng
         if rng.getrandbits(2):
             header = DATA_GPA + (rng.getrandbits(8) << 4)
-            self._ram[header : header + 16] = self._header()
-            parts = [(header, rng.choice((16, 16, 16, 8, 15, 24)), 0)]
+            data = self._header()
+            self._ram[header : header + len(data)] = data
+            usual = len(data)
+            parts = [(header, rng.choice((usual, usual, usual, 8, usual - 1, usual + 8)), 0)]
             parts += [
                 (self._address(), self._length(), _WRITE * rng.getrandbits(1)) for _ in range(rng.getrandbits(2))
             ]
@@ -347,7 +434,30 @@ class HostileDriver:
             return bytes((rng.randrange(7), rng.randrange(6))) + rng.randbytes(14)
         if self.kind == "console":
             return rng.randrange(4).to_bytes(4, "little") + bytes((rng.randrange(9), 0, rng.randrange(3), 0)) * 3
+        if self.kind == "vsock":
+            return self._vsock_header()
+        if self.kind == "scsi":
+            lun = rng.choice((b"\x01\0\0\0\0\0\0\0", b"\x01\0\x40\0\0\0\0\0", rng.randbytes(8)))
+            command = rng.choice((0, 3, 0x12, 0x1B, 0x25, 0x28, 0x43, 0x5A, 0xA8, 0xFF))
+            return lun + bytes(11) + bytes((command,)) + rng.randbytes(31)
         return rng.randbytes(16)
+
+    def _vsock_header(self) -> bytes:
+        """A packet on one of a few streams, mostly with everything as it should be."""
+        rng = self._rng
+        odd = rng.getrandbits(4) == 0
+        return VsockHeader(
+            GUEST_CID if not odd else rng.getrandbits(64),
+            2 if rng.getrandbits(4) else rng.getrandbits(64),
+            rng.randrange(4),
+            rng.choice((1, 2, 3, (1 << 30) + rng.randrange(8))),
+            rng.choice((0, 0, 1, 16, 100, 5000, 1 << 31)),
+            1 if rng.getrandbits(4) else rng.getrandbits(16),
+            rng.choice((1, 1, 1, 2, 2, 3, 4, 5, 5, 5, 5, 6, 7, 0, 99)),
+            rng.getrandbits(2),
+            rng.choice((0, 100, 1 << 16, (1 << 32) - 1)),
+            rng.choice((0, 0, 10, 1 << 31)),
+        ).pack()
 
     def _split_chain(self, index: int) -> None:
         rng, ram = self._rng, self._ram
@@ -451,4 +561,6 @@ class HostileDriver:
         self.device.reset()
         if isinstance(self.device, VirtioBlock):
             self.device.close()
+        if self._sockets is not None:
+            self._sockets.close()
         self.machine.close()

@@ -25,6 +25,7 @@ class Loop:
 
     def __init__(self) -> None:
         self.readers: dict[int, Callable[[], None]] = {}
+        self.writers: dict[int, Callable[[], None]] = {}
 
     def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
         self.readers[fd] = callback
@@ -32,8 +33,14 @@ class Loop:
     def remove_reader(self, fd: int) -> None:
         self.readers.pop(fd, None)
 
+    def add_writer(self, fd: int, callback: Callable[[], None]) -> None:
+        self.writers[fd] = callback
+
+    def remove_writer(self, fd: int) -> None:
+        self.writers.pop(fd, None)
+
     def turn(self) -> None:
-        for callback in list(self.readers.values()):
+        for callback in [*self.writers.values(), *self.readers.values()]:
             callback()
 
 
@@ -85,10 +92,12 @@ def test_memory_and_null() -> None:
 class Line:
     """A Unix chardev with its loop."""
 
-    def __init__(self, path: Path, room: int = 1 << 20) -> None:
+    def __init__(
+        self, path: Path, room: int = 1 << 20, device: Device | None = None, chardev: UnixChardev | None = None
+    ) -> None:
         self.path = path
-        self.loop, self.device = Loop(), Device(room)
-        self.chardev = UnixChardev(path)
+        self.loop, self.device = Loop(), device or Device(room)
+        self.chardev = chardev or UnixChardev(path)
         self.chardev.start(self.loop, self.device)
 
     def connect(self) -> socket.socket:
@@ -137,8 +146,77 @@ def test_unix_output_nobody_reads_is_bounded(line: Line) -> None:
         client.settimeout(0.2)
         while not received.endswith(b"the end"):
             received += client.recv(1 << 16)
-            line.chardev.write(b"")
+            line.loop.turn()
     assert len(received) == 1 << 20
+    assert not line.loop.writers, "nothing is left to write"
+
+
+class Channel(Device):
+    """A receiver that knows of its peer and holds back its output."""
+
+    def __init__(self, room: int = 1 << 20) -> None:
+        super().__init__(room)
+        self.events: list[str] = []
+
+    def peer_changed(self) -> None:
+        self.events.append("peer")
+
+    def output_possible(self) -> None:
+        self.events.append("possible")
+
+
+def test_unix_channel_loses_nothing_and_tells_when_it_takes_more(tmp_path: Path) -> None:
+    device = Channel()
+    line = Line(tmp_path / "channel", device=device)
+    line.chardev.write(b"nobody hears this")
+    assert not line.chardev.connected
+    with line.connect() as client:
+        assert line.chardev.connected
+        sent = bytearray()
+        while line.chardev.output_room:
+            piece = os.urandom(1 << 16)
+            line.chardev.write(piece)
+            sent += piece
+        assert len(sent) > 1 << 20
+        assert device.events == ["peer"]
+        received = bytearray()
+        while len(received) < len(sent):
+            received += client.recv(1 << 16)
+            line.loop.turn()
+        assert received == sent
+        assert device.events == ["peer", "possible"]
+        assert line.chardev.output_room
+    line.loop.turn()
+    assert device.events[2:] == ["peer", "possible"]
+    assert not line.chardev.connected
+    line.chardev.close()
+
+
+def test_unix_channel_gives_up_output_of_a_client_that_is_gone(tmp_path: Path) -> None:
+    device = Channel(room=0)
+    line = Line(tmp_path / "channel", device=device)
+    client = line.connect()
+    while line.chardev.output_room:
+        line.chardev.write(bytes(1 << 16))
+    client.close()
+    line.loop.turn()
+    assert device.events[1:] == ["peer", "possible"]
+    with line.connect() as client:
+        line.chardev.write(b"fresh")
+        assert client.recv(100) == b"fresh"
+    line.chardev.close()
+
+
+def test_unix_takes_over_a_listening_descriptor(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "given"))
+        listener.listen(1)
+        line = Line(tmp_path / "given", chardev=UnixChardev(None, fd=listener.detach()))
+    with line.connect() as client:
+        line.chardev.write(b"hello")
+        assert client.recv(100) == b"hello"
+    line.chardev.close()
+    assert (tmp_path / "given").exists(), "who made the socket removes it"
 
 
 def test_unix_waits_while_the_device_has_no_room(tmp_path: Path) -> None:

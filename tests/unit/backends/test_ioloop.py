@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import threading
 from typing import TYPE_CHECKING
 
@@ -103,3 +105,54 @@ def test_stop_is_idempotent_and_ignores_late_calls() -> None:
     loop.call_soon(lambda: None)
     never_started = IoLoop()
     never_started.stop()
+
+
+def test_writer_runs_beside_a_reader_and_ends_with_it(loop: IoLoop) -> None:
+    ours, theirs = socket.socketpair()
+    events: list[str] = []
+    wrote, read = threading.Event(), threading.Event()
+
+    def writable() -> None:
+        events.append("write")
+        loop.remove_writer(ours.fileno())
+        wrote.set()
+
+    def readable(_events: int) -> None:
+        events.append(ours.recv(10).decode())
+        read.set()
+
+    loop.watch(ours.fileno(), READABLE, readable)
+    loop.add_writer(ours.fileno(), writable)
+    assert wrote.wait(5)
+    theirs.sendall(b"x")
+    assert read.wait(5)
+    loop.unwatch(ours.fileno())
+    loop.remove_writer(ours.fileno())
+    theirs.sendall(b"y")
+    wait(loop)
+    assert events == ["write", "x"]
+    ours.close()
+    theirs.close()
+
+
+def test_writer_is_called_when_the_peer_is_gone(loop: IoLoop) -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            ours.send(bytes(1 << 16))
+    failed = threading.Event()
+
+    def writable() -> None:
+        try:
+            ours.send(b"x")
+        except OSError:
+            loop.remove_writer(ours.fileno())
+            failed.set()
+
+    loop.add_writer(ours.fileno(), writable)
+    wait(loop)
+    assert not failed.is_set()
+    theirs.close()
+    assert failed.wait(5)
+    ours.close()

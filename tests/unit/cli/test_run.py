@@ -14,15 +14,21 @@ import pytest
 
 from pyhyve.cli import run
 from pyhyve.cli.main import Parser, main
+from pyhyve.devices.virtio.error_policy import ErrorPolicy
 from pyhyve.machine.config import (
     AccelChoice,
+    BalloonConfig,
     ConsoleConfig,
     ConsoleKind,
     DiskConfig,
     MachineConfig,
     NetConfig,
     NetKind,
+    PortConfig,
     PortForward,
+    RngConfig,
+    SerialBusConfig,
+    VsockConfig,
 )
 from pyhyve.machine.outcome import Outcome, OutcomeKind
 from pyhyve.support.errors import ExitStatus
@@ -58,6 +64,8 @@ def test_every_option_reaches_the_configuration(kernel: str, tmp_path: Path) -> 
         *("--disk", f"{tmp_path}/disk,,1.img,format=raw,readonly=on,snapshot=on,serial=S1", "--cdrom", str(disk)),
         *("--net", "user,forward=tcp:2222:22,forward=udp:127.0.0.1:53:53,mac=52:54:00:00:00:01"),
         *("--net", "bridge=br100", "--net", "none", "--console", "unix:/tmp/x", "--name", "a", "--timeout", "2.5"),
+        *("--rng", "--balloon", "--channel", "agent=unix:/tmp/a", "--channel", "log=file:/tmp/l"),
+        *("--vsock", "3=unix:/tmp/v"),
         *("--boot", "dc", "--no-reboot", "--trace", "exits,bus", "--cpus", "2"),
     )
     assert config == MachineConfig(
@@ -79,6 +87,17 @@ def test_every_option_reaches_the_configuration(kernel: str, tmp_path: Path) -> 
                 forwards=(PortForward("tcp", 2222, 22), PortForward("udp", 53, 53, "127.0.0.1")),
             ),
             NetConfig(NetKind.BRIDGE, "br100"),
+        ),
+        extras=(
+            RngConfig(),
+            BalloonConfig(),
+            SerialBusConfig(
+                (
+                    PortConfig(1, ConsoleConfig(ConsoleKind.UNIX, Path("/tmp/a")), "agent"),
+                    PortConfig(2, ConsoleConfig(ConsoleKind.FILE, Path("/tmp/l")), "log"),
+                )
+            ),
+            VsockConfig(3, Path("/tmp/v")),
         ),
         console=ConsoleConfig(ConsoleKind.UNIX, Path("/tmp/x")),
         boot_order="dc",
@@ -103,6 +122,16 @@ def test_every_option_reaches_the_configuration(kernel: str, tmp_path: Path) -> 
         (["--disk", "/nowhere"], "--disk /nowhere: No such file"),
         (["--disk", "/dev/null,size=3"], "--disk: 'size=3' is not one of"),
         (["--disk", "/dev/null,readonly=maybe"], "use on or off"),
+        (["--disk", "/dev/null,werror=maybe"], "werror=maybe: use report, stop, enospc, ignore"),
+        (["--disk", "/dev/null,rerror=enospc"], "rerror=enospc: use report, stop, ignore"),
+        (["--disk", "/dev/null,werror=stop"], "only with --qmp"),
+        (["--rng", "/nowhere"], "--rng /nowhere: No such file"),
+        (["--channel", "agent"], "--channel agent: write NAME=unix:PATH"),
+        (["--channel", "agent=tcp:1"], "write NAME=unix:PATH"),
+        (["--channel", f"{'n' * 256}=unix:/x"], "is not a name"),
+        (["--vsock", "3"], "--vsock 3: write CID=unix:PATH"),
+        (["--vsock", "x=unix:/x"], "--vsock x: not a number"),
+        (["--vsock", "2=unix:/x"], "--vsock: 2 is not an address of a guest"),
         (["--net", "wifi"], "--net wifi: use user, bridge=NAME"),
         (["--net", "user=x"], "--net user=x: use user"),
         (["--net", "bridge"], "net: bridge needs a name"),
@@ -220,3 +249,10 @@ def test_outcome_becomes_exit_status_and_message(
     machine_that_ends(outcome)
     assert main(["run", "--kernel", kernel]) == status
     assert capsys.readouterr().err.splitlines() == lines
+
+
+def test_disk_may_stop_the_machine_when_a_monitor_can_let_it_go_on(kernel: str) -> None:
+    config = parse("--kernel", kernel, "--qmp", "unix:/tmp/q", "--disk", "/dev/null,werror=enospc,rerror=stop")
+    assert config.disks == (
+        DiskConfig(Path("/dev/null"), write_errors=ErrorPolicy.ENOSPC, read_errors=ErrorPolicy.STOP),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -11,12 +12,29 @@ import pytest
 from pyhyve.cli.system import main, pid_file, report
 from pyhyve.cli.system_machine import OPTIONS, MonitorSocket, SystemSettings
 from pyhyve.cli.system_options import split_command_line
-from pyhyve.machine.config import AccelChoice, ConsoleConfig, ConsoleKind, DiskConfig, NetKind, PortForward
+from pyhyve.devices.virtio.error_policy import ErrorPolicy
+from pyhyve.machine.config import (
+    AccelChoice,
+    BalloonConfig,
+    ConsoleConfig,
+    ConsoleKind,
+    DiskConfig,
+    NetKind,
+    PortConfig,
+    PortForward,
+    RngConfig,
+    SerialBusConfig,
+    VsockConfig,
+)
 from pyhyve.machine.outcome import Outcome, OutcomeKind
 from pyhyve.support.errors import InputError, UserError
 
 if TYPE_CHECKING:
     from pyhyve.machine.config import MachineConfig
+
+
+disk = functools.partial(DiskConfig, write_errors=ErrorPolicy.ENOSPC)
+"""A disk as this command line makes it: `werror` is `enospc` unless it says otherwise."""
 
 
 @pytest.fixture
@@ -61,24 +79,24 @@ def test_defaults_are_those_of_qemu() -> None:
 
 def test_all_ways_to_a_disk(image: str) -> None:
     path = Path(image)
-    assert configure("-hda", image, "-snapshot").disks == (DiskConfig(path, snapshot=True),)
-    assert configure(image).disks == (DiskConfig(path),)
-    assert configure("-cdrom", image).disks == (DiskConfig(path, readonly=True, is_cdrom=True),)
+    assert configure("-hda", image, "-snapshot").disks == (disk(path, snapshot=True),)
+    assert configure(image).disks == (disk(path),)
+    assert configure("-cdrom", image).disks == (disk(path, readonly=True, is_cdrom=True),)
     assert configure("-drive", f"file={image},if=virtio,format=raw,serial=s1").disks == (
-        DiskConfig(path, "raw", serial="s1"),
+        disk(path, "raw", serial="s1"),
     )
     later = configure("-device", "virtio-blk-pci,drive=d,id=vd", "-drive", f"file={image},if=none,id=d,readonly")
-    assert later.disks == (DiskConfig(path, readonly=True, drive_id="d", device_id="vd"),)
+    assert later.disks == (disk(path, readonly=True, drive_id="d", device_id="vd"),)
     nodes = configure(
         *("-blockdev", f"driver=file,node-name=f,filename={image},auto-read-only=on,discard=unmap"),
         *("-blockdev", '{"node-name": "n", "driver": "qcow2", "file": "f", "read-only": true}'),
         *("-device", '{"driver": "virtio-blk-pci", "drive": "n", "id": "vd", "serial": "x"}'),
     )
-    assert nodes.disks == (DiskConfig(path, "qcow2", readonly=True, node_name="n", device_id="vd", serial="x"),)
+    assert nodes.disks == (disk(path, "qcow2", readonly=True, node_name="n", device_id="vd", serial="x"),)
     nested = configure(
         *("-blockdev", f"raw,node-name=n,file.driver=file,file.filename={image}"), "-device", "virtio-blk,drive=n"
     )
-    assert nested.disks == (DiskConfig(path, "raw", node_name="n"),)
+    assert nested.disks == (disk(path, "raw", node_name="n"),)
 
 
 def test_all_ways_to_a_network() -> None:
@@ -256,3 +274,83 @@ def test_monitor_socket_is_removed_when_the_machine_cannot_be_built(tmp_path: Pa
     words = ["-qmp", f"unix:{path},server=on,wait=off", "-drive", f"file={image},if=virtio,format=qcow2"]
     assert main(["-display", "none", *words]) != 0
     assert not path.exists()
+
+
+def test_error_policies(image: str) -> None:
+    path = Path(image)
+    assert configure("-drive", f"file={image},if=virtio,werror=stop,rerror=ignore").disks == (
+        DiskConfig(path, write_errors=ErrorPolicy.STOP, read_errors=ErrorPolicy.IGNORE),
+    )
+    found = configure(
+        *("-drive", f"file={image},if=none,id=d,werror=report,rerror=stop"),
+        *("-device", "virtio-blk-pci,drive=d,werror=auto,rerror=report"),
+    )
+    assert found.disks == (DiskConfig(path, drive_id="d", write_errors=ErrorPolicy.REPORT),)
+    with pytest.raises(InputError, match="rerror=enospc: use report, stop, ignore"):
+        configure("-drive", f"file={image},if=virtio,rerror=enospc")
+
+
+def test_devices_that_are_no_disks_or_cards() -> None:
+    config = configure(
+        *("-object", "rng-random,id=r,filename=/dev/zero", "-device", "virtio-rng-pci,rng=r,id=rng0"),
+        *("-object", '{"qom-type": "rng-builtin", "id": "b"}', "-device", "virtio-rng,rng=b"),
+        *("-device", "virtio-balloon-pci,id=balloon0,free-page-reporting=on", "-device", "virtio-balloon"),
+        *("-device", "virtio-vsock-pci,guest-cid=7,path=/tmp/v,id=v"),
+    )
+    assert config.extras == (
+        RngConfig(Path("/dev/zero"), "rng0"),
+        RngConfig(),
+        BalloonConfig(deflate_on_oom=False, free_page_reporting=True, device_id="balloon0"),
+        BalloonConfig(deflate_on_oom=False, free_page_reporting=False),
+        VsockConfig(7, Path("/tmp/v"), "v"),
+    )
+
+
+def test_ports_find_their_bus_number_and_chardev() -> None:
+    config = configure(
+        *("-chardev", "socket,id=a,path=/tmp/a,server=on,wait=off", "-chardev", "null,id=n"),
+        *("-chardev", "socket,id=f,fd=9,server=on,wait=off", "-chardev", "file,id=c,path=/tmp/c"),
+        *("-device", "virtio-serial-pci,id=bus0", "-device", "virtio-serial"),
+        *("-device", '{"driver": "virtserialport", "bus": "bus0.0", "nr": 3, "chardev": "a", "id": "p0", "name": "x"}'),
+        *("-device", "virtserialport,chardev=n,name=org.qemu.guest_agent.0"),
+        *("-device", "virtserialport,bus=virtio-serial-bus.1,chardev=f", "-device", "virtconsole,chardev=c"),
+    )
+    unix, null = ConsoleConfig(ConsoleKind.UNIX, Path("/tmp/a")), ConsoleConfig(ConsoleKind.NONE)
+    assert config.extras == (
+        SerialBusConfig(
+            (
+                PortConfig(3, unix, "x", device_id="p0"),
+                PortConfig(1, null, "org.qemu.guest_agent.0"),
+                PortConfig(0, ConsoleConfig(ConsoleKind.FILE, Path("/tmp/c")), is_console=True),
+            ),
+            "bus0",
+        ),
+        SerialBusConfig((PortConfig(1, ConsoleConfig(ConsoleKind.UNIX, fd=9)),)),
+    )
+
+
+BUS, CHARDEV = ("-device", "virtio-serial-pci"), ("-chardev", "null,id=n")
+PORT = "virtserialport,chardev=n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("-object", "memory-backend-ram,id=x"), "memory-backend-ram is not supported"),
+        (("-object", "rng-builtin,id=x", "-object", "rng-builtin,id=x"), "duplicate id x"),
+        (("-device", "virtio-rng-pci,rng=x"), "there is no object x"),
+        (("-device", "virtio-balloon-pci,guests=3"), "'guests' is unknown"),
+        ((*CHARDEV, "-device", PORT), "there is no virtio-serial bus"),
+        ((*BUS, *CHARDEV, "-device", f"{PORT},bus=b.0"), "there is no virtio-serial bus b.0"),
+        ((*BUS, "-device", PORT), "there is no chardev n that is free"),
+        ((*BUS, *CHARDEV, "-device", PORT, "-device", PORT), "there is no chardev n that is free"),
+        ((*BUS, *CHARDEV, "-device", f"{PORT},nr=31"), "port number 31 is not in 0..30"),
+        ((*BUS, *CHARDEV, "-device", f"{PORT},nr=0"), "port number 0 is for virtconsole"),
+        ((*BUS, "-chardev", "socket,id=n,host=::1,port=1,server=on,wait=off", "-device", PORT), "needs a Unix socket"),
+        (("-device", "virtio-vsock-pci,guest-cid=2,path=/x"), "2 is not an address of a guest"),
+        (("-device", "virtio-vsock-pci,guest-cid=7"), "'path' is missing"),
+    ],
+)
+def test_other_device_that_cannot_be(words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        configure(*words)

@@ -27,7 +27,7 @@ KERNEL = Path("/kernel")
         ({"timeout_s": 0.0}, "not positive"),
         (
             {"disks": (DiskConfig(Path("/disk")),) * MAX_DEVICES, "nets": (NetConfig(),)},
-            "31 disks and network cards, but the PCI bus has room for 30",
+            "31 disks, network cards and other devices, but the PCI bus has room for 30",
         ),
     ],
 )

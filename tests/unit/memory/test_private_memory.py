@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pyhyve.memory.guest import HUGE_PAGE_SIZE_BYTES, GuestMemory
@@ -20,4 +22,44 @@ def test_private_memory_is_aligned_for_huge_pages(gpa: int) -> None:
 def test_shared_memory_has_a_descriptor() -> None:
     memory = GuestMemory()
     assert memory.add(0, 0x1000).fd >= 0
+    memory.close()
+
+
+def resident_kib(hva: int) -> int:
+    """Memory the kernel holds for the mapping around `hva`."""
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        head = line.split()[0]
+        if "-" in head and not head.endswith(":"):
+            first, last = (int(word, 16) for word in head.split("-"))
+            inside = first <= hva < last
+        elif inside and head == "Rss:":
+            return int(line.split()[1])
+    raise LookupError(hex(hva))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_released_pages_go_back_to_the_host_and_read_zero(*, shared: bool) -> None:
+    memory = GuestMemory(shared=shared)
+    region = memory.add(0, 8 << 20)
+    written: list[tuple[int, int]] = []
+    memory.write(0, b"\xaa" * (8 << 20))
+    memory.on_write(lambda gpa, length: written.append((gpa, length)))
+    before = resident_kib(region.hva)
+    assert memory.release(1 << 20, 4 << 20)
+    assert before - resident_kib(region.hva) == 4 << 10
+    assert memory.read((1 << 20) - 1, 2) == b"\xaa\0"
+    assert memory.read((5 << 20) - 1, 2) == b"\0\xaa"
+    assert written == [(1 << 20, 4 << 20)]
+    memory.close()
+
+
+def test_only_whole_pages_of_ram_are_released() -> None:
+    memory = GuestMemory(shared=False)
+    memory.add(0, 1 << 20)
+    memory.add(1 << 30, 1 << 20, readonly=True)
+    memory.write(0, b"\xaa" * 4096)
+    for gpa, length in ((1, 4096), (0, 4095), (0, 0), (0, 2 << 20), (1 << 30, 4096), (1 << 40, 4096)):
+        assert not memory.release(gpa, length)
+    assert memory.read(0, 4096) == b"\xaa" * 4096
     memory.close()

@@ -1,14 +1,15 @@
 """The virtio memory balloon (VIRTIO 1.2, 5.5): inflation, statistics, free page reporting.
 
-Pages the guest gives up are returned to the host by punching holes into the memory's descriptor.
+Pages the guest gives up go back to the host; what they held is gone.
 """
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
 from struct import Struct, pack
 from typing import TYPE_CHECKING, ClassVar
 
-from pyhyve.backends.pages import release_pages
 from pyhyve.devices.virtio.device import VirtioDevice, Worker
 from pyhyve.devices.virtio.spec import BALLOON_PAGE_BYTES, BalloonFeature, BalloonStat, DeviceType
 from pyhyve.state.record import U32, record
@@ -36,6 +37,18 @@ class VirtioBalloonState:
     actual_pages: U32
 
 
+@dataclass(frozen=True, slots=True)
+class BalloonOptions:
+    """What is offered. Callbacks run with the device's lock held."""
+
+    deflate_on_oom: bool = True
+    free_page_reporting: bool = True
+    on_statistics: Callable[[dict[str, int]], None] | None = None
+    """Gets each report: values by lower-case name of the specification's tags."""
+    on_change: Callable[[int], None] | None = None
+    """Gets the bytes given up so far, whenever the guest says that they changed."""
+
+
 class VirtioBalloon(VirtioDevice):
     """The balloon. Statistics and reporting queues exist whether or not the driver wants them."""
 
@@ -43,19 +56,22 @@ class VirtioBalloon(VirtioDevice):
     state_type: ClassVar = VirtioBalloonState
     state_version: ClassVar = 1
 
-    def __init__(
-        self, memory: GuestMemory, worker: Worker, *, on_statistics: Callable[[dict[str, int]], None] | None = None
-    ) -> None:
-        """`on_statistics` gets each report: values by lower-case name of the specification's tags."""
-        offered = BalloonFeature.STATS_VQ | BalloonFeature.DEFLATE_ON_OOM | BalloonFeature.PAGE_REPORTING
+    def __init__(self, memory: GuestMemory, worker: Worker, options: BalloonOptions | None = None) -> None:
+        self._options = options or BalloonOptions()
+        offered = BalloonFeature.STATS_VQ
+        if self._options.deflate_on_oom:
+            offered |= BalloonFeature.DEFLATE_ON_OOM
+        if self._options.free_page_reporting:
+            offered |= BalloonFeature.PAGE_REPORTING
         super().__init__(memory, worker, offered=int(offered), queue_sizes=[128, 128, 64, 64])
         self._memory = memory
-        self._on_statistics = on_statistics
         self._target_pages = 0
         self._actual_pages = 0
         self._held: DescriptorChain | None = None
         self.statistics: dict[str, int] = {}
         """The latest report."""
+        self.updated_s = 0
+        """When it came, in seconds since 1970; 0 for never."""
 
     def save(self) -> VirtioBalloonState:
         """Wanted and actual size."""
@@ -101,8 +117,10 @@ class VirtioBalloon(VirtioDevice):
 
     def write_config(self, offset: int, size: int, value: int) -> None:
         """The driver reports how many pages it gave up."""
-        if offset == 4 and size == 4:
+        if offset == 4 and size == 4 and value != self._actual_pages:
             self._actual_pages = value
+            if self._options.on_change is not None:
+                self._options.on_change(self.actual_bytes)
 
     def stopped(self) -> None:
         """Reset: the guest has its memory again."""
@@ -156,14 +174,10 @@ class VirtioBalloon(VirtioDevice):
         """Give a range of RAM back to the host; whatever is not RAM in full is left alone."""
         if length <= 0:
             return
-        region = self._memory.find(gpa)
-        if region is None or region.readonly or gpa + length > region.gpa + region.size_bytes:
-            return
         start = -(-gpa // BALLOON_PAGE_BYTES) * BALLOON_PAGE_BYTES
         end = (gpa + length) & -BALLOON_PAGE_BYTES
         if end > start:
-            release_pages(region.fd, start - region.gpa, end - start)
-            self.dma.mark_written(start, end - start)
+            self._memory.release(start, end - start)
 
     def _take_statistics(self, ring: Virtqueue, chain: DescriptorChain) -> None:
         """Read a report and hold its buffer until the next one is wanted."""
@@ -173,8 +187,9 @@ class VirtioBalloon(VirtioDevice):
         if self._held is not None:
             ring.push(self._held, 0)
         self._held = chain
-        if self._on_statistics is not None:
-            self._on_statistics(self.statistics)
+        self.updated_s = int(time.time())
+        if self._options.on_statistics is not None:
+            self._options.on_statistics(self.statistics)
 
     def _return_statistics_buffer(self) -> None:
         if not self.is_running or self._held is None:

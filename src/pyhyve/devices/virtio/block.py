@@ -6,13 +6,11 @@ What waits for the disk goes to a small pool and completes from there.
 
 from __future__ import annotations
 
-import errno
 import logging
 import threading
 from dataclasses import dataclass
-from enum import Enum
 from struct import pack
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from pyhyve.backends.block import BlockError, BlockPool
 from pyhyve.devices.virtio.block_request import (
@@ -23,6 +21,7 @@ from pyhyve.devices.virtio.block_request import (
     parse_request,
 )
 from pyhyve.devices.virtio.device import VirtioDevice, Worker
+from pyhyve.devices.virtio.error_policy import ErrorPolicy
 from pyhyve.devices.virtio.spec import (
     BLOCK_ID_BYTES,
     SECTOR_BYTES,
@@ -53,17 +52,6 @@ _INLINE_WRITE_BYTES = 1 << 20
 """Larger buffered writes go to the pool, so that one request does not hold up the queue."""
 
 
-class ErrorPolicy(Enum):
-    """What happens when the host cannot carry out a request."""
-
-    REPORT = "report"
-    """The guest gets an I/O error."""
-    STOP = "stop"
-    """The request waits, `on_stop` is called, and `retry` tries again."""
-    STOP_ENOSPC = "enospc"
-    """STOP for a full disk, REPORT otherwise."""
-
-
 @dataclass(frozen=True, slots=True)
 class BlockOptions:
     """How the disk presents itself."""
@@ -73,7 +61,17 @@ class BlockOptions:
     queue_size: int = 256
     logical_block_bytes: int = 512
     physical_block_bytes: int = 4096
-    error_policy: ErrorPolicy = ErrorPolicy.REPORT
+    read_errors: ErrorPolicy = ErrorPolicy.REPORT
+    write_errors: ErrorPolicy = ErrorPolicy.REPORT
+    """Flushes, discards and zeroes included."""
+
+
+class Failure(NamedTuple):
+    """A request that the host could not carry out, and what was done about it (REPORT, STOP or IGNORE)."""
+
+    error: BlockError
+    is_read: bool
+    action: ErrorPolicy
 
 
 @record
@@ -100,9 +98,9 @@ class VirtioBlock(VirtioDevice):
         backend: BlockBackend,
         options: BlockOptions | None = None,
         *,
-        on_stop: Callable[[BlockError], None] | None = None,
+        on_failure: Callable[[Failure], None] | None = None,
     ) -> None:
-        """`on_stop(error)` is called off the vCPU threads when the error policy stops a request."""
+        """`on_failure` is called off the vCPU threads; after one whose action is STOP, `retry` is expected."""
         self.options = options or BlockOptions()
         offered = (
             BlockFeature.SEG_MAX
@@ -126,7 +124,7 @@ class VirtioBlock(VirtioDevice):
         self._capacity = backend.size_bytes // SECTOR_BYTES
         self._pool = BlockPool()
         self._writeback = True
-        self._on_stop = on_stop
+        self._on_failure = on_failure
         self._pending = 0
         self._idle = threading.Condition(self.lock)
         self._stopped_requests: list[tuple[int, Virtqueue, BlockRequest]] = []
@@ -172,11 +170,12 @@ class VirtioBlock(VirtioDevice):
         self._writeback = True
 
     def quiesce(self) -> None:
-        """Wait for requests in the pool; drop those that the error policy holds."""
+        """Wait for requests in the pool; drop those that the error policy holds, unless their queue goes on."""
         with self._idle:
-            self._pending -= len(self._stopped_requests)
-            self._stopped_requests.clear()
-            while self._pending:
+            kept = [entry for entry in self._stopped_requests if self._is_current(entry[0], entry[1])]
+            self._pending -= len(self._stopped_requests) - len(kept)
+            self._stopped_requests = kept
+            while self._pending > len(self._stopped_requests):
                 self._idle.wait()
 
     def drain(self) -> None:
@@ -200,6 +199,10 @@ class VirtioBlock(VirtioDevice):
             msg = f"virtio block: the disk had {sizes}"
             raise StateError(msg)
         self._writeback = state.writeback
+
+    def _is_current(self, index: int, ring: Virtqueue) -> bool:
+        """Whether the driver still waits for what it put into `ring`; with the lock held."""
+        return self.is_running and self.queues[index].ring is ring
 
     def close(self) -> None:
         """Finish requests, end the pool and close the backend; idempotent."""
@@ -231,8 +234,8 @@ class VirtioBlock(VirtioDevice):
                 length = request.readable_bytes
                 if self._readonly or not length or not in_bounds(request.sector, length, self._capacity):
                     self._finish(ring, request, _IOERR)
-                elif length <= _INLINE_WRITE_BYTES and self._writeback and self.options.error_policy is _REPORT:
-                    self._finish(ring, request, self._execute(request))
+                elif length <= _INLINE_WRITE_BYTES and self._writeback:
+                    self._write_now(index, ring, request)
                 else:
                     self._submit(index, ring, request)
             elif kind == BlockRequestType.GET_ID:
@@ -267,13 +270,32 @@ class VirtioBlock(VirtioDevice):
             done += len(part)
         self._finish(ring, request, _OK, BLOCK_ID_BYTES)
 
-    def _execute(self, request: BlockRequest) -> int:
-        """Carry out a request; its status. Any thread."""
+    def _write_now(self, index: int, ring: Virtqueue, request: BlockRequest) -> None:
+        """Write into the page cache; with the lock held."""
+        status: int | None = _OK
         try:
-            return self._perform(request)
+            self._backend.write(request.readable, request.sector * SECTOR_BYTES)
         except BlockError as error:
-            _LOG.warning("block request at sector %d failed: %s", request.sector, error)
-            return _IOERR
+            status = self._judge_failure(request, error)
+        if status is None:
+            self._pending += 1
+            self._stopped_requests.append((index, ring, request))
+        else:
+            self._finish(ring, request, status)
+
+    def _judge_failure(self, request: BlockRequest, error: BlockError) -> int | None:
+        """Tell of a failed request; its status, or None when the error policy makes it wait. Any thread."""
+        options = self.options
+        is_read = request.type == _IN
+        action = (options.read_errors if is_read else options.write_errors).action(error.code)
+        _LOG.warning("block request at sector %d failed (%s): %s", request.sector, action.value, error)
+        tell = self._on_failure
+        if tell is not None:
+            failure = Failure(error, is_read, action)
+            self.worker.call_soon(lambda: tell(failure))
+        if action is ErrorPolicy.STOP:
+            return None
+        return _OK if action is ErrorPolicy.IGNORE else _IOERR
 
     def _perform(self, request: BlockRequest) -> int:
         """Carry out a request, or raise BlockError."""
@@ -316,47 +338,37 @@ class VirtioBlock(VirtioDevice):
 
     def _work(self, index: int, ring: Virtqueue, request: BlockRequest) -> None:
         """Carry out a request on a thread of the pool and complete it."""
-        status = _IOERR
-        stop: BlockError | None = None
+        status: int | None
         try:
             status = self._perform(request)
         except BlockError as error:
-            _LOG.warning("block request at sector %d failed: %s", request.sector, error)
-            if self._stops_on(error):
-                stop = error
+            status = self._judge_failure(request, error)
         with self._idle:
-            if stop is not None and self.queues[index].ring is ring and self.is_running:
+            if status is None and self._is_current(index, ring):
                 self._stopped_requests.append((index, ring, request))
-                self._idle.notify_all()
             else:
-                stop = None
-                self._complete(index, ring, request, status)
-        if stop is not None and self._on_stop is not None:
-            self._on_stop(stop)
+                self._complete(index, ring, request, _IOERR if status is None else status)
+            self._idle.notify_all()
         self._deliver()
-
-    def _stops_on(self, error: BlockError) -> bool:
-        policy = self.options.error_policy
-        if policy is ErrorPolicy.STOP_ENOSPC:
-            return error.code in {errno.ENOSPC, errno.EDQUOT}
-        return policy is ErrorPolicy.STOP
 
     def _complete(self, index: int, ring: Virtqueue, request: BlockRequest, status: int) -> None:
         """Give a pooled request back, unless its queue is gone; with the lock held."""
         self._pending -= 1
-        if not self._pending:
-            self._idle.notify_all()
-        if self.queues[index].ring is ring and self.is_running:
+        if self._is_current(index, ring):
             done = request.writable_bytes if request.type == _IN and status == _OK else 0
             self._finish(ring, request, status, done)
             self.publish(index, ring)
 
-    def retry(self) -> None:
+    def resumed(self) -> None:
         """Try the requests again that the error policy stopped."""
+        self._submit_stopped()
+
+    def retry(self) -> None:
+        """Try the requests again that the error policy stopped, without a pause in between."""
         with self.lock:
-            stopped, self._stopped_requests = self._stopped_requests, []
+            self._submit_stopped()
+
+    def _submit_stopped(self) -> None:
+        stopped, self._stopped_requests = self._stopped_requests, []
         for index, ring, request in stopped:
             self._pool.submit(lambda i=index, r=ring, q=request: self._work(i, r, q))  # type: ignore[misc]
-
-
-_REPORT = ErrorPolicy.REPORT

@@ -1,7 +1,8 @@
 """The virtio console (VIRTIO 1.2, 5.3): hvc consoles and named ports, such as a guest agent's channel.
 
 Port 0 is always there; with MULTIPORT the driver learns of the others through the control queues. The host's end of
-a port is a character device.
+a port is a character device. Nothing written to a port is lost while somebody is at its other end: a guest that writes
+faster than the host reads waits.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from typing import TYPE_CHECKING, ClassVar
 from pyhyve.devices.virtio.device import VirtioDevice, Worker
 from pyhyve.devices.virtio.spec import ConsoleEvent, ConsoleFeature, DeviceType
 from pyhyve.state.errors import StateError
-from pyhyve.state.record import U16, record
+from pyhyve.state.record import U16, U32, record
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from pyhyve.backends.chardev import Chardev, EventLoop
     from pyhyve.devices.virtio.chain import DescriptorChain
@@ -41,6 +42,8 @@ class PortConfig:
     chardev: Chardev
     name: str = ""
     is_console: bool = False
+    on_guest_open: Callable[[bool], None] | None = None
+    """Called when a program in the guest opens or closes the port; with the device's lock held."""
 
 
 @record
@@ -49,6 +52,9 @@ class ConsolePortState:
 
     guest_open: bool
     pending: bytes
+    ready: bool = False
+    output_done: U32 = 0
+    """Bytes of the guest's next buffer that were written already."""
 
 
 @record
@@ -61,14 +67,23 @@ class VirtioConsoleState:
     ports: tuple[ConsolePortState, ...]
 
 
+_ABSENT = ConsolePortState(guest_open=False, pending=b"")
+
+
 class _Port:
-    """A port's state; also the receiver of its character device's input."""
+    """A port's state; also the receiver of its character device's input (`chardev.ChannelReceiver`)."""
 
     def __init__(self, console: VirtioConsole, index: int, config: PortConfig) -> None:
         self.index = index
         self.config = config
         self.pending = bytearray()
+        self.ready = False
+        """Whether the driver knows of the port."""
         self.guest_open = False
+        self.output: tuple[DescriptorChain, Iterator[memoryview]] | None = None
+        """A buffer from the guest, and what is left of it, that the character device has no room for."""
+        self.output_done = 0
+        """Bytes of it that were written."""
         self._console = console
         self.starved = False
 
@@ -84,9 +99,51 @@ class _Port:
         self.starved = room <= 0
         return max(0, room)
 
+    @property
+    def transmit_queue(self) -> int:
+        """Its index (5.3.2)."""
+        return self.receive_queue + 1
+
+    @property
+    def host_open(self) -> bool:
+        """What the guest is told: a console is always there, a channel when somebody is at its end."""
+        return self.config.is_console or self.config.chardev.connected
+
+    def open_for_guest(self, *, is_open: bool) -> None:
+        """A program in the guest opened or closed the port; with the device's lock held."""
+        if is_open != self.guest_open:
+            self.guest_open = is_open
+            if self.config.on_guest_open is not None:
+                self.config.on_guest_open(is_open)
+
+    def save(self) -> ConsolePortState:
+        """What outlives the process; the host's end does not."""
+        return ConsolePortState(
+            guest_open=self.guest_open, pending=bytes(self.pending), ready=self.ready, output_done=self.output_done
+        )
+
+    def load(self, state: ConsolePortState) -> None:
+        """Take over what `save` gave."""
+        self.guest_open, self.ready, self.output_done = state.guest_open, state.ready, state.output_done
+        self.pending[:0] = state.pending[:_INPUT_LIMIT_BYTES]
+
+    def forget_output(self) -> None:
+        """The driver took its buffers back."""
+        self.output = None
+        self.output_done = 0
+
     def receive(self, data: bytes) -> None:
         """Input from the host's end; any thread."""
         self._console.receive(self, data)
+
+    def peer_changed(self) -> None:
+        """Somebody came to the host's end, or left it."""
+        self._console.peer_changed(self)
+
+    def output_possible(self) -> None:
+        """The host's end takes output again."""
+        if self.output is not None:
+            self._console.notify(self.transmit_queue)
 
 
 class VirtioConsole(VirtioDevice):
@@ -96,25 +153,28 @@ class VirtioConsole(VirtioDevice):
     state_type: ClassVar = VirtioConsoleState
     state_version: ClassVar = 1
 
-    def __init__(self, memory: GuestMemory, worker: Worker, ports: Sequence[PortConfig]) -> None:
-        """Raises ValueError unless there are 1 to 31 ports. A character device's `write` must not feed input back."""
+    def __init__(self, memory: GuestMemory, worker: Worker, ports: Sequence[PortConfig | None]) -> None:
+        """`ports` by number; None leaves a number free.
+
+        Raises ValueError unless there are 1 to 31 numbers. A character device's `write` must not feed input back.
+        """
         if not 0 < len(ports) <= _MAX_PORTS:
             msg = f"a virtio console has 1 to {_MAX_PORTS} ports, not {len(ports)}"
             raise ValueError(msg)
         offered = ConsoleFeature.SIZE | ConsoleFeature.MULTIPORT | ConsoleFeature.EMERG_WRITE
         super().__init__(memory, worker, offered=int(offered), queue_sizes=[_QUEUE_SIZE] * (2 * len(ports) + 2))
-        self._ports = [_Port(self, index, config) for index, config in enumerate(ports)]
+        self._ports = [None if config is None else _Port(self, index, config) for index, config in enumerate(ports)]
         self._control: deque[bytes] = deque()
         self._columns = self._rows = 0
 
     def start(self, loop: EventLoop) -> None:
-        """Begin to take input from the ports' character devices."""
-        for port in self._ports:
+        """Begin to take input from the ports' character devices; `loop` runs on the worker's thread."""
+        for port in self._present():
             port.config.chardev.start(loop, port)
 
     def close(self) -> None:
         """Close the character devices; idempotent."""
-        for port in self._ports:
+        for port in self._present():
             port.config.chardev.close()
 
     def save(self) -> VirtioConsoleState:
@@ -124,9 +184,7 @@ class VirtioConsole(VirtioDevice):
                 columns=self._columns,
                 rows=self._rows,
                 control=tuple(self._control),
-                ports=tuple(
-                    ConsolePortState(guest_open=port.guest_open, pending=bytes(port.pending)) for port in self._ports
-                ),
+                ports=tuple(_ABSENT if port is None else port.save() for port in self._ports),
             )
 
     def load(self, state: VirtioConsoleState) -> None:
@@ -138,8 +196,19 @@ class VirtioConsole(VirtioDevice):
             self._columns, self._rows = state.columns, state.rows
             self._control = deque(state.control[:_MAX_CONTROL_MESSAGES])
             for port, saved in zip(self._ports, state.ports, strict=True):
-                port.guest_open = saved.guest_open
-                port.pending[:0] = saved.pending[:_INPUT_LIMIT_BYTES]
+                if port is not None:
+                    port.load(saved)
+
+    def give_back(self) -> None:
+        """Buffers that character devices have no room for; what was written of them is remembered."""
+        for port in self._present():
+            ring = self.queues[port.transmit_queue].ring
+            if port.output is not None and ring is not None:
+                ring.unpop(port.output[0])
+            port.output = None
+
+    def _present(self) -> list[_Port]:
+        return [port for port in self._ports if port is not None]
 
     def set_size(self, columns: int, rows: int) -> None:
         """The terminal of console port 0 has this size now."""
@@ -160,37 +229,57 @@ class VirtioConsole(VirtioDevice):
 
     def write_config(self, offset: int, size: int, value: int) -> None:
         """Emergency write (5.3.4): one character, at any time."""
-        if offset == _EMERGENCY_WRITE_OFFSET:
-            self._ports[0].config.chardev.write(bytes([value & 0xFF]))
+        port = self._ports[0]
+        if offset == _EMERGENCY_WRITE_OFFSET and port is not None:
+            chardev, data = port.config.chardev, bytes([value & 0xFF])
+            self.worker.call_soon(lambda: chardev.write(data))
 
     def started(self) -> None:
         """Without MULTIPORT, port 0 is open from the start."""
-        if not self.has_feature(ConsoleFeature.MULTIPORT):
-            self._ports[0].guest_open = True
+        port = self._ports[0]
+        if not self.has_feature(ConsoleFeature.MULTIPORT) and port is not None:
+            port.open_for_guest(is_open=True)
 
     def stopped(self) -> None:
         """Reset: the guest's end of every port is closed."""
         self._control.clear()
-        for port in self._ports:
-            port.guest_open = False
+        for port in self._present():
+            port.ready = False
+            port.forget_output()
+            port.open_for_guest(is_open=False)
+
+    def queue_stopped(self, index: int) -> None:
+        """Forget output that waits."""
+        port = self._port_of(index)
+        if port is not None and index & 1:
+            port.forget_output()
+
+    def _port_of(self, index: int) -> _Port | None:
+        """The port that queue `index` belongs to (5.3.2); None for control queues and absent ports."""
+        if index in {_CONTROL_RECEIVE, _CONTROL_TRANSMIT}:
+            return None
+        return self._ports[index >> 1 if index < _CONTROL_RECEIVE else (index >> 1) - 1]
+
+    def is_blocked(self, index: int) -> bool:
+        """A port whose character device takes no more output."""
+        port = self._port_of(index)
+        return port is not None and bool(index & 1) and port.output is not None
 
     def handle_queue(self, index: int, ring: Virtqueue) -> None:
         """Output, control messages, or new buffers for what waits."""
+        port = self._port_of(index)
         if index == _CONTROL_TRANSMIT:
             self._take_control(ring)
             self._flush_control()
         elif index == _CONTROL_RECEIVE:
             self._flush_control()
+        elif port is None:
+            while index & 1 and (chain := ring.pop()) is not None:
+                ring.push(chain, 0)
+        elif index & 1:
+            _write_output(port, ring)
         else:
-            port = self._ports[index >> 1 if index < _CONTROL_RECEIVE else (index >> 1) - 1]
-            if index & 1:
-                while (chain := ring.pop()) is not None:
-                    for view in chain.readable:
-                        for start in range(0, len(view), _OUTPUT_CHUNK_BYTES):
-                            port.config.chardev.write(bytes(view[start : start + _OUTPUT_CHUNK_BYTES]))
-                    ring.push(chain, 0)
-            else:
-                self._deliver_input(port)
+            self._deliver_input(port)
 
     def service(self, index: int, ring: Virtqueue) -> None:
         """Receive queues keep their buffers until there is something to put into them."""
@@ -232,6 +321,16 @@ class VirtioConsole(VirtioDevice):
             port.starved = False
             port.config.chardev.resume()
 
+    def peer_changed(self, port: _Port) -> None:
+        """Tell the driver whether somebody is at the host's end of `port`."""
+
+        def tell() -> None:
+            if port.ready and not port.config.is_console:
+                self._send_control(port.index, ConsoleEvent.PORT_OPEN, int(port.host_open))
+                self._flush_control()
+
+        self.run_locked(tell)
+
     # -- control messages (5.3.6.2) -----------------------------------------------------------------------------------
 
     def _send_control(self, port: int, event: ConsoleEvent, value: int = 0, extra: bytes = b"") -> None:
@@ -239,7 +338,8 @@ class VirtioConsole(VirtioDevice):
             self._control.append(_CONTROL.pack(port, event, value) + extra)
 
     def _send_size(self, port: int) -> None:
-        if self._ports[port].config.is_console:
+        config = self._ports[port]
+        if config is not None and config.config.is_console:
             # 5.3.6.2 lists columns before rows.
             self._send_control(port, ConsoleEvent.RESIZE, 0, pack("<HH", self._columns, self._rows))
             self._flush_control()
@@ -272,23 +372,55 @@ class VirtioConsole(VirtioDevice):
     def _act(self, port_index: int, event: int, value: int) -> None:
         if event == ConsoleEvent.DEVICE_READY:
             if value:
-                for port in self._ports:
+                for port in self._present():
                     self._send_control(port.index, ConsoleEvent.DEVICE_ADD)
             return
-        if port_index >= len(self._ports):
+        found = self._ports[port_index] if port_index < len(self._ports) else None
+        if found is None:
             return
-        port = self._ports[port_index]
         if event == ConsoleEvent.PORT_READY and value:
-            if port.config.is_console:
+            found.ready = True
+            if found.config.is_console:
                 self._send_control(port_index, ConsoleEvent.CONSOLE_PORT, 1)
                 if self._columns and self._rows:
                     self._send_size(port_index)
-            if port.config.name:
-                self._send_control(port_index, ConsoleEvent.PORT_NAME, 1, port.config.name.encode())
-            self._send_control(port_index, ConsoleEvent.PORT_OPEN, 1)
+            if found.config.name:
+                self._send_control(port_index, ConsoleEvent.PORT_NAME, 1, found.config.name.encode())
+            if found.host_open:
+                self._send_control(port_index, ConsoleEvent.PORT_OPEN, 1)
         elif event == ConsoleEvent.PORT_OPEN:
-            port.guest_open = bool(value)
-            self._deliver_input(port)
+            found.open_for_guest(is_open=bool(value))
+            self._deliver_input(found)
+
+
+def _write_output(port: _Port, ring: Virtqueue) -> None:
+    """Pass on what the guest wrote, as far as the character device takes it."""
+    chardev = port.config.chardev
+    while True:
+        if port.output is None:
+            chain = ring.pop()
+            if chain is None:
+                return
+            port.output = (chain, _pieces(chain, port.output_done))
+        chain, pieces = port.output
+        while chardev.output_room > 0:
+            piece = next(pieces, None)
+            if piece is None:
+                port.forget_output()
+                ring.push(chain, 0)
+                break
+            chardev.write(bytes(piece))
+            port.output_done += len(piece)
+        else:
+            return
+
+
+def _pieces(chain: DescriptorChain, skip: int) -> Iterator[memoryview]:
+    """What is to be read of `chain` behind its first `skip` bytes, in pieces that can be copied."""
+    for view in chain.readable:
+        for start in range(min(skip, len(view)), len(view), _OUTPUT_CHUNK_BYTES):
+            yield view[start : start + _OUTPUT_CHUNK_BYTES]
+        skip = max(0, skip - len(view))
 
 
 def _pop_or_wait(ring: Virtqueue) -> DescriptorChain | None:

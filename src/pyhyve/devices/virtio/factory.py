@@ -6,24 +6,28 @@ A machine's builder calls one function per device, attaches `function`, and call
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pyhyve.backends.block import open_backend
 from pyhyve.backends.ioloop import IoLoop
-from pyhyve.devices.virtio.balloon import VirtioBalloon
+from pyhyve.backends.vsock import VsockListener
+from pyhyve.devices.virtio.balloon import BalloonOptions, VirtioBalloon
 from pyhyve.devices.virtio.block import BlockOptions, VirtioBlock
 from pyhyve.devices.virtio.console import PortConfig, VirtioConsole
 from pyhyve.devices.virtio.net import NetOptions, VirtioNet
 from pyhyve.devices.virtio.pci import NotifyRegistrar, VirtioPci
 from pyhyve.devices.virtio.rng import VirtioRng
+from pyhyve.devices.virtio.vsock import VirtioVsock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
-    from pyhyve.backends.block import BlockError
     from pyhyve.backends.chardev import EventLoop
     from pyhyve.backends.net import NetBackend
+    from pyhyve.devices.virtio.block import Failure
     from pyhyve.image.contract import Image
     from pyhyve.memory.guest import GuestMemory
 
@@ -52,12 +56,12 @@ def make_disk(
     options: BlockOptions | None = None,
     *,
     name: str = "virtio-disk",
-    on_stop: Callable[[BlockError], None] | None = None,
+    on_failure: Callable[[Failure], None] | None = None,
     register_notify: NotifyRegistrar | None = None,
 ) -> PluggableDevice[VirtioBlock]:
     """A disk on an open image, which it takes over. It has a thread of its own, so a slow disk delays nothing else."""
     loop = IoLoop(name)
-    device = VirtioBlock(memory, loop, open_backend(image), options, on_stop=on_stop)
+    device = VirtioBlock(memory, loop, open_backend(image), options, on_failure=on_failure)
     function = VirtioPci(device, name=name, register_notify=register_notify)
     loop.start()
 
@@ -89,7 +93,7 @@ def make_console(
     memory: GuestMemory,
     loop: IoLoop,
     chardev_loop: EventLoop,
-    ports: Sequence[PortConfig],
+    ports: Sequence[PortConfig | None],
     *,
     name: str = "virtio-console",
     register_notify: NotifyRegistrar | None = None,
@@ -102,20 +106,57 @@ def make_console(
 
 
 def make_rng(
-    memory: GuestMemory, loop: IoLoop, *, register_notify: NotifyRegistrar | None = None
+    memory: GuestMemory,
+    loop: IoLoop,
+    source: Path | None = None,
+    *,
+    name: str = "virtio-rng",
+    register_notify: NotifyRegistrar | None = None,
 ) -> PluggableDevice[VirtioRng]:
-    """An entropy device."""
-    device = VirtioRng(memory, loop)
-    return PluggableDevice(VirtioPci(device, register_notify=register_notify), device, device.reset)
+    """An entropy device on the kernel's generator, or on a file of random bytes. Raises OSError."""
+    fd = -1 if source is None else os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+
+    def read(count: int) -> bytes:
+        with suppress(OSError):
+            return os.read(fd, count)
+        return b""
+
+    device = VirtioRng(memory, loop, source=os.urandom if fd < 0 else read)
+
+    def close() -> None:
+        nonlocal fd
+        device.reset()
+        if fd >= 0:
+            os.close(fd)
+            fd = -1
+
+    return PluggableDevice(VirtioPci(device, name=name, register_notify=register_notify), device, close)
 
 
 def make_balloon(
     memory: GuestMemory,
     loop: IoLoop,
+    options: BalloonOptions | None = None,
     *,
-    on_statistics: Callable[[dict[str, int]], None] | None = None,
+    name: str = "virtio-balloon",
     register_notify: NotifyRegistrar | None = None,
 ) -> PluggableDevice[VirtioBalloon]:
     """A memory balloon."""
-    device = VirtioBalloon(memory, loop, on_statistics=on_statistics)
-    return PluggableDevice(VirtioPci(device, register_notify=register_notify), device, device.reset)
+    device = VirtioBalloon(memory, loop, options)
+    return PluggableDevice(VirtioPci(device, name=name, register_notify=register_notify), device, device.reset)
+
+
+def make_vsock(
+    memory: GuestMemory,
+    loop: IoLoop,
+    cid: int,
+    path: Path,
+    *,
+    name: str = "virtio-vsock",
+    register_notify: NotifyRegistrar | None = None,
+) -> PluggableDevice[VirtioVsock]:
+    """A virtual socket device of address `cid`, on Unix sockets at and beside `path`. Raises VsockError."""
+    device = VirtioVsock(memory, loop, cid, VsockListener(path))
+    function = VirtioPci(device, name=name, register_notify=register_notify)
+    device.start()
+    return PluggableDevice(function, device, device.close)

@@ -53,6 +53,7 @@ _CLASS_CODES = {
     DeviceType.RNG: 0x00FF00,
     DeviceType.BALLOON: 0x00FF00,
     DeviceType.SCSI: 0x010000,
+    DeviceType.VSOCK: 0x078000,
 }
 
 

@@ -19,7 +19,7 @@ MAX_REQUEST_BYTES = 1 << 16
 
 
 class VirtioRng(VirtioDevice):
-    """Randomness for the guest; `source(n)` gives `n` bytes and defaults to the host's generator."""
+    """Randomness for the guest; `source(n)` gives up to `n` bytes and defaults to the host's generator."""
 
     device_type: ClassVar[DeviceType] = DeviceType.RNG
 
@@ -39,7 +39,10 @@ class VirtioRng(VirtioDevice):
                 part = min(len(view), MAX_REQUEST_BYTES - done)
                 if not part:
                     break
-                view[:part] = self._source(part)
-                self.dma.mark_written(gpa, part)
-                done += part
+                data = self._source(part)
+                view[: len(data)] = data
+                self.dma.mark_written(gpa, len(data))
+                done += len(data)
+                if len(data) < part:
+                    break
             ring.push(chain, done)

@@ -14,6 +14,7 @@ class DeviceType(IntEnum):
     RNG = 4
     BALLOON = 5
     SCSI = 8
+    VSOCK = 19
 
 
 class Status(IntFlag):
@@ -337,3 +338,30 @@ class BalloonStat(IntEnum):
 
 
 BALLOON_PAGE_BYTES = 4096
+
+
+class VsockType(IntEnum):
+    """Kinds of sockets (5.10.6)."""
+
+    STREAM = 1
+    SEQPACKET = 2
+
+
+class VsockOp(IntEnum):
+    """Operations of a virtual socket's packets (5.10.6)."""
+
+    INVALID = 0
+    REQUEST = 1
+    RESPONSE = 2
+    RST = 3
+    SHUTDOWN = 4
+    RW = 5
+    CREDIT_UPDATE = 6
+    CREDIT_REQUEST = 7
+
+
+VSOCK_SHUTDOWN_RECEIVE = 1
+VSOCK_SHUTDOWN_SEND = 2
+"""Flags of VsockOp.SHUTDOWN: what the sender of the packet will not do any more."""
+VSOCK_HOST_CID = 2
+VSOCK_HEADER_BYTES = 44

@@ -107,7 +107,7 @@ class Monitor:
 
     def _observe(self, notice: Notice) -> None:
         """A change of the machine, on its control thread."""
-        data = None
+        data = None if notice.data is None else dict(notice.data)
         if notice.kind in {NoticeKind.RESET, NoticeKind.SHUTDOWN}:
             data = {"guest": notice.cause.is_guest, "reason": str(notice.cause)}
         message = event_message(notice.kind, data, time.time_ns() // 1000)

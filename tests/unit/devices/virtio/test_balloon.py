@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 
-from pyhyve.devices.virtio.balloon import VirtioBalloon
+from pyhyve.devices.virtio.balloon import BalloonOptions, VirtioBalloon
 from pyhyve.devices.virtio.spec import BalloonFeature, Feature
 from pyhyve.testing.virtio_driver import Segment, VirtioDriver
 from pyhyve.testing.virtio_driver_transport import MiniMachine
@@ -15,7 +15,9 @@ class Balloon:
     def __init__(self, *, without: int = 0) -> None:
         self.machine = MiniMachine()
         self.reports: list[dict[str, int]] = []
-        self.device = VirtioBalloon(self.machine.memory, self.machine.loop, on_statistics=self.reports.append)
+        self.changes: list[int] = []
+        options = BalloonOptions(on_statistics=self.reports.append, on_change=self.changes.append)
+        self.device = VirtioBalloon(self.machine.memory, self.machine.loop, options)
         self.transport = self.machine.plug_pci(self.device)
         self.driver = VirtioDriver(self.transport, self.machine.allocator)
         self.driver.start(self.transport.read_features() & ~int(Feature.RING_PACKED) & ~without)
@@ -58,7 +60,9 @@ def test_target_and_actual_are_configuration() -> None:
     assert balloon.machine.messages == [0]
     assert balloon.transport.read_config(0, 4) == 5
     balloon.transport.write_config(4, 4, 3)
+    balloon.transport.write_config(4, 4, 3)
     assert balloon.device.actual_bytes == 3 * 4096
+    assert balloon.changes == [3 * 4096]
     assert balloon.device.target_bytes == 5 * 4096
     balloon.transport.write_status(0)
     assert balloon.device.actual_bytes == 0

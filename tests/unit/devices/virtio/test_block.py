@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pyhyve.backends.block import BlockError, open_backend
-from pyhyve.devices.virtio.block import BlockOptions, ErrorPolicy, VirtioBlock
+from pyhyve.devices.virtio.block import BlockOptions, Failure, VirtioBlock
+from pyhyve.devices.virtio.error_policy import ErrorPolicy
 from pyhyve.devices.virtio.spec import BlockFeature, BlockRequestType, BlockStatus, Feature, Status
 from pyhyve.image.opening import OpenSettings, open_image
 from pyhyve.testing.virtio_driver import Segment, SplitDriverQueue, Used, VirtioDriver
@@ -76,10 +77,10 @@ class Disk:
         *,
         packed: bool = False,
         features: int | None = None,
-        on_stop: Callable[[BlockError], None] | None = None,
+        on_failure: Callable[[Failure], None] | None = None,
     ) -> None:
         self.machine = MiniMachine()
-        self.device = VirtioBlock(self.machine.memory, self.machine.loop, backend, options, on_stop=on_stop)
+        self.device = VirtioBlock(self.machine.memory, self.machine.loop, backend, options, on_failure=on_failure)
         self.transport = self.machine.plug_pci(self.device)
         self.driver = VirtioDriver(self.transport, self.machine.allocator)
         if features is None:
@@ -312,38 +313,103 @@ def test_host_error_reaches_the_guest() -> None:
     disk.close()
 
 
-def test_full_disk_stops_and_retries_without_loss() -> None:
-    stops: list[int] = []
-    backend = FailingBackend(errno.ENOSPC)
-    options = BlockOptions(error_policy=ErrorPolicy.STOP_ENOSPC)
-    disk = Disk(backend, options, on_stop=lambda error: stops.append(error.code))
-    _, status = disk.submit(OUT, 0, PATTERN)
-    disk.machine.run()
-    deadline = time.monotonic() + 5
-    while not stops and time.monotonic() < deadline:
-        time.sleep(0.001)
-    assert stops == [errno.ENOSPC]
+class Troubled:
+    """A disk whose backend fails, with what it tells."""
+
+    def __init__(self, code: int, options: BlockOptions) -> None:
+        self.failures: list[Failure] = []
+        self.backend = FailingBackend(code)
+        self.disk = Disk(self.backend, options, on_failure=self.failures.append)
+
+    def fail(self, kind: int, data: bytes | int) -> tuple[Segment, Segment]:
+        """Submit a request and wait until it has failed."""
+        before = len(self.failures)
+        parts = self.disk.submit(kind, 0, data)
+        deadline = time.monotonic() + 5
+        while len(self.failures) == before and time.monotonic() < deadline:
+            self.disk.machine.run()
+            time.sleep(0.0005)
+        assert len(self.failures) == before + 1
+        return parts
+
+
+@pytest.mark.parametrize("writeback", [True, False])
+@pytest.mark.parametrize("policy", [ErrorPolicy.ENOSPC, ErrorPolicy.STOP])
+def test_full_disk_stops_and_retries_without_loss(policy: ErrorPolicy, *, writeback: bool) -> None:
+    troubled = Troubled(errno.ENOSPC, BlockOptions(write_errors=policy))
+    disk, backend = troubled.disk, troubled.backend
+    disk.transport.write_config(32, 1, int(writeback))
+    _, status = troubled.fail(OUT, PATTERN)
+    failure = troubled.failures[0]
+    assert (failure.error.code, failure.is_read, failure.action) == (errno.ENOSPC, False, ErrorPolicy.STOP)
     assert disk.driver.queues[0].poll() is None
     backend.error = None
     disk.device.retry()
     disk.wait()
     assert disk.driver.read(status) == b"\0"
-    assert backend.calls == 2
+    assert backend.calls >= 2
+    disk.close()
+
+
+def test_policies_for_reading_and_writing_differ() -> None:
+    options = BlockOptions(read_errors=ErrorPolicy.STOP, write_errors=ErrorPolicy.IGNORE)
+    troubled = Troubled(errno.EIO, options)
+    disk = troubled.disk
+    for kind, data in ((OUT, PATTERN), (FLUSH, b""), (RANGES[1], struct.pack("<QII", 0, 1, 0))):
+        assert disk.request(kind, 0, data)[0] == BlockStatus.OK
+    _, status = troubled.fail(IN, 512)
+    assert disk.driver.queues[0].poll() is None
+    troubled.backend.error = None
+    disk.device.retry()
+    assert disk.wait().written_bytes == 513
+    assert disk.driver.read(status) == b"\0"
+    assert [failure.action for failure in troubled.failures] == [ErrorPolicy.IGNORE] * 3 + [ErrorPolicy.STOP]
+    disk.close()
+
+
+def test_policy_for_a_full_disk_reports_other_errors() -> None:
+    troubled = Troubled(errno.EIO, BlockOptions(write_errors=ErrorPolicy.ENOSPC))
+    assert troubled.disk.request(OUT, 0, PATTERN)[0] == BlockStatus.IOERR
+    troubled.disk.machine.run()
+    assert troubled.failures[0].action is ErrorPolicy.REPORT
+    troubled.disk.close()
+
+
+def test_request_that_fails_again_waits_again() -> None:
+    troubled = Troubled(errno.ENOSPC, BlockOptions(write_errors=ErrorPolicy.STOP))
+    disk = troubled.disk
+    troubled.fail(OUT, PATTERN)
+    for turn in range(2, 5):
+        disk.device.retry()
+        deadline = time.monotonic() + 5
+        while len(troubled.failures) < turn and time.monotonic() < deadline:
+            disk.machine.run()
+            time.sleep(0.0005)
+        assert len(troubled.failures) == turn
+    assert disk.driver.queues[0].poll() is None
+    troubled.backend.error = None
+    disk.device.retry()
+    disk.wait()
     disk.close()
 
 
 def test_reset_drops_stopped_requests() -> None:
-    stops: list[int] = []
-    options = BlockOptions(error_policy=ErrorPolicy.STOP)
-    disk = Disk(FailingBackend(errno.EIO), options, on_stop=lambda error: stops.append(error.code))
-    disk.submit(OUT, 0, PATTERN)
-    disk.machine.run()
-    deadline = time.monotonic() + 5
-    while not stops and time.monotonic() < deadline:
-        time.sleep(0.001)
-    disk.transport.write_status(0)
+    troubled = Troubled(errno.EIO, BlockOptions(write_errors=ErrorPolicy.STOP))
+    troubled.fail(OUT, PATTERN)
+    troubled.disk.transport.write_status(0)
+    troubled.disk.device.retry()
+    assert troubled.disk.device._pending == 0
+    troubled.disk.close()
+
+
+def test_reset_of_one_queue_keeps_what_waits_in_another() -> None:
+    troubled = Troubled(errno.EIO, BlockOptions(queues=2, write_errors=ErrorPolicy.STOP))
+    disk = troubled.disk
+    troubled.fail(OUT, PATTERN)
+    disk.transport.reset_queue(1)
+    troubled.backend.error = None
     disk.device.retry()
-    assert disk.device._pending == 0
+    disk.wait()
     disk.close()
 
 

@@ -6,23 +6,40 @@ import struct
 
 import pytest
 
-from pyhyve.backends.chardev import MemoryChardev
+from pyhyve.backends.chardev import ChannelReceiver, MemoryChardev
 from pyhyve.devices.virtio.console import PortConfig, VirtioConsole
 from pyhyve.devices.virtio.spec import ConsoleEvent, ConsoleFeature, Feature
 from pyhyve.testing.virtio_driver import Segment, VirtioDriver
 from pyhyve.testing.virtio_driver_transport import MiniMachine
 
 
+class Channel(MemoryChardev):
+    """The host's end, with a peer that comes and goes and takes as much as it likes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.connected = True
+        self.output_room = 1 << 20
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        self.output_room = max(0, self.output_room - len(data))
+
+    @property
+    def port(self) -> ChannelReceiver:
+        assert isinstance(self._receiver, ChannelReceiver)
+        return self._receiver
+
+
 class Console:
     """A console with a started driver that has buffers everywhere."""
 
-    def __init__(self, *, multiport: bool = True) -> None:
+    def __init__(self, *, multiport: bool = True, has_console: bool = True) -> None:
         self.machine = MiniMachine()
-        self.chardevs = [MemoryChardev(), MemoryChardev()]
-        ports = [
-            PortConfig(self.chardevs[0], is_console=True),
-            PortConfig(self.chardevs[1], name="org.qemu.guest_agent.0"),
-        ]
+        self.chardevs = [Channel(), Channel()]
+        self.opened: list[bool] = []
+        agent = PortConfig(self.chardevs[1], name="org.qemu.guest_agent.0", on_guest_open=self.opened.append)
+        ports = [PortConfig(self.chardevs[0], is_console=True) if has_console else None, agent]
         self.device = VirtioConsole(self.machine.memory, self.machine.loop, ports)
         self.device.start(self.machine.loop)
         self.transport = self.machine.plug_pci(self.device)
@@ -109,6 +126,7 @@ def test_input_is_bounded_and_resumes() -> None:
     device = VirtioConsole(machine.memory, machine.loop, [PortConfig(chardev, is_console=True)])
     device.start(machine.loop)
     port = device._ports[0]
+    assert port is not None
     chardev.feed(bytes(1 << 20))
     assert port.room == 0
     assert len(port.pending) == 1 << 16
@@ -131,6 +149,7 @@ def test_emergency_write_needs_no_driver() -> None:
     console = Console()
     console.transport.write_status(0)
     console.transport.write_config(8, 4, ord("!"))
+    console.machine.run()
     assert bytes(console.chardevs[0].output) == b"!"
 
 
@@ -155,3 +174,75 @@ def test_a_console_needs_a_port() -> None:
     machine = MiniMachine()
     with pytest.raises(ValueError, match="ports"):
         VirtioConsole(machine.memory, machine.loop, [])
+
+
+def test_number_without_a_port_stays_free() -> None:
+    console = Console(has_console=False)
+    assert console.control(0, ConsoleEvent.DEVICE_READY, 1) == [(1, ConsoleEvent.DEVICE_ADD, 0, b"")]
+    assert console.control(0, ConsoleEvent.PORT_READY, 1) == []
+    assert console.transport.read_config(4, 4) == 2
+    console.transport.write_config(8, 4, ord("!"))
+    token = console.driver.submit(1, [console.driver.buffer(b"to nobody")])
+    console.machine.run()
+    used = console.driver.queues[1].poll()
+    assert used is not None
+    assert used.token == token
+
+
+def test_guest_learns_who_is_at_the_other_end() -> None:
+    console = Console()
+    agent = console.chardevs[1]
+    agent.connected = False
+    agent.port.peer_changed()
+    assert console.control(0, ConsoleEvent.DEVICE_READY, 1)[1] == (1, ConsoleEvent.DEVICE_ADD, 0, b"")
+    assert console.control(1, ConsoleEvent.PORT_READY, 1) == [
+        (1, ConsoleEvent.PORT_NAME, 1, b"org.qemu.guest_agent.0"),
+    ]
+    for connected in (True, False):
+        agent.connected = connected
+        agent.port.peer_changed()
+        assert console.take(2) == [struct.pack("<IHH", 1, ConsoleEvent.PORT_OPEN, connected)]
+
+
+def test_host_learns_when_the_guest_opens_a_port() -> None:
+    console = Console()
+    console.control(1, ConsoleEvent.PORT_OPEN, 1)
+    console.control(1, ConsoleEvent.PORT_OPEN, 1)
+    console.control(1, ConsoleEvent.PORT_OPEN, 0)
+    console.control(1, ConsoleEvent.PORT_OPEN, 1)
+    console.transport.write_status(0)
+    assert console.opened == [True, False, True, False]
+
+
+def test_output_waits_for_a_slow_reader_and_loses_nothing() -> None:
+    console = Console()
+    agent = console.chardevs[1]
+    agent.output_room = 1
+    data = bytes(range(256)) * 800
+    console.driver.submit(5, [console.driver.buffer(data[:150_000]), console.driver.buffer(data[150_000:])])
+    console.driver.submit(5, [console.driver.buffer(b"more")])
+    console.machine.run()
+    assert agent.output == data[: 1 << 16]
+    assert console.driver.queues[5].poll() is None
+    while console.driver.queues[5].poll() is None:
+        agent.output_room = 1
+        agent.port.output_possible()
+        console.machine.run()
+    agent.output_room = 1 << 20
+    agent.port.output_possible()
+    console.machine.run()
+    assert agent.output == data + b"more"
+    assert console.driver.queues[5].poll() is not None
+
+
+def test_reset_forgets_output_that_waits() -> None:
+    console = Console()
+    agent = console.chardevs[1]
+    agent.output_room = 0
+    console.driver.submit(5, [console.driver.buffer(b"never sent")])
+    console.machine.run()
+    console.transport.write_status(0)
+    agent.output_room = 100
+    agent.port.output_possible()
+    console.machine.run()
+    assert not agent.output
