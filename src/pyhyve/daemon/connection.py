@@ -11,8 +11,10 @@ import contextlib
 import logging
 import os
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from pyhyve.daemon.access import AllowAll, denied_to_readers, extra_permissions, object_of, objects_in
 from pyhyve.daemon.dispatch import Call, Encoded, Registered, registered
 from pyhyve.daemon.errors import LibvirtError, api_name
 from pyhyve.daemon.streams import INCOMING_MAX, Hole, Stream
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from pyhyve.daemon.daemon import Daemon
     from pyhyve.daemon.drivers.api import Driver
     from pyhyve.daemon.events import Registration
+    from pyhyve.daemon.scram import ScramServer
     from pyhyve.rpc.procedures import Procedure
 
 __all__ = ["CALLS_MAX", "Connection", "Link"]
@@ -103,8 +106,8 @@ class Connection:
         self.watches_close = False
         self.keepalive = False
         """The client answers pings."""
-        self.sasl: object | None = None
-        """State of an authentication under way (:mod:`pyhyve.daemon.procedures.authentication`)."""
+        self.sasl: ScramServer | None = None
+        """The authentication under way."""
         self._link = link
         self._driver: Driver | None = None
         self._protocol = ServerProtocol()
@@ -113,6 +116,7 @@ class Connection:
         self._tasks: set[asyncio.Task[None]] = set()
         self._paused = False
         self._postponed: deque[Called] = deque()
+        self._careful = True
         self.closed = False
         self.silent_pings = 0
         daemon.connections.add(self)
@@ -134,14 +138,21 @@ class Connection:
     def open(self, driver: Driver, flags: int) -> None:
         """Open it to a driver."""
         self._driver = driver
-        self.forget_admissions()
         self.read_only = self.read_only or bool(flags & _READ_ONLY_FLAG)
+        self.forget_admissions()
 
     def close_driver(self) -> None:
         """Close what was opened; the socket stays."""
         self.daemon.events.drop(self)
         self.forget_admissions()
         self._driver = None
+
+    def become(self, user: str | None) -> None:
+        """Note who the client turned out to be."""
+        self.identity = replace(self.identity, sasl=user)
+        self.authenticated = True
+        self.sasl = None
+        self.forget_admissions()
 
     def allows(self, permission: str, name: str = "", uuid: bytes = b"") -> bool:
         """Whether the policy grants this client a permission, on an object or (no name) on some."""
@@ -161,7 +172,9 @@ class Connection:
             self._flush()
 
     def ping(self) -> None:
-        """Ask whether the client is still there."""
+        """Ask whether the client is still there, if it understands and we listen."""
+        if not self.keepalive or self._paused or self.closed:
+            return
         self.silent_pings += 1
         self._protocol.ping()
         self._flush()
@@ -244,6 +257,8 @@ class Connection:
         row = called.procedure
         try:
             entry = self._admitted.get(row) or self._admit(row)
+            if self._careful:
+                self._check(row, called.arguments)
             call = Call(self, row, called.fds)
             if entry.waits:
                 task = self.daemon.loop.create_task(self._serve_waiting(entry, call, called), name=row.name)
@@ -276,9 +291,6 @@ class Connection:
         entry = registered(row)
         if self._driver is None and row.name not in _WITHOUT_DRIVER:
             raise LibvirtError(ErrorCode.INTERNAL_ERROR, ErrorDomain.RPC, "connection not open")
-        if self.read_only and Trait.READ not in row.traits:
-            msg = f"read only access prevents {api_name(row.name)}"
-            raise LibvirtError(ErrorCode.OPERATION_DENIED, ErrorDomain.NONE, msg)
         for permission in row.permissions:
             self.require(permission)
         if self._driver is not None:
@@ -288,6 +300,38 @@ class Connection:
     def forget_admissions(self) -> None:
         """Ask the policy again from the next call on."""
         self._admitted.clear()
+        self._careful = self.read_only or not isinstance(self.daemon.policy, AllowAll)
+
+    def _check(self, row: Procedure, args: Any) -> None:
+        """Raise LibvirtError where what a call says makes it one this client may not make."""
+        if self.read_only and (reason := denied_to_readers(row, args, api_name(row.name))) is not None:
+            raise LibvirtError(ErrorCode.OPERATION_DENIED, ErrorDomain.NONE, reason)
+        for permission in extra_permissions(row, args):
+            self.require(permission)
+        if self.daemon.policy.by_object:
+            needed = (*row.permissions, *extra_permissions(row, args))
+            for kind, name, uuid in objects_in(args):
+                true_name = self.daemon.object_name(self.driver, kind, uuid) or name
+                for permission in needed:
+                    if permission.startswith(f"{kind}:"):
+                        self.require(permission, true_name, uuid)
+
+    def _shown(self, row: Procedure, result: Any) -> Any:
+        """Return an answer without the objects this client may not know of; LibvirtError where it is about one."""
+        if isinstance(result, list):
+            return [item for item in result if self._may_see(item)]
+        if (found := object_of(result)) is not None:
+            if not self._may_see(result):
+                self.require(f"{found[0]}:getattr", found[1], found[2])
+            return result
+        if type(result) is tuple and result and isinstance(result[0], list) and row.name.startswith("CONNECT_LIST_ALL"):
+            items = [item for item in result[0] if self._may_see(item)]
+            return (items, len(items), *result[2:]) if result[0] else result
+        return result
+
+    def _may_see(self, item: object) -> bool:
+        found = object_of(item)
+        return found is None or self.allows(f"{found[0]}:getattr", found[1], found[2])
 
     def _reply(self, entry: Registered, call: Call, called: Called, result: Any) -> None:
         if called.fds:
@@ -296,13 +340,15 @@ class Connection:
             _close_fds(call.reply_fds)
             return
         try:
+            if self._careful and self.daemon.policy.by_object:
+                result = self._shown(entry.row, result)
             if isinstance(result, Encoded):
                 self._protocol.reply_encoded(called, result.payload)
             elif entry.answer_fields == 1:
                 self._protocol.reply(called, result, fds=call.reply_fds)
             else:
                 self._protocol.reply(called, *(() if result is None else result), fds=call.reply_fds)
-        except (XdrError, FrameError, TypeError) as error:
+        except (XdrError, FrameError, TypeError, LibvirtError) as error:
             _close_fds(call.reply_fds)
             self._fail(called, error, closed=True)
             return

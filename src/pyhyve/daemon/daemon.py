@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pyhyve.daemon.access import AllowAll
 from pyhyve.daemon.events import EventBroker
+from pyhyve.daemon.policy import read_policy
 from pyhyve.daemon.store import Store
+from pyhyve.daemon.users import Users
+from pyhyve.support.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -53,6 +56,9 @@ class Daemon:
         self.drivers: list[Driver] = []
         """In the order in which they are asked whether a URI is theirs; the first opens connections without one."""
         self.connections: set[Connection] = set()
+        self.users = Users(paths.configuration / "users")
+        self._fixed_policy = policy is not None
+        self._names: dict[str, Callable[[Driver, bytes], str | None]] = {}
         self._parts: dict[type, Part] = {}
         self._started: list[Part | Driver] = []
         self._threads = ThreadPoolExecutor(BLOCKING_THREADS, thread_name_prefix="blocking")
@@ -74,6 +80,15 @@ class Daemon:
         part = self._parts[cls]
         assert isinstance(part, cls)  # noqa: S101 - for the type checker: parts are kept under their class
         return part
+
+    def add_names(self, kind: str, name_of: Callable[[Driver, bytes], str | None]) -> None:
+        """Say how to find the name of an object by its UUID, for policies that speak of names ("domain", …)."""
+        self._names[kind] = name_of
+
+    def object_name(self, driver: Driver, kind: str, uuid: bytes) -> str | None:
+        """Return the name of an object, or None where it is not known."""
+        name_of = self._names.get(kind)
+        return None if name_of is None else name_of(driver, uuid)
 
     # -- work ---------------------------------------------------------------------------------------------------------
 
@@ -107,6 +122,7 @@ class Daemon:
         """Bring up drivers, then parts."""
         self._loop = asyncio.get_running_loop()
         self.paths.make()
+        self._read_policy()
         members: list[Part | Driver] = [*self.drivers, *self._parts.values()]
         for member in members:
             await member.start()
@@ -129,8 +145,19 @@ class Daemon:
         self._threads.shutdown(wait=False, cancel_futures=True)
         self.store.close()
 
+    def _read_policy(self) -> None:
+        """Read the policy file. Raises UserError."""
+        if not self._fixed_policy:
+            self.policy = read_policy(self.paths.configuration / "policy.toml") or AllowAll()
+
     def reload(self) -> None:
-        """Have every part read its configuration again."""
+        """Read the policy again and have every part read its configuration; what is wrong is logged and stays."""
+        try:
+            self._read_policy()
+        except (UserError, OSError) as error:
+            _log.error("the policy stays as it was: %s", error)
+        for connection in self.connections:
+            connection.forget_admissions()
         for part in self._parts.values():
             try:
                 part.reload()

@@ -1,4 +1,4 @@
-"""A client's unix or TCP socket on the event loop: bytes and descriptors in and out, never waiting."""
+"""A client's socket on the event loop: bytes (and on a unix socket descriptors) in and out, never waiting."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Final
 from pyhyve.rpc.spec import FDS_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from typing import Any
 
     from pyhyve.daemon.connection import Connection
 
-__all__ = ["SocketLink"]
+__all__ = ["SocketLink", "TransportLink"]
 
 _RECEIVE_SIZE: Final = 256 << 10
 _arena: Final = memoryview(bytearray(_RECEIVE_SIZE))
@@ -29,13 +30,12 @@ LINGER_S: Final = 10.0
 
 
 class SocketLink:
-    """One socket. :meth:`start` it with its connection."""
+    """One unix socket. :meth:`start` it with its connection."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, endpoint: socket.socket) -> None:
         endpoint.settimeout(0)
         self._loop = loop
         self._socket = endpoint
-        self._unix = endpoint.family == socket.AF_UNIX
         self._connection: Connection | None = None
         self._out: deque[tuple[memoryview, Sequence[int]]] = deque()
         self._size = 0
@@ -138,13 +138,10 @@ class SocketLink:
     def _readable(self) -> None:
         fds: list[int] = []
         try:
-            if self._unix:
-                size, ancillary, _, _ = self._socket.recvmsg_into([_arena], _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC)
-                for level, kind, content in ancillary:
-                    if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                        fds.extend(memoryview(content)[: len(content) - len(content) % 4].cast("i"))
-            else:
-                size = self._socket.recv_into(_arena)
+            size, ancillary, _, _ = self._socket.recvmsg_into([_arena], _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC)
+            for level, kind, content in ancillary:
+                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                    fds.extend(memoryview(content)[: len(content) - len(content) % 4].cast("i"))
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -185,6 +182,100 @@ class SocketLink:
         self._out.clear()
         self._drained.set()
         self._socket.close()
+
+
+class TransportLink(asyncio.Protocol):
+    """One TCP socket, plain or with TLS, on asyncio's own transport.
+
+    ``started`` is called once the socket stands (TLS: the certificate is verified); it returns the connection to serve,
+    or None to hang up.
+    """
+
+    def __init__(self, started: Callable[[TransportLink], Connection | None]) -> None:
+        self._started = started
+        self._connection: Connection | None = None
+        self._transport: asyncio.Transport | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
+
+    @property
+    def peer(self) -> str:
+        """Address of the client."""
+        address = self._extra("peername")
+        return f"{address[0]}:{address[1]}" if address else "?"
+
+    @property
+    def certificate(self) -> Any:
+        """The client's certificate, as :mod:`ssl` gives it."""
+        return self._extra("peercert") or {}
+
+    def _extra(self, name: str) -> Any:
+        return None if self._transport is None else self._transport.get_extra_info(name)
+
+    # -- called by the transport --------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket stands."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for the type checker: a stream server's
+        self._transport = transport
+        transport.set_write_buffer_limits(LOW_WATER)
+        if (endpoint := transport.get_extra_info("socket")) is not None:
+            endpoint.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._connection = self._started(self)
+        if self._connection is None:
+            transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes arrived."""
+        if self._connection is not None:
+            self._connection.receive(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is gone."""
+        self._writable.set()
+        if self._connection is not None:
+            self._connection.lost()
+
+    def pause_writing(self) -> None:
+        """Much is queued."""
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """Little is queued."""
+        self._writable.set()
+
+    # -- called by the connection -------------------------------------------------------------------------------------
+
+    @property
+    def unsent_size(self) -> int:
+        """Bytes that are queued."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
+        """Send; descriptors cannot travel here and are dropped."""
+        _close_fds(fds)
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def pause(self) -> None:
+        """Stop reading."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read."""
+        if self._transport is not None:
+            self._transport.resume_reading()
+
+    async def drained(self) -> None:
+        """Wait until little is queued."""
+        await self._writable.wait()
+
+    def close(self) -> None:
+        """Close once everything is sent, or after :data:`LINGER_S`."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.close()
+            asyncio.get_running_loop().call_later(LINGER_S, self._transport.abort)
 
 
 def _close_fds(fds: Sequence[int]) -> None:
