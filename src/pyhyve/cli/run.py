@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import termios
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -85,6 +86,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--console", default="stdio", metavar="stdio|none|file:PATH|unix:PATH", help="where the console goes")
     add("--name", default="guest", metavar="NAME", help="name of the machine")
     add("--qmp", metavar="unix:PATH|tcp:HOST:PORT", help="serve QEMU's machine protocol there")
+    add("--restore", metavar="FILE", help="go on from a saved state; its machine is made again, options replace parts")
     add("--timeout", metavar="SECONDS", help="give up after this long, with exit status 1")
     add("--no-reboot", action="store_true", help="end when the guest reboots")
     add("--trace", default="", metavar="exits|bus|…", help="log these to standard error (comma-separated)")
@@ -203,8 +205,8 @@ def parse_number(option: str, text: str, kind: type[Number]) -> Number:
     return value
 
 
-def configuration(arguments: argparse.Namespace) -> MachineConfig:
-    """The machine the command line asks for. Raises InputError."""
+def configuration(arguments: argparse.Namespace, *, can_boot: bool = False) -> MachineConfig:
+    """The machine the command line asks for; `can_boot` when it need not say from what. Raises InputError."""
     if arguments.accel not in set(AccelChoice):
         msg = f"--accel {arguments.accel}: unknown (use auto, kvm or jit)"
         raise InputError(msg)
@@ -219,7 +221,7 @@ def configuration(arguments: argparse.Namespace) -> MachineConfig:
         raise InputError(msg)
     if arguments.cdrom is not None:
         disks.append(DiskConfig(existing_file("--cdrom", arguments.cdrom), readonly=True, is_cdrom=True))
-    if arguments.kernel is None and arguments.firmware is None and not disks:
+    if arguments.kernel is None and arguments.firmware is None and not disks and not can_boot:
         msg = "nothing to boot: give --kernel FILE (pyhyve guest build makes one)"
         raise InputError(msg)
     try:
@@ -244,6 +246,23 @@ def configuration(arguments: argparse.Namespace) -> MachineConfig:
     except ConfigError as error:
         msg = f"--{error}"
         raise InputError(msg) from error
+
+
+def restored_configuration(arguments: argparse.Namespace, saved: MachineConfig) -> MachineConfig:
+    """The machine of a state, with the parts that the command line gives in place of its own. Raises InputError."""
+    defaults = {"memory": "512M", "cpus": "1", "accel": "auto", "name": "guest", "append": "", "boot": "c"}
+    given = {name for name, default in defaults.items() if getattr(arguments, name) != default}
+    given |= {name for name in ("kernel", "initrd", "firmware") if getattr(arguments, name) is not None}
+    given |= {name for name in ("disk", "cdrom", "net") if getattr(arguments, name)}
+    asked = configuration(arguments, can_boot=True)
+    fields = {
+        "memory": "memory_bytes", "cpus": "cpus", "accel": "accel", "name": "name", "append": "append",
+        "boot": "boot_order", "kernel": "kernel", "initrd": "initrd", "firmware": "firmware", "disk": "disks",
+        "cdrom": "disks", "net": "nets",
+    }  # fmt: skip
+    names = {fields[option] for option in given} | {"console", "no_reboot", "timeout_s", "trace"}
+    changes = {name: getattr(asked, name) for name in names}
+    return replace(saved, start_paused=False, **changes)
 
 
 @contextlib.contextmanager
@@ -319,7 +338,14 @@ def serve_monitor(machine: Machine, listeners: Sequence[Listener]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the machine until it ends."""
-    config = configuration(arguments)
+    state = None
+    if arguments.restore is None:
+        config = configuration(arguments)
+    else:
+        from pyhyve.machine.state_file import open_state
+
+        state = open_state(existing_file("--restore", arguments.restore))
+        config = restored_configuration(arguments, state.saved.configuration())
     from pyhyve.accel.select import open_vm
     from pyhyve.machine.builder import build
 
@@ -327,6 +353,8 @@ def run(arguments: argparse.Namespace) -> int:
     with preserved_terminal() as restore:
         with closed_on_failure(listeners):
             machine = build(config, open_engine=functools.partial(open_vm, progress=show_engine_progress))
+        if state is not None:
+            machine.restore = functools.partial(state.load_into, machine)
         if listeners:
             serve_monitor(machine, listeners)
         with stopped_by_signals(machine.request_stop, restore):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pyhyve.backends.chardev import Chardev, Receiver
     from pyhyve.backends.ioloop import IoLoop
     from pyhyve.devices.chipset.acpi_pm import AcpiPm
+    from pyhyve.machine.catch_up import CatchUp
     from pyhyve.machine.inventory import Inventory
     from pyhyve.machine.io import MachineLoop
     from pyhyve.machine.vcpu_loop import VcpuRunner
@@ -114,6 +115,7 @@ class Machine:
         self.condition = ""
         """Why the machine is paused, where that is more than a pause: one of QEMU's run states."""
         self._settling: Settling | None = None
+        self._catch_up: CatchUp | None = None
         self._start_paused = start_paused
         self._timeout_s = timeout_s
         self._wishes: queue.SimpleQueue[_Request] = queue.SimpleQueue()
@@ -274,6 +276,8 @@ class Machine:
             runner.stop()
         if self._settling is not None:
             self._settling.stop()
+        if self._catch_up is not None:
+            self._catch_up.stop()
         still_running = [runner for runner in parts.runners if not runner.join(_PARK_TIMEOUT_S)]
         for chardev, _ in parts.consoles:
             chardev.close()
@@ -306,6 +310,21 @@ class Machine:
             runner.start()
         if settling is not None:
             self.settle(settling)
+        if self._catch_up is not None:
+            self._catch_up.start()
+
+    def catch_up(self, catch_up: CatchUp) -> None:
+        """Bring the clocks of a restored machine to the present, from now on or from its start on."""
+        if self._catch_up is not None:
+            self._catch_up.stop()
+        self._catch_up = catch_up
+        if self.state is not MachineState.CREATED:
+            catch_up.start()
+
+    @property
+    def behind_ns(self) -> int:
+        """How far the guest's clocks are behind the present, after a restore."""
+        return 0 if self._catch_up is None else self._catch_up.left_ns
 
     def settle(self, settling: Settling) -> None:
         """Have a restored machine's memory made its own, in the background."""

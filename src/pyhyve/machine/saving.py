@@ -11,7 +11,8 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pyhyve.accel.api import TimeKeeper
+from pyhyve.machine import catch_up
+from pyhyve.machine.catch_up import CatchUp
 from pyhyve.machine.config_record import from_plain, to_plain
 from pyhyve.memory import contents
 from pyhyve.state.contract import Saveable
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from pyhyve.memory.contents import Settling
     from pyhyve.state.format import Head
     from pyhyve.state.streams import StateSink, StateSource
-
-MAX_CATCH_UP_NS = 300_000_000_000
-"""A guest's clocks are put forward by the time it was away, but not by more: its timekeeping could not follow."""
 
 
 @record
@@ -89,7 +87,7 @@ def describe(machine: Machine) -> MachineState:
         cpus=len(parts.runners),
         firmware_bytes=sum(region.size_bytes for region in parts.vm.memory.regions if region.readonly),
         clock_ns=parts.loop.clock.now_ns(),
-        wall_ns=parts.loop.clock.wall_ns(),
+        wall_ns=parts.loop.clock.wall_ns() - machine.behind_ns,
     )
 
 
@@ -231,11 +229,11 @@ def load(machine: Machine, saved: SavedMachine, source: StateSource, *, is_fresh
         inventory.pci.unmap_all()
         for part, state in states:
             part.load(state)
-        away_ns = min(max(clock.wall_ns() - saved.state.wall_ns, 0), MAX_CATCH_UP_NS)
-        if isinstance(parts.vm, TimeKeeper):
-            parts.vm.advance_time(away_ns)
-            clock.set_now(clock.now_ns() + away_ns)
         parts.loop.timers.reprogram()
+    away_ns = min(max(clock.wall_ns() - saved.state.wall_ns, 0), catch_up.MAX_NS)
+    first_ns = min(away_ns, catch_up.STEP_NS)
+    catch_up.leap(machine, first_ns)
+    machine.catch_up(CatchUp(machine, away_ns - first_ns))
     return settling
 
 
