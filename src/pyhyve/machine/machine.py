@@ -51,7 +51,12 @@ class _Wish(Enum):
     INSPECT = auto()
     TELL = auto()
     IO_ERROR = auto()
+    STILL = auto()
     FAILED = auto()
+
+
+_HELD = frozenset({_Wish.RESET, _Wish.RESUME})
+"""Wishes that wait while the machine is held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +117,8 @@ class Machine:
         """Called instead of booting: puts the machine into a saved state."""
         self.awaits_state = False
         """Whether a state must arrive before the machine can run: nothing is booted."""
+        self.runs_when_loaded = not start_paused
+        """Whether the machine goes on by itself once the state it awaits is there."""
         self.condition = ""
         """Why the machine is paused, where that is more than a pause: one of QEMU's run states."""
         self._settling: Settling | None = None
@@ -120,6 +127,7 @@ class Machine:
         self._timeout_s = timeout_s
         self._wishes: queue.SimpleQueue[_Request] = queue.SimpleQueue()
         self._parts: MachineParts | None = None
+        self._held: list[_Request] | None = None
         self._closed = False
 
     def assemble(self, parts: MachineParts) -> None:
@@ -161,9 +169,25 @@ class Machine:
         """Reset the machine as its reset button would."""
         return self._guest_wish(_Wish.RESET, cause)
 
-    def inspect(self, work: Callable[[], None]) -> threading.Event:
-        """Have the control thread call `work` while all vCPUs stand still; a paused machine stays paused."""
-        return self._wish(_Wish.INSPECT, work=work)
+    def inspect(self, work: Callable[[], None], *, devices: bool = False) -> threading.Event:
+        """Have the control thread call `work` while all vCPUs stand still; a paused machine stays paused.
+
+        With `devices`, those stand still too: nothing touches guest memory.
+        """
+        return self._wish(_Wish.STILL if devices else _Wish.INSPECT, work=work)
+
+    def hold(self) -> None:
+        """Let wishes to go on, or to reset, wait until `release`: what a paused machine is must not change."""
+        if self._held is None:
+            self._held = []
+
+    def release(self) -> None:
+        """Grant what waited since `hold`."""
+        held, self._held = self._held, None
+        for request in held or ():
+            self._wishes.put(request)
+            if self._closed:
+                request.done.set()
 
     def tell(self, kind: NoticeKind, data: Mapping[str, Any]) -> None:
         """Tell the observers of a device's change."""
@@ -341,6 +365,10 @@ class Machine:
                 return self._finish(
                     Outcome(OutcomeKind.TIMEOUT, f"gave up after {self._timeout_s:g} s"), ShutdownCause.HOST_ERROR
                 )
+            held = self._held
+            if held is not None and request.wish in _HELD:
+                held.append(request)
+                continue
             outcome = self._grant(request)
             if outcome is not None:
                 finished = self._finish(outcome, request.cause)
@@ -376,8 +404,14 @@ class Machine:
                 if self.state is MachineState.RUNNING:
                     self.condition = "io-error"
                     self._pause()
+            case _Wish.RESUME if self.awaits_state:
+                self.runs_when_loaded = True
+            case _Wish.PAUSE if self.awaits_state:
+                self.runs_when_loaded = False
             case _Wish.INSPECT if request.work is not None:
                 self._inspect(request.work)
+            case _Wish.STILL if request.work is not None:
+                self._inspect(request.work, devices=True)
             case _Wish.POWER_BUTTON if self.parts.pm is not None:
                 with self.parts.lock:
                     self.parts.pm.press_power_button()
@@ -386,15 +420,19 @@ class Machine:
                 pass
         return None
 
-    def _inspect(self, work: Callable[[], None]) -> None:
+    def _inspect(self, work: Callable[[], None], *, devices: bool = False) -> None:
         self._park_all()
         for runner in self.parts.runners:
             runner.wait_parked(_PARK_TIMEOUT_S)
+        if devices:
+            self.suspend_devices()
         try:
             work()
         except Exception:  # noqa: BLE001 - a question must not end the machine
             _LOG.exception("looking at the machine failed")
         if self.state is MachineState.RUNNING:
+            if devices:
+                self.resume_devices()
             self._unpark_all()
 
     def _pause(self) -> None:

@@ -22,7 +22,7 @@ from pyhyve.state.record import I64, U32, U64, from_json, record, to_json
 from pyhyve.state.streams import FdSource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pyhyve.machine.config import MachineConfig
     from pyhyve.machine.inventory import Inventory
@@ -297,4 +297,7 @@ class MappableSource(FdSource):
         def damaged(error: StateError) -> None:
             machine.fail(str(error))
 
-        return contents.Settling(memory, head.pieces, os.dup(self.fd), offset, damaged)
+        def while_still(work: Callable[[], None]) -> None:
+            machine.inspect(work, devices=True).wait()
+
+        return contents.Settling(memory, head.pieces, os.dup(self.fd), offset, damaged, while_still)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import errno
 import functools
 import mmap
 import os
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from zlib_ng.zlib_ng import crc32
 
-from pyhyve.memory.guest import PAGE_SIZE_BYTES
+from pyhyve.memory.guest import HUGE_PAGE_SIZE_BYTES, PAGE_SIZE_BYTES
 from pyhyve.state.errors import StateError
 from pyhyve.state.format import MAX_PIECE_BYTES, MAX_PIECES, Piece
 
@@ -27,7 +26,11 @@ _GAP_PAGES = 32
 """Zero pages between two others that are kept with them: fewer, longer runs are mapped faster."""
 _MAP_FIXED = 0x10
 _MAP_NORESERVE = 0x4000
-_MADV_POPULATE_WRITE = 23
+_MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2
+_ANONYMOUS = (mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+_SLICE_BYTES = 32 << 20
+"""Guest memory taken over in one go: some 10 ms."""
+_SLICE_PAUSE_S = 0.02
 _MAP_FAILED = ctypes.c_void_p(-1).value
 _FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE = 1, 2
 
@@ -39,6 +42,9 @@ def _libc() -> Any:  # noqa: ANN401 - foreign functions
     libc.memcmp.argtypes = (pointer, pointer, size)
     libc.mmap.argtypes = (pointer, size, ctypes.c_int, ctypes.c_int, ctypes.c_int, offset)
     libc.mmap.restype = pointer
+    libc.munmap.argtypes = (pointer, size)
+    libc.mremap.argtypes = (pointer, size, size, ctypes.c_int, pointer)
+    libc.mremap.restype = pointer
     libc.madvise.argtypes = (pointer, size, ctypes.c_int)
     libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, offset, offset)
     return libc
@@ -122,8 +128,7 @@ def clear(memory: GuestMemory) -> None:
             if _libc().fallocate(region.fd, flags, 0, region.size_bytes):
                 _fail("clear")
         else:
-            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-            _map(region.hva, region.size_bytes, flags, -1, 0)
+            _map(region.hva, region.size_bytes, _ANONYMOUS[1], -1, 0)
             _libc().madvise(region.hva, region.size_bytes, mmap.MADV_HUGEPAGE)
 
 
@@ -163,22 +168,50 @@ def map_pieces(memory: GuestMemory, pieces: Sequence[Piece], fd: int, offset: in
 
     What the guest writes stays its own. Raises MemoryError.
     """
+    for address, size_bytes, at in file_runs(memory, pieces, offset):
+        _map(address, size_bytes, mmap.MAP_PRIVATE | _MAP_NORESERVE, fd, at)
+
+
+def file_runs(memory: GuestMemory, pieces: Sequence[Piece], offset: int) -> list[tuple[int, int, int]]:
+    """Host address, size and place in the file of the longest runs that `pieces` make up, the first at `offset`."""
     runs: list[list[int]] = []
     for piece in pieces:
-        address = _region_of(memory, piece).hva + piece.gpa - _region_of(memory, piece).gpa
+        region = _region_of(memory, piece)
+        address = region.hva + piece.gpa - region.gpa
         if runs and runs[-1][0] + runs[-1][1] == address:
             runs[-1][1] += piece.size_bytes
         else:
             runs.append([address, piece.size_bytes, offset])
         offset += piece.size_bytes
-    for address, size_bytes, at in runs:
-        _map(address, size_bytes, mmap.MAP_PRIVATE | _MAP_NORESERVE, fd, at)
+    return [(address, size_bytes, at) for address, size_bytes, at in runs]
+
+
+def take_over(address: int, size_bytes: int) -> None:
+    """Replace what is mapped there by memory of the process's own with the same contents; nothing may write meanwhile.
+
+    Raises MemoryError.
+    """
+    room = size_bytes + HUGE_PAGE_SIZE_BYTES
+    libc = _libc()
+    start = libc.mmap(None, room, *_ANONYMOUS, -1, 0)
+    if start == _MAP_FAILED:
+        _fail("copy")
+    skipped = (address - start) % HUGE_PAGE_SIZE_BYTES
+    copy = start + skipped
+    libc.madvise(copy, size_bytes, mmap.MADV_HUGEPAGE)
+    ctypes.memmove(copy, address, size_bytes)
+    moved = libc.mremap(copy, size_bytes, size_bytes, _MREMAP_MAYMOVE | _MREMAP_FIXED, address)
+    for rest, length in ((start, skipped), (copy + size_bytes, room - skipped - size_bytes)):
+        if length:
+            libc.munmap(rest, length)
+    if moved == _MAP_FAILED:
+        _fail("replace")
 
 
 class Settling:
     """After `map_pieces`: checks the file's contents and takes them over, on a thread of its own.
 
-    When it is done, guest memory no longer depends on the file.
+    When it is done, guest memory no longer depends on the file. Until then the file must not be truncated.
     """
 
     def __init__(
@@ -188,13 +221,19 @@ class Settling:
         fd: int,
         offset: int,
         on_damage: Callable[[StateError], None],
+        while_still: Callable[[Callable[[], None]], None],
     ) -> None:
-        """Takes `fd` over. `on_damage` is called on the thread, once, for contents that do not fit their checksum."""
+        """Takes `fd` over. Both callbacks are called on the thread.
+
+        `on_damage` gets contents that do not fit their checksum, once. `while_still(work)` calls `work` while nothing
+        reads or writes guest memory, and returns when that is done.
+        """
         self._memory = memory
         self._pieces = pieces
         self._fd = fd
         self._offset = offset
         self._on_damage = on_damage
+        self._while_still = while_still
         self._stop = False
         self._thread = threading.Thread(target=self._run, name="pyhyve-settle", daemon=True)
 
@@ -208,9 +247,8 @@ class Settling:
             self._thread.join()
 
     def stop(self) -> None:
-        """Give up, wait for the thread, and close the file; idempotent."""
+        """Give up; does not wait: the thread may wait for the caller. Idempotent."""
         self._stop = True
-        self.wait()
         if self._thread.ident is None:
             self._close()
 
@@ -221,15 +259,16 @@ class Settling:
 
     def _run(self) -> None:
         try:
-            self._settle()
+            self._check()
+            self._take_over()
         except StateError as error:
             self._on_damage(error)
-        except (OSError, ValueError) as error:
-            self._on_damage(StateError(f"the state's file cannot be read: {error}"))
+        except (OSError, ValueError, MemoryError) as error:
+            self._on_damage(StateError(f"the state's memory cannot be taken over: {error}"))
         finally:
             self._close()
 
-    def _settle(self) -> None:
+    def _check(self) -> None:
         if not self._pieces:
             return
         end = self._offset + sum(piece.size_bytes for piece in self._pieces)
@@ -241,15 +280,34 @@ class Settling:
                 with view[at : at + piece.size_bytes] as contents:
                     if crc32(contents) != piece.checksum:
                         raise damaged_at(piece)
-                self._take(piece)
                 at += piece.size_bytes
 
-    def _take(self, piece: Piece) -> None:
-        """Make the pages the guest's own, as writing to them would; where the kernel cannot, they stay mapped."""
-        region = _region_of(self._memory, piece)
-        address = region.hva + piece.gpa - region.gpa
-        with contextlib.suppress(OSError):
-            if _libc().madvise(address, piece.size_bytes, _MADV_POPULATE_WRITE):
-                code = ctypes.get_errno()
-                if code not in {errno.EINVAL, errno.ENOSYS}:
-                    raise OSError(code, os.strerror(code))
+    def _take_over(self) -> None:
+        """In slices: the guest stands still for each, but for none of them long."""
+        for part in _slices(file_runs(self._memory, self._pieces, self._offset)):
+            if self._stop:
+                return
+            self._while_still(lambda part=part: self._take_over_part(part))  # type: ignore[misc] # binds the value
+            time.sleep(_SLICE_PAUSE_S)
+
+    def _take_over_part(self, part: Sequence[tuple[int, int]]) -> None:
+        for address, size_bytes in part:
+            if not self._stop:
+                take_over(address, size_bytes)
+
+
+def _slices(runs: Sequence[tuple[int, int, int]]) -> Iterator[list[tuple[int, int]]]:
+    """Groups of (address, size) of at most `_SLICE_BYTES` together."""
+    part: list[tuple[int, int]] = []
+    room = _SLICE_BYTES
+    for address, size_bytes, _ in runs:
+        at, left = address, size_bytes
+        while left:
+            step = min(left, room)
+            part.append((at, step))
+            at, left, room = at + step, left - step, room - step
+            if not room:
+                yield part
+                part, room = [], _SLICE_BYTES
+    if part:
+        yield part

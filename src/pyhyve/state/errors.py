@@ -14,3 +14,10 @@ class StateTruncatedError(StateError):
 
     def __init__(self) -> None:
         super().__init__("the state is truncated")
+
+
+class StateCancelledError(StateError):
+    """Somebody took the wish to save back."""
+
+    def __init__(self) -> None:
+        super().__init__("cancelled")

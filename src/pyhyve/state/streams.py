@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import select
 from typing import TYPE_CHECKING, Protocol
 
-from pyhyve.state.errors import StateTruncatedError
+from pyhyve.state.errors import StateCancelledError, StateTruncatedError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 _IOV_MAX = 1024
+_WRITE_BYTES = 1 << 20
+_POLL_MS = 100
 
 
 class StateSink(Protocol):
@@ -40,22 +43,32 @@ class StateSource(Protocol):
 
 
 class FdSink:
-    """Writes to a descriptor; in a file, zeros become holes."""
+    """Writes to a descriptor; in a file, zeros become holes. Whoever reads a pipe may take his time."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, is_cancelled: Callable[[], bool] = lambda: False) -> None:
+        """StateCancelledError is raised once `is_cancelled` says so."""
         self._fd = fd
+        self._is_cancelled = is_cancelled
         try:
             self.start = os.lseek(fd, 0, os.SEEK_CUR)
             self._can_seek = True
         except OSError:
             self.start = 0
             self._can_seek = False
+            os.set_blocking(fd, False)  # so that a reader who sleeps cannot keep us from being cancelled
 
     def write(self, data: bytes | memoryview) -> None:
         """Append `data`."""
         view = memoryview(data)
         while view:
-            view = view[os.write(self._fd, view) :]
+            if self._is_cancelled():
+                raise StateCancelledError
+            try:
+                view = view[os.write(self._fd, view[:_WRITE_BYTES]) :]
+            except BlockingIOError:
+                poll = select.poll()
+                poll.register(self._fd, select.POLLOUT)
+                poll.poll(_POLL_MS)
 
     def skip_zeros(self, size_bytes: int) -> None:
         """Append zeros."""
