@@ -397,21 +397,15 @@ class Machine:
                 self._pause()
             case _Wish.RESUME if self.state is MachineState.PAUSED and not (self.powered_off or self.awaits_state):
                 self._resume()
-            case _Wish.TELL:
+            case _Wish.TELL | _Wish.IO_ERROR:
                 self._observe(request.notice)
-            case _Wish.IO_ERROR:
-                self._observe(request.notice)
-                if self.state is MachineState.RUNNING:
+                if request.wish is _Wish.IO_ERROR and self.state is MachineState.RUNNING:
                     self.condition = "io-error"
                     self._pause()
-            case _Wish.RESUME if self.awaits_state:
-                self.runs_when_loaded = True
-            case _Wish.PAUSE if self.awaits_state:
-                self.runs_when_loaded = False
-            case _Wish.INSPECT if request.work is not None:
-                self._inspect(request.work)
-            case _Wish.STILL if request.work is not None:
-                self._inspect(request.work, devices=True)
+            case _Wish.RESUME | _Wish.PAUSE if self.awaits_state:
+                self.runs_when_loaded = request.wish is _Wish.RESUME
+            case _Wish.INSPECT | _Wish.STILL if request.work is not None:
+                self._inspect(request.work, devices=request.wish is _Wish.STILL)
             case _Wish.POWER_BUTTON if self.parts.pm is not None:
                 with self.parts.lock:
                     self.parts.pm.press_power_button()
