@@ -24,12 +24,13 @@ class DaemonProcess:
         self.root = root
         self.socket = root / SOCKET
         self.options = tuple(options)
+        self.log = root / "log.txt"
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it and wait until it serves. RuntimeError with its log where it does not."""
         self.root.mkdir(exist_ok=True)
-        with self.log.open("ab") as log:
+        with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "pyhyve", "daemon", "--root", str(self.root), *self.options],
                 stdout=log,
@@ -38,14 +39,15 @@ class DaemonProcess:
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
         deadline = time.monotonic() + 60
-        while b"ready" not in self.log.read_bytes():
+        while b"ready, listening" not in self.log.read_bytes():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(self.log.read_text(encoding="utf-8", errors="replace"))
             time.sleep(0.02)
 
-    @property
-    def log(self) -> Path:
-        return self.root / "log.txt"
+    def start_beside(self) -> None:
+        """Start it where another may run already."""
+        self.log = self.root / "log-2.txt"
+        self.start()
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and wait for the end; return the exit status."""
