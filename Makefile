@@ -7,7 +7,7 @@ JOBS ?= $(shell nproc)
 export PYTHON
 export PYTHONPATH := src
 
-.PHONY: help demo test lint unit fuzz-cpu fuzz-img fuzz-virtio bench setup setup-test clean
+.PHONY: help demo test lint unit fuzz-cpu fuzz-img fuzz-rpc fuzz-virtio bench setup setup-test clean
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo 'make fuzz-cpu   compare CASES=$(CASES) random instructions with the host CPU'
 	@echo 'make fuzz-virtio CASES=$(CASES) malformed rings and registers for every virtio device'
 	@echo 'make fuzz-img   feed damaged disk images to the image code'
+	@echo 'make fuzz-rpc   send CASES=$(CASES) damaged frames to the daemon'
 	@echo 'make bench      run all benchmarks, write benchmarks/RESULTS.md'
 	@echo 'make clean      remove .venv and all caches in this directory'
 
@@ -51,6 +52,9 @@ fuzz-img: setup-test
 
 fuzz-virtio: setup-test
 	$(BIN)/python -m tests.fuzz.virtio --cases $(CASES) --jobs $(JOBS)
+
+fuzz-rpc: setup-test
+	$(BIN)/python -m tests.fuzz.rpc --cases $(CASES) --jobs $(JOBS)
 
 bench: setup-test
 	$(BIN)/python -m benchmarks all
