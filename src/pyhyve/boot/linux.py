@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, BinaryIO
 
-from pyhyve.boot import bzimage, cpu_state, elf_kernel, realmode
+from pyhyve.boot import bzimage, cpu_state, elf_kernel, realmode, vmlinux
 from pyhyve.boot.e820 import ONE_MIB
 from pyhyve.boot.errors import BootError
 from pyhyve.memory.guest import PAGE_SIZE_BYTES, GuestAddressError
@@ -75,7 +75,25 @@ def load_linux(memory: GuestMemory, boot: LinuxBoot) -> dict[str, int]:
             msg = f"{boot.kernel}: not a Linux kernel (no bzImage header, no PVH note)"
             raise BootError(msg)
         image = bzimage.parse_bzimage(head, size, str(boot.kernel))
-        return _load_bzimage(memory, boot, file, image)
+        registers = _load_unpacked(memory, boot, file)
+        return _load_bzimage(memory, boot, file, image) if registers is None else registers
+
+
+def _load_unpacked(memory: GuestMemory, boot: LinuxBoot, file: BinaryIO) -> dict[str, int] | None:
+    """Enter the kernel inside a bzImage directly, when its PVH entry is wanted and there is one."""
+    if boot.mode not in {EntryMode.AUTO, EntryMode.PVH}:
+        return None
+    unpacked = vmlinux.find_vmlinux(boot.kernel, file)
+    if unpacked is None:
+        return None
+    try:
+        with unpacked.open("rb") as kernel:
+            return _load_pvh(memory, boot, kernel, os.fstat(kernel.fileno()).st_size)
+    except (OSError, BootError):
+        # Pruned by another process, or too large for this memory where the bzImage may still fit.
+        if boot.mode is EntryMode.PVH:
+            raise
+        return None
 
 
 def _load_bzimage(memory: GuestMemory, boot: LinuxBoot, file: BinaryIO, image: bzimage.BzImage) -> dict[str, int]:
@@ -99,7 +117,7 @@ def _load_bzimage(memory: GuestMemory, boot: LinuxBoot, file: BinaryIO, image: b
         msg = f"{boot.kernel}: no 64-bit entry"
         raise BootError(msg)
     if boot.mode is EntryMode.PVH:
-        msg = f"{boot.kernel}: no PVH entry (a bzImage)"
+        msg = f"{boot.kernel}: no PVH entry"
         raise BootError(msg)
     if image.has_64bit_entry and boot.mode is not EntryMode.BITS_32:
         return cpu_state.long_mode(memory, load_gpa + image.entry_64_offset, rsi=BOOT_PARAMS_GPA)

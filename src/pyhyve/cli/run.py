@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pyhyve.boot.linux import EntryMode
 from pyhyve.cli.options import existing_file, parse_pairs, parse_size, parse_switch, split_list
 from pyhyve.devices.virtio.error_policy import ErrorPolicy
 from pyhyve.machine.config import (
@@ -54,6 +55,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--memory", default="512M", metavar="SIZE", help="guest memory (default: 512M)")
     add("--cpus", default="1", metavar="N", help="virtual CPUs (default: 1)")
     add("--kernel", metavar="FILE", help="Linux bzImage or PVH ELF kernel")
+    add(
+        "--entry", default="auto", metavar="auto|pvh|64|32|16", help="which entry of the kernel to take (default: auto)"
+    )
     add("--initrd", metavar="FILE", help="initial RAM file system")
     add("--append", default="", metavar="STRING", help="kernel command line (default: console=ttyS0)")
     add(
@@ -154,6 +158,16 @@ def parse_extras(arguments: argparse.Namespace) -> tuple[ExtraConfig, ...]:
     return tuple(extras)
 
 
+def parse_entry(text: str) -> EntryMode:
+    """The value of `--entry`. Raises InputError."""
+    modes = {"auto": EntryMode.AUTO, "pvh": EntryMode.PVH, "64": EntryMode.BITS_64, "32": EntryMode.BITS_32}
+    modes["16"] = EntryMode.BITS_16
+    if text not in modes:
+        msg = f"--entry {text}: unknown (use {', '.join(modes)})"
+        raise InputError(msg)
+    return modes[text]
+
+
 def open_monitor(option: str, text: str, label: str = "compat_monitor0") -> Listener:
     """The socket that `unix:PATH` or `tcp:HOST:PORT` names, listening. Raises UserError and InputError."""
     from pyhyve.machine.monitor.server import listen_tcp, listen_unix
@@ -231,6 +245,7 @@ def configuration(arguments: argparse.Namespace, *, can_boot: bool = False) -> M
             cpus=parse_number("--cpus", arguments.cpus, int),
             accel=AccelChoice(arguments.accel),
             kernel=None if arguments.kernel is None else existing_file("--kernel", arguments.kernel),
+            boot_entry=parse_entry(arguments.entry),
             initrd=None if arguments.initrd is None else existing_file("--initrd", arguments.initrd),
             append=arguments.append or ("console=ttyS0" if arguments.kernel is not None else ""),
             firmware=None if arguments.firmware is None else existing_file("--firmware", arguments.firmware),

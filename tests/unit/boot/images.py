@@ -19,8 +19,14 @@ def bzimage(
     initrd_addr_max: int = 0x7FFFFFFF,
     cmdline_size: int = 2047,
     syssize: int | None = None,
+    payload: bytes = b"",
+    release: str = "",
 ) -> bytes:
-    """A bzImage with these header fields."""
+    """A bzImage with these header fields; `payload` is the packed kernel in its code, `release` its version text."""
+    payload_offset = 0x300
+    if payload:
+        kernel = kernel[:payload_offset].ljust(payload_offset, b"\x90") + payload
+        kernel += bytes(-len(kernel) % 16)
     image = bytearray((setup_sectors + 1) * 512 if setup_sectors else 5 * 512)
     image[0x1F1] = setup_sectors
     struct.pack_into("<I", image, 0x1F4, len(kernel) // 16 if syssize is None else syssize)
@@ -32,6 +38,11 @@ def bzimage(
     image[0x234] = relocatable
     struct.pack_into("<HI", image, 0x236, xloadflags, cmdline_size)
     struct.pack_into("<QI", image, 0x258, pref_address, init_size)
+    if payload:
+        struct.pack_into("<II", image, 0x248, payload_offset, len(payload))
+    if release:
+        struct.pack_into("<H", image, 0x20E, 0x100)
+        image[0x300 : 0x300 + len(release)] = release.encode()
     return bytes(image) + kernel
 
 

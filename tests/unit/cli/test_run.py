@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pyhyve.boot.linux import EntryMode
 from pyhyve.cli import run
 from pyhyve.cli.main import Parser, main
 from pyhyve.devices.virtio.error_policy import ErrorPolicy
@@ -67,6 +68,7 @@ def test_every_option_reaches_the_configuration(kernel: str, tmp_path: Path) -> 
         *("--rng", "--balloon", "--channel", "agent=unix:/tmp/a", "--channel", "log=file:/tmp/l"),
         *("--vsock", "3=unix:/tmp/v"),
         *("--boot", "dc", "--no-reboot", "--trace", "exits,bus", "--cpus", "2"),
+        *("--entry", "pvh", "--boot", "dc", "--no-reboot", "--trace", "exits,bus", "--cpus", "2"),
     )
     assert config == MachineConfig(
         name="a",
@@ -76,6 +78,7 @@ def test_every_option_reaches_the_configuration(kernel: str, tmp_path: Path) -> 
         kernel=Path(kernel),
         initrd=Path(kernel),
         append="quiet",
+        boot_entry=EntryMode.PVH,
         disks=(
             DiskConfig(disk, "raw", readonly=True, snapshot=True, serial="S1"),
             DiskConfig(disk, readonly=True, is_cdrom=True),
@@ -116,6 +119,7 @@ def test_every_option_reaches_the_configuration(kernel: str, tmp_path: Path) -> 
         (["--cpus", "0"], "--cpus: 0 is not in"),
         (["--cpus", "two"], "--cpus two: not a number"),
         (["--accel", "magic"], "--accel magic: unknown (use auto, kvm or jit)"),
+        (["--entry", "128"], "--entry 128: unknown (use auto, pvh, 64, 32, 16)"),
         (["--initrd", "/nowhere"], "--initrd /nowhere: No such file"),
         (["--kernel", "/nowhere"], "--kernel /nowhere: No such file"),
         (["--kernel", "/"], "--kernel /: is a directory"),
