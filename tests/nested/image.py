@@ -15,7 +15,8 @@ from pyhyve.support.cache import cache_directory, new_directory
 KERNEL_PACKAGE = "linux-image-cloud-amd64"
 PYTHON_PACKAGES = (
     "python3.11-minimal", "libpython3.11-minimal", "libpython3.11-stdlib", "libc6", "libssl3", "zlib1g", "libexpat1",
-    "libffi8", "liblzma5", "libbz2-1.0", "libgcc-s1", "libuuid1",
+    "libffi8", "liblzma5", "libbz2-1.0", "libgcc-s1", "libuuid1", "python3-lz4", "liblz4-1", "python3-zstandard",
+    "libzstd1",
 )  # fmt: skip
 MODULES = ("kvm_amd", "virtio_pci", "virtio_blk", "virtio_net", "tun", "vhost_net", "af_packet")
 SITE_PACKAGES = (
