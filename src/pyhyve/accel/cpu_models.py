@@ -1,7 +1,8 @@
-"""Named CPU models and the CPUID a KVM guest sees.
+"""Named CPU models, and the CPUID a guest sees.
 
-`host` passes on all that KVM offers. The others are the microarchitecture levels of the x86-64 psABI (x86-64 psABI
-1.0, section 3.1.1, table 3.1): a guest that runs on any host of that level, whichever host it started on.
+`host` (or `max`) passes on all that the accelerator offers. The others are the microarchitecture levels of the x86-64
+psABI (1.0, section 3.1.1, table 3.1), for a guest that runs on any host of that level, whichever it started on, and
+QEMU's oldest 64-bit model. `+name` and `-name` after a model add and take away features.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pyhyve.support.errors import UserError
+from pyhyve.accel.cpu_features import EXTENDED, FEATURES, canonical, with_dependents, with_needs
+from pyhyve.support.errors import InputError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,132 +19,221 @@ if TYPE_CHECKING:
     from pyhyve.kvm.cpuid import CpuidEntry
 
 
-class CpuModelError(UserError):
-    """A CPU model that does not exist, or that this host cannot provide."""
+class CpuModelError(InputError):
+    """A CPU model, or a feature, that does not exist."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Bit:
-    """One feature flag: CPUID leaf, index, register and bit (SDM Vol. 2A, CPUID)."""
-
-    function: int
-    index: int
-    register: str
-    bit: int
+class CpuUnavailableError(UserError):
+    """A CPU model, or a feature, that cannot be provided here."""
 
 
-def _bits(function: int, register: str, names: str) -> dict[str, _Bit]:
-    """`names` are `name=bit` words."""
-    pairs = (word.split("=") for word in names.split())
-    return {name: _Bit(function, 0, register, int(bit)) for name, bit in pairs}
+BASELINE = frozenset({
+    "fpu", "vme", "de", "pse", "tsc", "msr", "pae", "mce", "cx8", "apic", "sep", "mtrr", "pge", "mca", "cmov", "pat",
+    "pse36", "clflush", "mmx", "fxsr", "sse", "sse2", "syscall", "nx", "lm",
+})  # fmt: skip
+V2 = frozenset({
+    "pni", "ssse3", "cx16", "sse4-1", "sse4-2", "popcnt", "lahf-lm",
+})  # fmt: skip
+V3 = frozenset({
+    "fma", "movbe", "xsave", "avx", "f16c", "bmi1", "avx2", "bmi2", "abm",
+})  # fmt: skip
+PLATFORM = frozenset({
+    "x2apic", "tsc-deadline", "hypervisor", "aes", "pclmulqdq", "rdrand", "pcid", "ht", "fsgsbase", "tsc-adjust",
+    "smep", "erms", "invpcid", "rdseed", "adx", "smap", "umip", "spec-ctrl", "stibp", "arch-capabilities", "ssbd",
+    "pdpe1gb", "rdtscp", "cmp-legacy", "cr8legacy", "invtsc", "ibpb", "amd-stibp", "amd-ssbd",
+})  # fmt: skip
+"""Given to every named model where the host has them: no program's instruction set depends on them."""
 
-
-_EXTENDED = 0x8000_0001
-
-BASELINE = (
-    _bits(1, "edx", "fpu=0 vme=1 de=2 pse=3 tsc=4 msr=5 pae=6 mce=7 cx8=8 apic=9 sep=11 mtrr=12 pge=13 mca=14 cmov=15")
-    | _bits(1, "edx", "pat=16 pse36=17 clflush=19 mmx=23 fxsr=24 sse=25 sse2=26")
-    | _bits(_EXTENDED, "edx", "syscall=11 nx=20 lm=29")
-)
-V2 = _bits(1, "ecx", "sse3=0 ssse3=9 cx16=13 sse4_1=19 sse4_2=20 popcnt=23") | _bits(_EXTENDED, "ecx", "lahf_lm=0")
-V3 = (
-    _bits(1, "ecx", "fma=12 movbe=22 xsave=26 osxsave=27 avx=28 f16c=29")
-    | _bits(7, "ebx", "bmi1=3 avx2=5 bmi2=8")
-    | _bits(_EXTENDED, "ecx", "abm=5")
-)
-PLATFORM = (
-    _bits(1, "ecx", "x2apic=21 tsc_deadline=24 hypervisor=31 aes=25 pclmulqdq=1 rdrand=30 pcid=17")
-    | _bits(1, "edx", "ht=28")
-    | _bits(7, "ebx", "fsgsbase=0 tsc_adjust=1 smep=7 erms=9 invpcid=10 rdseed=18 adx=19 smap=20")
-    | _bits(7, "edx", "spec_ctrl=26 stibp=27 arch_capabilities=29 ssbd=31")
-    | _bits(_EXTENDED, "edx", "pdpe1gb=26 rdtscp=27")
-    | _bits(_EXTENDED, "ecx", "cmp_legacy=1 cr8_legacy=4")
-)
-"""Given to every model where the host has them: no program's instruction set depends on them."""
-
-_OSXSAVE = "osxsave"  # follows CR4 at run time: never asked of the host
-_MODELS: dict[str, dict[str, _Bit] | None] = {
+_MODELS: dict[str, frozenset[str] | None] = {
     "host": None,
+    "max": None,
     "x86-64-v2": BASELINE | V2,
     "x86-64-v3": BASELINE | V2 | V3,
+    "qemu64": BASELINE | frozenset({"pni", "cx16", "lahf-lm"}),
 }
 MODEL_NAMES = tuple(_MODELS)
-
-_FILTERED = {(1, "ecx"), (1, "edx"), (7, "ebx"), (7, "ecx"), (7, "edx"), (_EXTENDED, "ecx"), (_EXTENDED, "edx")}
-"""Leaf and register pairs that hold feature flags."""
+_OPTIONAL = frozenset({"vme", "fpu"})
+"""Asked of no host: long mode has no use for VME, and no processor is without an FPU."""
+_SWITCHES = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
+_NOT_FEATURES = frozenset({"migratable", "check", "enforce", "host-phys-bits", "kvm"})
+"""Properties of QEMU's models that change nothing here: a feature that is missing is always an error."""
 
 _ECX_HYPERVISOR = 1 << 31
 _ECX_TSC_DEADLINE = 1 << 24
 _EDX_HT = 1 << 28
-_XSTATE_X87_SSE, _XSTATE_AVX = 0x3, 0x4
+_REPEATED = 0x0183_F3FF
+"""Flags of leaf 1 EDX that AMD repeats in leaf 0x80000001."""
 _LEVEL_SMT, _LEVEL_CORE = 1, 2
+_XSAVE_LEGACY_BYTES = 576
+_SUPERVISOR_STATE = 1
+"""In ECX of a state component's sub-leaf: IA32_XSS enables it, not XCR0."""
+_XSTATES = {0: "fpu", 1: "sse", 2: "avx", 3: "mpx", 4: "mpx", 5: "avx512f", 6: "avx512f", 7: "avx512f", 9: "pku"} | {
+    17: "amx-tile",
+    18: "amx-tile",
+}
+"""Features that state components of XSAVE belong to (SDM Vol. 1, 13.1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CpuModel:
+    """A model with changes; `added` holds what those features need, `removed` what needs them."""
+
+    name: str = "host"
+    added: frozenset[str] = frozenset()
+    removed: frozenset[str] = frozenset()
+
+    @staticmethod
+    def parse(text: str) -> CpuModel:
+        """`MODEL[,+feature][,-feature][,feature=on|off]…`. Raises CpuModelError."""
+        name, *changes = text.split(",")
+        if name not in _MODELS:
+            msg = f"cpu {text}: unknown model (use {', '.join(_MODELS)})"
+            raise CpuModelError(msg)
+        wanted: dict[str, bool] = {}
+        for change in changes:
+            word, value = _parse_change(change)
+            if word in _NOT_FEATURES:
+                continue
+            feature = canonical(word)
+            if feature is None:
+                msg = f"cpu {text}: unknown feature {word!r}"
+                raise CpuModelError(msg)
+            wanted[feature] = value
+        added = with_needs(feature for feature, is_on in wanted.items() if is_on)
+        removed = with_dependents(feature for feature, is_on in wanted.items() if not is_on)
+        if added & removed:
+            msg = f"cpu {text}: {', '.join(sorted(added & removed))} both asked for and taken away"
+            raise CpuModelError(msg)
+        return CpuModel(name, added, removed)
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        """Features the accelerator must have."""
+        return ((_MODELS[self.name] or frozenset()) | self.added) - self.removed
+
+    @property
+    def allowed(self) -> frozenset[str] | None:
+        """Features passed on; None for all but `removed`."""
+        level = _MODELS[self.name]
+        return None if level is None else (level | PLATFORM | self.added) - self.removed
+
+
+HOST = CpuModel()
+MAX = CpuModel("max")
+
+
+def _parse_change(change: str) -> tuple[str, bool]:
+    if change[:1] in {"+", "-"}:
+        return change[1:], change[0] == "+"
+    word, equals, value = change.partition("=")
+    if word.replace("_", "-") in _NOT_FEATURES:
+        return word.replace("_", "-"), True
+    if not equals:
+        return word, True
+    if value not in _SWITCHES:
+        msg = f"cpu {change}: use {word}=on or {word}=off"
+        raise CpuModelError(msg)
+    return word, _SWITCHES[value]
+
+
+def available(entries: Iterable[CpuidEntry]) -> frozenset[str]:
+    """Names of the features set in `entries`."""
+    leaves = {(entry.function, entry.index): entry for entry in entries}
+    return frozenset(
+        name
+        for name, flag in FEATURES.items()
+        if (entry := leaves.get((flag.function, flag.index))) is not None
+        and getattr(entry, flag.register) >> flag.bit & 1
+    )
+
+
+def check_model(supported: Iterable[CpuidEntry], model: CpuModel, provider: str) -> None:
+    """Raise CpuUnavailableError, naming the features, unless `supported` has all that `model` asks for."""
+    missing = model.wanted - available(supported) - _OPTIONAL
+    if missing:
+        order = list(FEATURES)
+        names = ", ".join(sorted(missing, key=order.index))
+        msg = f"cpu: {model.name} needs {names}, which {provider} lacks"
+        raise CpuUnavailableError(msg)
+
+
+def filter_cpuid(supported: Iterable[CpuidEntry], model: CpuModel) -> tuple[CpuidEntry, ...]:
+    """`supported` without the features that `model` does not have."""
+    entries = tuple(supported)
+    if model.allowed is None and not model.removed:
+        return entries
+    masks = _masks(model)
+    leaf1 = masks.get((1, 0), {}).get("edx", 0xFFFF_FFFF)
+    found = []
+    for entry in entries:
+        changes = {
+            register: getattr(entry, register) & mask
+            for register, mask in masks.get((entry.function, entry.index), {}).items()
+        }
+        if entry.function == EXTENDED and "edx" in changes:
+            changes["edx"] = changes["edx"] & ~_REPEATED | entry.edx & _REPEATED & leaf1
+        if model.allowed is not None and entry.function == 7:
+            if entry.index:
+                changes = dict.fromkeys(("eax", "ebx", "ecx", "edx"), 0)
+            else:
+                changes["eax"] = 0
+        found.append(replace(entry, **changes))
+    return _filter_xsave(found, available(found))
+
+
+def _masks(model: CpuModel) -> dict[tuple[int, int], dict[str, int]]:
+    """What to keep of each register that holds feature flags."""
+    allowed = model.allowed
+    masks: dict[tuple[int, int], dict[str, int]] = {}
+    for name, flag in FEATURES.items():
+        registers = masks.setdefault((flag.function, flag.index), {})
+        mask = registers.setdefault(flag.register, 0xFFFF_FFFF if allowed is None else 0)
+        if allowed is None and name in model.removed:
+            registers[flag.register] = mask & ~(1 << flag.bit)
+        elif allowed is not None and name in allowed:
+            registers[flag.register] = mask | 1 << flag.bit
+    return masks
+
+
+def _filter_xsave(entries: list[CpuidEntry], features: frozenset[str]) -> tuple[CpuidEntry, ...]:
+    """Leaf 0xD with the state components of `features` only (SDM Vol. 1, 13.2)."""
+    if not any(entry.function == 0xD for entry in entries):
+        return tuple(entries)
+    has_xsave = "xsave" in features
+    kept = {bit for bit, name in _XSTATES.items() if bit < 2 or name in features} if has_xsave else set()
+    mask = sum(1 << bit for bit in kept)
+    areas = [
+        entry.eax + entry.ebx for entry in entries if entry.function == 0xD and entry.index >= 2 and entry.index in kept
+    ]
+    size = max([_XSAVE_LEGACY_BYTES, *areas])
+    found = []
+    for entry in entries:
+        changed = entry
+        if entry.function == 0xD:
+            is_user_state = entry.index >= 2 and not entry.ecx & _SUPERVISOR_STATE
+            if not has_xsave or (is_user_state and entry.index not in kept):
+                changed = replace(entry, eax=0, ebx=0, ecx=0, edx=0)
+            elif entry.index == 0:
+                high = entry.edx & mask >> 32
+                changed = replace(entry, eax=entry.eax & mask, ebx=_XSAVE_LEGACY_BYTES, ecx=size, edx=high)
+            elif entry.index == 1 and not entry.eax & 8:
+                changed = replace(entry, ebx=0, ecx=0, edx=0)
+        found.append(changed)
+    return tuple(found)
 
 
 def guest_cpuid(
-    supported: Iterable[CpuidEntry], model: str, index: int, cpu_count: int, *, has_tsc_deadline: bool = False
+    supported: Iterable[CpuidEntry], model: CpuModel, index: int, cpu_count: int, *, has_tsc_deadline: bool = False
 ) -> tuple[CpuidEntry, ...]:
     """CPUID of vCPU `index` of `cpu_count` (one socket, one thread a core) from what KVM supports.
 
-    Raises CpuModelError for an unknown model, or one with features this host lacks (they are named).
+    Raises CpuUnavailableError for a model with features that `supported` lacks.
     """
-    if model not in _MODELS:
-        msg = f"CPU model {model}: unknown (use {', '.join(_MODELS)})"
-        raise CpuModelError(msg)
     entries = [_describe_topology(entry, index, cpu_count) for entry in supported]
     if has_tsc_deadline:
         entries = [replace(e, ecx=e.ecx | _ECX_TSC_DEADLINE) if e.function == 1 else e for e in entries]
-    wanted = _MODELS[model]
-    if wanted is None:
-        return tuple(entries)
-    missing = _missing(entries, wanted)
-    if missing:
-        msg = f"CPU model {model}: this host lacks {', '.join(missing)}; use --cpu host"
-        raise CpuModelError(msg)
-    return tuple(_restrict(entry, wanted | PLATFORM, has_avx="avx" in wanted) for entry in entries)
-
-
-def _missing(entries: list[CpuidEntry], wanted: dict[str, _Bit]) -> list[str]:
-    values = {
-        (entry.function, entry.index, name): getattr(entry, name)
-        for entry in entries
-        for name in ("eax", "ebx", "ecx", "edx")
-    }
-    return [
-        name
-        for name, flag in wanted.items()
-        if name != _OSXSAVE and not values.get((flag.function, flag.index, flag.register), 0) >> flag.bit & 1
-    ]
-
-
-def _restrict(entry: CpuidEntry, allowed: dict[str, _Bit], *, has_avx: bool) -> CpuidEntry:
-    """`entry` without the features that are not allowed."""
-    function = entry.function
-    if function == 0xD:
-        return _restrict_xsave(entry, has_avx=has_avx)
-    if function == 7 and entry.index:
-        return replace(entry, eax=0, ebx=0, ecx=0, edx=0)
-    changes: dict[str, int] = {"eax": 0} if function == 7 else {}
-    for register in ("ebx", "ecx", "edx"):
-        if (function, register) in _FILTERED:
-            mask = sum(
-                1 << flag.bit for flag in allowed.values() if (flag.function, flag.register) == (function, register)
-            )
-            changes[register] = getattr(entry, register) & mask
-    if function == _EXTENDED:
-        # AMD repeats leaf 1 here; the repeated flags are all baseline.
-        changes["edx"] |= entry.edx & 0x0183_F3FF
-    return replace(entry, **changes)
-
-
-def _restrict_xsave(entry: CpuidEntry, *, has_avx: bool) -> CpuidEntry:
-    """Leaf 0xD: only x87, SSE and (for models with AVX) AVX state."""
-    if not has_avx or entry.index > 2:
-        return replace(entry, eax=0, ebx=0, ecx=0, edx=0)
-    if entry.index == 0:
-        return replace(entry, eax=entry.eax & (_XSTATE_X87_SSE | _XSTATE_AVX), ebx=576, ecx=832, edx=0)
-    if entry.index == 1:
-        return replace(entry, eax=entry.eax & 1, ebx=0, ecx=0, edx=0)
-    return entry
+    check_model(entries, model, "this host")
+    return filter_cpuid(entries, model)
 
 
 def _describe_topology(entry: CpuidEntry, index: int, cpu_count: int) -> CpuidEntry:

@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, ClassVar
 
 from pyhyve.accel.api import ExitKind, VcpuExit
+from pyhyve.accel.cpu_models import HOST, check_model, filter_cpuid
 from pyhyve.accel.emulator_registers import read_registers, reset_registers, write_registers
 from pyhyve.accel.emulator_state import EmulatorState, EmulatorVcpuState, load_vcpu, save_vcpu
 from pyhyve.cpu.engine.state import INVALIDATE_RING, MAX_ACCESSES, Request
@@ -20,6 +21,7 @@ from pyhyve.cpu.engine.vcpu import EngineVcpu
 from pyhyve.cpu.isa.x86 import cpuid
 from pyhyve.cpu.isa.x86.library import x86_library
 from pyhyve.cpu.isa.x86.state import STATE, TLB_TABLES
+from pyhyve.kvm.cpuid import CpuidEntry
 from pyhyve.state.errors import StateError
 from pyhyve.support.errors import UserError
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pyhyve.accel.api import InterruptChip
+    from pyhyve.accel.cpu_models import CpuModel
     from pyhyve.memory.guest import GuestMemory
 
 _LOG = logging.getLogger(__name__)
@@ -188,7 +191,7 @@ class EmulatorVcpu:
         self._vm.set_tsc_skew(self.index, state.tsc_skew)
 
     def _place_cpuid(self) -> None:
-        rows = cpuid.rows(self.index, self._vm.tsc_hz)
+        rows = _guest_rows(cpuid.rows(self.index, self._vm.tsc_hz), self._vm.cpu_model)
         self.engine.set_table("cpuid", b"".join(struct.pack("<6I", *row) for row in rows))
         self.engine.set("cpuid_count", len(rows))
 
@@ -214,6 +217,17 @@ class EmulatorVcpu:
             self.engine.call("sharing.post", address)
 
 
+def _cpuid_entries(rows: list[tuple[int, ...]]) -> list[CpuidEntry]:
+    """The engine's CPUID table, in the form that models are applied to."""
+    return [CpuidEntry(row[0], 0 if row[1] == cpuid.ANY_SUBLEAF else row[1], 0, *row[2:]) for row in rows]
+
+
+def _guest_rows(rows: list[tuple[int, ...]], model: CpuModel) -> list[tuple[int, ...]]:
+    """The table without the features that `model` does not have."""
+    entries = filter_cpuid(_cpuid_entries(rows), model)
+    return [(*row[:2], entry.eax, entry.ebx, entry.ecx, entry.edx) for row, entry in zip(rows, entries, strict=True)]
+
+
 def _page_ranges(regions: list[tuple[int, int, int, bool]]) -> list[tuple[int, int, int]]:
     """Start, end and page number offset of each region."""
     ranges = []
@@ -231,8 +245,19 @@ class EmulatorVm:
     state_type: ClassVar = EmulatorState
     state_version: ClassVar = 1
 
-    def __init__(self, memory: GuestMemory, progress: Callable[[int, int], None] | None = None) -> None:
-        """`progress(done, total)` is called while the engine is compiled, the first time on a host."""
+    def __init__(
+        self,
+        memory: GuestMemory,
+        progress: Callable[[int, int], None] | None = None,
+        cpu_model: CpuModel = HOST,
+    ) -> None:
+        """`progress(done, total)` is called while the engine is compiled, the first time on a host.
+
+        A feature that `cpu_model` lacks is not announced by CPUID; the instructions are there all the same. Raises
+        CpuUnavailableError for one with features that the engine lacks.
+        """
+        check_model(_cpuid_entries(cpuid.rows(0, cpuid.CRYSTAL_HZ)), cpu_model, "the emulator")
+        self.cpu_model = cpu_model
         self.memory = memory
         self.library = x86_library(progress)
         self.vcpus: list[EmulatorVcpu] = []

@@ -6,7 +6,7 @@ import signal
 import threading
 from typing import TYPE_CHECKING, ClassVar
 
-from pyhyve.accel.cpu_models import guest_cpuid
+from pyhyve.accel.cpu_models import HOST, CpuUnavailableError, guest_cpuid
 from pyhyve.accel.kvm_notify import NotifyThread
 from pyhyve.accel.kvm_state import KvmState
 from pyhyve.accel.kvm_vcpu import KICK_SIGNAL, KvmVcpu
@@ -21,6 +21,7 @@ from pyhyve.support.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from pyhyve.accel.cpu_models import CpuModel
     from pyhyve.kvm.cpuid import CpuidEntry
     from pyhyve.memory.guest import GuestMemory, MemoryRegion
 
@@ -92,14 +93,15 @@ class KvmVm:
         self,
         memory: GuestMemory,
         *,
-        cpu_model: str = "host",
+        cpu_model: CpuModel = HOST,
         kernel_irqchip: bool = True,
         tsc_khz: int | None = None,
         dirty_ring_size_bytes: int = 0,
     ) -> None:
         """Map all regions of `memory`; `map_region` adds later ones.
 
-        `dirty_ring_size_bytes` is a power of two of pages, or 0 for bitmaps. Raises KvmSetupError when KVM refuses.
+        `dirty_ring_size_bytes` is a power of two of pages, or 0 for bitmaps. Raises KvmSetupError when KVM refuses,
+        CpuUnavailableError when the host lacks a feature of `cpu_model`.
         """
         self.memory = memory
         self.has_kernel_irqchip = kernel_irqchip
@@ -125,12 +127,17 @@ class KvmVm:
             self._system = KvmSystem()
             self.handle = self._system.create_vm()
             self._create()
+        except CpuUnavailableError:
+            self.close()
+            raise
         except OSError as error:
             self._notify.close()
             msg = f"KVM cannot make a machine: {error.strerror}"
             raise KvmSetupError(msg) from error
 
     def _create(self) -> None:
+        self._supported_cpuid = self._system.supported_cpuid()
+        self._cpuid(0, 1)  # a model that this host cannot provide is refused before anything is made
         if self._system.check(Cap.SET_TSS_ADDR):
             self.handle.set_tss_address(_TSS_GPA)
         if self._system.check(Cap.SET_IDENTITY_MAP_ADDR):
@@ -221,16 +228,17 @@ class KvmVm:
         with self._prepare_lock:
             if self._prepared:
                 return
-            supported = self._system.supported_cpuid()
-            deadline = self.has_kernel_irqchip and bool(self._system.check(Cap.TSC_DEADLINE_TIMER))
             for vcpu in self._vcpus:
-                vcpu.handle.set_cpuid(
-                    guest_cpuid(supported, self._cpu_model, vcpu.index, len(self._vcpus), has_tsc_deadline=deadline)
-                )
+                vcpu.handle.set_cpuid(self._cpuid(vcpu.index, len(self._vcpus)))
                 if self._tsc_khz is not None:
                     self._set_tsc_khz(vcpu, self._tsc_khz)
                 vcpu.remember_power_on()
             self._prepared = True
+
+    def _cpuid(self, index: int, cpu_count: int) -> tuple[CpuidEntry, ...]:
+        """What the guest's CPUID answers. Raises CpuUnavailableError."""
+        deadline = self.has_kernel_irqchip and bool(self._system.check(Cap.TSC_DEADLINE_TIMER))
+        return guest_cpuid(self._supported_cpuid, self._cpu_model, index, cpu_count, has_tsc_deadline=deadline)
 
     @staticmethod
     def _set_tsc_khz(vcpu: KvmVcpu, khz: int) -> None:
@@ -257,7 +265,7 @@ class KvmVm:
 
     def supported_cpuid(self) -> tuple[CpuidEntry, ...]:
         """The CPUID leaves this host and KVM can give a guest."""
-        return self._system.supported_cpuid()
+        return self._supported_cpuid
 
     def xsave_size_bytes(self) -> int:
         """Size of a vCPU's XSAVE area."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from pyhyve.accel.cpu_models import HOST
 from pyhyve.support.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pyhyve.accel.api import Vm
+    from pyhyve.accel.cpu_models import CpuModel
     from pyhyve.memory.guest import GuestMemory
 
     Progress = Callable[[int, int], None]
@@ -23,8 +25,10 @@ class AccelError(UserError):
     """The engine that was asked for cannot run here."""
 
 
-def open_vm(choice: str, memory: GuestMemory, progress: Progress | None = None) -> Vm:
-    """Make a `Vm` over `memory` with the engine `choice` (one of `CHOICES`); raises AccelError.
+def open_vm(choice: str, memory: GuestMemory, progress: Progress | None = None, cpu: CpuModel = HOST) -> Vm:
+    """Make a `Vm` over `memory` with the engine `choice` (one of `CHOICES`) and processors of the model `cpu`.
+
+    Raises AccelError, and CpuUnavailableError when the engine lacks a feature of the model.
 
     Engines are imported only when taken: each costs start-up time. `progress(done, total)` is called while the
     translator is compiled, the first time on a host.
@@ -37,14 +41,14 @@ def open_vm(choice: str, memory: GuestMemory, progress: Progress | None = None) 
         if reason is None:
             from pyhyve.accel.kvm import KvmVm  # noqa: PLC0415 - see the docstring
 
-            return KvmVm(memory)
+            return KvmVm(memory, cpu_model=cpu)
         if choice == "kvm":
             msg = f"accel kvm: {reason}; --accel jit runs anywhere"
             raise AccelError(msg)
         _LOG.info("not using KVM: %s", reason)
     from pyhyve.accel.emulator import EmulatorVm  # noqa: PLC0415 - see the docstring
 
-    return EmulatorVm(memory, progress)
+    return EmulatorVm(memory, progress, cpu)
 
 
 def _why_not_kvm() -> str | None:

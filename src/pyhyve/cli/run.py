@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pyhyve.accel.cpu_models import CpuModel, CpuModelError
 from pyhyve.boot.linux import EntryMode
 from pyhyve.cli.options import existing_file, parse_pairs, parse_size, parse_switch, split_list
 from pyhyve.devices.virtio.error_policy import ErrorPolicy
@@ -54,6 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--accel", default="auto", metavar="auto|kvm|jit", help="what runs the guest (default: auto)")
     add("--memory", default="512M", metavar="SIZE", help="guest memory (default: 512M)")
     add("--cpus", default="1", metavar="N", help="virtual CPUs (default: 1)")
+    add("--cpu", default="host", metavar="host|x86-64-v2|x86-64-v3[,±FEATURE]", help="what CPUID says (default: host)")
     add("--kernel", metavar="FILE", help="Linux bzImage or PVH ELF kernel")
     add(
         "--entry", default="auto", metavar="auto|pvh|64|32|16", help="which entry of the kernel to take (default: auto)"
@@ -244,6 +246,7 @@ def configuration(arguments: argparse.Namespace, *, can_boot: bool = False) -> M
             memory_bytes=parse_size("--memory", arguments.memory),
             cpus=parse_number("--cpus", arguments.cpus, int),
             accel=AccelChoice(arguments.accel),
+            cpu=CpuModel.parse(arguments.cpu),
             kernel=None if arguments.kernel is None else existing_file("--kernel", arguments.kernel),
             boot_entry=parse_entry(arguments.entry),
             initrd=None if arguments.initrd is None else existing_file("--initrd", arguments.initrd),
@@ -258,7 +261,7 @@ def configuration(arguments: argparse.Namespace, *, can_boot: bool = False) -> M
             timeout_s=None if arguments.timeout is None else parse_number("--timeout", arguments.timeout, float),
             trace=trace,
         )
-    except ConfigError as error:
+    except (ConfigError, CpuModelError) as error:
         msg = f"--{error}"
         raise InputError(msg) from error
 
@@ -367,7 +370,8 @@ def run(arguments: argparse.Namespace) -> int:
     listeners = [] if arguments.qmp is None else [open_monitor("--qmp", arguments.qmp)]
     with preserved_terminal() as restore:
         with closed_on_failure(listeners):
-            machine = build(config, open_engine=functools.partial(open_vm, progress=show_engine_progress))
+            open_engine = functools.partial(open_vm, progress=show_engine_progress, cpu=config.cpu)
+            machine = build(config, open_engine=open_engine)
         if state is not None:
             machine.restore = functools.partial(state.load_into, machine)
         if listeners:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from pyhyve.accel.cpu_models import MAX, MODEL_NAMES, CpuModel, CpuModelError
 from pyhyve.cli.options import existing_file, parse_size
 from pyhyve.cli.run import parse_number
 from pyhyve.cli.system_devices import DEVICE_HELP, DeviceSet
@@ -28,7 +29,7 @@ OPTIONS = {
     "boot": Option("[order=]cdn", "boot order: disk, CD-ROM, network"),
     "cdrom": Option("FILE", "a CD-ROM image"),
     "chardev": Option("stdio|null|file|socket,id=ID,…", "a character device, for -serial, -mon and ports"),
-    "cpu": Option("max|host", "the processor: what the accelerator offers"),
+    "cpu": Option("MODEL[,±FEATURE]", "the processor's model (-cpu help lists them; default: max)"),
     "daemonize": Option("", "go to the background once the machine is made"),
     "device": Option("DRIVER,…", "a device (-device help lists them)"),
     "display": Option("none", "no display"),
@@ -93,7 +94,6 @@ class SystemSettings:
     """Fields of the configuration; checked as a whole at the end."""
     _devices: DeviceSet = field(default_factory=DeviceSet)
     _accels: list[str] = field(default_factory=list)
-    _cpu: str = "max"
     _has_display: bool = True
     _nographic: bool = False
     _snapshot: bool = False
@@ -152,7 +152,8 @@ class SystemSettings:
         if self._snapshot:
             disks = [replace(disk, snapshot=True) for disk in disks]
         accel = self._accel()
-        if self._cpu == "host" and accel is AccelChoice.JIT:
+        cpu: CpuModel = self._changes.get("cpu", MAX)
+        if cpu.name == "host" and accel is AccelChoice.JIT:
             msg = "-cpu host: needs -accel kvm (use -cpu max)"
             raise InputError(msg)
         self._changes |= {"disks": tuple(disks), "nets": tuple(self._devices.nets), "console": console, "accel": accel}
@@ -285,12 +286,13 @@ class SystemSettings:
 
     def _handle_cpu(self, value: str) -> None:
         if value in {"help", "?"}:
-            self.help_text = "Available CPUs:\nx86 host\nx86 max\n"
-        elif value in {"max", "host"}:
-            self._cpu = value
+            self.help_text = "".join(["Available CPUs:\n", *(f"x86 {name}\n" for name in MODEL_NAMES)])
         else:
-            msg = f"-cpu {value}: not supported (use max, or host with KVM)"
-            raise InputError(msg)
+            try:
+                self._changes["cpu"] = CpuModel.parse(value)
+            except CpuModelError as error:
+                msg = f"-{error}"
+                raise InputError(msg) from error
 
     def _handle_m(self, value: str) -> None:
         given = parse_properties("-m", value, "size")

@@ -305,7 +305,7 @@ def build(
     config: MachineConfig,
     *,
     console: Chardev | None = None,
-    open_engine: Callable[[str, GuestMemory], Vm] = open_vm,
+    open_engine: Callable[[str, GuestMemory], Vm] | None = None,
 ) -> Machine:
     """Make the machine that `config` describes, ready for `Machine.run`.
 
@@ -322,7 +322,8 @@ def build(
             memory.add(gpa, size)
         if firmware is not None:
             memory.add(FOUR_GIB - len(firmware), len(firmware), readonly=True, name="firmware")
-        vm = open_engine(str(config.accel), memory)
+        accel = str(config.accel)
+        vm = open_vm(accel, memory, cpu=config.cpu) if open_engine is None else open_engine(accel, memory)
     except MemoryError as error:
         memory.close()
         msg = f"memory: {error}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from pyhyve.accel.cpu_models import HOST, CpuModel
 from pyhyve.boot.linux import EntryMode
 from pyhyve.devices.virtio.error_policy import ErrorPolicy
 from pyhyve.support.errors import InputError
@@ -226,6 +227,7 @@ class MachineConfig:
     memory_bytes: int = 512 * MIB
     cpus: int = 1
     accel: AccelChoice = AccelChoice.AUTO
+    cpu: CpuModel = HOST
     kernel: Path | None = None
     initrd: Path | None = None
     append: str = ""

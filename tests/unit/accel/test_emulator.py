@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pyhyve.accel.api import ExitKind
+from pyhyve.accel.cpu_models import CpuModel, CpuUnavailableError
 from pyhyve.accel.emulator import EmulatorVm
 from pyhyve.memory.guest import GuestMemory
 
@@ -25,11 +26,11 @@ HLT = b"\xf4"
 class Pc:
     """One vCPU in real mode with 640 KiB of RAM and another region high up."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: str = "host") -> None:
         self.memory = GuestMemory(shared=False)
         self.memory.add(0, RAM)
         self.memory.add(0xC_0000, 0x4_0000)
-        self.vm = EmulatorVm(self.memory)
+        self.vm = EmulatorVm(self.memory, cpu_model=CpuModel.parse(model))
         self.vcpu: EmulatorVcpu = self.vm.create_vcpu(0)
 
     def start(self, code: bytes, at: int = CODE) -> None:
@@ -180,3 +181,25 @@ def test_instruction_with_too_many_accesses_is_reported(pc: Pc) -> None:
         if done.kind == ExitKind.INTERNAL_ERROR:
             break
     assert "device accesses in one instruction at 0x1000" in done.message
+
+
+@pytest.mark.parametrize(
+    ("model", "popcnt", "xsave"), [("host", 1, 1), ("x86-64-v2", 1, 0), ("max,-popcnt", 0, 1), ("qemu64", 0, 0)]
+)
+def test_cpuid_follows_the_model(model: str, popcnt: int, xsave: int) -> None:
+    pc = Pc(model)
+    # mov eax, 1 / cpuid / mov eax, ecx / out 0x10, eax
+    pc.start(bytes.fromhex("66b801000000 0fa2 6689c8 66e710"))
+    try:
+        kind, _, ecx = pc.run()
+    finally:
+        pc.vm.close()
+        pc.memory.close()
+    assert (kind, ecx >> 23 & 1, ecx >> 26 & 1) == (ExitKind.IO, popcnt, xsave)
+
+
+def test_model_beyond_the_engine_is_refused_by_name() -> None:
+    memory = GuestMemory(shared=False)
+    with pytest.raises(CpuUnavailableError, match=r"x86-64-v3 needs fma, .*avx2.*, which the emulator lacks"):
+        EmulatorVm(memory, cpu_model=CpuModel.parse("x86-64-v3"))
+    memory.close()

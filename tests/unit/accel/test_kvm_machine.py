@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pyhyve.accel.api import ExitKind
+from pyhyve.accel.cpu_models import CpuModel, CpuUnavailableError, available
 from pyhyve.kvm.abi import Cap, MpState
 from pyhyve.kvm.system import KvmSystem
 
@@ -142,6 +143,27 @@ def test_dirty_ring_names_the_pages_written(tiny: Tiny) -> None:
     machine.run_to(ExitKind.IO)
     assert {0x10000, 0x13000} <= set(machine.vm.take_dirty())
     assert machine.vm.take_dirty() == []
+
+
+@pytest.mark.parametrize(("model", "expected"), [("host", 1), ("host,-cx16", 0), ("host,-sse2", 1)])
+def test_guest_sees_the_cpuid_of_its_model(tiny: Tiny, model: str, expected: int) -> None:
+    # mov eax, 1 / cpuid / mov eax, ecx / out 0x10, eax
+    machine = tiny("66b801000000 0fa2 6689c8 66e710 f4", cpu_model=CpuModel.parse(model))
+    machine.enter()
+    machine.run_to(ExitKind.IO)
+    assert machine.vcpu.exit.value >> 13 & 1 == expected
+    assert machine.vcpu.exit.value >> 31 == 1  # a hypervisor is present
+
+
+def test_model_beyond_the_host_is_refused_by_name(tiny: Tiny) -> None:
+    with KvmSystem() as system:
+        lacking = [name for name in ("3dnow", "tbm", "avx512er") if name not in available(system.supported_cpuid())]
+    if not lacking:
+        pytest.skip("this host has every feature")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(CpuUnavailableError, match=f"{lacking[0]}, which this host lacks"):
+        tiny("f4", cpu_model=CpuModel.parse(f"host,+{lacking[0]}"))
+    assert len(list(Path("/proc/self/fd").iterdir())) == before + 1  # the guest's memory
 
 
 def test_kvmclock_moves_on(tiny: Tiny) -> None:

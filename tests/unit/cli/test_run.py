@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pyhyve.accel.cpu_models import CpuModel
 from pyhyve.boot.linux import EntryMode
 from pyhyve.cli import run
 from pyhyve.cli.main import Parser, main
@@ -67,7 +68,7 @@ def test_every_option_reaches_the_configuration(kernel: str, tmp_path: Path) -> 
         *("--net", "bridge=br100", "--net", "none", "--console", "unix:/tmp/x", "--name", "a", "--timeout", "2.5"),
         *("--rng", "--balloon", "--channel", "agent=unix:/tmp/a", "--channel", "log=file:/tmp/l"),
         *("--vsock", "3=unix:/tmp/v"),
-        *("--boot", "dc", "--no-reboot", "--trace", "exits,bus", "--cpus", "2"),
+        *("--cpu", "x86-64-v2,-popcnt"),
         *("--entry", "pvh", "--boot", "dc", "--no-reboot", "--trace", "exits,bus", "--cpus", "2"),
     )
     assert config == MachineConfig(
@@ -79,6 +80,7 @@ def test_every_option_reaches_the_configuration(kernel: str, tmp_path: Path) -> 
         initrd=Path(kernel),
         append="quiet",
         boot_entry=EntryMode.PVH,
+        cpu=CpuModel("x86-64-v2", removed=frozenset({"popcnt"})),
         disks=(
             DiskConfig(disk, "raw", readonly=True, snapshot=True, serial="S1"),
             DiskConfig(disk, readonly=True, is_cdrom=True),
@@ -119,6 +121,8 @@ def test_every_option_reaches_the_configuration(kernel: str, tmp_path: Path) -> 
         (["--cpus", "0"], "--cpus: 0 is not in"),
         (["--cpus", "two"], "--cpus two: not a number"),
         (["--accel", "magic"], "--accel magic: unknown (use auto, kvm or jit)"),
+        (["--cpu", "486"], "--cpu 486: unknown model (use host, max, x86-64-v2, x86-64-v3, qemu64)"),
+        (["--cpu", "host,+warp"], "unknown feature 'warp'"),
         (["--entry", "128"], "--entry 128: unknown (use auto, pvh, 64, 32, 16)"),
         (["--initrd", "/nowhere"], "--initrd /nowhere: No such file"),
         (["--kernel", "/nowhere"], "--kernel /nowhere: No such file"),
