@@ -22,6 +22,7 @@ COMMANDS = {
     "net": "bridges with NAT, DHCP, DNS and port forwards: make, list and remove them",
     "daemon": "the libvirt-compatible daemon: virsh, virt-manager and python-libvirt on pyhyve",
     "demo": "three machines on one bridge, with a table of pings and ssh logins",
+    "virsh": "virsh's verbs on a pure-Python client, for any libvirt daemon",
     "doctor": "what this host offers, and how to get what is missing",
 }
 """Each command is the module `pyhyve.cli.NAME`."""
