@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pyhyve.machine.builder import build
-from pyhyve.machine.config import MAX_DEVICES, ConfigError, DiskConfig, MachineConfig, NetConfig
+from pyhyve.machine.config import (
+    MAX_DEVICES,
+    BalloonConfig,
+    ConfigError,
+    ConsoleConfig,
+    ConsoleKind,
+    DiskConfig,
+    MachineConfig,
+    NetConfig,
+    PortConfig,
+    RngConfig,
+    SerialBusConfig,
+    VsockConfig,
+)
+from pyhyve.machine.config_record import from_plain, to_plain
 
 KERNEL = Path("/kernel")
 
@@ -43,3 +58,16 @@ def test_full_bus_is_possible() -> None:
 def test_network_boot_is_refused_for_want_of_a_boot_rom() -> None:
     with pytest.raises(ConfigError, match="boot ROM"):
         build(MachineConfig(boot_order="n"))
+
+
+def test_every_kind_of_device_survives_in_a_saved_configuration() -> None:
+    port = PortConfig(1, ConsoleConfig(ConsoleKind.UNIX, Path("/s")), "agent")
+    extras = (RngConfig(Path("/r"), "r"), BalloonConfig(), SerialBusConfig((port,), "b"), VsockConfig(3, Path("/v")))
+    config = MachineConfig(kernel=KERNEL, extras=extras)
+    assert from_plain(json.loads(json.dumps(to_plain(config)))) == config
+
+
+def test_two_ports_cannot_have_one_number() -> None:
+    port = PortConfig(1, ConsoleConfig(ConsoleKind.NONE))
+    with pytest.raises(ConfigError, match="two ports with the number 1"):
+        SerialBusConfig((port, port))

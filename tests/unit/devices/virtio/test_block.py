@@ -393,6 +393,18 @@ def test_request_that_fails_again_waits_again() -> None:
     disk.close()
 
 
+def test_stopped_request_is_tried_again_after_a_pause() -> None:
+    troubled = Troubled(errno.ENOSPC, BlockOptions(write_errors=ErrorPolicy.ENOSPC))
+    disk = troubled.disk
+    _, status = troubled.fail(OUT, PATTERN)
+    disk.device.suspend()
+    troubled.backend.error = None
+    disk.device.resume()
+    disk.wait()
+    assert disk.driver.read(status) == b"\0"
+    disk.close()
+
+
 def test_reset_drops_stopped_requests() -> None:
     troubled = Troubled(errno.EIO, BlockOptions(write_errors=ErrorPolicy.STOP))
     troubled.fail(OUT, PATTERN)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 import pytest
 
 from pyhyve.backends.chardev import ChannelReceiver, MemoryChardev
 from pyhyve.devices.virtio.console import PortConfig, VirtioConsole
 from pyhyve.devices.virtio.spec import ConsoleEvent, ConsoleFeature, Feature
+from pyhyve.state.errors import StateError
 from pyhyve.testing.virtio_driver import Segment, VirtioDriver
 from pyhyve.testing.virtio_driver_transport import MiniMachine
 
@@ -246,3 +248,28 @@ def test_reset_forgets_output_that_waits() -> None:
     agent.port.output_possible()
     console.machine.run()
     assert not agent.output
+
+
+def test_output_that_waits_goes_on_after_a_pause_where_it_stopped() -> None:
+    console = Console()
+    agent = console.chardevs[1]
+    agent.output_room = 1
+    data = bytes(range(256)) * 800
+    console.driver.submit(5, [console.driver.buffer(data)])
+    console.machine.run()
+    console.device.suspend()
+    state = console.device.save()
+    assert state.ports[1].output_done == len(agent.output) == 1 << 16
+    console.device.load(state)
+    console.device.resume()
+    agent.output_room = 1 << 20
+    console.machine.run()
+    assert agent.output == data
+    assert console.driver.queues[5].poll() is not None
+
+
+def test_state_of_another_number_of_ports_is_refused() -> None:
+    console = Console()
+    state = console.device.save()
+    with pytest.raises(StateError, match="the state has 1 ports, this one 2"):
+        console.device.load(replace(state, ports=state.ports[:1]))

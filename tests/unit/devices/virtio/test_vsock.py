@@ -13,8 +13,9 @@ import pytest
 
 from pyhyve.backends.vsock import VsockError, VsockListener
 from pyhyve.devices.virtio.spec import VSOCK_HEADER_BYTES, VSOCK_HOST_CID, Feature, Status, VsockOp, VsockType
-from pyhyve.devices.virtio.vsock import VirtioVsock
+from pyhyve.devices.virtio.vsock import VirtioVsock, VirtioVsockState
 from pyhyve.devices.virtio.vsock_packet import BUFFER_BYTES, VsockHeader
+from pyhyve.state.errors import StateError
 from pyhyve.testing.virtio_driver import Segment, VirtioDriver
 from pyhyve.testing.virtio_driver_transport import MiniMachine
 
@@ -384,3 +385,34 @@ def test_path_in_use_is_one_line(tmp_path: Path) -> None:
     first.close()
     with pytest.raises(VsockError, match="No such file or directory"):
         VsockListener(Path("/nonexistent/v"))
+
+
+def test_pause_keeps_connections_and_what_arrives_meanwhile(guest: GuestSide) -> None:
+    server = guest.connect_from_guest(22)
+    guest.device.suspend()
+    server.sendall(b"while you slept")
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(str(guest.path))
+    client.sendall(b"CONNECT 80\n")
+    assert guest.is_silent()
+    guest.device.resume()
+    found = [guest.receive() for _ in range(2)]
+    assert {header.op for header, _ in found} == {VsockOp.RW, VsockOp.REQUEST}
+    assert b"while you slept" in {data for _, data in found}
+    client.close()
+    server.close()
+
+
+def test_guest_of_a_restored_state_learns_that_its_connections_are_gone(guest: GuestSide) -> None:
+    event = guest.driver.buffer(4)
+    guest.machine.memory.write(event.gpa, b"\xff" * 4)
+    guest.driver.submit(2, [event])
+    guest.device.suspend()
+    guest.device.load(guest.device.save())
+    guest.device.resume()
+    used = guest.driver.queues[2].poll()
+    assert used is not None
+    assert used.written_bytes == 4
+    assert guest.driver.read(event) == bytes(4)
+    with pytest.raises(StateError, match="the guest had the address 9, not 5"):
+        guest.device.load(VirtioVsockState(cid=9))
