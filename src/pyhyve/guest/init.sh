@@ -41,6 +41,11 @@ for round in 1 2; do
 done
 [ -s /etc/modules ] && modprobe -a $(cat /etc/modules)
 
+# Channels to the host by name, as udev has them.
+for port in /sys/class/virtio-ports/vport*; do
+	[ -s "$port/name" ] && mkdir -p /dev/virtio-ports && ln -sf "../${port##*/}" "/dev/virtio-ports/$(cat "$port/name")"
+done
+
 ip link set lo up
 if [ -e /sys/class/net/eth0 ]; then
 	case $net in

@@ -26,6 +26,7 @@ VIRTIO_MODULES = (
     "virtio_rng",
     "virtio_balloon",
     "virtio_mmio",
+    "vmw_vsock_virtio_transport",
     "ext4",
     "crc32c_generic",
     "af_packet",
