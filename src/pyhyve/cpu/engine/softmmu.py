@@ -447,6 +447,15 @@ class SoftMmu:
                 return hva
             return 0
 
+        @kernel(pointer, U64, U64, U64, name="mmu.probe_read")
+        def probe_read(st: Any, address: Any, size: Any, index: Any) -> None:
+            """Fault now if reading the first of `size` bytes would fault, or they are misaligned."""
+            if index == checked:
+                check_alignment(st, address, size)
+            if st.stop == 0:
+                fill(st, address, Access.READ, index)
+
+        self.probe_read = probe_read
         self.flush_all = flush_all
         self.flush_local = flush_local
         self.flush_page = flush_page

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from pyhyve.cpu.isa.x86 import faults
+from pyhyve.cpu.isa.x86.memory import TLB_USER_ALIGNED
+from pyhyve.cpu.isa.x86.mode import MODE_FLAT
 from pyhyve.cpu.isa.x86.spec import Cr0, Cr4
 from pyhyve.cpu.isa.x86.state import STATE, Seg
 from pyhyve.cpu.lang import U64, Pointer, kernel, u64
@@ -15,14 +17,38 @@ _EXPAND_DOWN = 4
 _WRITABLE = 2
 _READABLE = 2
 _BIG = 1 << 14
+ACCESS_WRITE, ACCESS_ALIGNED = 1, 2
+"""Bits that say how an operand is accessed: written; aligned to 16 bytes."""
+_FX_BYTES = 512
+
+
+@kernel(Pointer(STATE), U64, U64, name="x86.refuse_alignment", attributes=faults.COLD)
+def refuse_alignment(st: Any, linear: Any, size: Any) -> None:
+    """#GP(0) for a misaligned operand of 16 bytes.
+
+    For an FXSAVE area #AC where alignment is checked and not even that of a doubleword is met: the manual leaves it to
+    processors (SDM Vol. 2A, FXSAVE).
+    """
+    if size == _FX_BYTES and ((st.mode >> 8) & 3) == TLB_USER_ALIGNED and (linear & 3) != 0:
+        faults.ac(st)
+    else:
+        faults.gp(st, 0)
 
 
 @kernel(Pointer(STATE), U64, U64, U64, U64, result=U64, name="x86.check_segment", attributes="nounwind noinline")
-def check_segment(st: Any, offset: Any, segment: Any, size: Any, write: Any) -> Any:
+def check_segment(st: Any, offset: Any, segment: Any, size: Any, access: Any) -> Any:
     """Linear address of `offset` in `segment`; #GP(0), or #SS(0) for SS, when `size` bytes may not be accessed."""
     code_size = (st.mode >> 2) & 3
     if code_size == 2:
         return offset + st.seg_base[segment]
+    write = access & ACCESS_WRITE
+    if (access & ACCESS_ALIGNED) != 0 and ((offset + st.seg_base[segment]) & 15) != 0:
+        # Of an FXSAVE area, the limit is checked for the first doubleword before the alignment, as on processors.
+        if size == _FX_BYTES:
+            check_segment(st, offset, segment, 4, 0)
+        if st.stop == 0:
+            refuse_alignment(st, offset + st.seg_base[segment], size)
+        return 0
     attributes = st.seg_attr[segment]
     limit = st.seg_limit[segment]
     last = offset + size - 1
@@ -53,6 +79,18 @@ def check_segment(st: Any, offset: Any, segment: Any, size: Any, write: Any) -> 
             faults.gp(st, 0)
         return 0
     return (offset + st.seg_base[segment]) & 0xFFFFFFFF
+
+
+@kernel(Pointer(STATE), U64, U64, U64, result=U64, name="x86.operand_linear", attributes="nounwind noinline")
+def operand_linear(st: Any, offset: Any, size: Any, write: Any) -> Any:
+    """Linear address of `size` bytes at `offset` of the segment `ea_segment`; in 64-bit mode `offset` is linear."""
+    if ((st.mode >> 2) & 3) == 2:
+        return offset
+    segment = st.ea_segment
+    within = offset & 0xFFFFFFFF
+    if (st.mode & MODE_FLAT) != 0 and segment < Seg.FS and (segment != Seg.CS or write == 0):
+        return within
+    return check_segment(st, within, segment, size, write)
 
 
 @kernel(Pointer(STATE), U64, name="x86.check_near_target", attributes="nounwind noinline cold")

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from pyhyve.cpu.engine.context import StencilContext
 from pyhyve.cpu.isa.x86 import addressing, faults, flags
+from pyhyve.cpu.isa.x86.addressing import operand_linear
 from pyhyve.cpu.isa.x86.state import STATE
-from pyhyve.cpu.lang import U64, Int, Pointer, Value, is_staged
+from pyhyve.cpu.lang import U64, Int, Pointer, Value, is_staged, u64
 from pyhyve.cpu.lang.builder import UNLIKELY
 
 if TYPE_CHECKING:
@@ -175,6 +176,10 @@ class X86Context(StencilContext):
         host, slow = self.write_pointer(self.address, bits // 8)
         self.store_vector(host.cast(Int(8)), vector, bits)
         self.write_back(slow)
+
+    def part(self, offset: int, size: int, *, write: bool = False) -> Value:
+        """Linear address of `size` bytes at `offset` within the memory operand of a `late` row, its segment checked."""
+        return self.call(operand_linear, self.address + offset, u64(size), u64(int(write)))
 
     def require_alignment(self, size: int) -> None:
         """#GP(0) unless the effective address is a multiple of `size`."""

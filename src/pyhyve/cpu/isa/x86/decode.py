@@ -25,7 +25,7 @@ selector_base = table("x86_selector_base", U32, lambda: tables().selector_base)
 selector_strides = table("x86_selector_strides", U64, lambda: tables().selector_strides)
 has_modrm_table = table("x86_has_modrm", U8, lambda: tables().has_modrm)
 leaves = table("x86_leaves", U16, lambda: tables().leaves)
-attributes = table("x86_attributes", U32, lambda: tables().attributes)
+attributes = table("x86_attributes", U64, lambda: tables().attributes)
 operands = table("x86_operands", U32, lambda: tables().operands)
 variant_base = table("x86_variant_base", U32, lambda: tables().variant_base)
 variant_strides = table("x86_variant_strides", U64, lambda: tables().variant_strides)
@@ -132,7 +132,7 @@ def decode(st: Any, code: Any) -> Any:
         in_long = u64(1)
     index += in_long * ((strides >> 48) & 0xFFF)
     row = leaves()[index].zext(64)
-    word = attributes()[row].zext(64)
+    word = attributes()[row]
     # Sizes as indexes: 0 16-bit, 1 32-bit, 2 64-bit.
     size: U64 = 1
     if code_size == 0:

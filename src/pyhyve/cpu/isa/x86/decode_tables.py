@@ -90,10 +90,10 @@ ATTR_NO_ACCESS = 1 << 19
 ATTR_MEMORY_SHIFT = 20
 """Bytes of the memory operand (at most `ATTR_MEMORY_MASK`); 0: the operand size."""
 ATTR_MEMORY_MASK = 0x3FF
-MEMORY_FAR = 0x3FE
-"""A far pointer: the operand size and a selector."""
-MEMORY_PAIR = 0x3FF
-"""Twice the operand size."""
+ATTR_WAITS = 1 << 32
+ATTR_LATE = 1 << 33
+ATTR_ALIGNED = 1 << 34
+"""As `Row.waits`, `Row.late` and `Row.aligned`."""
 
 FPU = {"": 0, "x87": 1, "mmx": 2, "sse": 3}
 
@@ -308,10 +308,6 @@ _NO_ACCESS = frozenset({"nop", "prefetch", "gone", "ud0", "ud1"})
 
 
 def _memory_bytes(row: Row) -> int:
-    if row.name == "bound":
-        return MEMORY_PAIR
-    if "Mv" in row.operands:
-        return MEMORY_FAR
     bits = row.memory_bits
     if not bits:
         for token in row.operands:
@@ -335,6 +331,9 @@ def _add_row(tables: DecodeTables, row: Row, numbers: dict[tuple[str, Variant], 
         (row.conditional, ATTR_CONDITIONAL),
         (row.stores, ATTR_STORES),
         (row.name in _NO_ACCESS, ATTR_NO_ACCESS),
+        (row.waits, ATTR_WAITS),
+        (row.late, ATTR_LATE),
+        (row.aligned, ATTR_ALIGNED),
     ):
         attributes |= bit if condition else 0
     attributes |= FPU[row.fpu] << ATTR_FPU_SHIFT | _memory_bytes(row) << ATTR_MEMORY_SHIFT

@@ -13,7 +13,8 @@ from typing import Any
 from pyhyve.cpu.engine.softmmu import Access
 from pyhyve.cpu.engine.state import PAGE_BYTES
 from pyhyve.cpu.isa.x86 import faults
-from pyhyve.cpu.isa.x86.memory import TLB_USER_ALIGNED, current_index, load, mmu, store
+from pyhyve.cpu.isa.x86.addressing import refuse_alignment
+from pyhyve.cpu.isa.x86.memory import current_index, load, mmu, store
 from pyhyve.cpu.isa.x86.paging import check_canonical
 from pyhyve.cpu.isa.x86.spec import Cr0, Cr4
 from pyhyve.cpu.isa.x86.state import STATE
@@ -249,18 +250,6 @@ def unusable(st: Any) -> Any:
     return 0
 
 
-@kernel(POINTER, U64, name="fpstate.refuse_alignment", attributes=faults.COLD)
-def refuse_alignment(st: Any, address: Any) -> None:
-    """#GP(0) for a misaligned area; #AC instead where alignment is checked and not even that of a doubleword.
-
-    SDM Vol. 2A, FXSAVE, leaves the choice to processors.
-    """
-    if current_index(st) == TLB_USER_ALIGNED and (address & 3) != 0:
-        faults.ac(st)
-    else:
-        faults.gp(st)
-
-
 @kernel(POINTER, U64, U64, U64, name="fpstate.fxsave", attributes="nounwind noinline")
 def fxsave(st: Any, address: Any, wide: Any, count: Any) -> None:
     """FXSAVE with `count` XMM registers."""
@@ -270,7 +259,7 @@ def fxsave(st: Any, address: Any, wide: Any, count: Any) -> None:
     if st.stop != 0:
         return
     if (address & 15) != 0:
-        refuse_alignment(st, address)
+        refuse_alignment(st, address, u64(FX_BYTES))
         return
     buffer = current().buffer(FX_BYTES, U8).address()
     host = plain_memory(st, address, FX_BYTES)
@@ -293,7 +282,7 @@ def fxrstor(st: Any, address: Any, wide: Any, count: Any) -> None:
     if st.stop != 0:
         return
     if (address & 15) != 0:
-        refuse_alignment(st, address)
+        refuse_alignment(st, address, u64(FX_BYTES))
         return
     buffer = current().buffer(FX_BYTES, U8).address()
     # As processors do: the last byte is tried first.
@@ -323,7 +312,7 @@ def extended_unusable(st: Any, address: Any) -> Any:
         faults.nm(st)
         return 1
     if (address & 63) != 0:
-        refuse_alignment(st, address)
+        refuse_alignment(st, address, u64(FX_BYTES))
         return 1
     return 0
 

@@ -88,10 +88,17 @@ def aad(st: Any, base: Any) -> None:
     _set_al_flags(st, al, u64(0), u64(0))
 
 
-@kernel(P, U64, U64, U64, name="x86.bound", attributes="nounwind noinline")
-def bound(st: Any, index: Any, low: Any, high: Any) -> None:
-    """#BR unless low <= index <= high, signed."""
-    if index.slt(low) or index.sgt(high):
+@kernel(P, U64, U64, name="x86.check_lower_bound", attributes="nounwind noinline")
+def check_lower_bound(st: Any, index: Any, low: Any) -> None:
+    """#BR unless low <= index, signed."""
+    if index.slt(low):
+        faults.raise_exception(st, 5, 0, 0)
+
+
+@kernel(P, U64, U64, name="x86.check_upper_bound", attributes="nounwind noinline")
+def check_upper_bound(st: Any, index: Any, high: Any) -> None:
+    """#BR unless index <= high, signed."""
+    if index.sgt(high):
         faults.raise_exception(st, 5, 0, 0)
 
 
@@ -123,6 +130,12 @@ def push_value(st: Any, offset: Any, size: Any, value: Any) -> None:
     linear = stack_linear(st, offset, size, u64(1))
     if st.stop == 0:
         mmu.store_at(st, linear, size, value, (st.mode >> 8) & 3)
+
+
+@kernel(P, U64, U64, name="x86.push_without_moving", attributes="nounwind noinline cold")
+def push_without_moving(st: Any, size: Any, value: Any) -> None:
+    """Store below rSP, which stays."""
+    push_value(st, _stack_pointer(st) - size, size, value)
 
 
 @kernel(P, U64, U64, U64, name="x86.enter", attributes="nounwind noinline")

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 from pyhyve.cpu.isa.x86 import faults
 from pyhyve.cpu.isa.x86.flags import AUX_CF, AUX_PO
 from pyhyve.cpu.isa.x86.memory import current_index, mmu, store
-from pyhyve.cpu.isa.x86.paging import check_canonical
 from pyhyve.cpu.isa.x86.simd_exceptions import VECTOR, guarded
 from pyhyve.cpu.isa.x86.state import STATE, Gpr, Seg
-from pyhyve.cpu.isa.x86.strings import string_linear
+from pyhyve.cpu.isa.x86.strings import address_mask, string_linear
 from pyhyve.cpu.lang import U8, U64, Int, Pointer, Value, kernel, u64
 from pyhyve.cpu.lang.builder import UNLIKELY
 
@@ -29,27 +28,30 @@ IMMEDIATE = "$$V2, "
 _SUFFIX = {32: "d", 64: "q"}
 
 
-@kernel(Pointer(STATE), U64, U64, U64, U64, name="simd.masked_store", attributes="nounwind noinline")
-def masked_store(st: Any, address: Any, size: Any, data: Any, mask: Any) -> None:
+@kernel(Pointer(STATE), U64, U64, U64, U64, U64, name="simd.masked_store", attributes="nounwind noinline")
+def masked_store(st: Any, segment: Any, address_bits: Any, size: Any, data: Any, mask: Any) -> None:
     """Write those of `size` bytes whose mask byte has bit 7 set; `data` and `mask` are host addresses. May fault.
 
-    As on processors, all of them must be writable, checked in halves of 8 bytes from the upper one down.
+    As on processors, all of them must be writable, checked in halves of 8 bytes from the upper one down, and offsets
+    wrap between the halves.
     """
-    check_canonical(st, address + (size - 1))
-    if st.stop == 0:
-        check_canonical(st, address)
-    if st.stop != 0:
-        return
+    offset = st.gpr[Gpr.RDI] & address_mask(st, address_bits)
     half = size
     while half != 0:
         half -= 8
-        mmu.probe_write(st, address + half, 8, current_index(st))
+        linear = string_linear(st, (offset + half) & address_mask(st, address_bits), segment, u64(8), u64(1))
+        if st.stop != 0:
+            return
+        mmu.probe_write(st, linear, 8, current_index(st))
         if st.stop != 0:
             return
     i = u64(0)
+    linear = u64(0)
     while i < size:
+        if (i & 7) == 0:
+            linear = string_linear(st, (offset + i) & address_mask(st, address_bits), segment, u64(8), u64(1))
         if (mask.cast(U8)[i] & 0x80) != 0:
-            store(st, address + i, 1, data.cast(U8)[i].zext(64))
+            store(st, linear + (i & 7), 1, data.cast(U8)[i].zext(64))
             if st.stop != 0:
                 return
         i += 1
@@ -57,11 +59,10 @@ def masked_store(st: Any, address: Any, size: Any, data: Any, mask: Any) -> None
 
 def masked_move(c: X86Context, size: int) -> None:
     """MASKMOVDQU, MASKMOVQ: to DS:[rDI] (the segment may be overridden), bytes of operand 0 chosen by operand 1."""
-    offset = c.reg(Gpr.RDI, c.variant.address_bits).zext(64)
     override = c.symbol("V3", "u31")
     segment = c.builder.select(override < len(Seg), override, c.constant(Seg.DS))
-    linear = c.call(string_linear, offset, segment, size, 1)
-    c.call(masked_store, linear, size, c.slot(0, 8).address(), c.slot(1, 8).address())
+    bits = c.constant(c.variant.address_bits)
+    c.call(masked_store, segment, bits, c.constant(size), c.slot(0, 8).address(), c.slot(1, 8).address())
 
 
 # Operands.

@@ -18,11 +18,6 @@ if TYPE_CHECKING:
     from pyhyve.cpu.isa.x86.simd import Semantics
 
 
-def begin(c: X86Context) -> None:
-    """#MF when an x87 exception is pending."""
-    x87_exceptions.check_pending(c)
-
-
 def finish(c: X86Context) -> None:
     """The registers are MMX registers from now on.
 
@@ -55,7 +50,6 @@ def binary(name: str, bits: int = 64) -> Semantics:
     """P = P op Q, element by element within 64 bits; `bits` are read from memory."""
 
     def semantics(c: X86Context) -> None:
-        begin(c)
         b = widen(c, read(c, 1, bits))
         write(c, 0, low(c, apply(c, f"{name} $2, $0", source(c, 0), b)))
 
@@ -66,7 +60,6 @@ def joined(name: str) -> Semantics:
     """P = P op Q for operations that narrow or add neighbours: both operands side by side in one register."""
 
     def semantics(c: X86Context) -> None:
-        begin(c)
         b = widen(c, read(c, 1))
         both = _join(c, source(c, 0), b)
         write(c, 0, low(c, apply(c, f"{name} $0, $0", both)))
@@ -79,7 +72,6 @@ def unpack_high(name: str) -> Semantics:
     template = f"{name.replace('punpckh', 'punpckl')} $2, $0\\0A psrldq $$8, $0"
 
     def semantics(c: X86Context) -> None:
-        begin(c)
         b = widen(c, read(c, 1))
         write(c, 0, low(c, apply(c, template, source(c, 0), b)))
 
@@ -88,14 +80,12 @@ def unpack_high(name: str) -> Semantics:
 
 def shuffle_bytes(c: X86Context) -> None:
     """PSHUFB: three index bits instead of four."""
-    begin(c)
     b = widen(c, read(c, 1) & 0x8787_8787_8787_8787)
     write(c, 0, low(c, apply(c, "pshufb $2, $0", source(c, 0), b)))
 
 
 def align(c: X86Context) -> None:
     """PALIGNR."""
-    begin(c)
     b = widen(c, read(c, 1))
     write(c, 0, low(c, apply(c, "psrldq $$V2, $0", _join(c, b, source(c, 0)))))
 
@@ -105,7 +95,6 @@ def unary(name: str, *, immediate: bool = False) -> Semantics:
     template = f"{name} {simd.IMMEDIATE if immediate else ''}$1, $0"
 
     def semantics(c: X86Context) -> None:
-        begin(c)
         b = widen(c, read(c, 1))
         write(c, 0, low(c, apply(c, template, b, tied=False)))
 
@@ -116,7 +105,6 @@ def shift_immediate(name: str) -> Semantics:
     """N = N shifted by an immediate."""
 
     def semantics(c: X86Context) -> None:
-        begin(c)
         write(c, 0, low(c, apply(c, f"{name} $$V1, $0", source(c, 0))))
 
     return semantics
@@ -124,11 +112,10 @@ def shift_immediate(name: str) -> Semantics:
 
 def move(c: X86Context) -> None:
     """MOVQ between MMX registers and memory."""
-    begin(c)
     value = read(c, 1)
     if c.form(0) == "m":
         c.st.fp_top = 0
-        c.store(c.address, value)
+        c.store(c.part(0, 8, write=True), value)
         finish(c)
     else:
         write(c, 0, value)
@@ -136,15 +123,17 @@ def move(c: X86Context) -> None:
 
 def from_register(c: X86Context) -> None:
     """MOVD, MOVQ from a general register or memory."""
-    begin(c)
     write(c, 0, c.read(1).zext(64))
 
 
 def to_register(c: X86Context) -> None:
     """MOVD, MOVQ to a general register or memory."""
-    begin(c)
     c.st.fp_top = 0
-    c.write(0, c.builder.load(c.slot(1, c.bits)))
+    value = c.builder.load(c.slot(1, c.bits))
+    if c.form(0) == "m":
+        c.store(c.part(0, c.bits // 8, write=True), value)
+    else:
+        c.write(0, value)
     finish(c)
 
 
@@ -155,14 +144,12 @@ def _lane(c: X86Context, operand: int) -> Value:
 
 def extract_word(c: X86Context) -> None:
     """PEXTRW."""
-    begin(c)
     c.write(0, (c.builder.load(c.slot(1, 64)) >> _lane(c, 2)).trunc(16).zext(32))
     finish(c)
 
 
 def insert_word(c: X86Context) -> None:
     """PINSRW."""
-    begin(c)
     word = c.read(1, 16).zext(64)
     shift = _lane(c, 2)
     old = c.builder.load(c.slot(0, 64))
@@ -171,7 +158,6 @@ def insert_word(c: X86Context) -> None:
 
 def move_mask(c: X86Context) -> None:
     """PMOVMSKB."""
-    begin(c)
     mask = c.builder.asm("pmovmskb $1, $0", "=r,x", "i32", [(VECTOR, source(c, 1))])
     c.write(0, Value(c.builder, mask, Int(32)))
     finish(c)
@@ -179,29 +165,26 @@ def move_mask(c: X86Context) -> None:
 
 def masked_move(c: X86Context) -> None:
     """MASKMOVQ to DS:[rDI]."""
-    begin(c)
     finish(c)
     simd.masked_move(c, 8)
 
 
 def to_xmm(c: X86Context) -> None:
     """MOVQ2DQ."""
-    begin(c)
     c.write_vector(0, widen(c, read(c, 1)))
     finish(c)
 
 
 def from_xmm(c: X86Context) -> None:
     """MOVDQ2Q."""
-    begin(c)
     write(c, 0, c.builder.load(c.slot(1, 64)))
 
 
 def _begin_unless_memory(c: X86Context) -> bool:
-    """From memory, CVTPI2PS and CVTPI2PD do not touch the x87 state."""
+    """From memory, CVTPI2PS and CVTPI2PD do not touch the x87 state; else a pending x87 exception comes first."""
     if c.form(1) == "m":
         return False
-    begin(c)
+    x87_exceptions.check_pending(c)
     return True
 
 
@@ -228,7 +211,6 @@ def to_integers(name: str, bits: int) -> Semantics:
     """CVTPS2PI, CVTPD2PI and their truncating forms: the 128-bit conversion with zeros in the unused elements."""
 
     def semantics(c: X86Context) -> None:
-        begin(c)
         if bits == 64:
             value = c.load(c.address, 64) if c.form(1) == "m" else c.builder.load(c.slot(1, 64))
             b = widen(c, value)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyhyve.cpu.isa.x86 import addressing, faults
+from pyhyve.cpu.isa.x86 import addressing, faults, legacy, x87_exceptions
 from pyhyve.cpu.isa.x86.decode_tables import StencilKey
+from pyhyve.cpu.isa.x86.state import Gpr
 from pyhyve.cpu.isa.x86.variant import Variant
 from pyhyve.cpu.lang.builder import UNLIKELY
 
@@ -61,19 +62,44 @@ def too_long(c: X86Context) -> None:
     c.leave()
 
 
+def call_beyond(c: X86Context) -> None:
+    """#GP(0): a CALL (operand size V0 bytes) to beyond its segment; as on processors, the return address is stored."""
+    c.call(legacy.push_without_moving, c.symbol("V0", "u31"), c.next_pc)
+    faults.gp(c.st, 0)
+    c.leave()
+
+
+def loop_beyond(bits: int) -> Callable[[X86Context], None]:
+    """#GP(0): a LOOP to beyond its segment does not count."""
+
+    def semantics(c: X86Context) -> None:
+        c.save_pc()
+        c.set_reg(Gpr.RCX, c.reg(Gpr.RCX, bits) + 1)
+        c.commit()
+        faults.gp(c.st, 0)
+        c.leave()
+
+    return semantics
+
+
 def segment_base(c: X86Context) -> None:
     """Add a segment's base (V0: offset of the field) in 64-bit mode."""
     c.carried = c.address + c.slot(0, 64)[0]
 
 
 def segment_check(c: X86Context) -> None:
-    """Limit and rights of segment V0 (its number) for V1 bytes, V2: bit 0 write; then add its base."""
+    """Limit and rights of segment V0 (its number) for V1 bytes, V2: `ACCESS_*`; then add its base."""
     c.save_pc()
     linear = addressing.check_segment(
         c.st, c.address, c.symbol("V0", "u31"), c.symbol("V1", "u31"), c.symbol("V2", "u31")
     )
     c.check()
     c.carried = linear
+
+
+def segment_note(c: X86Context) -> None:
+    """Leave the number of the operand's segment (V0) for semantics that check it themselves."""
+    c.st.ea_segment = c.symbol("V0", "u31")
 
 
 def fpu_check(bit: int) -> Callable[[X86Context], None]:
@@ -149,8 +175,13 @@ _ALL: list[tuple[str, Callable[[X86Context], None]]] = [
     ("leave", leave),
     ("undefined", undefined),
     ("too_long", too_long),
+    ("call_beyond", call_beyond),
+    ("loop_beyond16", loop_beyond(16)),
+    ("loop_beyond32", loop_beyond(32)),
     ("segment_base", segment_base),
     ("segment_check", segment_check),
+    ("segment_note", segment_note),
+    ("fpu_wait", x87_exceptions.check_pending),
     ("fpu_check1", fpu_check(1)),
     ("fpu_check2", fpu_check(2)),
     ("fpu_check3", fpu_check(3)),

@@ -113,6 +113,8 @@ for _name in (
 """The instruction being decoded; sizes as indexes 0-2 for 16, 32, 64 bits."""
 STATE.add("fpu_blocked", U32).add("fpu_pad", U32)
 """Bits 1 x87, 2 MMX, 3 SSE: instructions of that unit raise #NM or #UD now."""
+STATE.add("ea_segment", U64)
+"""Segment of the present instruction's memory operand, where `Row.late` says so (outside 64-bit mode)."""
 STATE.add("table_base", U64).add("table_limit", U64)
 for _name in ("large", "large_global"):
     STATE.add(f"{_name}_base", U64).add(f"{_name}_mask", U64)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pyhyve.cpu.engine.softmmu import Access
 from pyhyve.cpu.engine.state import PAGE_BYTES, PAGE_MASK, PAGE_SHIFT, TLB_ENTRIES
 from pyhyve.cpu.isa.x86 import flags, ports
 from pyhyve.cpu.isa.x86.addressing import check_segment
@@ -123,7 +122,7 @@ def _make_movs(size: int) -> Kernel:
             if st.stop != 0:
                 # The source's page comes before the destination's segment.
                 st.stop = 0
-                mmu.fill(st, from_, Access.READ, (st.mode >> 8) & 3)
+                mmu.probe_read(st, from_, u64(size), (st.mode >> 8) & 3)
                 if st.stop == 0:
                     string_linear(st, target, u64(Seg.ES), u64(size), u64(1))
                 return 0

@@ -64,6 +64,12 @@ class Row:
     """`` none, `x87`, `mmx` or `sse`: which unit must be usable."""
     stores: bool
     """A memory operand is written (for segment checks)."""
+    waits: bool
+    """A pending x87 exception is raised before the memory operand is looked at."""
+    late: bool
+    """The semantics checks the memory operand's segment itself (`X86Context.part`), for parts or under conditions."""
+    aligned: bool
+    """A memory operand must be aligned to 16 bytes, checked before its segment's limit."""
 
 
 def row(
@@ -87,8 +93,11 @@ def row(
     conditional: bool = False,
     fpu: str = "",
     stores: bool | None = None,
+    waits: bool = False,
+    late: bool = False,
+    aligned: bool | None = None,
 ) -> Row:
-    """Make a row; the size rule defaults to that of the first operand."""
+    """Make a row; the size rule defaults to that of the first operand, and 128-bit operands are aligned ones."""
     parts = tuple(operands.split())
     if size is None:
         size = parts[0][-1] if parts else ""
@@ -114,6 +123,9 @@ def row(
         conditional,
         fpu,
         bool(parts) and parts[0][0] in "EMWQ" if stores is None else stores,
+        waits,
+        late,
+        any(part in {"Wx", "Mx"} for part in parts) if aligned is None else aligned,
     )
 
 

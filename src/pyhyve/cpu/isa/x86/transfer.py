@@ -161,16 +161,19 @@ def enter_code(
     st: Any, selector: Any, descriptor: Any, offset: Any, opsize: Any, next_pc: Any, is_call: Any
 ) -> None:
     """Go to a checked code segment without change of privilege."""
-    check_target(st, descriptor, offset)
-    if st.stop != 0:
-        return
     set_accessed(st, selector, descriptor)
     if st.stop != 0:
         return
+    sp = st.gpr[Gpr.RSP]
     if is_call != 0:
         push_return(st, opsize, next_pc)
         if st.stop != 0:
             return
+    # As on processors, the frame is stored before the target is checked.
+    check_target(st, descriptor, offset)
+    if st.stop != 0:
+        st.gpr[Gpr.RSP] = sp
+        return
     load_cache(st, Seg.CS, (selector & ~3) | st.cpl, descriptor)
     st.pc = offset
     mode_changed(st)

@@ -6,12 +6,15 @@ from typing import Any
 
 from pyhyve.cpu.engine.softmmu import Access
 from pyhyve.cpu.engine.state import MAX_UOPS, NO_ADDRESS, PAGE_BYTES, PAGE_MASK
+from pyhyve.cpu.isa.x86.addressing import ACCESS_ALIGNED, ACCESS_WRITE
 from pyhyve.cpu.isa.x86.decode import decode, operands, variant_base, variant_strides, variants
 from pyhyve.cpu.isa.x86.decode_tables import (
+    ATTR_ALIGNED,
     ATTR_CONDITIONAL,
     ATTR_ENDS,
     ATTR_FLAG_NEUTRAL,
     ATTR_FPU_SHIFT,
+    ATTR_LATE,
     ATTR_MEMORY_MASK,
     ATTR_MEMORY_SHIFT,
     ATTR_MODRM,
@@ -19,10 +22,9 @@ from pyhyve.cpu.isa.x86.decode_tables import (
     ATTR_RELATIVE,
     ATTR_SIZE_SHIFT,
     ATTR_STORES,
+    ATTR_WAITS,
     ATTR_WRITES_FLAGS,
     BYTE_REGISTER,
-    MEMORY_FAR,
-    MEMORY_PAIR,
     Size,
     Where,
 )
@@ -36,8 +38,7 @@ MAX_INSTRUCTIONS = 64
 _ROOM = 12
 """Uops that one instruction and a block's end may take."""
 
-X87_ENVIRONMENT, X87_STATE, X87_FORMAT_16 = 28, 108, 14
-"""Bytes of FSTENV's and FSAVE's areas in the 32-bit format, and how many fewer in the 16-bit one."""
+_CALL, _LOOPNE, _LOOP = 0xE8, 0xE0, 0xE2
 _POP_MEMORY = 0x8F
 """The only opcode of its number, in any map, with a memory operand."""
 
@@ -171,6 +172,10 @@ def segment_uops(st: Any, index: Any, pc: Any, npc: Any, default: Any) -> Any:
         st.uops[index].v0 = u64(STATE.offset("seg_base")) + segment * 8
         return index + 1
     stores = st.d_attributes & ATTR_STORES
+    if (st.d_attributes & ATTR_LATE) != 0:
+        emit(st, index, u64(NUMBERS["segment_note"]), pc, npc)
+        st.uops[index].v0 = segment
+        return index + 1
     if (st.mode & MODE_FLAT) != 0 and segment < Seg.FS and (segment != Seg.CS or stores == 0):
         return index
     emit(st, index, u64(NUMBERS["segment_check"]), pc, npc)
@@ -179,22 +184,18 @@ def segment_uops(st: Any, index: Any, pc: Any, npc: Any, default: Any) -> Any:
     declared = (st.d_attributes >> ATTR_MEMORY_SHIFT) & ATTR_MEMORY_MASK
     rule = (st.d_attributes >> ATTR_SIZE_SHIFT) & 7
     size = u64(2) << st.d_size
-    if declared == MEMORY_FAR:
-        size = size + 2
-    elif declared == MEMORY_PAIR:
-        size = size * 2
-    elif declared != 0:
+    if declared != 0:
         size = declared
-        if st.d_size == 0 and (size == X87_ENVIRONMENT or size == X87_STATE):
-            size = size - X87_FORMAT_16
     elif rule == Size.B:
         size = u64(1)
     elif (rule == Size.Z and size == 8) or (rule == Size.Y and size == 2):
         size = u64(4)
     uop.v1 = size
     uop.attributes = CLASS_BARRIER
-    if (st.d_attributes & ATTR_STORES) != 0:
-        uop.v2 = 1
+    if stores != 0:
+        uop.v2 = ACCESS_WRITE
+    if (st.d_attributes & ATTR_ALIGNED) != 0:
+        uop.v2 = uop.v2 | ACCESS_ALIGNED
     return index + 1
 
 
@@ -293,6 +294,10 @@ def instruction_uops(st: Any, index: Any, pc: Any, npc: Any) -> Any:
     unit = (word >> ATTR_FPU_SHIFT) & 3
     if unit != 0:
         emit(st, index, u64(NUMBERS["fpu_check1"] - 1) + unit, pc, npc)
+        st.uops[index].attributes = CLASS_BARRIER
+        index += 1
+    if (word & ATTR_WAITS) != 0:
+        emit(st, index, u64(NUMBERS["fpu_wait"]), pc, npc)
         st.uops[index].attributes = CLASS_BARRIER
         index += 1
     memory: U64 = 0
@@ -462,7 +467,11 @@ def translate_block(st: Any, single: Any) -> Any:
             linear = linear + length
             break
         if beyond_limit(st, pc, length) != 0:
-            emit(st, count, u64(NUMBERS["too_long"]), pc, npc)
+            if row != 0 and pc + length - 1 <= st.seg_limit[Seg.CS] and st.d_opcode == _CALL:
+                emit(st, count, u64(NUMBERS["call_beyond"]), pc, npc)
+                st.uops[count].v0 = u64(2) << st.d_size
+            else:
+                emit(st, count, u64(NUMBERS["too_long"]), pc, npc)
             count += 1
             linear = linear + length
             break
@@ -484,7 +493,10 @@ def translate_block(st: Any, single: Any) -> Any:
                     count += 1
                     st.uops[last].taken = count
                 if ((st.mode >> 2) & 3) != 2 and target > st.seg_limit[Seg.CS]:
-                    emit(st, count, u64(NUMBERS["too_long"]), pc, npc)
+                    if st.d_opcode >= _LOOPNE and st.d_opcode <= _LOOP:
+                        emit(st, count, u64(NUMBERS["loop_beyond16"]) + st.d_address, pc, npc)
+                    else:
+                        emit(st, count, u64(NUMBERS["too_long"]), pc, npc)
                 else:
                     terminator(st, count, target, single)
                 count += 1

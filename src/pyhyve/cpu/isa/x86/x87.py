@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
+from pyhyve.cpu.isa.x86.addressing import operand_linear
 from pyhyve.cpu.isa.x86.memory import store
 from pyhyve.cpu.isa.x86.state import STATE, Seg
 from pyhyve.cpu.lang import U8, U16, U32, U64, Pointer, current, kernel, u64
@@ -180,7 +181,7 @@ def memory_load_kernel(opcode: int, extension: int) -> Kernel:
 
 @functools.cache
 def memory_store_kernel(opcode: int, extension: int, size: int) -> Kernel:
-    """Executes an instruction that writes `size` bytes at the guest's `address`; may fault.
+    """Executes an instruction that writes `size` bytes at the operand's `address`; may fault.
 
     It writes a copy first. The state changes last, since the instruction runs again when memory is not ready; and
     memory is not touched when an unmasked exception (other than the inexact result's) suppresses the result.
@@ -208,14 +209,13 @@ def memory_store_kernel(opcode: int, extension: int, size: int) -> Kernel:
 
 @inline
 def _write(st: Any, address: Any, copy: Any, size: int) -> None:
-    """Write the low `size` bytes of `copy`."""
-    if size <= 8:
-        store(st, address, size, copy[0])
-    else:
-        # In two parts, as processors do: the first stays written when the second faults.
-        store(st, address, 8, copy[0])
+    """Write the low `size` bytes of `copy`; of 10 the first 8 stay written when the others fault, as on processors."""
+    for offset in range(0, size, 8):
+        part = min(size - offset, 8)
         if st.stop == 0:
-            store(st, address + 8, size - 8, copy[1])
+            linear = operand_linear(st, address + offset, part, 1)
+            if st.stop == 0:
+                store(st, linear, part, copy[offset // 8])
 
 
 def _execute_memory(opcode: int, extension: int, host: Value) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pyhyve.cpu.engine.softmmu import Access
 from pyhyve.cpu.isa.x86 import fpstate
+from pyhyve.cpu.isa.x86.addressing import operand_linear
 from pyhyve.cpu.isa.x86.memory import current_index, load, mmu, store
 from pyhyve.cpu.isa.x86.spec import Cr0, Eflags
 from pyhyve.cpu.isa.x86.state import STATE
@@ -112,15 +113,21 @@ def _field_bytes(size: Any) -> Any:
 @kernel(POINTER, U64, U64, U64, name="x87.copy_out")
 def copy_out(st: Any, address: Any, buffer: Any, size: Any) -> None:
     """Write `size` (even) bytes at host address `buffer` to the guest; may fault, at the first field or last byte."""
-    mmu.probe_write(st, address, _field_bytes(size), current_index(st))
+    linear = operand_linear(st, address, _field_bytes(size), 1)
     if st.stop != 0:
         return
-    mmu.probe_write(st, address + size - 1, 1, current_index(st))
+    mmu.probe_write(st, linear, _field_bytes(size), current_index(st))
+    if st.stop != 0:
+        return
+    last = operand_linear(st, address + size - 1, 1, 1)
+    if st.stop != 0:
+        return
+    mmu.probe_write(st, last, 1, current_index(st))
     if st.stop != 0:
         return
     i = u64(0)
     while i < size:
-        store(st, address + i, 2, (buffer + i).cast(U16)[0].zext(64))
+        store(st, linear + i, 2, (buffer + i).cast(U16)[0].zext(64))
         if st.stop != 0:
             return
         i += 2
@@ -129,15 +136,21 @@ def copy_out(st: Any, address: Any, buffer: Any, size: Any) -> None:
 @kernel(POINTER, U64, U64, U64, name="x87.copy_in")
 def copy_in(st: Any, address: Any, buffer: Any, size: Any) -> None:
     """Read `size` (even) guest bytes to host address `buffer`; may fault, at the first field or the last byte."""
-    mmu.load_at(st, address, _field_bytes(size), current_index(st))
+    linear = operand_linear(st, address, _field_bytes(size), 0)
     if st.stop != 0:
         return
-    mmu.fill(st, address + size - 1, Access.READ, current_index(st))
+    mmu.load_at(st, linear, _field_bytes(size), current_index(st))
+    if st.stop != 0:
+        return
+    last = operand_linear(st, address + size - 1, 1, 0)
+    if st.stop != 0:
+        return
+    mmu.fill(st, last, Access.READ, current_index(st))
     if st.stop != 0:
         return
     i = u64(0)
     while i < size:
-        word = load(st, address + i, 2)
+        word = load(st, linear + i, 2)
         if st.stop != 0:
             return
         (buffer + i).cast(U16)[0] = word.trunc(16)

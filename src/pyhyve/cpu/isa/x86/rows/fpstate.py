@@ -39,15 +39,16 @@ def _stmxcsr(c: X86Context) -> None:
     c.write(0, fpstate.read_mxcsr(c.st).trunc(32))
 
 
-def _save(opcode: str, name: str, kernel: Kernel, *, stores: bool) -> Row:
+def _save(opcode: str, name: str, kernel: Kernel, *, stores: bool, aligned: bool = False) -> Row:
     return row(
-        opcode, name, "M", _area(kernel), size="y", flags="n", code_size=True, memory_bits=4096, stores=stores
+        opcode, name, "M", _area(kernel), size="y", flags="n", code_size=True, memory_bits=4096, stores=stores,
+        aligned=aligned,
     )
 
 
 ROWS: tuple[Row, ...] = (
-    _save("NP 0F AE /0 m", "fxsave", fpstate.fxsave, stores=True),
-    _save("NP 0F AE /1 m", "fxrstor", fpstate.fxrstor, stores=False),
+    _save("NP 0F AE /0 m", "fxsave", fpstate.fxsave, stores=True, aligned=True),
+    _save("NP 0F AE /1 m", "fxrstor", fpstate.fxrstor, stores=False, aligned=True),
     _save("NP 0F AE /4 m", "xsave", fpstate.xsave, stores=True),
     _save("NP 0F AE /5 m", "xrstor", fpstate.xrstor, stores=False),
     row("NP 0F 01 D0", "xgetbv", "", _xgetbv),

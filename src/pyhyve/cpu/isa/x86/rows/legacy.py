@@ -33,9 +33,9 @@ def _with_base(kernel: Any) -> Semantics:
 
 def _bound(c: X86Context) -> None:
     index = c.read(0).sext(64)
-    low = c.load(c.address, c.bits).sext(64)
-    high = c.load(c.address + c.bits // 8, c.bits).sext(64)
-    c.call(legacy.bound, index, low, high)
+    # The upper bound is not read when the lower one is broken.
+    c.call(legacy.check_lower_bound, index, c.load(c.part(0, c.bits // 8), c.bits).sext(64))
+    c.call(legacy.check_upper_bound, index, c.load(c.part(c.bits // 8, c.bits // 8), c.bits).sext(64))
 
 
 def _enter(c: X86Context) -> None:
@@ -71,7 +71,7 @@ ROWS: tuple[Row, ...] = (
     row("3F", "aas", "", _with_flag(legacy.ascii_adjust, 1), mode="32"),
     row("D4", "aam", "Ib", _with_base(legacy.aam), size="b", mode="32"),
     row("D5", "aad", "Ib", _with_base(legacy.aad), size="b", mode="32"),
-    row("62 m", "bound", "Gv Mv", _bound, size="v", mode="32", stores=False),
+    row("62 m", "bound", "Gv Mv", _bound, size="v", mode="32", stores=False, late=True),
     row("C8", "enter", "Iw Ib", _enter, size="v", default64=True),
     row("60", "pusha", "", _all(legacy.push_all), size="v", mode="32"),
     row("61", "popa", "", _all(legacy.pop_all), size="v", mode="32"),

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 def _emms(c: X86Context) -> None:
     """EMMS: every register empty."""
-    simd_mmx.begin(c)
     simd_mmx.finish(c)
     c.st.fp_valid = 0
 
@@ -35,8 +34,11 @@ def _maker(name: str) -> Semantics:
     return simd_mmx.binary(name, 32 if name.startswith("punpckl") else 64)
 
 
-def _mmx(opcode: str, name: str, operands: str, semantics: Semantics, size: str = "", fpu: str = "mmx") -> Row:
-    return row(opcode, f"mmx_{name}", operands, semantics, size=size, flags="n", fpu=fpu)
+def _mmx(
+    opcode: str, name: str, operands: str, semantics: Semantics, size: str = "", fpu: str = "mmx", *,
+    waits: bool = True, late: bool = False,
+) -> Row:  # fmt: skip
+    return row(opcode, f"mmx_{name}", operands, semantics, size=size, flags="n", fpu=fpu, waits=waits, late=late)
 
 
 def _rows() -> Iterator[Row]:
@@ -50,22 +52,23 @@ def _rows() -> Iterator[Row]:
     yield _mmx("NP 0F 3A 0F", "palignr", "Pq Qq Ib", simd_mmx.align)
     yield _mmx("NP 0F 70", "pshufw", "Pq Qq Ib", simd_mmx.unary("pshuflw", immediate=True))
     yield _mmx("NP 0F 6E", "movd_to", "Pq Ey", simd_mmx.from_register, "y")
-    yield _mmx("NP 0F 7E", "movd_from", "Ey Pq", simd_mmx.to_register, "y")
+    yield _mmx("NP 0F 7E", "movd_from", "Ey Pq", simd_mmx.to_register, "y", late=True)
     yield _mmx("NP 0F 6F", "movq", "Pq Qq", simd_mmx.move)
-    yield _mmx("NP 0F 7F", "movq", "Qq Pq", simd_mmx.move)
-    yield _mmx("NP 0F E7 m", "movq", "Mq Pq", simd_mmx.move)
+    yield _mmx("NP 0F 7F", "movq", "Qq Pq", simd_mmx.move, late=True)
+    yield _mmx("NP 0F E7 m", "movq", "Mq Pq", simd_mmx.move, late=True)
     yield _mmx("NP 0F C4 r", "pinsrw", "Pq Rd Ib", simd_mmx.insert_word)
     yield _mmx("NP 0F C4 m", "pinsrw", "Pq Mw Ib", simd_mmx.insert_word)
     yield _mmx("NP 0F C5 r", "pextrw", "Gd Nq Ib", simd_mmx.extract_word, "d")
     yield _mmx("NP 0F D7 r", "pmovmskb", "Gd Nq", simd_mmx.move_mask, "d")
     yield row(
-        "NP 0F F7 r", "maskmovq", "Pq Nq", simd_mmx.masked_move, size="", flags="n", fpu="mmx", address_size=True
+        "NP 0F F7 r", "maskmovq", "Pq Nq", simd_mmx.masked_move, size="", flags="n", fpu="mmx", waits=True,
+        address_size=True,
     )
     yield _mmx("0F 77", "emms", "", _emms)
     yield _mmx("F3 0F D6 r", "movq2dq", "Vx Nq", simd_mmx.to_xmm, fpu="sse")
     yield _mmx("F2 0F D6 r", "movdq2q", "Pq Ux", simd_mmx.from_xmm, fpu="sse")
-    yield _mmx("NP 0F 2A", "cvtpi2ps", "Vx Qq", simd_mmx.integers_to_single, fpu="sse")
-    yield _mmx("66 0F 2A", "cvtpi2pd", "Vx Qq", simd_mmx.integers_to_double, fpu="sse")
+    yield _mmx("NP 0F 2A", "cvtpi2ps", "Vx Qq", simd_mmx.integers_to_single, fpu="sse", waits=False)
+    yield _mmx("66 0F 2A", "cvtpi2pd", "Vx Qq", simd_mmx.integers_to_double, fpu="sse", waits=False)
     for prefix, letters, token, bits in (("NP", "ps2", "Wq", 64), ("66", "pd2", "Wx", 128)):
         for digits, stem in (("2C", "cvtt"), ("2D", "cvt")):
             name = stem + letters

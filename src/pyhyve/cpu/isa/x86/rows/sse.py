@@ -96,7 +96,8 @@ def _maskmovdqu(c: X86Context) -> None:
 
 
 def _sse(opcode: str, name: str, operands: str, semantics: Semantics, size: str = "") -> Row:
-    return row(opcode, name, operands, semantics, size=size, flags="n", fpu="sse")
+    aligned = False if semantics is _UNALIGNED else None
+    return row(opcode, name, operands, semantics, size=size, flags="n", fpu="sse", aligned=aligned)
 
 
 _ALIGNED, _UNALIGNED = _move(aligned=True), _move(aligned=False)

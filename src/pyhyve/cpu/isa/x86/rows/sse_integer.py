@@ -73,8 +73,11 @@ def _compare_strings(name: str, *, explicit: bool, mask: bool) -> Semantics:
     return semantics
 
 
-def _sse(opcode: str, name: str, operands: str, semantics: Semantics, size: str = "", flags: str = "n") -> Row:
-    return row(opcode, name, operands, semantics, size=size, flags=flags, fpu="sse")
+def _sse(
+    opcode: str, name: str, operands: str, semantics: Semantics, size: str = "", flags: str = "n", *,
+    aligned: bool | None = None,
+) -> Row:  # fmt: skip
+    return row(opcode, name, operands, semantics, size=size, flags=flags, fpu="sse", aligned=aligned)
 
 
 def _rows() -> Iterator[Row]:
@@ -101,7 +104,7 @@ def _rows() -> Iterator[Row]:
     yield _sse("66 0F 38 17", "ptest", "Vx Wx", _ptest, flags="w")
     for code, name in ((0x60, "pcmpestrm"), (0x61, "pcmpestri"), (0x62, "pcmpistrm"), (0x63, "pcmpistri")):
         semantics = _compare_strings(name, explicit=name[4] == "e", mask=name[-1] == "m")
-        yield _sse(f"66 0F 3A {code:02X}", name, "Vx Wx Ib", semantics, "y", "w")
+        yield _sse(f"66 0F 3A {code:02X}", name, "Vx Wx Ib", semantics, "y", "w", aligned=False)
 
 
 ROWS: tuple[Row, ...] = tuple(_rows())

@@ -175,8 +175,8 @@ def _load_far_pointer(segment: Seg) -> Semantics:
     """LDS, LES, LFS, LGS, LSS."""
 
     def semantics(c: X86Context) -> None:
-        offset = c.load(c.address, c.bits)
-        selector = c.load(c.address + c.bits // 8, 16)
+        offset = c.load(c.part(0, c.bits // 8), c.bits)
+        selector = c.load(c.part(c.bits // 8, 2), 16)
         c.call(segments.load_segment, c.constant(segment), selector.zext(64))
         c.write(0, offset)
         c.commit()
@@ -191,8 +191,8 @@ def _far_memory(kernel: Any) -> Semantics:
     """JMP and CALL m16:16, m16:32, m16:64."""
 
     def semantics(c: X86Context) -> None:
-        offset = c.load(c.address, c.bits).zext(64)
-        selector = c.load(c.address + c.bits // 8, 16).zext(64)
+        offset = c.load(c.part(0, c.bits // 8), c.bits).zext(64)
+        selector = c.load(c.part(c.bits // 8, 2), 16).zext(64)
         c.call(kernel, selector, offset, _size(c), c.next_pc)
         c.leave()
 
@@ -289,13 +289,14 @@ def _descriptor_part(kernel: Any) -> Semantics:
 
 
 def _adjust_rpl(c: X86Context) -> None:
-    """ARPL: memory is written only when it changes."""
-    old = c.read(0)
+    """ARPL: memory is written, and need be writable, only when it changes."""
+    memory = c.form(0) == "m"
+    old = c.load(c.part(0, 2), 16) if memory else c.read(0)
     result = c.call(segments.arpl, old.zext(64), c.read(1).zext(64))
-    if c.form(0) == "m":
+    if memory:
         for changed in c.builder.branch((result & segments.VALID) != 0):
             if changed:
-                c.store(c.address, result.trunc(16))
+                c.store(c.part(0, 2, write=True), result.trunc(16))
     else:
         c.write(0, result.trunc(16))
     c.commit()
@@ -367,7 +368,7 @@ def _segment_rows() -> list[Row]:
     for opcode, segment, mode in (("C5", Seg.DS, "32"), ("C4", Seg.ES, "32"), ("0F B2", Seg.SS, ""),
                                   ("0F B4", Seg.FS, ""), ("0F B5", Seg.GS, "")):
         rows.append(row(f"{opcode} m", f"l{segment.name.lower()}", "Gv Mv", _load_far_pointer(segment), size="v",
-                        mode=mode, ends=True))
+                        mode=mode, ends=True, late=True))
     return rows
 
 
@@ -397,8 +398,10 @@ ROWS: tuple[Row, ...] = (
     row("CA", "retf_n", "Iw", _far_return, size="v", ends=True),
     row("EA", "jmp_far", "Ap", _far_direct(transfer.far_jump), size="v", ends=True, mode="32"),
     row("9A", "call_far", "Ap", _far_direct(transfer.far_call), size="v", ends=True, mode="32"),
-    row("FF /5 m", "jmp_far_m", "Mv", _far_memory(transfer.far_jump), size="v", ends=True, stores=False),
-    row("FF /3 m", "call_far_m", "Mv", _far_memory(transfer.far_call), size="v", ends=True, stores=False),
+    row("FF /5 m", "jmp_far_m", "Mv", _far_memory(transfer.far_jump), size="v", ends=True, stores=False,
+        late=True),
+    row("FF /3 m", "call_far_m", "Mv", _far_memory(transfer.far_call), size="v", ends=True, stores=False,
+        late=True),
     row("0F 05", "syscall", "", _transfers(transfer.syscall, "next"), ends=True),
     row("0F 07", "sysret", "", _transfers(transfer.sysret, "size"), size="v", ends=True),
     row("0F 34", "sysenter", "", _transfers(transfer.sysenter), ends=True),
@@ -432,7 +435,7 @@ ROWS: tuple[Row, ...] = (
     row("0F 00 /5", "verw", "Ew", _verify(segments.verw), stores=False),
     row("0F 02", "lar", "Gv Ew", _descriptor_part(segments.lar), memory_bits=16),
     row("0F 03", "lsl", "Gv Ew", _descriptor_part(segments.lsl), memory_bits=16),
-    row("63", "arpl", "Ew Gw", _adjust_rpl, mode="32"),
+    row("63", "arpl", "Ew Gw", _adjust_rpl, mode="32", late=True),
     row("0F A2", "cpuid", "", _then_next(cpuid.cpuid)),
     row("0F 30", "wrmsr", "", _then_leave(msr.wrmsr), ends=True),
     row("0F 32", "rdmsr", "", _then_next(msr.rdmsr)),

@@ -107,7 +107,7 @@ def pop_memory(c: X86Context) -> None:
         return
     stack = Stack(c)
     value = stack.pop(c.bits)
-    c.store(c.address, value)
+    c.store(c.address if c.variant.stack == "64" else c.part(0, c.bits // 8, write=True), value)
     stack.commit()
 
 
@@ -367,7 +367,7 @@ ROWS: tuple[Row, ...] = (
     row("50 +r", "push", "Zv", push, flags="n", stack=True, default64=True),
     row("58 +r", "pop", "Zv", pop, flags="n", stack=True, default64=True),
     row("FF /6", "push", "Ev", push, flags="n", stack=True, default64=True, stores=False),
-    row("8F /0", "pop_rm", "Ev", pop_memory, flags="n", stack=True, default64=True),
+    row("8F /0", "pop_rm", "Ev", pop_memory, flags="n", stack=True, default64=True, late=True),
     row("68", "push", "Iz", push, size="v", stack=True, default64=True),
     row("6A", "push", "Is", push, size="v", stack=True, default64=True),
     row("9C", "pushf", "", push_flags, size="v", stack=True, default64=True),

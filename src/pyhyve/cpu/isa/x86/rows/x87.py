@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from pyhyve.cpu.isa.x86 import simd, x87
 from pyhyve.cpu.isa.x86.rows import x87_control
 from pyhyve.cpu.isa.x86.table import Row, row
-from pyhyve.cpu.isa.x86.x87_exceptions import check_pending
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +71,6 @@ def _number(c: X86Context) -> Value:
 
 def _register(opcode: int, first: int) -> Semantics:
     def semantics(c: X86Context) -> None:
-        check_pending(c)
         c.save_pc()
         x87.register_kernel(opcode, first, x87.STACK_REGISTERS)(c.st, _number(c))
 
@@ -81,7 +79,6 @@ def _register(opcode: int, first: int) -> Semantics:
 
 def _single(opcode: int, modrm: int) -> Semantics:
     def semantics(c: X86Context) -> None:
-        check_pending(c)
         c.save_pc()
         x87.register_kernel(opcode, modrm, 1)(c.st, 0)
 
@@ -90,7 +87,6 @@ def _single(opcode: int, modrm: int) -> Semantics:
 
 def _load(opcode: int, extension: int, bits: int) -> Semantics:
     def semantics(c: X86Context) -> None:
-        check_pending(c)
         host = c.read_pointer(c.address, bits // 8)
         c.save_pc()
         x87.memory_load_kernel(opcode, extension)(c.st, host, c.address)
@@ -100,7 +96,6 @@ def _load(opcode: int, extension: int, bits: int) -> Semantics:
 
 def _store(opcode: int, extension: int, bits: int) -> Semantics:
     def semantics(c: X86Context) -> None:
-        check_pending(c)
         c.call(x87.memory_store_kernel(opcode, extension, bits // 8), c.address)
 
     return semantics
@@ -108,7 +103,6 @@ def _store(opcode: int, extension: int, bits: int) -> Semantics:
 
 def _conditional(code: int) -> Semantics:
     def semantics(c: X86Context) -> None:
-        check_pending(c)
         c.save_pc()
         x87.conditional_move(c.st, _number(c), c.condition(code).zext(64))
 
@@ -117,7 +111,6 @@ def _conditional(code: int) -> Semantics:
 
 def _compare(opcode: int, first: int) -> Semantics:
     def semantics(c: X86Context) -> None:
-        check_pending(c)
         c.save_pc()
         flags = x87.compare_kernel(opcode, first)(c.st, _number(c))
         simd.set_flags(c, zf=flags.bit(0), pf=flags.bit(1), cf=flags.bit(2))
@@ -126,7 +119,7 @@ def _compare(opcode: int, first: int) -> Semantics:
 
 
 def _x87(opcode: str, name: str, operands: str, semantics: Semantics, flags: str = "n", **more: object) -> Row:
-    return row(opcode, name, operands, semantics, size="", flags=flags, fpu="x87", **more)  # type: ignore[arg-type]
+    return row(opcode, name, operands, semantics, size="", flags=flags, fpu="x87", waits=True, **more)  # type: ignore[arg-type]
 
 
 def _rows() -> Iterator[Row]:
@@ -140,7 +133,7 @@ def _rows() -> Iterator[Row]:
         yield _x87(f"{opcode:02X} /{extension} m", name, operand, semantics, stores=False, memory_bits=bits)
     for opcode, extension, name, operand, bits in _STORES:
         semantics = _store(opcode, extension, bits)
-        yield _x87(f"{opcode:02X} /{extension} m", name, operand, semantics, stores=True, memory_bits=bits)
+        yield _x87(f"{opcode:02X} /{extension} m", name, operand, semantics, stores=True, late=True)
     for opcode, names in _REGISTERS.items():
         for extension, name in names.items():
             first = 0xC0 + 8 * extension

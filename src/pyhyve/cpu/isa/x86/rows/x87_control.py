@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 
 def _fldcw(c: X86Context) -> None:
-    check_pending(c)
     fpstate.set_control(c.st, c.read(0, 16).zext(64))
 
 
@@ -42,7 +41,7 @@ def _fnclex(c: X86Context) -> None:
 
 
 def _nothing(_: X86Context) -> None:
-    """FNENI, FNDISI, FNSETPM: of older coprocessors."""
+    """FNOP; FNENI, FNDISI, FNSETPM of older coprocessors."""
 
 
 def _fwait(c: X86Context) -> None:
@@ -56,36 +55,38 @@ def _fwait(c: X86Context) -> None:
     check_pending(c)
 
 
-def _area(kernel: Kernel, *, waits: bool) -> Semantics:
+def _area(kernel: Kernel) -> Semantics:
     def semantics(c: X86Context) -> None:
-        if waits:
-            check_pending(c)
         c.call(kernel, c.address, c.bits // 8)
 
     return semantics
 
 
-def _x87(opcode: str, name: str, operands: str, semantics: Semantics, *, stores: bool = False) -> Row:
-    return row(opcode, name, operands, semantics, size="", flags="n", fpu="x87", stores=stores)
+def _x87(
+    opcode: str, name: str, operands: str, semantics: Semantics, *, stores: bool = False, waits: bool = False
+) -> Row:
+    return row(opcode, name, operands, semantics, size="", flags="n", fpu="x87", stores=stores, waits=waits)
 
 
-def _block(opcode: str, name: str, kernel: Kernel, bits: int, *, stores: bool) -> Row:
-    semantics = _area(kernel, waits=not stores)
-    return row(opcode, name, "M", semantics, size="z", flags="n", fpu="x87", memory_bits=bits, stores=stores)
+def _block(opcode: str, name: str, kernel: Kernel, *, stores: bool) -> Row:
+    semantics = _area(kernel)
+    return row(
+        opcode, name, "M", semantics, size="z", flags="n", fpu="x87", stores=stores, late=True, waits=not stores
+    )
 
 
 ROWS: tuple[Row, ...] = (
-    _x87("D9 /5 m", "fldcw", "Mw", _fldcw),
+    _x87("D9 /5 m", "fldcw", "Mw", _fldcw, waits=True),
     _x87("D9 /7 m", "fnstcw", "Mw", _fnstcw, stores=True),
     _x87("DD /7 m", "fnstsw", "Mw", _fnstsw, stores=True),
     _x87("DF E0", "fnstsw_ax", "", _fnstsw_ax),
     _x87("DB E2", "fnclex", "", _fnclex),
     _x87("DB E3", "fninit", "", _fninit),
     *(_x87(f"DB {modrm}", "fneni", "", _nothing) for modrm in ("E0", "E1", "E4")),
-    _x87("D9 D0", "fnop", "", check_pending),
+    _x87("D9 D0", "fnop", "", _nothing, waits=True),
     row("9B", "fwait", "", _fwait, size=""),
-    _block("D9 /4 m", "fldenv", x87_environment.fldenv, 28 * 8, stores=False),
-    _block("D9 /6 m", "fnstenv", x87_environment.fnstenv, 28 * 8, stores=True),
-    _block("DD /4 m", "frstor", x87_environment.frstor, 108 * 8, stores=False),
-    _block("DD /6 m", "fnsave", x87_environment.fnsave, 108 * 8, stores=True),
+    _block("D9 /4 m", "fldenv", x87_environment.fldenv, stores=False),
+    _block("D9 /6 m", "fnstenv", x87_environment.fnstenv, stores=True),
+    _block("DD /4 m", "frstor", x87_environment.frstor, stores=False),
+    _block("DD /6 m", "fnsave", x87_environment.fnsave, stores=True),
 )
