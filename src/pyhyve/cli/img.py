@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import io
 import sys
-from typing import TYPE_CHECKING
 
-from pyhyve.cli.img_options import Usage, VerbParser
-from pyhyve.support.errors import ExitStatus
+from pyhyve.cli.img_parser import Usage, VerbParser
+from pyhyve.support.errors import ExitStatus, InputError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from pyhyve.cli.img_parser import Arguments
 
 VERBS = {
     "amend": ("img_change", "change format options of an existing image"),
     "bench": ("img_copy", "time reads or writes"),
+    "bitmap": ("img_bitmap", "make, remove, clear, merge, enable or disable bitmaps"),
     "check": ("img_info", "verify an image and repair it"),
     "commit": ("img_change", "write an overlay's data into its backing file"),
     "compare": ("img_copy", "compare the content of two images"),
@@ -34,29 +36,41 @@ VERBS = {
 """Each verb is `configure_VERB(parser)` and `run_VERB(arguments)` in the module `pyhyve.cli.NAME`."""
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Take the words of the verb as they are: each verb has its own parser, built only when it is used."""
+def usage() -> str:
+    """What `pyhyve img --help` prints."""
     width = max(map(len, VERBS))
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = "verbs:\n" + "\n".join(f"  {verb:<{width}}  {text}" for verb, (_, text) in VERBS.items())
-    parser.add_argument("verb", metavar="VERB", choices=VERBS, help="one of the verbs below; VERB --help says more")
-    parser.add_argument("words", nargs=argparse.REMAINDER, metavar="…", help="options and names of the verb")
+    lines = [f"  {verb:<{width}}  {text}" for verb, (_, text) in VERBS.items()]
+    return "\n".join(
+        ["usage: pyhyve img VERB [OPTION…] [NAME…]", "", "Make, convert, check and change disk images.", "", *lines, "",
+         "pyhyve img VERB --help says more."]
+    )  # fmt: skip
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run_words(words: Sequence[str]) -> int:
     """Do what the verb says; the exit status is qemu-img's (2 for wrong usage)."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # names in images are bytes; qemu-img prints them as they are
-    verb: str = arguments.verb
-    words: Sequence[str] = arguments.words
+    if not words or words[0] in {"-h", "--help"}:
+        print(usage(), file=sys.stdout if words else sys.stderr)
+        return ExitStatus.DONE if words else ExitStatus.USAGE
+    if words[0] in {"-V", "--version"}:
+        from pyhyve.cli.main import version
+
+        print(f"pyhyve img {version()}")
+        return ExitStatus.DONE
+    verb = words[0]
+    if verb not in VERBS:
+        msg = f"no verb {verb!r} (there are {', '.join(VERBS)})"
+        raise InputError(msg)
     name, summary = VERBS[verb]
     module = importlib.import_module(f"pyhyve.cli.{name}")
-    parser = VerbParser(prog=f"pyhyve img {verb}", description=summary, allow_abbrev=False)
-    module_configure: Callable[[argparse.ArgumentParser], None] = getattr(module, f"configure_{verb}")
+    parser = VerbParser(f"pyhyve img {verb}", summary)
+    module_configure: Callable[[VerbParser], None] = getattr(module, f"configure_{verb}")
     module_configure(parser)
-    runner: Callable[[argparse.Namespace], int] = getattr(module, f"run_{verb}")
+    runner: Callable[[Arguments], int] = getattr(module, f"run_{verb}")
     try:
-        return runner(parser.parse_verb(words))
+        arguments = parser.parse_verb(words[1:])
+        return ExitStatus.DONE if arguments is None else runner(arguments)
     except Usage as error:
         print(f"pyhyve img {verb}: {error} (see pyhyve img {verb} --help)", file=sys.stderr)
         return ExitStatus.USAGE

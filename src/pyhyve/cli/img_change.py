@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pyhyve.cli.img_options import (
     ProgressPrinter,
-    Usage,
     add_progress,
     add_quiet,
     add_source,
@@ -21,18 +19,18 @@ from pyhyve.cli.img_options import (
     wants_help,
     warn,
 )
+from pyhyve.cli.img_parser import Usage
 from pyhyve.image.contract import BackingReference, ImageError, ImageUnsupportedError
 from pyhyve.image.filename import resolve_relative
 from pyhyve.image.opening import OpenSettings, open_image, parse_size
 
 if TYPE_CHECKING:
-    import argparse
-
+    from pyhyve.cli.img_parser import Arguments, VerbParser
     from pyhyve.image.contract import Image
     from pyhyve.image.qcow2.image import Qcow2Image
 
 
-def _add_cache(parser: argparse.ArgumentParser) -> None:
+def _add_cache(parser: VerbParser) -> None:
     parser.add_argument("-t", dest="cache", default="writeback", metavar="CACHE", help="cache mode for writing")
 
 
@@ -49,7 +47,7 @@ def require_qcow2(image: Image, what: str) -> Qcow2Image:
 # --- amend ---
 
 
-def configure_amend(parser: argparse.ArgumentParser) -> None:
+def configure_amend(parser: VerbParser) -> None:
     """Options of `amend`."""
     add_source(parser, share=False)
     add_progress(parser)
@@ -60,10 +58,14 @@ def configure_amend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("filename", nargs="?")
 
 
-def run_amend(arguments: argparse.Namespace) -> int:
+def run_amend(arguments: Arguments) -> int:
     """Change creation options."""
     if wants_help(arguments.options):
-        print(option_help(arguments.format or "qcow2"))
+        if (arguments.format or "qcow2") != "qcow2":
+            return fail(f"Format driver '{arguments.format}' does not support option amendment")
+        from pyhyve.image.qcow2.maintenance import AMENDABLE
+
+        print(option_help("qcow2", "Amend options for 'qcow2':", AMENDABLE))
         return 0
     if not arguments.options or arguments.filename is None:
         msg = "Must specify options (-o) and one image file name"
@@ -82,7 +84,7 @@ def run_amend(arguments: argparse.Namespace) -> int:
 # --- commit ---
 
 
-def configure_commit(parser: argparse.ArgumentParser) -> None:
+def configure_commit(parser: VerbParser) -> None:
     """Options of `commit`."""
     add_source(parser, share=False)
     add_progress(parser)
@@ -90,15 +92,16 @@ def configure_commit(parser: argparse.ArgumentParser) -> None:
     _add_cache(parser)
     parser.add_argument("-b", dest="base", metavar="FILE", help="commit down to this image of the chain (implies -d)")
     parser.add_argument("-d", dest="drop", action="store_true", help="leave the overlay as it is")
-    parser.add_argument("-r", dest="rate_limit", help="accepted for compatibility")
+    parser.add_argument("-r", dest="rate_limit", default="0", metavar="RATE", help="bytes per second at most")
     parser.add_argument("filename")
 
 
-def run_commit(arguments: argparse.Namespace) -> int:
+def run_commit(arguments: Arguments) -> int:
     """Write the overlay's data into a backing image."""
     from pyhyve.image.operations.chain import commit
 
     printer = ProgressPrinter(enabled=arguments.progress)
+    rate_limit = parse_size(arguments.rate_limit, "rate limit")
     settings = settings_from(arguments, writable=True, cache=arguments.cache)
     with open_named(arguments.filename, arguments, settings) as top:
         depth, below = 1, top.backing
@@ -106,9 +109,7 @@ def run_commit(arguments: argparse.Namespace) -> int:
             return fail("Image does not have a backing file")
         if arguments.base is not None:
             wanted = resolve_relative(arguments.base, top.storage.filename)
-            while below is not None and wanted not in {below.storage.filename, arguments.base}:
-                if below.storage.filename == arguments.base:
-                    break
+            while below is not None and below.storage.filename not in {wanted, arguments.base}:
                 below, depth = below.backing, depth + 1
             if below is None:
                 return fail(f"Did not find '{arguments.base}' in the backing chain of '{arguments.filename}'")
@@ -118,7 +119,7 @@ def run_commit(arguments: argparse.Namespace) -> int:
             name, OpenSettings(format_name, writable=True, cache=arguments.cache, lock=False, force_share=True)
         )
         with base:
-            commit(top, base, depth, printer)
+            commit(top, base, depth, printer, rate_limit)
         if not arguments.drop and arguments.base is None:
             with suppress(ImageUnsupportedError):  # as qemu-img: formats that cannot be emptied stay as they are
                 top.make_empty()
@@ -131,7 +132,7 @@ def run_commit(arguments: argparse.Namespace) -> int:
 # --- rebase ---
 
 
-def configure_rebase(parser: argparse.ArgumentParser) -> None:
+def configure_rebase(parser: VerbParser) -> None:
     """Options of `rebase`."""
     add_source(parser)
     add_progress(parser)
@@ -144,7 +145,7 @@ def configure_rebase(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("filename")
 
 
-def run_rebase(arguments: argparse.Namespace) -> int:
+def run_rebase(arguments: Arguments) -> int:
     """Put an image on another backing file."""
     from pyhyve.image.operations.chain import change_backing, copy_differences
 
@@ -152,22 +153,25 @@ def run_rebase(arguments: argparse.Namespace) -> int:
         msg = "Must specify backing file (-b) or use simple rebase mode (-u)"
         raise Usage(msg)
     printer = ProgressPrinter(enabled=arguments.progress)
-    settings = settings_from(
-        arguments, writable=True, cache=arguments.cache, force_share=False, with_backing=not arguments.unsafe
-    )
+    if arguments.force_share:
+        msg = "force-share can only be used with read-only images"
+        raise ImageError(msg)
+    settings = settings_from(arguments, writable=True, cache=arguments.cache, with_backing=not arguments.unsafe)
     with open_named(arguments.filename, arguments, settings) as image:
         require_qcow2(image, "Could not change the backing file")
         below = None
         if arguments.backing:
             below = BackingReference(arguments.backing, arguments.backing_format)
+            if arguments.backing_format is None:
+                msg = f"Could not change the backing file to '{arguments.backing}': backing format must be specified"
+                raise ImageError(msg)
         if not arguments.unsafe:
             if below is None:
                 copy_differences(image, None, printer)
             else:
                 where = resolve_relative(below.filename, image.storage.filename)
-                with open_image(where, OpenSettings(below.format_name)) as new:
+                with open_image(where, OpenSettings(below.format_name, cache=settings.cache)) as new:
                     copy_differences(image, new, printer)
-                    below = replace(below, format_name=below.format_name or new.format_name)
             image.flush()
         change_backing(image, below)
     printer.finish()
@@ -177,17 +181,20 @@ def run_rebase(arguments: argparse.Namespace) -> int:
 # --- resize ---
 
 
-def configure_resize(parser: argparse.ArgumentParser) -> None:
+def configure_resize(parser: VerbParser) -> None:
     """Options of `resize`."""
     add_source(parser, share=False)
     add_quiet(parser)
-    parser.add_argument("--preallocation", default="off", choices=("off", "metadata", "falloc", "full"))
+    parser.add_argument(
+        "--preallocation", default="off", metavar="MODE", choices=("off", "metadata", "falloc", "full"),
+        help="how to back the new space",
+    )  # fmt: skip
     parser.add_argument("--shrink", action="store_true", help="allow a smaller size")
     parser.add_argument("filename")
     parser.add_argument("size", metavar="[+|-]SIZE")
 
 
-def run_resize(arguments: argparse.Namespace) -> int:
+def run_resize(arguments: Arguments) -> int:
     """Change the virtual size."""
     text = arguments.size.strip()
     relative = text[0] if text[:1] in {"+", "-"} else ""
@@ -205,7 +212,11 @@ def run_resize(arguments: argparse.Namespace) -> int:
             return fail("Use the --shrink option to perform a shrink operation.")
         if size < old and arguments.preallocation != "off":
             return fail("Preallocation can only be used for growing images")
-        size = -(-size // 512) * 512
+        if image.format_name == "raw":
+            size = -(-size // 512) * 512
+            if arguments.preallocation == "metadata":
+                msg = "Unsupported preallocation mode 'metadata'"
+                raise ImageError(msg)
         image.resize(size)
         if arguments.preallocation != "off":
             _preallocate(image, old, size, arguments.preallocation)
@@ -215,39 +226,38 @@ def run_resize(arguments: argparse.Namespace) -> int:
 
 
 def _preallocate(image: Image, start: int, end: int, mode: str) -> None:
-    if image.format_name == "raw" and mode == "falloc":
-        image.storage.allocate(start, end - start)
-        return
-    if image.format_name == "raw" and mode == "metadata":
-        msg = "Unsupported preallocation mode 'metadata'"
-        raise ImageError(msg)
-    zeroes = memoryview(bytes(1 << 20))
-    for at in range(start, end, len(zeroes)):
-        image.pwrite(zeroes[: end - at], at)
+    from pyhyve.image.qcow2.create import preallocate_clusters
+    from pyhyve.image.raw import preallocate
+
+    if image.format_name == "qcow2":
+        target = require_qcow2(image, "Could not preallocate")
+        with target.meta.lock:
+            preallocate_clusters(target, start, mode)
+    else:
+        preallocate(image.storage, start, end - start, mode)
 
 
 # --- snapshot ---
 
 
-def configure_snapshot(parser: argparse.ArgumentParser) -> None:
+def configure_snapshot(parser: VerbParser) -> None:
     """Options of `snapshot`."""
     add_source(parser)
     add_quiet(parser)
-    action = parser.add_mutually_exclusive_group()
-    action.add_argument("-l", dest="list", action="store_true", help="list them (default)")
-    action.add_argument("-a", dest="apply", metavar="NAME", help="go back to one")
-    action.add_argument("-c", dest="create", metavar="NAME", help="take one")
-    action.add_argument("-d", dest="delete", metavar="NAME", help="delete one")
+    parser.add_argument("-l", dest="list", action="store_true", help="list them (default)")
+    parser.add_argument("-a", dest="apply", metavar="NAME", help="go back to one")
+    parser.add_argument("-c", dest="create", metavar="NAME", help="take one")
+    parser.add_argument("-d", dest="delete", metavar="NAME", help="delete one")
+    parser.exclude("list", "apply", "create", "delete")
     parser.add_argument("filename")
 
 
-def run_snapshot(arguments: argparse.Namespace) -> int:
+def run_snapshot(arguments: Arguments) -> int:
     """List, take, apply or delete internal snapshots."""
     from pyhyve.cli.img_info import snapshot_table
 
     writable = bool(arguments.apply or arguments.create or arguments.delete)
-    share = arguments.force_share and not writable
-    settings = settings_from(arguments, writable=writable, force_share=share, with_backing=not writable)
+    settings = settings_from(arguments, writable=writable, with_backing=not writable)
     with open_named(arguments.filename, arguments, settings) as image:
         if not writable:
             found = image.snapshots()

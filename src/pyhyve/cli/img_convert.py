@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from pyhyve.cli.img_options import (
     ProgressPrinter,
-    Usage,
     add_progress,
     add_quiet,
     add_source,
@@ -18,19 +17,23 @@ from pyhyve.cli.img_options import (
     option_help,
     settings_from,
     wants_help,
+    warn,
 )
+from pyhyve.cli.img_parser import Usage
 from pyhyve.image.contract import BackingReference, ImageError, ImageUnsupportedError
-from pyhyve.image.filename import parse_image_options, resolve_relative
+from pyhyve.image.filename import is_network, parse_image_options, resolve_relative
 from pyhyve.image.opening import OpenSettings, create_image, open_image, open_reference, parse_size
 from pyhyve.image.registry import find_format
 
 if TYPE_CHECKING:
-    import argparse
-
+    from pyhyve.cli.img_parser import Arguments, VerbParser
     from pyhyve.image.contract import Image
 
 
-def configure_convert(parser: argparse.ArgumentParser) -> None:
+MAX_SPARSE_BYTES = 16 << 20
+
+
+def configure_convert(parser: VerbParser) -> None:
     """Options of `convert`."""
     add_source(parser)
     add_progress(parser)
@@ -38,7 +41,7 @@ def configure_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target-image-opts", action="store_true", help="the target is a list like driver=…")
     parser.add_argument("--target-is-zero", action="store_true", help="with -n: the target reads as zero already")
     parser.add_argument("--bitmaps", action="store_true", help="copy persistent bitmaps")
-    parser.add_argument("--skip-broken-bitmaps", action="store_true", help="accepted for compatibility")
+    parser.add_argument("--skip-broken-bitmaps", action="store_true", help="leave out broken ones")
     parser.add_argument("-C", dest="offload", action="store_true", help="copy inside the kernel; finds no zeroes")
     parser.add_argument("-c", dest="compress", action="store_true", help="compress the target")
     parser.add_argument("-n", dest="no_create", action="store_true", help="the target exists: write into it")
@@ -49,7 +52,7 @@ def configure_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-F", dest="backing_format", metavar="FMT", help="its format")
     parser.add_argument("-o", dest="options", action="append", default=[], metavar="LIST", help="options, or `help`")
     parser.add_argument("-l", dest="snapshot", metavar="SNAPSHOT", help="convert this internal snapshot")
-    parser.add_argument("-S", dest="sparse", default="4k", metavar="SIZE", help="shortest run of zeroes kept as hole")
+    parser.add_argument("-S", dest="sparse", metavar="SIZE", help="shortest run of zeroes kept as hole (4k)")
     parser.add_argument("-r", dest="rate_limit", default="0", metavar="RATE", help="bytes per second at most")
     parser.add_argument("-m", dest="threads", default="8", metavar="N", help="pieces in flight at most (1-16)")
     parser.add_argument("-W", dest="out_of_order", action="store_true", help="write out of order (always allowed)")
@@ -72,12 +75,13 @@ def select_snapshot(image: Image, wanted: str) -> None:
     image.select_snapshot(snapshot)
 
 
-def run_convert(arguments: argparse.Namespace) -> int:
+def run_convert(arguments: Arguments) -> int:
     """Convert."""
     from pyhyve.image.operations.convert import Concatenation, ConvertSettings, convert
 
     if wants_help(arguments.options):
-        print(option_help(arguments.target_format))
+        named = len(arguments.filenames) > 1
+        print(option_help(arguments.target_format, names_file=named))
         return 0
     _check_usage(arguments)
     *names, output = arguments.filenames
@@ -103,9 +107,9 @@ def run_convert(arguments: argparse.Namespace) -> int:
             target,
             ConvertSettings(
                 compress=arguments.compress,
-                sparse_bytes=parse_size(arguments.sparse, "sparse size"),
+                sparse_bytes=_sparse_size(arguments.sparse),
                 target_is_zero=(not arguments.no_create or arguments.target_is_zero) and target.backing is None,
-                keep_backing=arguments.backing is not None,
+                keep_backing=target.backing is not None,
                 offload=arguments.offload,
                 salvage=arguments.salvage,
                 threads=int(arguments.threads),
@@ -115,12 +119,12 @@ def run_convert(arguments: argparse.Namespace) -> int:
             printer,
         )
         if arguments.bitmaps:
-            _copy_bitmaps(images[0], target)
+            _copy_bitmaps(images[0], target, skip_broken=arguments.skip_broken_bitmaps)
     printer.finish()
     return 0
 
 
-def _check_usage(arguments: argparse.Namespace) -> None:
+def _check_usage(arguments: Arguments) -> None:
     message = None
     if len(arguments.filenames) < 2:
         message = "Must specify image file name"
@@ -128,7 +132,7 @@ def _check_usage(arguments: argparse.Namespace) -> None:
         message = "Invalid number of coroutines. Allowed number of coroutines is between 1 and 16"
     elif arguments.offload and arguments.compress:
         message = "Cannot enable copy offloading when -c is used"
-    elif arguments.offload and arguments.sparse != "4k":
+    elif arguments.offload and arguments.sparse is not None:
         message = "Cannot enable copy offloading when -S is used"
     elif arguments.target_is_zero and not arguments.no_create:
         message = "--target-is-zero requires use of -n flag"
@@ -136,17 +140,29 @@ def _check_usage(arguments: argparse.Namespace) -> None:
         message = "Having a backing file for the target makes no sense when concatenating multiple input images"
     elif arguments.no_create and arguments.options:
         message = "-n and -o cannot be used together"
+    elif arguments.skip_broken_bitmaps and not arguments.bitmaps:
+        message = "Use of --skip-broken-bitmaps requires --bitmaps"
+    elif arguments.target_image_opts and not arguments.no_create:
+        message = "--target-image-opts requires use of -n flag"
     if message is not None:
         raise Usage(message)
 
 
-def _open_target(arguments: argparse.Namespace, output: str, size: int) -> Image:
+def _sparse_size(text: str | None) -> int:
+    size = 4096 if text is None else parse_size(text, "sparse size")
+    if size % 512 or size > MAX_SPARSE_BYTES:
+        msg = (
+            "Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up to "
+            f"{MAX_SPARSE_BYTES}. Select 0 to disable sparse detection (fully allocates output)."
+        )
+        raise ImageError(msg)
+    return size
+
+
+def _open_target(arguments: Arguments, output: str, size: int) -> Image:
     """Create the target unless -n, and open it for writing."""
     settings = OpenSettings(None, writable=True, cache=arguments.cache, with_backing=arguments.backing is not None)
     if arguments.target_image_opts:
-        if not arguments.no_create:
-            msg = "--target-image-opts requires use of -n flag"
-            raise ImageError(msg)
         return open_reference(parse_image_options(output), settings)
     settings = replace(settings, format_name=arguments.target_format)
     if not arguments.no_create:
@@ -155,11 +171,13 @@ def _open_target(arguments: argparse.Namespace, output: str, size: int) -> Image
         backing_format = arguments.backing_format or options.pop("backing_fmt", None)
         size = int(options.pop("size", size))
         backing = None
+        if backing_name is None and backing_format is not None:
+            msg = f"{output}: Backing format cannot be used without backing file"
+            raise ImageError(msg)
         if backing_name is not None:
             if backing_format is None:
                 msg = "backing file specified without backing format (use -F)"
                 raise ImageError(msg)
-            arguments.backing = str(backing_name)
             backing = BackingReference(str(backing_name), str(backing_format))
             where = resolve_relative(backing.filename, output)
             with open_image(where, OpenSettings(backing.format_name, force_share=True)):
@@ -168,19 +186,21 @@ def _open_target(arguments: argparse.Namespace, output: str, size: int) -> Image
         if arguments.compress and options.get("preallocation", "off") != "off":
             msg = "Compression and preallocation not supported at the same time"
             raise ImageError(msg)
-        create_image(output, arguments.target_format, size, options, backing)
-    elif not output.startswith(("nbd:", "nbd+")) and not os.path.exists(output):  # noqa: PTH110 - a name, not a path
+        if not (is_network(output) and arguments.target_format == "raw"):  # an export is there already
+            create_image(output, arguments.target_format, size, options, backing)
+    elif not is_network(output) and not os.path.exists(output):  # noqa: PTH110 - a name, not a path
         msg = f"Could not open '{output}': No such file or directory"
         raise ImageError(msg)
     return open_image(output, settings)
 
 
-def _copy_bitmaps(source: Image, target: Image) -> None:
-    from pyhyve.image.qcow2.bitmaps import copy_bitmaps
+def _copy_bitmaps(source: Image, target: Image, *, skip_broken: bool) -> None:
+    from pyhyve.image.qcow2.bitmap_changes import copy_bitmaps
     from pyhyve.image.qcow2.image import Qcow2Image
     from pyhyve.image.qcow2.reading import Qcow2Reader
 
     if not isinstance(source, Qcow2Reader) or not isinstance(target, Qcow2Image) or target.header.version < 3:
         msg = "This will continue to be invalid until both images are qcow2 (compat 1.1): format lacks bitmap support"
         raise ImageUnsupportedError(msg)
-    copy_bitmaps(source.meta, target.meta)
+    for name in copy_bitmaps(source.meta, target.meta, skip_broken=skip_broken):
+        warn(f"Skipping inconsistent bitmap '{name}'")

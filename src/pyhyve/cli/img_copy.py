@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pyhyve.cli.img_options import (
     ProgressPrinter,
-    Usage,
     add_progress,
     add_quiet,
     add_source,
@@ -16,17 +16,18 @@ from pyhyve.cli.img_options import (
     open_named,
     settings_from,
 )
+from pyhyve.cli.img_parser import Usage
 from pyhyve.image.contract import ImageError
 from pyhyve.image.opening import OpenSettings, create_image, open_image, parse_size
 
 if TYPE_CHECKING:
-    import argparse
+    from pyhyve.cli.img_parser import Arguments, VerbParser
 
 
 # --- compare ---
 
 
-def configure_compare(parser: argparse.ArgumentParser) -> None:
+def configure_compare(parser: VerbParser) -> None:
     """Options of `compare`."""
     add_source(parser)
     add_progress(parser)
@@ -38,7 +39,7 @@ def configure_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("filename2")
 
 
-def run_compare(arguments: argparse.Namespace) -> int:
+def run_compare(arguments: Arguments) -> int:
     """Compare two images. Exit status 0 identical, 1 different, 2 and up an error."""
     from pyhyve.image.operations.compare import compare
 
@@ -46,12 +47,12 @@ def run_compare(arguments: argparse.Namespace) -> int:
         if not arguments.quiet:
             print(text)
 
+    settings = settings_from(arguments, cache=arguments.source_cache)
+    other_settings = replace(settings, format_name=arguments.second_format)
     try:
         with (
-            open_named(arguments.filename1, arguments, settings_from(arguments)) as first,
-            open_named(
-                arguments.filename2, arguments, settings_from(arguments, format_name=arguments.second_format)
-            ) as second,
+            open_named(arguments.filename1, arguments, settings) as first,
+            open_named(arguments.filename2, arguments, other_settings) as second,
         ):
             if arguments.strict and first.size_bytes != second.size_bytes:
                 say("Strict mode: Image size mismatch!")
@@ -79,14 +80,14 @@ def run_compare(arguments: argparse.Namespace) -> int:
 # --- dd ---
 
 
-def configure_dd(parser: argparse.ArgumentParser) -> None:
+def configure_dd(parser: VerbParser) -> None:
     """Options of `dd`."""
     add_source(parser)
     parser.add_argument("-O", dest="target_format", default="raw", metavar="FMT", help="format of the output")
     parser.add_argument("operands", nargs="*", metavar="if=F of=F [bs=N] [count=N] [skip=N]")
 
 
-def run_dd(arguments: argparse.Namespace) -> int:
+def run_dd(arguments: Arguments) -> int:
     """Copy a range. As in qemu-img, `count` counts from the start of the input, so `skip` shortens the copy."""
     values: dict[str, str] = {}
     for operand in arguments.operands:
@@ -100,7 +101,7 @@ def run_dd(arguments: argparse.Namespace) -> int:
         raise Usage(msg)
     block = parse_size(values.get("bs", "512"), "bs")
     if not 0 < block < 1 << 31:
-        msg = "Invalid bs: it must be between 1 and 2147483647"
+        msg = "Invalid bs specified. Must be between 1 and 2147483647"
         raise Usage(msg)
     skip = parse_size(values.get("skip", "0"), "skip") * block
     with open_named(values["if"], arguments, settings_from(arguments)) as source:
@@ -123,16 +124,18 @@ def run_dd(arguments: argparse.Namespace) -> int:
 
 # --- bench ---
 
+AIO_MODES = ("threads", "native", "io_uring")
 
-def configure_bench(parser: argparse.ArgumentParser) -> None:
+
+def configure_bench(parser: VerbParser) -> None:
     """Options of `bench`."""
     add_source(parser)
     add_quiet(parser)
     parser.add_argument("-c", dest="count", default="75000", help="requests (default: %(default)s)")
     parser.add_argument("-d", dest="depth", default="64", help="requests in parallel (default: %(default)s)")
     parser.add_argument("--flush-interval", default="0", help="flush after this many writes")
-    parser.add_argument("-i", dest="aio", help="accepted for compatibility")
-    parser.add_argument("-n", dest="native", action="store_true", help="accepted for compatibility")
+    parser.add_argument("-i", dest="aio", choices=AIO_MODES, metavar="AIO", help="accepted for compatibility")
+    parser.add_argument("-n", dest="native", action="store_true", help="as -i native")
     parser.add_argument("--no-drain", action="store_true", help="do not wait for requests before a flush")
     parser.add_argument("-o", dest="offset", default="0", help="first offset")
     parser.add_argument("--pattern", default="0", help="byte to write")
@@ -143,23 +146,46 @@ def configure_bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("filename")
 
 
-def run_bench(arguments: argparse.Namespace) -> int:
-    """Time requests."""
-    count, depth, interval = (
-        parse_size(text, name)
-        for text, name in (
-            (arguments.count, "request count"), (arguments.depth, "queue depth"), (arguments.flush_interval, "flush"),
-        )
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """What requests to send."""
+
+    count: int
+    depth: int
+    interval: int
+    size: int
+    offset: int
+    step: int
+    pattern: int
+
+
+def _bench(arguments: Arguments) -> _Bench:
+    size = parse_size(arguments.buffer_size, "buffer size")
+    bench = _Bench(
+        parse_size(arguments.count, "request count"), parse_size(arguments.depth, "queue depth"),
+        parse_size(arguments.flush_interval, "flush interval"), size, parse_size(arguments.offset, "offset"),
+        parse_size(arguments.step_size, "step size") or size, parse_size(arguments.pattern, "pattern"),
     )  # fmt: skip
-    size, offset = parse_size(arguments.buffer_size, "buffer size"), parse_size(arguments.offset, "offset")
-    step = parse_size(arguments.step_size, "step size") or size
-    pattern = parse_size(arguments.pattern, "pattern")
-    if not 0 < size <= 1 << 30 or not 0 < depth <= 1 << 16 or pattern > 255:
-        msg = "buffer size, queue depth or pattern is out of range"
-        raise Usage(msg)
-    if interval and not arguments.write:
-        msg = "--flush-interval is only available in write tests"
-        raise Usage(msg)
+    message = None
+    if not 0 < bench.size <= 1 << 30 or not 0 < bench.depth <= 1 << 16 or bench.pattern > 255:
+        message = "buffer size, queue depth or pattern is out of range"
+    elif bench.interval and not arguments.write:
+        message = "--flush-interval is only available in write tests"
+    elif bench.interval and bench.interval < bench.depth:
+        message = "Flush interval can't be smaller than depth"
+    if message is not None:
+        raise Usage(message)
+    if (arguments.native or arguments.aio == "native") and arguments.cache not in {"none", "directsync"}:
+        msg = "aio=native was specified, but it requires a cache mode without page cache (-t none, -t directsync)"
+        raise ImageError(msg)
+    return bench
+
+
+def run_bench(arguments: Arguments) -> int:
+    """Time requests."""
+    bench = _bench(arguments)
+    count, depth, interval, size = bench.count, bench.depth, bench.interval, bench.size
+    offset, step, pattern = bench.offset, bench.step, bench.pattern
     settings = settings_from(arguments, writable=arguments.write, cache=arguments.cache)
     with open_named(arguments.filename, arguments, settings) as image:
         if image.size_bytes < size:
@@ -171,8 +197,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
                 f"(starting at offset {offset}, step size {step})"
             )
             if interval:
-                drain = " without draining requests" if arguments.no_drain else ""
-                print(f"Sending flush every {interval}{drain} requests")
+                print(f"Sending flush every {interval} requests")
         numbers, lock = iter(range(count)), threading.Lock()
         failures: list[Exception] = []
         limit = image.size_bytes

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyhyve.cli.img_options import Usage, add_quiet, create_options, option_help, wants_help
+from pyhyve.cli.img_options import add_quiet, create_options, option_help, wants_help
+from pyhyve.cli.img_parser import Usage
 from pyhyve.image.contract import BackingReference, ImageError
 from pyhyve.image.filename import parse_reference, resolve_relative
 from pyhyve.image.opening import OpenSettings, create_image, open_image, parse_size
 from pyhyve.image.registry import find_format
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Mapping
 
-_PRINT_ORDER = (
-    "cluster_size", "extended_l2", "preallocation", "compression_type", "size", "compat", "backing_file",
-    "backing_fmt", "data_file", "data_file_raw", "lazy_refcounts", "refcount_bits",
-)  # fmt: skip
+    from pyhyve.cli.img_parser import Arguments, VerbParser
+
+_PRINT_ORDER = {
+    "qcow2": (
+        "cluster_size", "extended_l2", "preallocation", "compression_type", "size", "compat", "backing_file",
+        "backing_fmt", "data_file", "data_file_raw", "lazy_refcounts", "refcount_bits",
+    ),
+    "vhdx": ("size", "log_size", "block_size", "subformat", "block_state_zero"),
+    "vmdk": ("size", "adapter_type", "backing_file", "backing_fmt", "compat6", "hwversion", "toolsversion",
+             "subformat"),
+}  # fmt: skip
+"""The order in which qemu-img tells the options of a format; of others, the size comes first."""
 
 
-def configure_create(parser: argparse.ArgumentParser) -> None:
+def configure_create(parser: VerbParser) -> None:
     """Options of `create`."""
     add_quiet(parser)
     parser.add_argument("-f", dest="format", default="raw", metavar="FMT", help="format (default: raw)")
@@ -33,10 +41,10 @@ def configure_create(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("size", nargs="?")
 
 
-def run_create(arguments: argparse.Namespace) -> int:
+def run_create(arguments: Arguments) -> int:
     """Create an image."""
     if wants_help(arguments.options):
-        print(option_help(arguments.format))
+        print(option_help(arguments.format, names_file=arguments.filename is not None))
         return 0
     if arguments.filename is None:
         msg = "Expecting image file name"
@@ -44,6 +52,12 @@ def run_create(arguments: argparse.Namespace) -> int:
     options = create_options(arguments.format, arguments.options)
     backing_name = arguments.backing if arguments.backing is not None else options.pop("backing_file", None)
     backing_format = arguments.backing_format or options.pop("backing_fmt", None)
+    if arguments.size is not None and "size" in options:
+        msg = f"{arguments.filename}: The image size must be specified only once"
+        raise ImageError(msg)
+    if backing_format is not None and not backing_name:
+        msg = f"{arguments.filename}: Backing format cannot be used without backing file"
+        raise ImageError(msg)
     size = parse_size(arguments.size, "image size") if arguments.size is not None else options.pop("size", None)
     options = {name: value for name, value in options.items() if name not in {"backing_file", "backing_fmt", "size"}}
     backing = None
@@ -95,7 +109,8 @@ def formatting_line(
         shown["backing_file"] = backing.filename
         if backing.format_name:
             shown["backing_fmt"] = backing.format_name
-    names = [name for name in _PRINT_ORDER if name in shown] + [name for name in shown if name not in _PRINT_ORDER]
+    order = _PRINT_ORDER.get(format_name, ("size",))
+    names = [name for name in order if name in shown] + [name for name in shown if name not in order]
 
     def text(value: object) -> str:
         if isinstance(value, bool):

@@ -8,7 +8,6 @@ import time
 from typing import TYPE_CHECKING, cast
 
 from pyhyve.cli.img_options import (
-    Usage,
     add_output,
     add_quiet,
     add_source,
@@ -18,21 +17,22 @@ from pyhyve.cli.img_options import (
     open_named,
     settings_from,
 )
+from pyhyve.cli.img_parser import Usage
 from pyhyve.image.contract import ImageError, ImageUnsupportedError
 from pyhyve.image.filename import parse_reference, resolve_relative
 from pyhyve.image.opening import MAX_CHAIN_DEPTH, OpenSettings, open_image, parse_size
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Iterator, Mapping, Sequence
 
+    from pyhyve.cli.img_parser import Arguments, VerbParser
     from pyhyve.image.contract import CheckResult, Extent, Image, SnapshotInfo
 
 
 # --- info ---
 
 
-def configure_info(parser: argparse.ArgumentParser) -> None:
+def configure_info(parser: VerbParser) -> None:
     """Options of `info`."""
     add_source(parser)
     add_output(parser)
@@ -139,7 +139,7 @@ def _print_nested(value: object, depth: int) -> None:
             print(f"{indent}{key}: {text}")
 
 
-def _chain(arguments: argparse.Namespace) -> Iterator[Image]:
+def _chain(arguments: Arguments) -> Iterator[Image]:
     """The image, and with --backing-chain those below it, each closed after use."""
     settings = settings_from(arguments, with_backing=False)
     name = arguments.filename
@@ -162,7 +162,7 @@ def _chain(arguments: argparse.Namespace) -> Iterator[Image]:
         image = open_image(name if reference.driver else reference.location, child)
 
 
-def run_info(arguments: argparse.Namespace) -> int:
+def run_info(arguments: Arguments) -> int:
     """Print what the image is."""
     found = [(describe(image), image.snapshots()) for image in _chain(arguments)]
     if arguments.output == "json":
@@ -179,7 +179,7 @@ def run_info(arguments: argparse.Namespace) -> int:
 # --- check ---
 
 
-def configure_check(parser: argparse.ArgumentParser) -> None:
+def configure_check(parser: VerbParser) -> None:
     """Options of `check`."""
     add_source(parser)
     add_output(parser)
@@ -189,7 +189,7 @@ def configure_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("filename")
 
 
-def run_check(arguments: argparse.Namespace) -> int:
+def run_check(arguments: Arguments) -> int:
     """Check an image. Exit status 0 clean, 1 check failed, 2 corruptions, 3 leaks, 63 nothing to check."""
     settings = settings_from(
         arguments, writable=arguments.repair is not None, check_only=True, cache=arguments.source_cache or "writeback",
@@ -252,7 +252,7 @@ def _print_check(result: CheckResult) -> None:
 # --- map ---
 
 
-def configure_map(parser: argparse.ArgumentParser) -> None:
+def configure_map(parser: VerbParser) -> None:
     """Options of `map`."""
     add_source(parser)
     add_output(parser)
@@ -283,7 +283,7 @@ def merged_map(extents: Iterator[Extent]) -> Iterator[Extent]:
         yield last
 
 
-def run_map(arguments: argparse.Namespace) -> int:
+def run_map(arguments: Arguments) -> int:
     """Print the map."""
     start = parse_size(arguments.start_offset, "start offset")
     with open_named(arguments.filename, arguments, settings_from(arguments)) as image:
@@ -324,7 +324,7 @@ def _map_object(extent: Extent) -> str:
 # --- measure ---
 
 
-def configure_measure(parser: argparse.ArgumentParser) -> None:
+def configure_measure(parser: VerbParser) -> None:
     """Options of `measure`."""
     add_source(parser)
     add_output(parser)
@@ -335,7 +335,7 @@ def configure_measure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("filename", nargs="?")
 
 
-def run_measure(arguments: argparse.Namespace) -> int:
+def run_measure(arguments: Arguments) -> int:
     """Print how large an image will be."""
     from pyhyve.image.operations.measure import measure
 

@@ -2,81 +2,70 @@
 
 from __future__ import annotations
 
-import argparse
-import math
-import re
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from pyhyve.image.contract import ImageError
 from pyhyve.image.filename import parse_image_options, parse_reference
 from pyhyve.image.opening import OpenSettings, open_reference, parse_create_options
-from pyhyve.image.raw import RawImage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from pyhyve.cli.img_parser import Arguments, VerbParser
     from pyhyve.image.contract import Image
 
-_NEGATIVE = re.compile(r"-\d")
 _MAX_OPTION_BYTES = 64 * 1024
 
 
-class Usage(Exception):  # noqa: N818 - it is one, not an error of the program
-    """The command line makes no sense; the text says why."""
-
-
-class VerbParser(argparse.ArgumentParser):
-    """A verb's parser: raises `Usage`, and takes `-1G` for a size rather than an option."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of exiting."""
-        raise Usage(message)
-
-    def parse_verb(self, words: Sequence[str]) -> argparse.Namespace:
-        """Parse options and names in any order."""
-        escaped = [f" {word}" if _NEGATIVE.match(word) else word for word in words]
-        return self.parse_intermixed_args(escaped)
-
-
-def add_source(parser: argparse.ArgumentParser, *, share: bool = True) -> None:
+def add_source(parser: VerbParser, *, share: bool = True) -> None:
     """Options about the image to open."""
     parser.add_argument("-f", dest="format", metavar="FMT", help="format of the image (default: found by looking)")
     parser.add_argument("--image-opts", action="store_true", help="names are lists like driver=qcow2,file.filename=F")
-    parser.add_argument("--object", action="append", default=[], help=argparse.SUPPRESS)
+    parser.add_argument("--object", action="append", default=[], help=None)
     if share:
         parser.add_argument("-U", "--force-share", action="store_true", help="open even if another process writes it")
 
 
-def add_quiet(parser: argparse.ArgumentParser) -> None:
+def add_quiet(parser: VerbParser) -> None:
     """`-q`."""
     parser.add_argument("-q", dest="quiet", action="store_true", help="say nothing except errors")
 
 
-def add_progress(parser: argparse.ArgumentParser) -> None:
+def add_progress(parser: VerbParser) -> None:
     """`-p`."""
     parser.add_argument("-p", dest="progress", action="store_true", help="show progress")
 
 
-def add_output(parser: argparse.ArgumentParser) -> None:
+def add_output(parser: VerbParser) -> None:
     """`--output`."""
     parser.add_argument("--output", choices=("human", "json"), default="human", help="how to print")
 
 
-def settings_from(arguments: argparse.Namespace, **changes: object) -> OpenSettings:
-    """Settings from `add_source` options."""
+def settings_from(arguments: Arguments, **changes: object) -> OpenSettings:
+    """Settings from `add_source` options. Raises ImageError for options that contradict each other."""
+    if arguments.image_opts and arguments.format is not None:
+        msg = "--image-opts and --format are mutually exclusive"
+        raise ImageError(msg)
+    for definition in arguments.object:
+        if not definition.startswith(("secret,", "qom-type=secret,")):
+            msg = f"--object {definition}: only secrets can be given, and nothing here needs one"
+            raise ImageError(msg)
+    if changes.get("writable") and getattr(arguments, "force_share", False):
+        msg = "force-share=on can only be used with read-only images"
+        raise ImageError(msg)
     settings = OpenSettings(
         format_name=getattr(arguments, "format", None), force_share=getattr(arguments, "force_share", False)
     )
     return replace(settings, **changes)  # type: ignore[arg-type]
 
 
-def open_named(name: str, arguments: argparse.Namespace, settings: OpenSettings) -> Image:
+def open_named(name: str, arguments: Arguments, settings: OpenSettings) -> Image:
     """Open an image given on the command line."""
     reference = parse_image_options(name) if arguments.image_opts else parse_reference(name)
     image = open_reference(reference, settings)
-    if settings.writable and isinstance(image, RawImage) and image.probed:
+    if settings.writable and image.format_name == "raw" and getattr(image, "probed", False):
         warn(
             f"Image format was not specified for '{name}' and probing guessed raw; write operations on block 0 will be "
             "restricted. Specify the 'raw' format explicitly to remove the restrictions."
@@ -114,8 +103,13 @@ def create_options(format_name: str, lists: Sequence[str]) -> dict[str, str | in
     return parse_create_options(format_name, split_options(lists))
 
 
-def option_help(format_name: str) -> str:
-    """What `-o help` prints."""
+def option_help(
+    format_name: str, title: str | None = None, names: Sequence[str] = (), *, names_file: bool = True
+) -> str:
+    """What `-o help` prints: all creation options, or those in `names`.
+
+    Without the name of a file (`names_file`) the options of files are left out, as by qemu-img.
+    """
     from pyhyve.image.contract import OptionType
     from pyhyve.image.registry import find_format
 
@@ -125,10 +119,19 @@ def option_help(format_name: str) -> str:
         OptionType.NUMBER: "num",
         OptionType.BOOLEAN: "bool (on/off)",
     }
-    lines = ["Supported options:"]
-    for option in find_format(format_name).options:
+    found = find_format(format_name)
+    if found.create is None:
+        msg = f"Format driver '{format_name}' does not support image creation"
+        raise ImageError(msg)
+    lines = [title or ("Supported options:" if names_file else f"Supported {format_name} options:")]
+    for option in found.options:
+        if (names and option.name not in names) or (not names and not names_file and option.of_file):
+            continue
         name = f"{option.name}=<{kinds[option.type]}>"
         lines.append(f"  {name:<22} - {option.help}")
+    if not names and not names_file:
+        lines += ["", "The protocol level may support further options."]
+        lines += ["Specify the target filename to include those options."]
     return "\n".join(lines)
 
 
@@ -139,8 +142,9 @@ def wants_help(lists: Sequence[str]) -> bool:
 
 def human_size(size_bytes: int) -> str:
     """Three significant digits, as qemu-img writes sizes: `10 MiB`, `0.977 GiB`."""
-    _, exponent = math.frexp(size_bytes / (1000 / 1024))
-    power = max(0, (exponent - 1) // 10)
+    power = 0  # the size may have up to 999 of its unit
+    while size_bytes * 1024 >= 1000 << (10 * power + 10):
+        power += 1
     return f"{size_bytes / (1 << (10 * power)):.3g} {('', 'Ki', 'Mi', 'Gi', 'Ti', 'Pi', 'Ei')[power]}B"
 
 

@@ -7,14 +7,15 @@ import signal
 import socket
 from typing import TYPE_CHECKING
 
-from pyhyve.cli.img_options import Usage, add_source, open_named, settings_from, warn
+from pyhyve.cli.img_options import add_source, open_named, settings_from, warn
+from pyhyve.cli.img_parser import Usage
 from pyhyve.image.contract import ImageError
 
 if TYPE_CHECKING:
-    import argparse
+    from pyhyve.cli.img_parser import Arguments, VerbParser
 
 
-def configure_serve(parser: argparse.ArgumentParser) -> None:
+def configure_serve(parser: VerbParser) -> None:
     """Options of `serve`, named as qemu-nbd's."""
     add_source(parser)
     parser.add_argument("-b", "--bind", default="127.0.0.1", metavar="ADDRESS", help="listen here (%(default)s)")
@@ -27,7 +28,7 @@ def configure_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("filename")
 
 
-def listen(arguments: argparse.Namespace) -> socket.socket:
+def listen(arguments: Arguments) -> socket.socket:
     """The listening socket."""
     if not arguments.port.isdecimal() or int(arguments.port) > 65535:
         msg = "--port expects a number up to 65535"
@@ -46,7 +47,7 @@ def listen(arguments: argparse.Namespace) -> socket.socket:
     return listener
 
 
-def run_serve(arguments: argparse.Namespace) -> int:
+def run_serve(arguments: Arguments) -> int:
     """Serve until the client leaves, or until SIGTERM when persistent."""
     from pyhyve.image.nbd.server import NbdServer
 

@@ -156,6 +156,7 @@ class CreateOption:
     type: OptionType
     help: str = ""
     default: str | None = None
+    of_file: bool = False  # of the file that holds the image rather than of the format
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,6 +328,11 @@ class Image(ABC):
     def cluster_size_bytes(self) -> int | None:
         """Allocation unit, when the format has one."""
         return None
+
+    @property
+    def allocation_unit_bytes(self) -> int | None:
+        """The shortest aligned run that can be left unallocated, when that is less than a cluster."""
+        return self.cluster_size_bytes
 
     def disk_usage_bytes(self) -> int | None:
         """Space the image's own files take on the host; None when it cannot be known."""

@@ -20,12 +20,21 @@ NETWORK_PREFIXES = ("nbd:", "nbd+tcp:", "nbd+unix:")
 
 @dataclass(frozen=True, slots=True)
 class ImageReference:
-    """A parsed name: `driver` is the format when stated, `location` a path or network address."""
+    """A parsed name: `driver` is the format when stated, `location` a path or network address.
+
+    `backing` is used instead of what the image names below itself; `without_backing` leaves that out.
+    """
 
     location: str
     driver: str | None = None
-    backing: str | None = None
+    backing: ImageReference | None = None
+    without_backing: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
+
+
+def is_network(name: str) -> bool:
+    """Whether `name` is the address of a network block device."""
+    return name.startswith(NETWORK_PREFIXES)
 
 
 def has_protocol(name: str) -> bool:
@@ -92,16 +101,20 @@ def _flatten(value: Mapping[str, object], prefix: str, into: dict[str, str], dep
             into[prefix + key] = "on" if item else "off"
         elif isinstance(item, str | int):
             into[prefix + key] = str(item)
+        elif item is None and prefix + key == "backing":
+            into["backing"] = "\0"  # JSON's null
         elif item is not None:
             msg = f"Invalid parameter '{prefix}{key}' in the JSON image description"
             raise ImageError(msg)
 
 
 def _from_flat(options: dict[str, str]) -> ImageReference:
+    below = {key.removeprefix("backing."): value for key, value in options.items() if key.startswith("backing.")}
+    options = {key: value for key, value in options.items() if not key.startswith("backing.")}
     driver = options.pop("driver", None)
     protocol = options.pop("file.driver", None)
     if driver in {"file", "host_device", "nbd"} and "file.filename" not in options:
-        protocol, driver = driver, "raw" if "filename" not in options or driver != "file" else None
+        protocol, driver = driver, "raw"
         options = {f"file.{key}": value for key, value in options.items()}
     location = options.pop("file.filename", None) or options.pop("filename", None)
     if protocol == "nbd":
@@ -112,9 +125,10 @@ def _from_flat(options: dict[str, str]) -> ImageReference:
     if location is None:
         msg = "The image description names no file (file.filename)"
         raise ImageError(msg)
-    backing = options.pop("backing.file.filename", None) or options.pop("backing", None)
-    rest = {key: value for key, value in options.items() if not key.startswith(("file.", "backing."))}
-    return ImageReference(location, driver, backing, rest)
+    named = options.pop("backing", None)
+    backing = _from_flat(below) if below else ImageReference(named) if named and named != "\0" else None
+    rest = {key: value for key, value in options.items() if not key.startswith("file.")}
+    return ImageReference(location, driver, backing, named == "\0", rest)
 
 
 def _nbd_location(options: dict[str, str]) -> str:

@@ -118,7 +118,7 @@ def open_reference(reference: ImageReference, settings: OpenSettings, seen: tupl
                 msg = f"The backing chain of '{reference.location}' contains a loop"
                 raise ImageFormatError(msg)
             seen = (*seen, identity)
-        return _open_on(storage, settings, seen, reference.backing)
+        return _open_on(storage, settings, seen, reference)
     except ImageError as error:
         storage.close()
         text = str(error)
@@ -136,7 +136,7 @@ def open_reference(reference: ImageReference, settings: OpenSettings, seen: tupl
 
 
 def _open_on(
-    storage: Storage, settings: OpenSettings, seen: tuple[tuple[int, int], ...], backing_override: str | None
+    storage: Storage, settings: OpenSettings, seen: tuple[tuple[int, int], ...], reference: ImageReference | None
 ) -> Image:
     probed = settings.format_name is None
     name = settings.format_name or probe_format(storage.pread(PROBE_SIZE_BYTES, 0), storage.filename)
@@ -155,9 +155,10 @@ def _open_on(
     with ExitStack() as on_error:
         on_error.callback(image.close)
         below = image.backing_reference
-        if backing_override is not None:
-            below = BackingReference(backing_override)
-        if settings.with_backing and below is not None and below.filename:
+        unwanted = reference is not None and reference.without_backing
+        if settings.with_backing and reference is not None and reference.backing is not None:
+            image.backing = _open_below(reference.backing, settings, seen)
+        elif settings.with_backing and below is not None and below.filename and not unwanted:
             image.backing = open_backing(image, below, settings, seen)
         on_error.pop_all()
     return image
@@ -167,14 +168,10 @@ def open_backing(
     image: Image, below: BackingReference, settings: OpenSettings, seen: tuple[tuple[int, int], ...] = ()
 ) -> Image:
     """The read-only image under `image`, bounded in depth and checked for loops."""
-    if len(seen) >= MAX_CHAIN_DEPTH:
-        msg = f"The backing chain is deeper than {MAX_CHAIN_DEPTH} images"
-        raise ImageFormatError(msg)
     where = resolve_relative(below.filename, image.storage.filename)
     name = below.format_name
-    child = replace(settings, format_name=name, writable=False, check_only=False, options={})
     try:
-        opened = open_reference(parse_reference(where), child, seen)
+        opened = _open_below(parse_reference(where), settings, seen, name)
     except ImageError as error:
         text = str(error)
         if text.startswith("Could not open backing"):
@@ -189,6 +186,16 @@ def open_backing(
         )
         raise ImageUnsupportedError(msg)
     return opened
+
+
+def _open_below(
+    reference: ImageReference, settings: OpenSettings, seen: tuple[tuple[int, int], ...], name: str | None = None
+) -> Image:
+    if len(seen) >= MAX_CHAIN_DEPTH:
+        msg = f"The backing chain is deeper than {MAX_CHAIN_DEPTH} images"
+        raise ImageFormatError(msg)
+    child = replace(settings, format_name=name, writable=False, check_only=False, options={})
+    return open_reference(reference, child, seen)
 
 
 def create_file(path: str) -> FileStorage:

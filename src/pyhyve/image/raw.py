@@ -20,6 +20,8 @@ from pyhyve.image.contract import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from pyhyve.image.storage import Storage
+
 PREALLOCATIONS = ("off", "falloc", "full")
 
 
@@ -140,18 +142,18 @@ def create(request: CreateRequest) -> None:
         raise ImageError(msg)
     storage, size = request.storage, request.size_bytes
     storage.truncate(size)
-    preallocate(request, 0, size, preallocation)
+    preallocate(storage, 0, size, preallocation)
 
 
-def preallocate(request: CreateRequest, start: int, length: int, mode: str) -> None:
-    """Reserve or write `[start, start + length)` of the request's storage."""
+def preallocate(storage: Storage, start: int, length: int, mode: str) -> None:
+    """Reserve (`falloc`) or write (`full`) `[start, start + length)`."""
     if mode == "falloc":
-        request.storage.allocate(start, length)
+        storage.allocate(start, length)
     elif mode == "full":
         zeroes = memoryview(bytes(1 << 20))
         end = start + length
         for at in range(start, end, len(zeroes)):
-            request.storage.pwrite(zeroes[: end - at], at)
+            storage.pwrite(zeroes[: end - at], at)
 
 
 FORMAT = ImageFormat(
@@ -160,9 +162,13 @@ FORMAT = ImageFormat(
     open=RawImage,
     create=create,
     options=(
-        CreateOption("extent_size_hint", OptionType.SIZE, "Extent size hint for the image file, 0 to disable"),
-        CreateOption("nocow", OptionType.BOOLEAN, "Turn off copy-on-write (valid only on btrfs)"),
-        CreateOption("preallocation", OptionType.STRING, "Preallocation mode (allowed values: off, falloc, full)"),
+        CreateOption(
+            "extent_size_hint", OptionType.SIZE, "Extent size hint for the image file, 0 to disable", of_file=True
+        ),
+        CreateOption("nocow", OptionType.BOOLEAN, "Turn off copy-on-write (valid only on btrfs)", of_file=True),
+        CreateOption(
+            "preallocation", OptionType.STRING, "Preallocation mode (allowed values: off, falloc, full)", of_file=True
+        ),
         CreateOption("size", OptionType.SIZE, "Virtual disk size"),
     ),
 )

@@ -24,6 +24,7 @@ _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
 _FALLOC_FL_ZERO_RANGE = 16
 _ZERO_CHUNK = bytes(1 << 20)
+_FIRST_BLOCK_BYTES = 4096
 
 Buffer = bytes | bytearray | memoryview
 
@@ -232,6 +233,9 @@ class FileStorage:
     def truncate(self, size_bytes: int) -> None:
         """Set the length; a block device only has to be long enough."""
         if not self._is_block:
+            if size_bytes and not self.size_bytes:
+                # As QEMU: with a first block on disk, the alignment that O_DIRECT wants can be found out by reading.
+                self.pwrite(_ZERO_CHUNK[: min(size_bytes, _FIRST_BLOCK_BYTES)], 0)
             os.ftruncate(self.fd, size_bytes)
         elif size_bytes > self._block_size:
             msg = f"{self.filename}: the device is too small for {size_bytes} bytes"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
 
-
-class ExitStatus(IntEnum):
-    """What a command returns to the shell."""
+class ExitStatus:
+    """What a command returns to the shell. Plain numbers: importing `enum` would be felt in short commands."""
 
     DONE = 0
     FAILED = 1

@@ -15,7 +15,8 @@ import pytest
 from pyhyve.accel.cpu_models import CpuModel
 from pyhyve.boot.linux import EntryMode
 from pyhyve.cli import run
-from pyhyve.cli.main import Parser, main
+from pyhyve.cli.main import main
+from pyhyve.cli.parser import Parser
 from pyhyve.devices.virtio.error_policy import ErrorPolicy
 from pyhyve.machine.config import (
     AccelChoice,

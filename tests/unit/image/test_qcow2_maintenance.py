@@ -8,6 +8,7 @@ import pytest
 
 from pyhyve.image.contract import BackingReference, ImageError, ImageUnsupportedError
 from pyhyve.image.opening import OpenSettings, open_image
+from pyhyve.image.qcow2.bitmap_changes import BitmapChanges, load_bits
 from pyhyve.image.qcow2.bitmaps import describe_bitmaps, load_bitmap_table, load_directory
 from pyhyve.image.qcow2.format import BitmapEntry, BitmapsExtension, build_bitmap_directory
 from pyhyve.image.qcow2.maintenance import amend
@@ -100,7 +101,7 @@ def test_amend_changes_version_widths_and_flags(make_image: MakeImage, tmp_path:
         assert read(image, 4096, len(data)) == data
         assert clean(image)
     assert image.size_bytes == 8 << 20
-    with pytest.raises(ImageUnsupportedError, match="cluster size"):
+    with pytest.raises(ImageUnsupportedError, match="cluster_size"):
         amend(image, {"cluster_size": 4096})
     image.close()
 
@@ -187,11 +188,61 @@ def test_auto_bitmap_records_writes(make_image: MakeImage, tmp_path: Path) -> No
         assert again.check().leaks == 0
 
 
-def test_image_with_bitmaps_is_not_resized(make_image: MakeImage) -> None:
+def test_bitmaps_are_resized_with_the_disk(make_image: MakeImage) -> None:
     image = make_image()
     add_bitmap(image)
-    with pytest.raises(ImageUnsupportedError, match="bitmaps"):
-        image.resize(8 << 20)
+    image.pwrite(b"x", 65536 * 3)
+    image.pwrite(b"x", 65536 * 30)
+    image.resize((8 << 30) + 512)
+    image.pwrite(b"x", 8 << 30)
+    image.close()
+    path = image.storage.filename
+
+    def dirty() -> list[int]:
+        with open_image(path) as again:
+            bits = load_bits(again.meta, load_directory(again.meta)[0])
+            assert again.check().leaks == 0
+        return [granule for granule in range(len(bits) * 8) if bits[granule >> 3] >> (granule & 7) & 1]
+
+    assert dirty() == [3, 30, 131072]
+    with open_image(path, OpenSettings(writable=True)) as again:
+        again.resize(65536 * 30 + 512)
+    assert dirty() == [3, 30]
+    with open_image(path, OpenSettings(writable=True)) as again:
+        again.resize(65536 * 30)
+        again.resize(65536 * 40)
+    assert dirty() == [3]
+
+
+def test_bitmaps_are_added_merged_and_removed(make_image: MakeImage) -> None:
+    image = make_image()
+    changes = BitmapChanges(image.meta)
+    changes.add("fine", 512)
+    changes.add("coarse", 1 << 20, enabled=False)
+    with pytest.raises(ImageError, match="already exists"):
+        changes.add("fine")
+    with pytest.raises(ImageError, match="power of 2"):
+        changes.add("odd", 1000)
+    with pytest.raises(ImageError, match="not found"):
+        changes.clear("nothing")
+    changes.commit()
+    image.pwrite(b"x" * 1024, 1 << 20)
+    changes = BitmapChanges(image.meta)
+    changes.merge("coarse", "fine")
+    changes.add("copy", 4096)
+    changes.merge("copy", "coarse")
+    changes.commit()
+    assert clean(image)
+    found = {entry.name: load_bits(image.meta, entry) for entry in load_directory(image.meta)}
+    assert int.from_bytes(found["fine"], "little") == 0b11 << 2048
+    assert found["coarse"] == b"\x02"
+    assert int.from_bytes(found["copy"], "little") == 0xFF << 256 | ((1 << 256) - 1) << 256
+    changes = BitmapChanges(image.meta)
+    for name in found:
+        changes.remove(name)
+    changes.commit()
+    assert image.header.bitmaps is None
+    assert clean(image)
     image.close()
 
 

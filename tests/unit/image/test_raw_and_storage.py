@@ -63,7 +63,8 @@ def test_raw_map_shows_holes(tmp_path: Path) -> None:
         image.pwrite(b"x" * 65536, 1 << 19)
         runs = list(image.layer_extents(0, 1 << 20))
         if len(runs) > 1:  # the file system has holes
-            assert [run.state for run in runs] == [LayerState.ZERO, LayerState.DATA, LayerState.ZERO]
+            # the first block is written when the file is made
+            assert [run.state for run in runs[1:]] == [LayerState.ZERO, LayerState.DATA, LayerState.ZERO]
         image.discard(1 << 19, 65536)
         assert read(image) == bytes(1 << 20)
         image.resize(1 << 21)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from pyhyve.image.contract import BackingReference, Image, ImageUnsupportedError, LayerState
@@ -55,8 +56,18 @@ def change_backing(image: Image, below: BackingReference | None) -> None:
     change_qcow2(image, below.filename if below else None, below.format_name if below else None)
 
 
-def commit(top: Image, base: Image, depth: int, progress: Callable[[int, int], None] | None = None) -> None:
-    """Write into `base` what the `depth` layers above it hold. `base` is open for writing on its own."""
+def commit(
+    top: Image,
+    base: Image,
+    depth: int,
+    progress: Callable[[int, int], None] | None = None,
+    rate_limit: int = 0,
+) -> None:
+    """Write into `base` what the `depth` layers above it hold. `base` is open for writing on its own.
+
+    `rate_limit` is in bytes per second (0: none).
+    """
+    begin, copied = time.monotonic(), 0
     total, old_size = top.size_bytes, base.size_bytes
     if old_size < total:
         base.resize(total)
@@ -77,6 +88,9 @@ def commit(top: Image, base: Image, depth: int, progress: Callable[[int, int], N
                 else:
                     base.pwrite(part, at)
                 at += len(part)
+                copied += len(part)
+                if rate_limit:
+                    time.sleep(max(0.0, begin + copied / rate_limit - time.monotonic()))
         if progress is not None:
             progress(extent.end, total)
     base.flush()

@@ -72,7 +72,8 @@ class _Converter:
         self._local = threading.local()
         cluster = target.cluster_size_bytes or 4096
         self.cluster = cluster
-        self.unit = max(settings.sparse_bytes, cluster) if settings.sparse_bytes else 0
+        unit = target.allocation_unit_bytes or cluster
+        self.unit = max(settings.sparse_bytes, unit) if settings.sparse_bytes else 0
         # An exact multiple of the target's clusters: no cluster is written by two threads.
         self.chunk = max(CHUNK_BYTES, cluster)
         self._zeroes = Zeroes()

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pyhyve.image.contract import Image
+    from pyhyve.image.qcow2.reading import Qcow2Reader
     from pyhyve.image.storage import Storage
 
 
@@ -71,8 +72,23 @@ def _measure_qcow2(size: int, options: Mapping[str, str | int | bool], source: I
         if options.get("preallocation") in {"falloc", "full"}:
             data = size
     required = total - size + data
-    bitmaps = 0 if isinstance(source, Qcow2Reader) and source.header.version >= 3 else None
+    bitmaps = None
+    if isinstance(source, Qcow2Reader) and source.header.version >= 3 and header.version >= 3:
+        bitmaps = _bitmaps_bytes(source, cluster)
     return Measurement(required, total, bitmaps)
+
+
+def _bitmaps_bytes(source: Qcow2Reader, cluster: int) -> int:
+    """Space of all bitmaps, as if each of their clusters had something set."""
+    from pyhyve.image.qcow2.bitmap_changes import bitmap_bytes  # noqa: PLC0415 - only this format
+    from pyhyve.image.qcow2.bitmaps import load_directory  # noqa: PLC0415
+    from pyhyve.image.qcow2.format import build_bitmap_directory  # noqa: PLC0415
+
+    entries, total = load_directory(source.meta), 0
+    for entry in entries:
+        clusters = -(-bitmap_bytes(source.size_bytes, entry.granularity_bits) // cluster)
+        total += clusters * cluster + _round_up(clusters * 8, cluster)
+    return total + _round_up(len(build_bitmap_directory(entries)), cluster)
 
 
 def _refcount_bytes(clusters: int, cluster: int, order: int) -> int:

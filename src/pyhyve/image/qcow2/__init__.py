@@ -47,10 +47,14 @@ FORMAT = ImageFormat(
         ),
         CreateOption("data_file", OptionType.STRING, "File name of an external data file"),
         CreateOption("data_file_raw", OptionType.BOOLEAN, "The external data file must stay valid as a raw image"),
+        CreateOption("encrypt.format", OptionType.STRING, "Encrypt the image (refused)"),
+        CreateOption("encryption", OptionType.BOOLEAN, "Encrypt the image (refused)"),
         CreateOption("extended_l2", OptionType.BOOLEAN, "Extended L2 tables", "off"),
-        CreateOption("extent_size_hint", OptionType.SIZE, "Extent size hint for the image file, 0 to disable"),
+        CreateOption(
+            "extent_size_hint", OptionType.SIZE, "Extent size hint for the image file, 0 to disable", of_file=True
+        ),
         CreateOption("lazy_refcounts", OptionType.BOOLEAN, "Postpone refcount updates", "off"),
-        CreateOption("nocow", OptionType.BOOLEAN, "Turn off copy-on-write (valid only on btrfs)"),
+        CreateOption("nocow", OptionType.BOOLEAN, "Turn off copy-on-write (valid only on btrfs)", of_file=True),
         CreateOption(
             "preallocation", OptionType.STRING, "Preallocation mode (allowed values: off, metadata, falloc, full)"
         ),

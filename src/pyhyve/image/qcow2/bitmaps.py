@@ -6,28 +6,26 @@ image is closed: after a crash every reader sees that it cannot be trusted.
 
 from __future__ import annotations
 
-from array import array
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pyhyve.image.contract import ImageFormatError
 from pyhyve.image.qcow2.format import (
     OFFSET_MASK,
-    Autoclear,
     BitmapEntry,
     BitmapFlag,
-    BitmapsExtension,
     build_bitmap_directory,
     parse_bitmap_directory,
 )
 from pyhyve.image.qcow2.tables import load_u64, store_u64
 
 if TYPE_CHECKING:
+    from array import array
     from collections.abc import Iterator
 
     from pyhyve.image.qcow2.metadata import Metadata
 
-_MAX_BITMAP_BYTES = 64 * 1024 * 1024
+MAX_BITMAP_BYTES = 64 * 1024 * 1024
 _FLAG_NAMES = ((BitmapFlag.IN_USE, "in-use"), (BitmapFlag.AUTO, "auto"))
 
 
@@ -97,7 +95,7 @@ class DirtyBitmaps:
         granules = -(-meta.header.size >> entry.granularity_bits)
         length = (granules + 7) // 8
         clusters = -(-length >> meta.cluster_bits)
-        if length > _MAX_BITMAP_BYTES or clusters > entry.bitmap_table_size:
+        if length > MAX_BITMAP_BYTES or clusters > entry.bitmap_table_size:
             msg = f"Bitmap '{entry.name}' is too large or its table too small"
             raise ImageFormatError(msg)
         data = bytearray()
@@ -164,59 +162,3 @@ def note_write(meta: Metadata, offset: int, length: int) -> None:
         if meta.bitmaps is None:
             meta.bitmaps = DirtyBitmaps(meta)
         meta.bitmaps.record(offset, length)
-
-
-def copy_bitmaps(source: Metadata, target: Metadata) -> None:
-    """Copy all bitmaps of one image to a new image of the same size, which has none."""
-    entries = load_directory(source)
-    if not entries:
-        return
-    with target.lock:
-        copied: list[BitmapEntry] = []
-        for entry in entries:
-            if entry.flags & BitmapFlag.IN_USE:
-                msg = f"Bitmap '{entry.name}' is inconsistent and cannot be copied"
-                raise ImageFormatError(msg)
-            copied.append(_copy_bitmap(source, target, entry))
-        data = build_bitmap_directory(tuple(copied))
-        offset, _ = target.allocate(-(-len(data) >> target.cluster_bits), exact=True)
-        target.storage.pwrite(data, offset)
-        target.write_back(final=True)
-        target.write_header(
-            replace(
-                target.header,
-                bitmaps=BitmapsExtension(len(copied), len(data), offset),
-                autoclear_features=target.header.autoclear_features | Autoclear.BITMAPS,
-            )
-        )
-
-
-def _copy_bitmap(source: Metadata, target: Metadata, entry: BitmapEntry) -> BitmapEntry:
-    """Bitmap data cut into the target's cluster size."""
-    table = load_bitmap_table(source, entry)
-    granules = -(-source.header.size >> entry.granularity_bits)
-    length = (granules + 7) // 8
-    if length > _MAX_BITMAP_BYTES:
-        msg = f"Bitmap '{entry.name}' is too large"
-        raise ImageFormatError(msg)
-    data = bytearray()
-    for word in table:
-        if word & OFFSET_MASK:
-            data += source.storage.pread(source.cluster_size, word & OFFSET_MASK).ljust(source.cluster_size, b"\0")
-        else:
-            data += (b"\xff" if word & 1 else b"\0") * source.cluster_size
-        if len(data) >= length:
-            break
-    del data[length:]
-    new_table = array("Q")
-    for at in range(0, length, target.cluster_size):
-        part = data[at : at + target.cluster_size]
-        if any(part):
-            place, _ = target.allocate(1, exact=True)
-            target.storage.pwrite(part.ljust(target.cluster_size, b"\0"), place)
-            new_table.append(place)
-        else:
-            new_table.append(0)
-    offset, _ = target.allocate(-(-len(new_table) * 8 >> target.cluster_bits), exact=True)
-    target.storage.pwrite(store_u64(new_table), offset)
-    return replace(entry, bitmap_table_offset=offset, bitmap_table_size=len(new_table))

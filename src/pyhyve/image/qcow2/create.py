@@ -6,7 +6,7 @@ from array import array
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pyhyve.image.contract import CreateRequest, ImageError, ImageFormatError, OpenRequest
+from pyhyve.image.contract import CreateRequest, ImageError, ImageFormatError, ImageUnsupportedError, OpenRequest
 from pyhyve.image.qcow2.format import (
     MAX_L1_SIZE_BYTES,
     OFLAG_COPIED,
@@ -22,6 +22,7 @@ from pyhyve.image.qcow2.tables import ascending
 from pyhyve.image.raw import preallocate
 
 if TYPE_CHECKING:
+    from pyhyve.image.qcow2.image import Qcow2Image
     from pyhyve.image.storage import Storage
 
 _VERSIONS = {"0.10": 2, "v2": 2, "1.1": 3, "v3": 3}
@@ -48,6 +49,9 @@ def new_header(request: CreateRequest) -> Header:
     if compression not in {"zlib", "zstd"}:
         msg = f"Invalid parameter '{compression}' for 'compression_type' (use zlib or zstd)"
         raise ImageError(msg)
+    if request.flag("encryption") or request.text("encrypt.format"):
+        msg = "qcow2 encryption is not supported: encrypt the file system or the device that holds the image"
+        raise ImageUnsupportedError(msg)
     data_file = request.text("data_file")
     raw_data, extended, lazy = (request.flag(name) for name in ("data_file_raw", "extended_l2", "lazy_refcounts"))
     if version < 3:
@@ -144,42 +148,52 @@ def create(request: CreateRequest) -> None:
     try:
         write_empty(request.storage, header)
         if mode != "off" or header.autoclear_features & Autoclear.RAW_EXTERNAL_DATA:
-            _preallocate(request, data, header, mode if mode != "off" else "metadata")
+            _preallocate(request, data, mode if mode != "off" else "metadata")
     finally:
         if data is not request.storage:
             data.close()
 
 
-def _preallocate(request: CreateRequest, data: Storage, header: Header, mode: str) -> None:
-    """Map every cluster; `falloc` and `full` also reserve or write the space."""
+def _preallocate(request: CreateRequest, data: Storage, mode: str) -> None:
+    """Map every cluster of a new image."""
     from pyhyve.image.qcow2.image import Qcow2Image  # noqa: PLC0415 - only preallocated images need it
 
     opened = Qcow2Image(OpenRequest(request.storage, writable=True, open_sibling=lambda _name, _writable: data))
-    meta = opened.meta
-    size, cluster = header.size, header.cluster_size
-    total, at = -(-size // cluster), 0
+    preallocate_clusters(opened, 0, mode)
+    opened.meta.close()
+
+
+def preallocate_clusters(image: Qcow2Image, start: int, mode: str) -> None:
+    """Map the clusters from byte `start` that nothing has; `falloc` and `full` also reserve or write their space."""
+    meta = image.meta
+    header, cluster = meta.header, meta.cluster_size
+    total, at = -(-header.size // cluster), -(-start // cluster)
+    first = at * cluster
     while at < total:
         l1_index, index = divmod(at, header.l2_entries)
         table = meta.writable_table(l1_index)
         count = min(total - at, header.l2_entries - index)
+        words = table.entries[index * meta.words_per_entry : (index + count) * meta.words_per_entry]
+        if any(words):  # zero clusters that hide a backing image
+            at += count
+            continue
         if header.has_data_file:
             host, taken = at * cluster, count
         else:
             host, taken = meta.allocate(count)
-            length = min(taken * cluster, max(0, size - at * cluster)) if taken == total - at else taken * cluster
+            length = min(taken * cluster, header.size - at * cluster)
             if mode == "metadata":
-                request.storage.truncate(max(request.storage.size_bytes, host + length))
+                meta.storage.truncate(max(meta.storage.size_bytes, host + length))
             else:
-                preallocate(request, host, taken * cluster, mode)
+                preallocate(meta.storage, host, taken * cluster, mode)
         words = ascending(host | OFLAG_COPIED, taken, cluster)
         if header.extended_l2:
             pairs = array("Q", (0,)) * (2 * taken)  # space for all subclusters, none of them allocated
             pairs[::2] = words
             words = pairs
-        start = index * meta.words_per_entry
-        table.entries[start : start + len(words)] = words
-        meta.mark_table(l1_index, table, start, start + len(words))
+        low = index * meta.words_per_entry
+        table.entries[low : low + len(words)] = words
+        meta.mark_table(l1_index, table, low, low + len(words))
         at += taken
     if header.has_data_file and mode in {"falloc", "full"}:
-        preallocate(replace(request, storage=data), 0, size, mode)
-    meta.close()
+        preallocate(image.data, first, header.size - first, mode)

@@ -237,6 +237,7 @@ class Qcow2Image(Qcow2Reader):
                 host = entry & OFFSET_MASK
                 meta.guard_in_place(host, self._cluster_size)
             else:
+                meta.writable_table(l1_index)  # before the data, as above
                 unwritten = meta.refcounts.high_water << self._bits
                 host, _ = meta.allocate(1)
                 fresh = host >= unwritten

@@ -14,7 +14,6 @@ from pyhyve.image.qcow2.format import (
     V2_HEADER_LENGTH,
     Autoclear,
     Compatible,
-    Header,
     Incompatible,
 )
 from pyhyve.image.qcow2.snapshots import free_vm_state
@@ -27,6 +26,11 @@ if TYPE_CHECKING:
     from pyhyve.image.qcow2.metadata import Metadata
 
 
+AMENDABLE = (
+    "backing_file", "backing_fmt", "compat", "data_file", "data_file_raw", "lazy_refcounts", "refcount_bits", "size",
+)  # fmt: skip
+
+
 def resize(image: Qcow2Image, size_bytes: int) -> None:
     """Change the virtual size; clusters past a smaller size are freed."""
     meta, header = image.meta, image.meta.header
@@ -36,9 +40,6 @@ def resize(image: Qcow2Image, size_bytes: int) -> None:
     if header.nb_snapshots and header.version < 3:
         msg = "Can't resize a v2 image which has snapshots"
         raise ImageUnsupportedError(msg)
-    if header.bitmaps is not None:
-        msg = "Can't resize an image that has bitmaps"
-        raise ImageUnsupportedError(msg)
     old_size = header.size
     with meta.lock:
         free_vm_state(meta)  # it lies right behind the disk
@@ -46,7 +47,12 @@ def resize(image: Qcow2Image, size_bytes: int) -> None:
         _free_past(image, size_bytes)
     image.flush()
     with meta.lock:
+        # Readers refuse a bitmap that is shorter than its disk: it grows first and shrinks last.
+        if size_bytes > old_size:
+            _resize_bitmaps(meta, size_bytes)
         _switch_size(meta, size_bytes)
+        if size_bytes < old_size:
+            _resize_bitmaps(meta, size_bytes)
         if header.has_data_file and header.autoclear_features & Autoclear.RAW_EXTERNAL_DATA:
             image.data.truncate(size_bytes)
     if size_bytes > old_size:
@@ -57,6 +63,16 @@ def resize(image: Qcow2Image, size_bytes: int) -> None:
         if below > cluster_end:
             image.write_zeroes(cluster_end, below - cluster_end)
         image.flush()
+
+
+def _resize_bitmaps(meta: Metadata, size_bytes: int) -> None:
+    if meta.header.bitmaps is None:
+        return
+    from pyhyve.image.qcow2.bitmap_changes import BitmapChanges  # noqa: PLC0415 - images with bitmaps are rare
+
+    changes = BitmapChanges(meta)
+    changes.resize(size_bytes)
+    changes.commit()
 
 
 def make_empty(image: Qcow2Image) -> None:
@@ -145,10 +161,15 @@ def amend(
 ) -> None:
     """Change creation options of an existing image; ImageUnsupportedError for what cannot be changed."""
     header = image.header
-    for name in ("cluster_size", "extended_l2", "compression_type", "preallocation"):
-        if name in options and options[name] != _current(header, name):
-            msg = f"Changing the {name.replace('_', ' ')} is not supported"
+    for name in options:
+        if name not in AMENDABLE:
+            msg = f"Invalid parameter '{name}': this option is only supported for image creation"
             raise ImageUnsupportedError(msg)
+    below = image.backing_reference
+    names = (below.filename, below.format_name) if below is not None else (None, None)
+    if (options.get("backing_file", names[0]) or None, options.get("backing_fmt", names[1]) or None) != names:
+        msg = "Cannot amend the backing file: use `pyhyve img rebase`"
+        raise ImageUnsupportedError(msg)
     compat = str(options.get("compat", f"v{header.version}"))
     wanted = {"0.10": 2, "v2": 2, "1.1": 3, "v3": 3}.get(compat)
     if wanted is None:
@@ -162,10 +183,6 @@ def amend(
     lazy = options.get("lazy_refcounts")
     if lazy is not None:
         _change_lazy(image, enable=bool(lazy), version=wanted)
-    if "backing_file" in options or "backing_fmt" in options:
-        filename = options.get("backing_file", image.header.backing_file)
-        form = options.get("backing_fmt", image.header.backing_format)
-        change_backing(image, str(filename) if filename else None, str(form) if form else None)
     if "data_file" in options:
         if not image.header.has_data_file:
             msg = "data-file can only be set for images that use an external data file"
@@ -180,14 +197,6 @@ def amend(
         image.resize(int(options["size"]))
     if progress is not None:
         progress(1, 1)
-
-
-def _current(header: Header, name: str) -> object:
-    return {
-        "cluster_size": header.cluster_size,
-        "extended_l2": header.extended_l2,
-        "compression_type": "zstd" if header.compression_type else "zlib",
-    }.get(name)
 
 
 def _change_refcount_bits(image: Qcow2Image, bits: int, version: int) -> None:

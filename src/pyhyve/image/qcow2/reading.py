@@ -105,6 +105,11 @@ class Qcow2Reader(Image):
         """Cluster size."""
         return self._cluster_size
 
+    @property
+    def allocation_unit_bytes(self) -> int:
+        """A subcluster, or a cluster."""
+        return self._cluster_size // 32 if self.meta.header.extended_l2 else self._cluster_size
+
     def disk_usage_bytes(self) -> int | None:
         """Image file and external data file."""
         used = self.storage.disk_usage_bytes()
