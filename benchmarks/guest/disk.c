@@ -104,6 +104,7 @@ static void run(const char *name, int writes, int random_order, unsigned size, i
 
 int main(int argc, char **argv)
 {
+	int share = argc > 2 ? atoi(argv[2]) : 1;
 	uint64_t sum = 0;
 
 	disk = open(argc > 1 ? argv[1] : "/dev/vdc", O_RDWR | O_DIRECT);
@@ -114,13 +115,13 @@ int main(int argc, char **argv)
 	for (int i = 0; i < MAX_DEPTH; i++)
 		if (posix_memalign((void **)&buffers[i], 4096, 128 << 10))
 			return 1;
-	run("warm-up", 0, 0, 128 << 10, 4, 512);
-	run("randread-1", 0, 1, 4096, 1, 3000);
-	run("randread-32", 0, 1, 4096, 32, 16000);
-	run("randwrite-1", 1, 1, 4096, 1, 3000);
-	run("randwrite-32", 1, 1, 4096, 32, 16000);
-	run("seqread", 0, 0, 128 << 10, 4, 2048);
-	run("seqwrite", 1, 0, 128 << 10, 4, 1500);
+	run("warm-up", 0, 0, 128 << 10, 4, 512 / share);
+	run("randread-1", 0, 1, 4096, 1, 3000 / share);
+	run("randread-32", 0, 1, 4096, 32, 16000 / share);
+	run("randwrite-1", 1, 1, 4096, 1, 3000 / share);
+	run("randwrite-32", 1, 1, 4096, 32, 16000 / share);
+	run("seqread", 0, 0, 128 << 10, 4, 2048 / share);
+	run("seqwrite", 1, 0, 128 << 10, 4, 1500 / share);
 	for (unsigned at = 0; at < DISK_BYTES; at += 128 << 10) {
 		if (pread(disk, buffers[0], 128 << 10, at) != 128 << 10)
 			return 1;

@@ -6,17 +6,14 @@ import hashlib
 import os
 import random
 import re
-import shutil
 import socket
-import subprocess
 import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
 from .conftest import BOOT_TIMEOUT_S
+from .programs import compiled, install_programs, program_disk
 
 if TYPE_CHECKING:
     from pyhyve.guest.builder import Guest
@@ -28,18 +25,6 @@ HERE = Path(__file__).parent
 APPEND = "console=ttyS0 quiet"
 AGENT = "org.qemu.guest_agent.0"
 TALK_TIMEOUT_S = 120
-
-
-def program_disk(directory: Path, source: Path) -> Path:
-    """A disk image that holds a program for the guest, compiled from `source`."""
-    compiler = shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("gcc is not installed (apt-get install gcc libc6-dev)")
-    program = directory / "program"
-    subprocess.run([compiler, "-O2", "-static", "-o", str(program), str(source)], check=True)
-    with program.open("r+b") as file:
-        file.truncate(-(-program.stat().st_size // 512) * 512)
-    return program
 
 
 def talk(peer: socket.socket, data: bytes) -> bytes:
@@ -60,16 +45,16 @@ def talk(peer: socket.socket, data: bytes) -> bytes:
 
 
 def test_virtual_sockets_carry_streams_both_ways(debian_6_1: Guest, tmp_path: Path, start: StartMachine) -> None:
-    disk = program_disk(tmp_path, HERE / "vsock.c")
+    disk = program_disk(tmp_path / "programs", compiled(tmp_path, HERE / "vsock.c"))
     path = tmp_path / "v"
     console = start(
         debian_6_1, APPEND, "--disk", f"{disk},format=raw,readonly=on", "--vsock", f"7=unix:{path}", "--memory", "256M"
     )
     console.wait_ready(BOOT_TIMEOUT_S)
-    console.run("cat /dev/vda > /tmp/vsock; chmod +x /tmp/vsock")
+    install_programs(console, "/dev/vda")
 
     data = random.Random(1).randbytes(3 << 20)
-    console.run("(/tmp/vsock listen 80 >/tmp/said &); until [ -s /tmp/said ]; do usleep 50000; done", TALK_TIMEOUT_S)
+    console.run("(vsock listen 80 >/tmp/said &); until [ -s /tmp/said ]; do usleep 50000; done", TALK_TIMEOUT_S)
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(TALK_TIMEOUT_S)
         client.connect(str(path))
@@ -99,11 +84,11 @@ def test_virtual_sockets_carry_streams_both_ways(debian_6_1: Guest, tmp_path: Pa
         thread = threading.Thread(target=serve)
         thread.start()
         console.run("head -c 2000000 /dev/urandom > /tmp/data")
-        said = console.run("/tmp/vsock connect 22 < /tmp/data; sha256sum < /tmp/data", TALK_TIMEOUT_S)
+        said = console.run("vsock connect 22 < /tmp/data; sha256sum < /tmp/data", TALK_TIMEOUT_S)
         thread.join(TALK_TIMEOUT_S)
     first, second = said.split()[:2]
     assert first.encode() == second.encode() == sums[0]
-    assert "Connection reset" in console.run("/tmp/vsock connect 23 </dev/null 2>&1")
+    assert "Connection reset" in console.run("vsock connect 23 </dev/null 2>&1")
 
 
 def connect(path: Path) -> socket.socket:

@@ -76,7 +76,7 @@ def test_cdrom_is_read_only_to_the_guest(debian_6_1: Guest, disk: Path, start: S
 
 
 def test_second_machine_on_an_image_is_refused(debian_6_1: Guest, disk: Path, start: StartMachine) -> None:
-    console = start(debian_6_1, APPEND, "--disk", f"{disk},format=raw")
+    console = start(debian_6_1, APPEND, "--name", "keeper", "--disk", f"{disk},format=raw")
     console.wait_ready(BOOT_TIMEOUT_S)
     second = subprocess.run(
         our_command(debian_6_1, APPEND, ("--disk", f"{disk},format=raw")),
@@ -86,6 +86,7 @@ def test_second_machine_on_an_image_is_refused(debian_6_1: Guest, disk: Path, st
     (line,) = second.stderr.splitlines()
     assert "another process" in line
     assert str(disk) in line
+    assert f"keeper (process {console.pid})" in line
 
 
 @pytest.mark.parametrize("contents", [b"", b"QFI\xfb" + bytes(100)], ids=["empty qcow2", "damaged qcow2"])

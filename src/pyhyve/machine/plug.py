@@ -15,9 +15,10 @@ from pyhyve.devices.virtio.error_policy import ErrorPolicy, is_full
 from pyhyve.devices.virtio.factory import PluggableDevice, make_disk, make_net
 from pyhyve.devices.virtio.pci import VirtioPci
 from pyhyve.devices.virtio.scsi import VirtioScsiCdrom
-from pyhyve.image.contract import ImageError
+from pyhyve.image.contract import ImageError, ImageLockedError
 from pyhyve.image.opening import OpenSettings, open_image, open_overlay
 from pyhyve.machine.config import ConfigError, NetKind
+from pyhyve.machine.holders import describe_holders
 from pyhyve.machine.notices import NoticeKind
 
 if TYPE_CHECKING:
@@ -112,7 +113,8 @@ def _open(disk: DiskConfig) -> Image:
     try:
         return opener(str(disk.path), settings)
     except (ImageError, OSError) as error:
-        msg = f"disk: {error}"
+        holders = describe_holders(disk.path) if isinstance(error, ImageLockedError) else ""
+        msg = f"disk: {error} It is open in {holders}." if holders else f"disk: {error}"
         raise ConfigError(msg) from error
 
 

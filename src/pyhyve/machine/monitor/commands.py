@@ -46,6 +46,8 @@ def run_state(machine: Machine) -> str:
         return "running"
     if machine.state is MachineState.SHUTDOWN:
         return "shutdown"
+    if machine.condition:
+        return machine.condition
     return "prelaunch" if machine.prelaunch else "paused"
 
 
