@@ -7,17 +7,20 @@ registers stand. Runs of plain memory go at the host's own speed.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pyhyve.cpu.engine.state import PAGE_BYTES, PAGE_MASK, PAGE_SHIFT, TLB_ENTRIES
 from pyhyve.cpu.isa.x86 import flags, ports
 from pyhyve.cpu.isa.x86.addressing import check_segment
-from pyhyve.cpu.isa.x86.memory import mmu
+from pyhyve.cpu.isa.x86.memory import current_index, mmu
 from pyhyve.cpu.isa.x86.mode import MODE_FLAT
 from pyhyve.cpu.isa.x86.state import STATE, Gpr, Seg
 from pyhyve.cpu.lang import U64, Pointer, Value, current, inline, kernel, u64
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pyhyve.cpu.lang import Kernel
 
 P = Pointer(STATE)
@@ -100,141 +103,159 @@ def _minimum(a: Value, b: Value) -> Value:
     return current().select(a < b, a, b)
 
 
-def _make_movs(size: int) -> Kernel:
-    letter = {1: "b", 2: "w", 4: "l", 8: "q"}[size]
+def _repeated(
+    name: str, size: int, registers: tuple[Gpr, ...], element: Callable[..., Value], *, compares: bool = False
+) -> Kernel:
+    """The kernel of a string instruction: (state, address bits, REP prefix, segment override or 8) -> 1 when complete.
 
-    @kernel(P, U64, U64, U64, result=U64, name=f"x86.movs{size}", attributes="nounwind noinline")
-    def movs(st: Any, address_bits: Any, repeat: Any, segment: Any) -> Any:
-        mask = address_mask(st, address_bits)
-        source_segment = _source_segment(segment)
-        step = _step(st, size)
+    `element(st, operand, count)` does at least one element, advances the index registers and returns how many it did;
+    it may fault. The kernel comes back early, to be called again, when something is asked of the vCPU and when an
+    element reached a device. Under a 32-bit address size REP zero-extends `registers` (and RCX) first.
+    """
+
+    @kernel(P, U64, U64, U64, result=U64, name=f"x86.{name}{size}", attributes="nounwind noinline")
+    def run(st: Any, address_bits: Any, repeat: Any, segment: Any) -> Any:
+        operand = _Operand(address_bits, address_mask(st, address_bits), _source_segment(segment))
         count: U64 = 1
         if repeat != 0:
-            count = st.gpr[Gpr.RCX] & mask
-            _begin_repeat(st, address_bits, (Gpr.RCX, Gpr.RSI, Gpr.RDI))
+            count = st.gpr[Gpr.RCX] & operand.mask
+            _begin_repeat(st, address_bits, registers)
+        # A fault leaves the flags as they were before the whole instruction.
+        old_result = st.fl_result
+        old_aux = st.fl_aux
         while count != 0:
-            source = st.gpr[Gpr.RSI] & mask
-            target = st.gpr[Gpr.RDI] & mask
-            from_ = string_linear(st, source, source_segment, u64(size), u64(0))
+            done = element(st, operand, count)
             if st.stop != 0:
+                if compares:
+                    st.fl_result = old_result
+                    st.fl_aux = old_aux
                 return 0
-            to = string_linear(st, target, u64(Seg.ES), u64(size), u64(1))
-            if st.stop != 0:
-                # The source's page comes before the destination's segment.
-                st.stop = 0
-                mmu.probe_read(st, from_, u64(size), (st.mode >> 8) & 3)
-                if st.stop == 0:
-                    string_linear(st, target, u64(Seg.ES), u64(size), u64(1))
-                return 0
-            done: U64 = 1
-            reads = _entry(st, from_)
-            writes = _entry(st, to)
-            plain = (reads.read == from_ & PAGE_MASK) & (writes.write == to & PAGE_MASK)
-            if step == size and plain and address_bits != 16:
-                run = _minimum(_minimum(_run_length(st, source, from_, size), _run_length(st, target, to, size)), count)
-                if run != 0:
-                    done = run
-                    b = current()
-                    b.asm(
-                        f"rep movs{letter}", "={rdi},={rsi},={rcx},{rdi},{rsi},{rcx},~{memory}",
-                        "{ i64, i64, i64 }",
-                        [("i64", (to + writes.addend).ir), ("i64", (from_ + reads.addend).ir), ("i64", run.get().ir)],
-                    )
-                else:
-                    copy_one(st, from_, to)
-            else:
-                copy_one(st, from_, to)
-            if st.stop != 0:
-                return 0
-            set_index(st, u64(Gpr.RSI), address_bits, source + step * done)
-            set_index(st, u64(Gpr.RDI), address_bits, target + step * done)
             count = count - done
             if repeat != 0:
                 set_index(st, u64(Gpr.RCX), address_bits, count)
+                if compares and (
+                    (repeat == REPEAT_EQUAL and st.fl_result != 0) or (repeat == REPEAT_NOT_EQUAL and st.fl_result == 0)
+                ):
+                    return 1
             if count != 0 and (st.access_done != 0 or current().load(st.ref("request"), volatile=True) != 0):
                 return 0
         return 1
 
+    return run
+
+
+@dataclass(frozen=True, slots=True)
+class _Operand:
+    """What the prefixes of a string instruction say."""
+
+    address_bits: Value
+    mask: Value
+    """All ones of the address size."""
+    segment: Value
+    """Of the source."""
+
+    def source(self, st: Value) -> Value:
+        """Offset in RSI."""
+        return st.gpr[Gpr.RSI] & self.mask
+
+    def target(self, st: Value) -> Value:
+        """Offset in RDI."""
+        return st.gpr[Gpr.RDI] & self.mask
+
+    def advance(self, st: Value, number: Gpr, offset: Value, by: Value) -> None:
+        """Set an index register to `offset + by`."""
+        set_index(st, u64(number), self.address_bits, offset + by)
+
+
+def _make_movs(size: int) -> Kernel:
+    letter = {1: "b", 2: "w", 4: "l", 8: "q"}[size]
+
     @kernel(P, U64, U64, name=f"x86.copy_one{size}", attributes="nounwind noinline")
     def copy_one(st: Any, from_: Any, to: Any) -> None:
-        value = mmu.load_at(st, from_, u64(size), (st.mode >> 8) & 3)
-        if st.stop != 0:
-            return
-        mmu.store_at(st, to, u64(size), value, (st.mode >> 8) & 3)
+        value = mmu.load_at(st, from_, u64(size), current_index(st))
+        if st.stop == 0:
+            mmu.store_at(st, to, u64(size), value, current_index(st))
 
-    return movs
+    @inline
+    def element(st: Any, operand: _Operand, count: Any) -> Any:
+        source, target, step = operand.source(st), operand.target(st), _step(st, size)
+        done: U64 = 1
+        from_ = string_linear(st, source, operand.segment, u64(size), u64(0))
+        if st.stop == 0:
+            to = string_linear(st, target, u64(Seg.ES), u64(size), u64(1))
+            if st.stop != 0:
+                # The source's page comes before the destination's segment.
+                st.stop = 0
+                mmu.probe_read(st, from_, u64(size), current_index(st))
+                if st.stop == 0:
+                    string_linear(st, target, u64(Seg.ES), u64(size), u64(1))
+            else:
+                reads, writes = _entry(st, from_), _entry(st, to)
+                run: U64 = 0
+                if (
+                    step == size
+                    and (reads.read == from_ & PAGE_MASK) & (writes.write == to & PAGE_MASK)
+                    and operand.address_bits != 16
+                ):
+                    room = _minimum(_run_length(st, source, from_, size), _run_length(st, target, to, size))
+                    run = _minimum(room, count)
+                if run != 0:
+                    done = run
+                    current().asm(
+                        f"rep movs{letter}", "={rdi},={rsi},={rcx},{rdi},{rsi},{rcx},~{memory}", "{ i64, i64, i64 }",
+                        [("i64", (to + writes.addend).ir), ("i64", (from_ + reads.addend).ir), ("i64", run.get().ir)],
+                    )  # fmt: skip
+                else:
+                    copy_one(st, from_, to)
+                if st.stop == 0:
+                    operand.advance(st, Gpr.RSI, source, step * done)
+                    operand.advance(st, Gpr.RDI, target, step * done)
+        return done
+
+    return _repeated("movs", size, (Gpr.RCX, Gpr.RSI, Gpr.RDI), element)
 
 
 def _make_stos(size: int) -> Kernel:
     letter = {1: "b", 2: "w", 4: "l", 8: "q"}[size]
 
-    @kernel(P, U64, U64, U64, result=U64, name=f"x86.stos{size}", attributes="nounwind noinline")
-    def stos(st: Any, address_bits: Any, repeat: Any, _segment: Any) -> Any:
-        mask = address_mask(st, address_bits)
-        step = _step(st, size)
-        count: U64 = 1
-        if repeat != 0:
-            count = st.gpr[Gpr.RCX] & mask
-            _begin_repeat(st, address_bits, (Gpr.RCX, Gpr.RDI))
-        while count != 0:
-            target = st.gpr[Gpr.RDI] & mask
-            to = string_linear(st, target, u64(Seg.ES), u64(size), u64(1))
-            if st.stop != 0:
-                return 0
-            done: U64 = 1
+    @inline
+    def element(st: Any, operand: _Operand, count: Any) -> Any:
+        target, step = operand.target(st), _step(st, size)
+        done: U64 = 1
+        to = string_linear(st, target, u64(Seg.ES), u64(size), u64(1))
+        if st.stop == 0:
             writes = _entry(st, to)
-            if step == size and writes.write == to & PAGE_MASK and address_bits != 16:
+            run: U64 = 0
+            if step == size and writes.write == to & PAGE_MASK and operand.address_bits != 16:
                 run = _minimum(_run_length(st, target, to, size), count)
-                if run != 0:
-                    done = run
-                    current().asm(
-                        f"rep stos{letter}", "={rdi},={rcx},{rdi},{rcx},{rax},~{memory}", "{ i64, i64 }",
-                        [("i64", (to + writes.addend).ir), ("i64", run.get().ir), ("i64", st.gpr[Gpr.RAX].ir)],
-                    )
-                else:
-                    mmu.store_at(st, to, u64(size), st.gpr[Gpr.RAX], (st.mode >> 8) & 3)
+            if run != 0:
+                done = run
+                current().asm(
+                    f"rep stos{letter}", "={rdi},={rcx},{rdi},{rcx},{rax},~{memory}", "{ i64, i64 }",
+                    [("i64", (to + writes.addend).ir), ("i64", run.get().ir), ("i64", st.gpr[Gpr.RAX].ir)],
+                )  # fmt: skip
             else:
-                mmu.store_at(st, to, u64(size), st.gpr[Gpr.RAX], (st.mode >> 8) & 3)
-            if st.stop != 0:
-                return 0
-            set_index(st, u64(Gpr.RDI), address_bits, target + step * done)
-            count = count - done
-            if repeat != 0:
-                set_index(st, u64(Gpr.RCX), address_bits, count)
-            if count != 0 and (st.access_done != 0 or current().load(st.ref("request"), volatile=True) != 0):
-                return 0
-        return 1
+                mmu.store_at(st, to, u64(size), st.gpr[Gpr.RAX], current_index(st))
+            if st.stop == 0:
+                operand.advance(st, Gpr.RDI, target, step * done)
+        return done
 
-    return stos
+    return _repeated("stos", size, (Gpr.RCX, Gpr.RDI), element)
 
 
 def _make_lods(size: int) -> Kernel:
-    @kernel(P, U64, U64, U64, result=U64, name=f"x86.lods{size}", attributes="nounwind noinline")
-    def lods(st: Any, address_bits: Any, repeat: Any, segment: Any) -> Any:
-        mask = address_mask(st, address_bits)
-        source_segment = _source_segment(segment)
-        count: U64 = 1
-        if repeat != 0:
-            count = st.gpr[Gpr.RCX] & mask
-            _begin_repeat(st, address_bits, (Gpr.RCX,))
-        while count != 0:
-            source = st.gpr[Gpr.RSI] & mask
-            from_ = string_linear(st, source, source_segment, u64(size), u64(0))
-            if st.stop != 0:
-                return 0
-            value = mmu.load_at(st, from_, u64(size), (st.mode >> 8) & 3)
-            if st.stop != 0:
-                return 0
-            _set_accumulator(st, value, size)
-            set_index(st, u64(Gpr.RSI), address_bits, source + _step(st, size))
-            count = count - 1
-            if repeat != 0:
-                set_index(st, u64(Gpr.RCX), address_bits, count)
-            if count != 0 and (st.access_done != 0 or current().load(st.ref("request"), volatile=True) != 0):
-                return 0
-        return 1
+    @inline
+    def element(st: Any, operand: _Operand, _count: Any) -> Any:
+        source = operand.source(st)
+        from_ = string_linear(st, source, operand.segment, u64(size), u64(0))
+        if st.stop == 0:
+            value = mmu.load_at(st, from_, u64(size), current_index(st))
+            if st.stop == 0:
+                _set_accumulator(st, value, size)
+                operand.advance(st, Gpr.RSI, source, _step(st, size))
+        return u64(1)
 
-    return lods
+    return _repeated("lods", size, (Gpr.RCX,), element)
 
 
 @inline
@@ -257,120 +278,70 @@ def _set_compare_flags(st: Value, a: Value, b: Value, size: int) -> None:
 
 
 def _make_compare(size: int, *, scan: bool) -> Kernel:
-    name = "scas" if scan else "cmps"
-
-    @kernel(P, U64, U64, U64, result=U64, name=f"x86.{name}{size}", attributes="nounwind noinline")
-    def compare(st: Any, address_bits: Any, repeat: Any, segment: Any) -> Any:
-        mask = address_mask(st, address_bits)
-        source_segment = _source_segment(segment)
-        step = _step(st, size)
-        count: U64 = 1
-        if repeat != 0:
-            count = st.gpr[Gpr.RCX] & mask
-            _begin_repeat(st, address_bits, (Gpr.RCX,))
-        # A fault leaves the flags as they were before the whole instruction.
-        old_result = st.fl_result
-        old_aux = st.fl_aux
-        while count != 0:
-            target = st.gpr[Gpr.RDI] & mask
-            source = st.gpr[Gpr.RSI] & mask
-            first = st.gpr[Gpr.RAX]
-            second: U64 = 0
-            to = string_linear(st, target, u64(Seg.ES), u64(size), u64(0))
+    @inline
+    def element(st: Any, operand: _Operand, _count: Any) -> Any:
+        source, target, step = operand.source(st), operand.target(st), _step(st, size)
+        first = st.gpr[Gpr.RAX]
+        second: U64 = 0
+        to = string_linear(st, target, u64(Seg.ES), u64(size), u64(0))
+        if st.stop == 0:
+            second = mmu.load_at(st, to, u64(size), current_index(st))
+        if not scan and st.stop == 0:
+            from_ = string_linear(st, source, operand.segment, u64(size), u64(0))
             if st.stop == 0:
-                second = mmu.load_at(st, to, u64(size), (st.mode >> 8) & 3)
-            if not scan and st.stop == 0:
-                from_ = string_linear(st, source, source_segment, u64(size), u64(0))
-                if st.stop == 0:
-                    first = mmu.load_at(st, from_, u64(size), (st.mode >> 8) & 3)
-            if st.stop != 0:
-                st.fl_result = old_result
-                st.fl_aux = old_aux
-                return 0
+                first = mmu.load_at(st, from_, u64(size), current_index(st))
+        if st.stop == 0:
             _set_compare_flags(st, first, second, size)
             if not scan:
-                set_index(st, u64(Gpr.RSI), address_bits, source + step)
-            set_index(st, u64(Gpr.RDI), address_bits, target + step)
-            count = count - 1
-            if repeat != 0:
-                set_index(st, u64(Gpr.RCX), address_bits, count)
-                if (repeat == REPEAT_EQUAL and st.fl_result != 0) or (repeat == REPEAT_NOT_EQUAL and st.fl_result == 0):
-                    return 1
-            if count != 0 and (st.access_done != 0 or current().load(st.ref("request"), volatile=True) != 0):
-                return 0
-        return 1
+                operand.advance(st, Gpr.RSI, source, step)
+            operand.advance(st, Gpr.RDI, target, step)
+        return u64(1)
 
-    return compare
+    return _repeated("scas" if scan else "cmps", size, (Gpr.RCX,), element, compares=True)
+
+
+@inline
+def _port(st: Value) -> Value:
+    return st.gpr[Gpr.RDX] & 0xFFFF
 
 
 def _make_ins(size: int) -> Kernel:
-    @kernel(P, U64, U64, U64, result=U64, name=f"x86.ins{size}", attributes="nounwind noinline")
-    def ins(st: Any, address_bits: Any, repeat: Any, _segment: Any) -> Any:
-        mask = address_mask(st, address_bits)
-        count: U64 = 1
-        if repeat != 0:
-            count = st.gpr[Gpr.RCX] & mask
-            _begin_repeat(st, address_bits, (Gpr.RCX,))
-        if count == 0:
-            return 1
-        ports.check_port(st, st.gpr[Gpr.RDX] & 0xFFFF, u64(size))
-        if st.stop != 0:
-            return 0
-        target = st.gpr[Gpr.RDI] & mask
-        to = string_linear(st, target, u64(Seg.ES), u64(size), u64(1))
-        if st.stop != 0:
-            return 0
-        # The destination must be known good before the port is read: reading may have effects.
-        mmu.probe_write(st, to, u64(size), (st.mode >> 8) & 3)
-        if st.stop != 0:
-            return 0
-        value = ports.port_in(st, st.gpr[Gpr.RDX] & 0xFFFF, u64(size))
-        if st.stop != 0:
-            return 0
-        mmu.store_at(st, to, u64(size), value, (st.mode >> 8) & 3)
-        if st.stop != 0:
-            return 0
-        set_index(st, u64(Gpr.RDI), address_bits, target + _step(st, size))
-        if repeat != 0:
-            set_index(st, u64(Gpr.RCX), address_bits, count - 1)
-            if count != 1:
-                return 0
-        return 1
+    @inline
+    def element(st: Any, operand: _Operand, _count: Any) -> Any:
+        target = operand.target(st)
+        ports.check_port(st, _port(st), u64(size))
+        if st.stop == 0:
+            to = string_linear(st, target, u64(Seg.ES), u64(size), u64(1))
+            if st.stop == 0:
+                # The destination must be known good before the port is read: reading may have effects.
+                mmu.probe_write(st, to, u64(size), current_index(st))
+            if st.stop == 0:
+                value = ports.port_in(st, _port(st), u64(size))
+                if st.stop == 0:
+                    mmu.store_at(st, to, u64(size), value, current_index(st))
+            if st.stop == 0:
+                operand.advance(st, Gpr.RDI, target, _step(st, size))
+        return u64(1)
 
-    return ins
+    return _repeated("ins", size, (Gpr.RCX,), element)
 
 
 def _make_outs(size: int) -> Kernel:
-    @kernel(P, U64, U64, U64, result=U64, name=f"x86.outs{size}", attributes="nounwind noinline")
-    def outs(st: Any, address_bits: Any, repeat: Any, segment: Any) -> Any:
-        mask = address_mask(st, address_bits)
-        count: U64 = 1
-        if repeat != 0:
-            count = st.gpr[Gpr.RCX] & mask
-            _begin_repeat(st, address_bits, (Gpr.RCX,))
-        if count == 0:
-            return 1
-        ports.check_port(st, st.gpr[Gpr.RDX] & 0xFFFF, u64(size))
-        if st.stop != 0:
-            return 0
-        source = st.gpr[Gpr.RSI] & mask
-        from_ = string_linear(st, source, _source_segment(segment), u64(size), u64(0))
-        if st.stop != 0:
-            return 0
-        value = mmu.load_at(st, from_, u64(size), (st.mode >> 8) & 3)
-        if st.stop != 0:
-            return 0
-        ports.port_out(st, st.gpr[Gpr.RDX] & 0xFFFF, u64(size), value)
-        if st.stop != 0:
-            return 0
-        set_index(st, u64(Gpr.RSI), address_bits, source + _step(st, size))
-        if repeat != 0:
-            set_index(st, u64(Gpr.RCX), address_bits, count - 1)
-            if count != 1:
-                return 0
-        return 1
+    @inline
+    def element(st: Any, operand: _Operand, _count: Any) -> Any:
+        source = operand.source(st)
+        ports.check_port(st, _port(st), u64(size))
+        if st.stop == 0:
+            from_ = string_linear(st, source, operand.segment, u64(size), u64(0))
+            if st.stop == 0:
+                value = mmu.load_at(st, from_, u64(size), current_index(st))
+                if st.stop == 0:
+                    ports.port_out(st, _port(st), u64(size), value)
+            if st.stop == 0:
+                operand.advance(st, Gpr.RSI, source, _step(st, size))
+        return u64(1)
 
-    return outs
+    return _repeated("outs", size, (Gpr.RCX,), element)
 
 
 STRINGS: dict[tuple[str, int], Kernel] = {
