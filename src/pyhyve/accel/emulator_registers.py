@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyhyve.cpu.isa.x86.state import Gpr, Seg
+from pyhyve.cpu.isa.x86.state import RESET_CLEARS, Gpr, Seg
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -76,56 +76,8 @@ def write_registers(engine: EngineVcpu, values: Mapping[str, int]) -> None:
 
 def reset_registers(engine: EngineVcpu, index: int) -> None:
     """State after RESET (SDM Vol. 3A, table 10-1)."""
-    for name in ("gpr", "dr", "xmm", "fpr", "seg_sel", "seg_base", "mtrr_fixed", "mtrr_variable", "pdpte"):
+    for name in RESET_CLEARS:
         engine.clear(name)
-    for name in (
-        "fl_result",
-        "fl_aux",
-        "stop",
-        "deferred",
-        "single",
-        "access_done",
-        "access_next",
-        "event_pending",
-        "event_waits",
-        "event_inject",
-        "interrupt_shadow",
-        "nmi_blocked",
-        "halted",
-        "cr2",
-        "cr3",
-        "cr4",
-        "cr8",
-        "efer",
-        "star",
-        "lstar",
-        "cstar",
-        "sfmask",
-        "kernel_gs_base",
-        "sysenter_cs",
-        "sysenter_esp",
-        "sysenter_eip",
-        "tsc_aux",
-        "mtrr_def_type",
-        "tsc_deadline",
-        "cpl",
-        "fp_status",
-        "fp_top",
-        "fp_valid",
-        "gdt_base",
-        "idt_base",
-        "request",
-        "link_stub",
-        "spec_ctrl",
-        "debugctl",
-        "mcg_status",
-        "written_count",
-        "written_all",
-        "fp_ip",
-        "fp_dp",
-        "fp_opcode",
-    ):
-        engine.set(name, 0)
     engine.set("fl_result", 1)
     engine.set("eflags", 2)
     engine.set("gpr", 0x106CA, Gpr.RDX)

@@ -10,6 +10,7 @@ import pytest
 from pyhyve.accel.api import ExitKind
 from pyhyve.accel.cpu_models import CpuModel, CpuUnavailableError
 from pyhyve.accel.emulator import EmulatorVm
+from pyhyve.cpu.engine.state import MAX_ACCESSES
 from pyhyve.memory.guest import GuestMemory
 
 if TYPE_CHECKING:
@@ -172,14 +173,25 @@ def test_code_at_address_0_runs_like_any_other(pc: Pc) -> None:
     assert (pc.run()[0], pc.ax) == (ExitKind.HALT, 12)
 
 
-def test_instruction_with_too_many_accesses_is_reported(pc: Pc) -> None:
+def test_instruction_makes_as_many_accesses_as_it_must(pc: Pc) -> None:
     # ENTER 0, 31 copies 30 frame pointers through the stack, here in the hole of the video memory.
     pc.start(b"\xc8\x00\x00\x1f" + HLT)
     pc.vcpu.write_registers({"ss.base": VIDEO, "rsp": 0x4000, "rbp": 0x2000})
-    for _ in range(20):
+    done, writes = pc.vcpu.run(), []
+    while done.kind == ExitKind.MMIO:
+        writes.append(done.is_write)
         done = pc.vcpu.run()
-        if done.kind == ExitKind.INTERNAL_ERROR:
-            break
+    assert done.kind == ExitKind.HALT
+    assert writes == [True, *[False, True] * 30, True]
+
+
+def test_instruction_with_too_many_accesses_is_reported(pc: Pc) -> None:
+    pc.start(b"\xc8\x00\x00\x1f" + HLT)
+    pc.vcpu.write_registers({"ss.base": VIDEO, "rsp": 0x4000, "rbp": 0x2000})
+    assert pc.vcpu.run().kind == ExitKind.MMIO
+    pc.vcpu.engine.set("access_done", MAX_ACCESSES)
+    done = pc.vcpu.run()
+    assert done.kind == ExitKind.INTERNAL_ERROR
     assert "device accesses in one instruction at 0x1000" in done.message
 
 

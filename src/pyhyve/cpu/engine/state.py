@@ -142,6 +142,11 @@ def add_engine_fields(state: Struct) -> Struct:
     return state
 
 
+MIDST = (
+    "stop", "request", "deferred", "link_stub", "single", "access_done", "access_next", "event_waits", "written_count",
+    "written_all",
+)  # fmt: skip
+"""Fields that say what a vCPU is in the midst of: all zero, it is at `pc` and nothing is asked of it."""
 NO_ADDRESS = (1 << 64) - 1
 
 
@@ -174,6 +179,7 @@ __all__ = [
     "MAX_BLOCKS",
     "MAX_REGIONS",
     "MAX_UOPS",
+    "MIDST",
     "NO_ADDRESS",
     "PAGE_BYTES",
     "PAGE_MASK",

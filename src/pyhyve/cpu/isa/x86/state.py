@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from pyhyve.cpu.engine.state import add_engine_fields
+from pyhyve.cpu.engine.state import MIDST, add_engine_fields
 from pyhyve.cpu.lang import U8, U16, U32, U64, Array, Pointer, Struct
 
 
@@ -57,7 +57,9 @@ STATE.add("fl_aux", U32)
 """Lazy flags: bit 31 CF, bit 30 CF xor OF, bit 3 AF, bit 0 inverts SF, bits 8-15 are xored into the parity byte."""
 STATE.add("eflags", U32)
 """The other bits of EFLAGS (TF IF DF IOPL NT RF VM AC VIF VIP ID); bit 1 set, the six arithmetic ones clear."""
+_before = set(STATE.fields)
 add_engine_fields(STATE)
+_ENGINE = set(STATE.fields) - _before
 STATE.add("xmm", Array(U64, 32), align_bytes=16)
 """XMM0-15, 16 bytes each (two elements a register)."""
 STATE.add("fpr", Array(U64, 16), align_bytes=16)
@@ -120,3 +122,10 @@ for _name in ("large", "large_global"):
     STATE.add(f"{_name}_base", U64).add(f"{_name}_mask", U64)
 """Linear addresses that large pages (not global ones, global ones) may cover (`address & large_mask == large_base`; all
 ones: none): the TLB holds such pages in 4 KiB pieces, so that INVLPG of one must drop more than its own entry."""
+
+_KEPT = frozenset(
+    {"tsc_offset", "tsc_hz", "cpuid", "cpuid_count", "physical_bits", "interrupt_line", "bios_sign_id"}
+)
+"""What RESET leaves: what the machine has configured, its INTR line, and the microcode's revision."""
+RESET_CLEARS = (*MIDST, *(name for name in STATE.fields if name not in _ENGINE | _KEPT))
+"""Fields that RESET zeroes; some have another value then (SDM Vol. 3A, table 10-1)."""

@@ -233,3 +233,19 @@ def test_xsetbv_checks(processor: Any) -> None:
         cpu.call("xsetbv")
         assert cpu.exception == expected
     assert cpu["xcr0"] == 1
+
+
+@pytest.mark.parametrize("bit", [0, 1, 12, 13, 14, 16, 17, 22, 23, 24, 31])
+def test_cr4_bits_that_are_not_offered_are_refused(processor: Any, bit: int) -> None:
+    # VME, PVI, LA57, VMXE, SMXE, FSGSBASE, PCIDE, PKE, CET, PKS: SDM Vol. 3A, 2.5.
+    cpu = processor
+    cpu.protected()
+    cpu.call("write_cr", 4, 1 << bit)
+    assert cpu.exception == (13, 0)
+    assert cpu["cr4"] == 0
+
+
+def test_cpuid_does_not_offer_what_cr4_refuses() -> None:
+    features = next(row for row in cpuid.rows(0, 2_000_000_000) if row[0] == 1)
+    assert features[5] & 1 << 1 == 0  # VME
+    assert features[4] & 1 << 17 == 0  # PCID
