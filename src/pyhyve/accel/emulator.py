@@ -322,7 +322,8 @@ class EmulatorVm:
         self._tsc_base = (state.tsc - _counter(self.vcpus[0].engine)) % (1 << 64)
 
     def _cpuid(self) -> tuple[int, ...]:
-        return tuple(number for row in cpuid.rows(0, self.tsc_hz) for number in row)
+        rows = _guest_rows(cpuid.rows(0, self.tsc_hz), self.cpu_model)
+        return tuple(number for row in rows for number in row)
 
     def tsc_skew(self, index: int) -> int:
         """How far the counter of vCPU `index` is ahead of vCPU 0's."""

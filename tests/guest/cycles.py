@@ -1,0 +1,136 @@
+# ruff: noqa: T201 - a command prints
+"""A guest saved and restored again and again while it computes checksums and downloads over its network.
+
+    python -m tests.guest.cycles --cycles 200 [--accel jit|kvm] [--cpus N] [--seed N]
+
+Needs root: it makes a network namespace of its own, with a bridge and a web server. After each restore: the checksums
+are still right, both loops went on, the guest's clock is right, and its kernel has nothing to complain of.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyhyve.guest.builder import GuestSpec, build_guest
+from pyhyve.machine.config import MIB, AccelChoice, MachineConfig, NetConfig, NetKind
+
+from .in_process import RunningMachine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_HOST, _GUEST, _PORT = "10.87.0.1", "10.87.0.2", 8087
+_DATA_BYTES = 4 * MIB
+_CLOCK_TOLERANCE_S = 1.5
+_COMPLAINTS = r"soft lockup|stall|BUG|WARNING|I/O error|unstable|hung"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.guest.cycles")
+    parser.add_argument("--cycles", type=int, default=200)
+    parser.add_argument("--accel", default="jit", choices=["jit", "kvm"])
+    parser.add_argument("--cpus", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if not arguments.inside:
+        words = ["--seed", str(arguments.seed), *sys.argv[1:]]
+        return subprocess.run(
+            ["unshare", "-n", sys.executable, "-m", "tests.guest.cycles", "--inside", *words], check=False
+        ).returncode
+    print(f"seed {arguments.seed}", flush=True)
+    guest = build_guest(GuestSpec(), lambda *_: None, lambda _text: None)
+    with tempfile.TemporaryDirectory(prefix="pyhyve-cycles-") as directory, network(Path(directory)) as digest:
+        config = MachineConfig(
+            memory_bytes=256 * MIB,
+            cpus=arguments.cpus,
+            accel=AccelChoice(arguments.accel),
+            kernel=guest.kernel,
+            initrd=guest.initrd,
+            append="console=ttyS0 quiet",
+            nets=(NetConfig(NetKind.BRIDGE, "br0", mac="52:54:00:87:00:02"),),
+        )
+        run(config, Path(directory) / "state", arguments.cycles, random.Random(arguments.seed), digest)
+    print(f"{arguments.cycles} cycles: no error, clock right")
+    return 0
+
+
+@contextlib.contextmanager
+def network(directory: Path) -> Iterator[str]:
+    """A bridge and a web server on it; gives the SHA-256 of what it serves."""
+    for command in (
+        "link set lo up",
+        "link add br0 type bridge",
+        f"addr add {_HOST}/24 dev br0",
+        "link set br0 up",
+    ):
+        subprocess.run(["ip", *command.split()], check=True)
+    served = directory / "www"
+    served.mkdir()
+    data = os.urandom(_DATA_BYTES)
+    (served / "data").write_bytes(data)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "http.server", "--bind", _HOST, "--directory", str(served), str(_PORT)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield hashlib.sha256(data).hexdigest()
+    finally:
+        server.kill()
+        server.wait()
+
+
+def run(config: MachineConfig, path: Path, cycles: int, source: random.Random, digest: str) -> None:
+    machine = RunningMachine.boot(config)
+    machine.expect("pyhyve guest ready", 240)
+    machine.shell(f"ip addr add {_GUEST}/24 dev eth0; ip link set eth0 up; seq 100000 > /tmp/numbers")
+    expected = machine.shell("sha256sum < /tmp/numbers").split()[0]
+    machine.shell("(while :; do sha256sum < /tmp/numbers >> /tmp/sums; done) & :")
+    machine.shell(f"(while :; do wget -q -O - http://{_HOST}:{_PORT}/data | sha256sum >> /tmp/loads; done) & :")
+    done = (0, 0)
+    try:
+        for cycle in range(cycles):
+            time.sleep(source.uniform(0.0, 1.0))
+            machine.save(path)
+            machine.stop()
+            machine = RunningMachine.restore(path)
+            done = look(machine, cycle, done, {"sums": expected, "loads": digest})
+            if cycle % 10 == 9:
+                print(f"{cycle + 1} cycles, {done[0]} checksums, {done[1]} downloads", flush=True)
+    finally:
+        machine.stop()
+
+
+def look(machine: RunningMachine, cycle: int, before: tuple[int, int], expected: dict[str, str]) -> tuple[int, int]:
+    """Check the guest after a restore; the rounds that its loops have done."""
+    clock = machine.shell("date +%s")
+    assert abs(int(clock) - time.time()) < _CLOCK_TOLERANCE_S, f"cycle {cycle}: the guest's clock shows {clock}"
+    deadline = time.monotonic() + 60
+    while True:
+        counts = []
+        for name, digest in expected.items():
+            found = machine.shell(f"sort /tmp/{name} | uniq -c").split()
+            assert found[2::3] in ([], ["-"]), f"cycle {cycle}: {name} differ: {found}"
+            assert found[1::3] in ([], [digest]), f"cycle {cycle}: {name} are wrong: {found}"
+            counts.append(int(found[0]) if found else 0)
+        if counts[0] > before[0] and counts[1] > before[1]:
+            break
+        assert time.monotonic() < deadline, f"cycle {cycle}: the guest does not get on: {counts} after {before}"
+    complaints = machine.shell(f"dmesg | grep -E '{_COMPLAINTS}'")
+    assert not complaints, f"cycle {cycle}: {complaints}"
+    return counts[0], counts[1]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
