@@ -103,10 +103,10 @@ class RunningMachine:
         self._count += 1
         self.type(f"{command}; echo; echo {_MARK}$(({self._count}+0))-\n")
         output = self.expect(rf"\n{_MARK}{self._count}-\r?\n", timeout_s)
-        lines = output.replace("\r", "").split("\n")
-        # Before the output is what was typed, in one line or more: it ends with the mark as it was typed.
-        last = max((at for at, line in enumerate(lines) if "+0))-" in line), default=-1)
-        return "\n".join(lines[last + 1 : -2]).strip("\n")
+        output = output.replace("\r", "")
+        # Before the output is what was typed, perhaps wrapped: it ends with the mark as it was typed.
+        ends = [found.end() for found in re.finditer(r"\+\n?0\n?\)\n?\)\n?-\n", output)]
+        return output[max(ends, default=0) :].rpartition(f"\n{_MARK}")[0].strip("\n")
 
     def save(self, path: Path) -> SaveResult:
         """Pause, and write the state; the machine stays paused."""

@@ -45,6 +45,7 @@ U32 = Annotated[int, Range(0, (1 << 32) - 1)]
 U64 = Annotated[int, Range(0, (1 << 64) - 1)]
 U256 = Annotated[int, Range(0, (1 << 256) - 1)]
 I64 = Annotated[int, Range(-(1 << 63), (1 << 63) - 1)]
+I128 = Annotated[int, Range(-(1 << 127), (1 << 127) - 1)]
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)

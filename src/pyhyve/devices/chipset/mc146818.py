@@ -7,7 +7,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pyhyve.state.errors import StateError
-from pyhyve.state.record import I64, U8, Size, record
+from pyhyve.state.record import I64, I128, U8, Size, record
 
 if TYPE_CHECKING:
     from pyhyve.devices.contracts import Clock, IrqLine, TimerSource
@@ -87,7 +87,8 @@ class Mc146818State:
 
     memory: Annotated[bytes, Size(128)]
     index: U8
-    offset_ns: I64
+    offset_ns: I128
+    """Guests can set any year up to 9999."""
     stopped_us: I64 | None
     """The time, in microseconds since 1970, while the guest holds the clock still."""
 

@@ -180,7 +180,8 @@ class VirtioNet(VirtioDevice):
         for pair, receiver in enumerate(self._receivers):
             ring = self.queues[2 * pair].ring
             if receiver.reading:
-                self._call_backend(pair, enabled=False)
+                # At once: a call that waits for the worker could undo what `resume` begins.
+                self._backend.set_reading(pair, enabled=False)
             if ring is not None:
                 for chain in reversed(receiver.chains):
                     ring.unpop(chain)
