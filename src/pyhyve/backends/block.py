@@ -170,7 +170,9 @@ class RawFileBlock(ImageBlock):
 def open_backend(image: Image) -> BlockBackend:
     """The fastest backend for an open image; takes it over."""
     storage = image.storage
-    if image.format_name == "raw" and image.backing is None and storage.fd is not None and image.size_bytes:
+    direct = getattr(storage, "is_direct", False)  # guests need not align what they ask for: the storage does
+    plain = image.format_name == "raw" and image.backing is None and not direct
+    if plain and storage.fd is not None and image.size_bytes:
         first = next(image.layer_extents(0, SECTOR_SIZE_BYTES))
         if first.offset is not None:
             return RawFileBlock(image, storage.fd, first.offset)

@@ -66,7 +66,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--disk",
         action="append",
         default=[],
-        metavar="FILE[,format=F][,readonly=on][,snapshot=on][,serial=S][,werror=P][,rerror=P]",
+        metavar="FILE[,format=F][,readonly=on][,snapshot=on][,serial=S][,cache=MODE][,werror=P][,rerror=P]",
         help="a disk (repeatable)",
     )
     add("--cdrom", metavar="FILE", help="a CD-ROM image")
@@ -112,11 +112,13 @@ def parse_console(text: str) -> ConsoleConfig:
 def parse_disk(text: str) -> DiskConfig:
     """The value of `--disk`."""
     name, *words = split_list(text)
-    pairs = dict(parse_pairs("--disk", words, {"format", "readonly", "snapshot", "serial", "werror", "rerror"}))
+    known = {"format", "readonly", "snapshot", "serial", "werror", "rerror", "cache"}
+    pairs = dict(parse_pairs("--disk", words, known))
     return DiskConfig(
         path=existing_file("--disk", name),
         format=pairs.get("format"),
         readonly=parse_switch("--disk", "readonly", pairs.get("readonly", "off")),
+        cache=pairs.get("cache", "writeback"),
         snapshot=parse_switch("--disk", "snapshot", pairs.get("snapshot", "off")),
         serial=pairs.get("serial", ""),
         write_errors=parse_policy("werror", pairs.get("werror", "report")),

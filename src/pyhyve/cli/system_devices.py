@@ -71,8 +71,8 @@ class DeviceSet:
             node_name=given.take("node-name") or "",
             write_errors=_policy(given, "werror") or ErrorPolicy.ENOSPC,
             read_errors=_policy(given, "rerror") or ErrorPolicy.REPORT,
+            cache=given.take("cache") or "writeback",
         )
-        given.only("cache", "writeback")
         given.take("index")
         given.finish()
         if interface == "none":
@@ -104,27 +104,29 @@ class DeviceSet:
                 raise InputError(msg)
             path = self._file_name(source, "")
         else:
+            source = None
             given.only("file.driver", *_FILE_DRIVERS)
             path = self._file_name(given, "file.")
-        given.only("cache.direct", "off")
-        given.only("cache.no-flush", "off")
-        given.finish()
-        disk = DiskConfig(
-            existing_file("-blockdev", path), driver, readonly, node_name=name, write_errors=ErrorPolicy.ENOSPC
+        places = [(given, "cache."), (given, "file.cache.") if source is None else (source, "cache.")]
+        no_flush, direct = (
+            True in [place.switch(prefix + name, default=False) for place, prefix in places]
+            for name in ("no-flush", "direct")
         )
+        given.finish()
+        if source is not None:
+            source.finish()
+        disk = DiskConfig(
+            existing_file("-blockdev", path), driver, readonly, node_name=name, write_errors=ErrorPolicy.ENOSPC,
+            cache="unsafe" if no_flush else "none" if direct else "writeback",
+        )  # fmt: skip
         self._put_drive("-blockdev", name, disk)
 
     @staticmethod
     def _file_name(given: Properties, prefix: str) -> str:
-        given.only(f"{prefix}cache.direct", "off")
-        given.only(f"{prefix}cache.no-flush", "off")
         given.only(f"{prefix}auto-read-only", "on")
         given.only(f"{prefix}discard", "unmap", "ignore")
         given.take(f"{prefix}read-only")
-        name = given.need(f"{prefix}filename")
-        if not prefix:
-            given.finish()
-        return name
+        return given.need(f"{prefix}filename")
 
     def _put_drive(self, option: str, name: str, disk: DiskConfig) -> None:
         if name in self._drives:

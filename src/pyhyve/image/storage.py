@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _IOV_MAX = 1024
-_MAX_OFFSET = (1 << 63) - 1  # what off_t holds; damaged tables ask for more
+MAX_OFFSET = (1 << 63) - 1  # what off_t holds; damaged tables ask for more
 _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
 _FALLOC_FL_ZERO_RANGE = 16
@@ -105,6 +105,8 @@ def _fallocate(fd: int, mode: int, offset: int, length: int) -> bool:
 class FileStorage:
     """A regular file or block device by descriptor. Owns the descriptor."""
 
+    is_direct = False  # whether the descriptor wants aligned requests
+
     def __init__(self, fd: int, filename: str, *, writable: bool, cache: str = "writeback") -> None:
         self._fd: int | None = fd
         self._sync = cache != "unsafe"
@@ -118,22 +120,37 @@ class FileStorage:
     def open(cls, path: str, *, writable: bool, create: bool = False, cache: str = "writeback") -> FileStorage:
         """Take over a path; raises OSError, or ImageError for what is neither file nor block device.
 
-        `cache` is QEMU's mode: `writethrough` and `directsync` write with O_DSYNC, `unsafe` never flushes. `none` and
-        `directsync` use the page cache all the same: guest buffers have no alignment that O_DIRECT could rely on.
+        `cache` is QEMU's mode: `none` and `directsync` go past the page cache (O_DIRECT), `writethrough` and
+        `directsync` write with O_DSYNC, `unsafe` never flushes.
         """
         flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK
         if create:
             flags |= os.O_CREAT
         if cache in {"writethrough", "directsync"}:
             flags |= os.O_DSYNC
-        fd = os.open(path, flags, 0o644)
+        direct = cache in {"none", "directsync"}
+        try:
+            fd = os.open(path, flags | (os.O_DIRECT if direct else 0), 0o644)
+        except OSError as error:
+            if not direct or error.errno != errno.EINVAL:
+                raise
+            msg = f"Could not open '{path}': file system does not support O_DIRECT (cache={cache})"
+            raise ImageError(msg) from error
         mode = os.fstat(fd).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
             os.close(fd)
             kind = "a directory" if stat.S_ISDIR(mode) else "neither a regular file nor a block device"
             msg = f"Could not open '{path}': it is {kind}"
             raise ImageError(msg)
-        return cls(fd, path, writable=writable, cache=cache)
+        if not direct:
+            return cls(fd, path, writable=writable, cache=cache)
+        from pyhyve.image.storage_direct import DirectFileStorage  # noqa: PLC0415 - it builds on this module
+
+        try:
+            return DirectFileStorage(fd, path, writable=writable, cache=cache)
+        except BaseException:
+            os.close(fd)
+            raise
 
     @property
     def fd(self) -> int:
@@ -172,7 +189,7 @@ class FileStorage:
 
     def pread(self, length: int, offset: int) -> bytes:
         """Bytes, fewer at the end of the file."""
-        if offset > _MAX_OFFSET:
+        if offset > MAX_OFFSET:
             return b""
         data = os.pread(self.fd, length, offset)
         while 0 < len(data) < length:
@@ -319,7 +336,7 @@ class FileObjectStorage:
 
     def pread(self, length: int, offset: int) -> bytes:
         """Bytes, fewer at the end."""
-        if offset > _MAX_OFFSET:
+        if offset > MAX_OFFSET:
             return b""
         parts = []
         with self._lock:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pyhyve.accel.cpu_models import HOST, CpuModel
 from pyhyve.boot.linux import EntryMode
 from pyhyve.devices.virtio.error_policy import ErrorPolicy
+from pyhyve.image.opening import CACHE_MODES
 from pyhyve.support.errors import InputError
 
 if TYPE_CHECKING:
@@ -91,9 +92,14 @@ class DiskConfig:
     node_name: str = ""
     write_errors: ErrorPolicy = ErrorPolicy.REPORT
     read_errors: ErrorPolicy = ErrorPolicy.REPORT
+    cache: str = "writeback"
+    """QEMU's cache mode: writeback, writethrough, none, directsync or unsafe."""
 
     def __post_init__(self) -> None:
-        """Raise ConfigError on a policy for a full disk where nothing is written."""
+        """Raise ConfigError on an unknown cache mode, or a policy for a full disk where nothing is written."""
+        if self.cache not in CACHE_MODES:
+            msg = f"disk: cache={self.cache}: use {', '.join(CACHE_MODES)}"
+            raise ConfigError(msg)
         if self.read_errors is ErrorPolicy.ENOSPC:
             msg = "disk: rerror=enospc: reading takes no space (use report, stop or ignore)"
             raise ConfigError(msg)

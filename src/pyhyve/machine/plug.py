@@ -108,7 +108,7 @@ def plug_cdrom(
 
 def _open(disk: DiskConfig) -> Image:
     writable = not (disk.readonly or disk.is_cdrom)
-    settings = OpenSettings(format_name=disk.format, writable=writable)
+    settings = OpenSettings(format_name=disk.format, writable=writable, cache=disk.cache)
     opener = open_overlay if disk.snapshot and writable else open_image
     try:
         return opener(str(disk.path), settings)

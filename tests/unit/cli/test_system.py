@@ -97,6 +97,10 @@ def test_all_ways_to_a_disk(image: str) -> None:
         *("-blockdev", f"raw,node-name=n,file.driver=file,file.filename={image}"), "-device", "virtio-blk,drive=n"
     )
     assert nested.disks == (disk(path, "raw", node_name="n"),)
+    assert configure("-drive", f"file={image},cache=directsync").disks == (disk(path, cache="directsync"),)
+    for where, cache in (("cache.direct", "none"), ("file.cache.direct", "none"), ("cache.no-flush", "unsafe")):
+        node = f"raw,node-name=n,file.driver=file,file.filename={image},{where}=on"
+        assert configure("-blockdev", node, "-device", "virtio-blk,drive=n").disks[0].cache == cache
 
 
 def test_all_ways_to_a_network() -> None:
@@ -179,7 +183,7 @@ def test_monitors() -> None:
         ("-nic user,model=e1000", "model=e1000 is not supported"),
         ("-drive file=IMAGE,if=ide", "if=ide is not supported"),
         ("-drive file=IMAGE,if=none", "if=none needs an id"),
-        ("-drive file=IMAGE,cache=none", "cache=none is not supported"),
+        ("-drive file=IMAGE,cache=cold", "cache=cold: use writeback, none"),
         ("-drive file=IMAGE,if=none,id=a", "-drive: a is used by no device"),
         ("-drive if=virtio", "parameter 'file' is missing"),
         ("-drive file=IMAGE,readonly=maybe", "readonly=maybe"),
