@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from .tiny import HALT, kernel, out32, print32
+from .tiny import ACPI_SLEEP_S5, HALT, kernel, out32, print32
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-ACPI_SLEEP_S5 = out32(0x604, 0x3400, size=2)
 RESETS = {
     "keyboard controller": out32(0x64, 0xFE),
     "reset control register": out32(0xCF9, 0x06),

@@ -13,9 +13,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pyhyve.cpu.isa.x86.library import x86_library
 from pyhyve.guest.console import GuestConsole
+from pyhyve.kvm.probe import probe
+from pyhyve.support.cache import cache_directory
 
 from .conftest import BOOT_TIMEOUT_S, our_command
+from .tiny import ACPI_SLEEP_S5, HALT, kernel, print32
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,8 +53,13 @@ def test_timeout_gives_up_with_exit_status_1(debian_6_1: Guest) -> None:
     assert done.stderr.splitlines()[-1] == "pyhyve run: gave up after 0.5 s"
 
 
-def with_terminal(command: list[str], keys: bytes, wait_for: bytes) -> tuple[int, bytes, list[object], list[object]]:
-    """Run `command` on a terminal of its own; gives exit status, output, and the terminal before and after."""
+def with_terminal(
+    command: list[str], keys: bytes | signal.Signals, wait_for: bytes
+) -> tuple[int, bytes, list[object], list[object]]:
+    """Run `command` on a terminal of its own until `keys` are typed or a signal is sent.
+
+    Gives exit status, output, and the terminal before and after.
+    """
     leader, follower = pty.openpty()
     before = termios.tcgetattr(follower)
     child = subprocess.Popen(command, stdin=follower, stdout=follower, stderr=follower, start_new_session=True)
@@ -60,10 +69,10 @@ def with_terminal(command: list[str], keys: bytes, wait_for: bytes) -> tuple[int
         while wait_for not in output and time.monotonic() < deadline:
             output += os.read(leader, 1 << 16)
         assert termios.tcgetattr(follower) != before
-        if keys:
+        if isinstance(keys, bytes):
             os.write(leader, keys)
         else:
-            child.send_signal(signal.SIGTERM)
+            child.send_signal(keys)
         status = child.wait(PROMPT_EXIT_S * 3)
         return status, output, before, termios.tcgetattr(follower)
     finally:
@@ -73,8 +82,8 @@ def with_terminal(command: list[str], keys: bytes, wait_for: bytes) -> tuple[int
         os.close(follower)
 
 
-@pytest.mark.parametrize("keys", [b"\x01x", b""], ids=["ctrl-a x", "SIGTERM"])
-def test_terminal_is_raw_while_running_and_restored(keys: bytes, debian_6_1: Guest) -> None:
+@pytest.mark.parametrize("keys", [b"\x01x", signal.SIGTERM, signal.SIGINT], ids=["ctrl-a x", "SIGTERM", "SIGINT"])
+def test_terminal_is_raw_while_running_and_restored(keys: bytes | signal.Signals, debian_6_1: Guest) -> None:
     command = our_command(debian_6_1, "console=ttyS0", ())
     status, _, before, after = with_terminal(command, keys, b"Linux version")
     assert status == 1
@@ -114,3 +123,38 @@ def test_initrd_larger_than_memory_is_refused(debian_6_1: Guest, tmp_path: Path)
 
 def test_kernel_that_does_not_fit_memory_is_refused(debian_6_1: Guest) -> None:
     assert "memory" in refused("--kernel", str(debian_6_1.kernel), "--memory", "4M")
+
+
+@pytest.mark.skipif(probe().usable, reason="KVM can run a kernel here")
+def test_kvm_that_cannot_run_a_kernel_says_why_and_what_to_use(tmp_path: Path) -> None:
+    path = tmp_path / "kernel"
+    path.write_bytes(kernel(HALT))
+    command = [sys.executable, "-m", "pyhyve", "run", "--accel", "kvm", "--kernel", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("pyhyve run: accel kvm: ")
+    assert line.endswith("--accel jit runs anywhere")
+
+
+@pytest.mark.parametrize("trouble", ["damaged", "unusable"])
+def test_cache_that_is_damaged_or_cannot_be_written_is_done_without(trouble: str, tmp_path: Path) -> None:
+    path = tmp_path / "kernel"
+    path.write_bytes(kernel(print32("up\n") + ACPI_SLEEP_S5 + HALT))
+    cache = tmp_path / "cache"
+    if trouble == "damaged":
+        x86_library()
+        newest = max(cache_directory("engine").glob("x86-*.bin"), key=lambda file: file.stat().st_mtime)
+        damaged = cache / "pyhyve" / "engine" / newest.name
+        damaged.parent.mkdir(parents=True)
+        damaged.write_bytes(b"not an engine")
+    else:
+        cache.write_bytes(b"a file where a directory should be")
+    done = subprocess.run(
+        run_command("--kernel", str(path), "--memory", "16M", "--timeout", "240"),
+        capture_output=True, text=True, check=False, timeout=300, stdin=subprocess.DEVNULL,
+        env=os.environ | {"XDG_CACHE_HOME": str(cache)},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "up\n")
+    assert {"damaged": "is damaged", "unusable": "cache directory"}[trouble] in done.stderr
+    assert "Traceback" not in done.stderr

@@ -19,6 +19,10 @@ def out32(port: int, value: int, size: int = 1) -> bytes:
     return load + {1: b"\xee", 2: b"\x66\xef", 4: b"\xef"}[size]
 
 
+ACPI_SLEEP_S5 = out32(0x604, 0x3400, size=2)
+"""Powers the machine off, in 32-bit code."""
+
+
 def print32(text: str) -> bytes:
     """Write `text` to COM1, in 32-bit code."""
     return b"".join(out32(0x3F8, byte) for byte in text.encode())
