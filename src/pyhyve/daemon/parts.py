@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pyhyve.daemon.daemon import Daemon
 from pyhyve.daemon.drivers.test.driver import TestDriver
-from pyhyve.daemon.procedures import authentication, connect, events, node
+from pyhyve.daemon.procedures import authentication, connect, cpu, events, node
 
 if TYPE_CHECKING:
     from pyhyve.daemon.access import Policy
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HANDLERS", "build"]
 
-HANDLERS = (authentication, connect, events, node)
+HANDLERS = (authentication, connect, cpu, events, node)
 """Modules that register handlers when they are imported."""
 
 
