@@ -63,9 +63,9 @@ def decode(
 def _distance(decoded: Decoded) -> int:
     """Return how far a model is from a CPU.
 
-    Differences are counted, and for those the CPU lacks there is a growing penalty: a guest that finds a model's features
-    missing may fail, but a very old model with everything added keeps guests from using what there is. The numbers are
-    libvirt's, found by comparing the choices (it agrees in all of 1366 pairs and triples of models).
+    Differences are counted; for what the CPU lacks there is a growing penalty, since a guest that misses a feature of
+    its model may fail, but a very old model with everything added keeps guests from using what there is. The numbers
+    are libvirt's, found by comparing choices (they agree for all of 1366 pairs and triples of models).
     """
     lacking = len(decoded.less)
     steps = (lacking + 1) // 2
