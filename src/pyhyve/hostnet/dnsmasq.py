@@ -96,6 +96,8 @@ def render(spec: NetworkSpec, files: Files, *, as_root: bool) -> str:
         address = str(kept.address) if kept.address.version == 4 else f"[{kept.address}]"
         name = f",{kept.hostname}" if kept.hostname else ""
         lines.append(f"dhcp-host={kept.mac.lower()},{address}{name}")
+    lines += [f"host-record={','.join(host.names)},{host.address}" for host in spec.dns_hosts]
+    lines += [f'txt-record={text.name},"{text.value}"' for text in spec.dns_texts]
     if spec.mtu is not None:
         lines.append(f"dhcp-option=option:mtu,{spec.mtu}")
     return "\n".join(dict.fromkeys(lines)) + "\n"

@@ -48,7 +48,7 @@ class Networks:
                 raise HostNetError(msg)
             with Links() as links:
                 self._check(links, spec)
-                record = NetworkRecord(spec, random_mac())
+                record = NetworkRecord(spec, spec.bridge_mac or random_mac())
                 self._store.save(record)
                 try:
                     self._make(links, record)
@@ -60,6 +60,19 @@ class Networks:
         if spec.forwards_packets:
             for chain in nft.dropping_chains():
                 warn(f"rules of another program ({chain}) drop forwarded packets; allow {spec.bridge} there")
+
+    def change_services(self, spec: NetworkSpec) -> None:
+        """Give a network other DHCP and DNS entries: its bridge and its guests stay. Raises HostNetError."""
+        with self._store.locked():
+            record = self._store.load(spec.name)
+            if record is None:
+                msg = f"no network {spec.name} (pyhyve net list)"
+                raise HostNetError(msg)
+            self._store.save(replace(record, spec=spec))
+            files = self._store.files(spec.name)
+            dnsmasq.stop(files)
+            if spec.dhcp or spec.dns_hosts or spec.dns_texts:
+                dnsmasq.start(spec, files)
 
     def delete(self, name: str) -> None:
         """Remove the network and all that was made for it. Raises HostNetError."""
@@ -114,7 +127,7 @@ class Networks:
                 raise HostNetError(msg)
         if spec.needs_rules:
             nft.find_program("nft", "nftables", f"a network of mode {spec.mode} needs it, --mode bridge does not")
-        if spec.dhcp:
+        if spec.dhcp or spec.dns_hosts or spec.dns_texts:
             nft.find_program("dnsmasq", "dnsmasq-base", "DHCP and DNS for guests need it")
 
     def _make(self, links: Links, record: NetworkRecord) -> None:
@@ -143,7 +156,7 @@ class Networks:
             self._apply_rules()
         if any(forward.address.version == 4 for forward in spec.forwards):
             sysctls.write(f"ipv4/conf/{spec.bridge}/route_localnet", "1")
-        if spec.dhcp:
+        if spec.dhcp or spec.dns_hosts or spec.dns_texts:
             dnsmasq.start(spec, self._store.files(spec.name))
 
     def _apply_rules(self, without: str | None = None) -> None:

@@ -115,6 +115,35 @@ class Reservation:
 
 
 @dataclass(frozen=True, slots=True)
+class DnsHost:
+    """Names that stand for an address."""
+
+    address: Address
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Raise SpecError without a name or with a bad one."""
+        for name in self.names or ("",):
+            if not _DOMAIN.fullmatch(name):
+                msg = f"dns: {name!r} is not a host name"
+                raise SpecError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class DnsText:
+    """A TXT record."""
+
+    name: str
+    value: str
+
+    def __post_init__(self) -> None:
+        """Raise SpecError for what a configuration line cannot hold."""
+        if not _DOMAIN.fullmatch(self.name) or any(ord(c) < 32 or c == '"' for c in self.value):
+            msg = f"dns: {self.name!r} cannot have the text {self.value!r}"
+            raise SpecError(msg)
+
+
+@dataclass(frozen=True, slots=True)
 class PortForward:
     """A port of the host that leads to one of a guest. Without `host_address`: all of the host's addresses."""
 
@@ -169,6 +198,10 @@ class NetworkSpec:
     move_addresses: bool = False
     domain: str = ""
     mtu: int | None = None
+    bridge_mac: str = ""
+    """MAC address of the bridge; empty: one is made up."""
+    dns_hosts: tuple[DnsHost, ...] = ()
+    dns_texts: tuple[DnsText, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise SpecError where parts do not fit together."""
@@ -176,6 +209,8 @@ class NetworkSpec:
             msg = f"{self.name!r} is not a network name (letters, digits and _ . -, at most 64)"
             raise SpecError(msg)
         link_name(self.bridge)
+        if self.bridge_mac:
+            mac_address(self.bridge_mac)
         for port in self.ports:
             link_name(port)
         self._check_services()
@@ -254,6 +289,8 @@ class NetworkSpec:
             for f in self.forwards
         ]
         fields["taps"] = [[tap.name, tap.owner] for tap in self.taps]
+        fields["dns_hosts"] = [[str(host.address), *host.names] for host in self.dns_hosts]
+        fields["dns_texts"] = [[text.name, text.value] for text in self.dns_texts]
         return fields
 
     @classmethod
@@ -275,6 +312,9 @@ class NetworkSpec:
             move_addresses=fields["move_addresses"],
             domain=fields["domain"],
             mtu=fields["mtu"],
+            bridge_mac=fields.get("bridge_mac", ""),
+            dns_hosts=tuple(DnsHost(ip_address(ip), tuple(names)) for ip, *names in fields.get("dns_hosts", ())),
+            dns_texts=tuple(DnsText(name, value) for name, value in fields.get("dns_texts", ())),
         )
 
 
