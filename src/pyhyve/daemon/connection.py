@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from pyhyve.daemon.drivers.api import Driver
     from pyhyve.daemon.events import Registration
     from pyhyve.daemon.scram import ScramServer
+    from pyhyve.rpc.codec import Codec
     from pyhyve.rpc.procedures import Procedure
 
 __all__ = ["CALLS_MAX", "Connection", "Link"]
@@ -49,6 +51,8 @@ _log = logging.getLogger(__name__)
 
 CALLS_MAX: Final = 16
 """Calls of one client that are served at the same time."""
+TURN_S: Final = 0.0005
+"""How long an answer is worked on before others have their turn."""
 BACKLOG_MAX: Final = 64 << 20
 """Bytes a client may leave unread before it is disconnected: two of the longest frames."""
 _READ_ONLY_FLAG: Final = 1  # VIR_CONNECT_RO
@@ -274,6 +278,10 @@ class Connection:
     async def _serve_waiting(self, entry: Registered, call: Call, called: Called) -> None:
         try:
             result = await entry.handler(call, called.arguments)
+            if entry.item_codec is not None and isinstance(result, list):
+                if self._careful and self.daemon.policy.by_object:
+                    result = self._shown(entry.row, result)
+                result = Encoded(await _encode_in_pieces(entry.row, entry.item_codec, result))
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is answered
             self._fail(called, error)
         else:
@@ -427,6 +435,22 @@ class Connection:
         """A handler took in a piece."""
         if self._paused and stream.incoming_size <= INCOMING_MAX:
             self._balance()
+
+
+async def _encode_in_pieces(row: Procedure, item_codec: Codec, items: Sequence[object]) -> bytes:
+    """Encode a long list, letting others have their turn every :data:`TURN_S`. Raises XdrError."""
+    most = row.ret_codec.fields[0].type.most or 0
+    if len(items) > most:
+        msg = f"more than {most} items"
+        raise XdrError(msg)
+    pieces = [len(items).to_bytes(4, "big")]
+    until = time.perf_counter() + TURN_S
+    for item in items:
+        pieces.append(item_codec.encode(item))
+        if time.perf_counter() > until:
+            await asyncio.sleep(0)
+            until = time.perf_counter() + TURN_S
+    return b"".join(pieces)
 
 
 def _explained(called: Called, error: Exception) -> LibvirtError:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.daemon.errors import LibvirtError, api_name
+from pyhyve.rpc.codec import codec
 from pyhyve.rpc.errors import ErrorDomain
 from pyhyve.rpc.procedure import Trait
 from pyhyve.rpc.procedures import BY_NAME
@@ -30,12 +31,13 @@ if TYPE_CHECKING:
     from pyhyve.daemon.daemon import Daemon
     from pyhyve.daemon.drivers.api import Driver
     from pyhyve.daemon.streams import Stream
+    from pyhyve.rpc.codec import Codec
     from pyhyve.rpc.procedures import Procedure
 
-__all__ = ["Call", "Encoded", "Handler", "Registered", "procedure", "registered"]
+__all__ = ["Call", "Encoded", "Registered", "procedure", "registered"]
 
-Handler = "Callable[[Call, Any], object]"
-StreamBody = "Callable[[Stream], Awaitable[None]]"
+_LONG_ITEMS: Final = frozenset({"stats_record"})
+"""Structures of which one takes tens of microseconds to encode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,8 @@ class Registered:
     answer_fields: int
     streams: bool
     """It opens a stream."""
+    item_codec: Codec | None
+    """Of an answer that is one list of long items: the codec of an item, so that it can be encoded in pieces."""
 
 
 _HANDLERS: Final[dict[tuple[int, int], Registered]] = {}
@@ -131,7 +135,10 @@ def procedure(*names: str) -> Callable[[Callable[[Call, Any], Any]], Callable[[C
                 raise ValueError(msg)
             waits = inspect.iscoroutinefunction(handler)
             streams = bool(row.traits & (Trait.UPLOAD | Trait.DOWNLOAD))
-            _HANDLERS[key] = Registered(row, handler, waits, len(row.ret_codec.fields), streams)
+            fields = row.ret_codec.fields
+            long = len(fields) == 1 and fields[0].type.base in _LONG_ITEMS
+            item_codec = codec(f"item {fields[0].type.base}") if long else None
+            _HANDLERS[key] = Registered(row, handler, waits, len(fields), streams, item_codec)
         return handler
 
     return register

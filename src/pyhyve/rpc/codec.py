@@ -34,6 +34,10 @@ _PARAM_VALUES: Final = {
     ParamType.DOUBLE: struct.Struct(">d"),
     ParamType.BOOLEAN: struct.Struct(">i"),
 }
+_PARAM_PACKERS: Final = {
+    int(kind): struct.Struct(">i" + layout.format[1:]).pack for kind, layout in _PARAM_VALUES.items()
+}
+"""What packs a typed parameter's type and value."""
 _PADDING: Final = (b"", b"\0\0\0", b"\0\0", b"\0")
 
 
@@ -53,6 +57,21 @@ def _text_bytes(value: str) -> bytes:
         msg = "a string is too long or holds a NUL"
         raise XdrError(msg)
     return piece
+
+
+_NAMES_MAX: Final = 8192
+_names: Final[dict[str, bytes]] = {}
+"""Names of typed parameters as they travel: in the statistics of many domains the same ones come again and again."""
+
+
+def _name_bytes(name: str) -> bytes:
+    """Return a typed parameter's name with its length and padding, and remember it."""
+    piece = _text_bytes(name)
+    whole = struct.pack(">I", len(piece)) + piece + _PADDING[len(piece) & 3]
+    if len(_names) >= _NAMES_MAX:
+        _names.clear()
+    _names[name] = whole
+    return whole
 
 
 def _fail(what: str) -> None:
@@ -84,6 +103,9 @@ class _Source:
             "text_bytes": _text_bytes,
             "PADDING": _PADDING,
             "PARAMS": _PARAM_VALUES,
+            "PACKERS": _PARAM_PACKERS,
+            "NAMES": _names,
+            "name_bytes": _name_bytes,
             "unpack_from": struct.unpack_from,
             "pack": struct.pack,
         }
@@ -258,16 +280,16 @@ class _Encoder(_Source):
         members = [field.type for field in parse_fields(STRUCTURES[type_.base][1])]
         if type_.base == "typed_param":
             field, kind, value = self.name(), self.name(), self.name()
-            self.line(f"{field}, {kind}, {value} = {given}")
-            self.value(members[0], field)
-            self.run.append(("i", kind))
             self.flush()
-            self.line(f"if {kind} == {int(ParamType.STRING)}:")
+            self.line(f"{field}, {kind}, {value} = {given}")
+            self.line(f"put(NAMES.get({field}) or name_bytes({field}))")
+            self.line(f"if {kind} in PACKERS: put(PACKERS[{kind}]({kind}, {value}))")
+            self.line(f"elif {kind} == {int(ParamType.STRING)}:")
             self.depth += 1
+            self.run.append(("i", kind))
             self.value(Type("str"), value)
             self.flush()
             self.depth -= 1
-            self.line(f"elif {kind} in PARAMS: put(PARAMS[{kind}].pack({value}))")
             self.line("else: fail('a typed parameter has an unknown type')")
             return
         names = [self.name() for _ in members]

@@ -120,6 +120,32 @@ def test_answers_come_from_plain_functions_coroutines_and_encoded(
     with_daemon(work)
 
 
+def test_a_long_answer_lets_others_have_their_turn(
+    with_daemon: WithDaemon, handlers: dict[tuple[int, int], Any]
+) -> None:
+    from pyhyve.rpc.values import Domain, StatsRecord, TypedParam
+
+    parameters = [TypedParam(f"name.{number}", 4, number) for number in range(50)]
+    records = [StatsRecord(Domain(f"d{number}", bytes(16), number), parameters) for number in range(500)]
+
+    async def statistics(call: Call, args: Any) -> list[StatsRecord]:
+        return records
+
+    async def work(daemon: Daemon) -> None:
+        register(handlers, "CONNECT_GET_ALL_DOMAIN_STATS", statistics)
+        client, other = opened(daemon), opened(daemon)
+        serial = client.send("CONNECT_GET_ALL_DOMAIN_STATS", [], 0, 0)
+        turns = 0
+        while client.answer(serial) is None:
+            await asyncio.sleep(0)
+            assert other.call("CONNECT_GET_TYPE").type == "TEST"
+            turns += 1
+        assert client.answer(serial).result.ret_stats == records
+        assert turns > 5
+
+    with_daemon(work)
+
+
 @pytest.mark.parametrize(
     ("raised", "message"),
     [
