@@ -7,13 +7,14 @@ JOBS ?= $(shell nproc)
 export PYTHON
 export PYTHONPATH := src
 
-.PHONY: help demo test lint unit fuzz-cpu fuzz-img fuzz-rpc fuzz-virtio bench setup setup-test clean
+.PHONY: help demo test lint unit test-kvm fuzz-cpu fuzz-img fuzz-rpc fuzz-virtio bench setup setup-test clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo       set up, boot Linux guests, show them at work'
 	@echo 'make test       set up, check the code, run all tests'
 	@echo 'make lint       ruff, mypy and the layers only'
+	@echo 'make test-kvm   the KVM tests on real KVM, in an emulated machine'
 	@echo 'make fuzz-cpu   compare CASES=$(CASES) random instructions with the host CPU'
 	@echo 'make fuzz-virtio CASES=$(CASES) malformed rings and registers for every virtio device'
 	@echo 'make fuzz-img   feed damaged disk images to the image code'
@@ -43,6 +44,9 @@ lint: setup-test
 unit: setup-test
 	@echo '== pytest'
 	@$(BIN)/python -m pytest
+
+test-kvm: setup-test
+	$(BIN)/python -m tests.nested
 
 fuzz-cpu: setup-test
 	$(BIN)/python -m tests.fuzz.cpu --cases $(CASES) --jobs $(JOBS)

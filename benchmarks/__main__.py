@@ -12,8 +12,10 @@ from pyhyve.support.errors import ExitStatus, UserError
 
 BENCHMARKS = ("boot", "disk", "net", "img")
 """Each is the module `benchmarks.NAME`, with dashes as underscores; it has `plan()` and `SUMMARY`."""
-KVM_BENCHMARKS = ("boot-kvm", "start")
-"""These need hardware KVM, if need be in the nested machine (docs/kvm.md); `all` leaves them out."""
+ALONE = ("start",)
+"""`all` leaves these out: they need a KVM (docs/kvm.md)."""
+ON_KVM = ("boot",)
+"""With `--accel kvm` these are the module `benchmarks.NAME_kvm`; they need hardware KVM, as the nested machine has."""
 DEFAULT_RUNS = 5
 
 
@@ -33,16 +35,20 @@ def positive(text: str) -> int:
 def main() -> int:
     """Run one benchmark, or all and write RESULTS.md."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", allow_abbrev=False)
-    names = [*BENCHMARKS, *KVM_BENCHMARKS, "all"]
+    names = [*BENCHMARKS, *ALONE, "all"]
     parser.add_argument("name", choices=names, help="which; all writes benchmarks/RESULTS.md")
     parser.add_argument("--runs", type=positive, default=DEFAULT_RUNS, help="runs of each side (default: %(default)s)")
+    parser.add_argument("--accel", choices=("jit", "kvm"), default="jit", help="what runs the guest of boot")
     parser.add_argument("--json", action="store_true", help="end with one JSON object on a line")
     arguments = parser.parse_args()
+    if arguments.accel == "kvm" and arguments.name not in ON_KVM:
+        parser.error(f"--accel kvm is for {', '.join(ON_KVM)}")
+    suffix = "_kvm" if arguments.accel == "kvm" else ""
     chosen = BENCHMARKS if arguments.name == "all" else (arguments.name,)
     done = []
     try:
         for name in chosen:
-            plan = importlib.import_module(f"benchmarks.{name.replace('-', '_')}").plan()
+            plan = importlib.import_module(f"benchmarks.{name.replace('-', '_')}{suffix}").plan()
             results = run_plan(plan, arguments.runs, progress)
             done.append((name, plan, results))
             print(report.table(name, plan, results))

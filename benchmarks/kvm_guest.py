@@ -6,15 +6,17 @@ import os
 import struct
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.harness import require_program
-from pyhyve.guest.builder import GuestSpec, build_guest
+from pyhyve.boot.vmlinux import find_vmlinux
+from pyhyve.guest.builder import DEFAULT_NAME, GuestSpec, build_guest, find_guest
 from pyhyve.kvm.probe import probe
 from pyhyve.support.errors import UserError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pyhyve.guest.repository import Report
 
 MEMORY_MIB = 256
@@ -29,17 +31,25 @@ def require_kvm() -> None:
     """Raise UserError where no hardware KVM is: there these benchmarks run in the nested machine."""
     found = probe()
     if not found.usable:
-        msg = f"{found.reason}; use python -m tests.nested --qemu --shell 'python3 -m benchmarks …'"
+        msg = f"{found.reason}; use python -m tests.nested --qemu --shell 'python3 -m benchmarks boot --accel kvm'"
         raise UserError(msg)
 
 
 def guest_files(report: Report) -> tuple[Path, Path]:
     """Kernel and initrd: those the nested machine was given, or a guest built here."""
-    given = os.environ.get("PYHYVE_KVM_GUESTS")
-    if given is not None:
-        return Path(given, "debian", "kernel"), Path(given, "debian", "initrd")
-    guest = build_guest(GuestSpec(), report, lambda _text: None)
+    given = os.environ.get("PYHYVE_GUESTS_GIVEN")
+    guest = find_guest(DEFAULT_NAME) if given else build_guest(GuestSpec(), report, lambda _text: None)
     return guest.kernel, guest.initrd
+
+
+def unpacked(kernel: Path) -> Path:
+    """The kernel inside a bzImage, as ours caches it. Raises UserError when it has no PVH entry."""
+    with kernel.open("rb") as file:
+        found = find_vmlinux(kernel, file)
+    if found is None:
+        msg = f"{kernel}: no kernel with a PVH entry in it"
+        raise UserError(msg)
+    return found
 
 
 def tiny_kernel(path: Path) -> Path:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from pyhyve.guest.builder import Guest, GuestSpec, build_guest
+from pyhyve.guest.builder import Guest, GuestSpec, build_guest, find_guest
 from pyhyve.guest.console import GuestConsole
 from pyhyve.support.errors import UserError
 
@@ -21,13 +21,17 @@ HERE = Path(__file__).parent
 KERNEL_6_12 = "linux-image-6.12-cloud-amd64"
 BOOT_TIMEOUT_S = 240.0
 """Generous: the first boot builds the engine's code cache, on a machine that may be busy."""
+ACCEL = os.environ.get("PYHYVE_GUEST_ACCEL", "jit")
+"""What runs the guests: with `kvm` these are the tests of the KVM accelerator (tests/nested)."""
+PATIENCE = float(os.environ.get("PYHYVE_GUEST_PATIENCE", "1"))
+"""What to multiply time limits with, on emulated hosts."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.guest)
-            item.add_marker(pytest.mark.timeout(600))
+            item.add_marker(pytest.mark.timeout(600 * PATIENCE))
 
 
 class StartMachine(Protocol):
@@ -39,6 +43,8 @@ class StartMachine(Protocol):
 
 def guest_or_skip(spec: GuestSpec) -> Guest:
     try:
+        if os.environ.get("PYHYVE_GUESTS_GIVEN"):
+            return find_guest(spec.name)
         return build_guest(spec, lambda *_: None, lambda _text: None)
     except UserError as error:
         pytest.skip(f"the guest cannot be built here: {error}")
@@ -61,7 +67,7 @@ def installer() -> Guest:
 
 def our_command(guest: Guest, append: str, options: tuple[str, ...]) -> list[str]:
     return [
-        *(sys.executable, "-m", "pyhyve", "run", "--accel", "jit"),
+        *(sys.executable, "-m", "pyhyve", "run", "--accel", ACCEL),
         *("--kernel", str(guest.kernel), "--initrd", str(guest.initrd), "--append", append, *options),
     ]
 
@@ -86,7 +92,7 @@ def start() -> Iterator[StartMachine]:
 
     def start(guest: Guest, append: str = "console=ttyS0 quiet", *options: str) -> GuestConsole:
         command = peer_command if use_peer else our_command
-        console = GuestConsole(command(guest, append, options))
+        console = GuestConsole(command(guest, append, options), patience=PATIENCE)
         consoles.append(console)
         return console
 

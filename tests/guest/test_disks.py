@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .conftest import BOOT_TIMEOUT_S, our_command
+from .conftest import ACCEL, BOOT_TIMEOUT_S, PATIENCE, our_command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,7 +80,7 @@ def test_second_machine_on_an_image_is_refused(debian_6_1: Guest, disk: Path, st
     console.wait_ready(BOOT_TIMEOUT_S)
     second = subprocess.run(
         our_command(debian_6_1, APPEND, ("--disk", f"{disk},format=raw")),
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60 * PATIENCE,
     )  # fmt: skip
     assert second.returncode == 2
     (line,) = second.stderr.splitlines()
@@ -94,8 +94,8 @@ def test_disk_that_cannot_be_opened_is_one_line(contents: bytes, tmp_path: Path)
     path = tmp_path / "disk.qcow2"
     path.write_bytes(contents)
     done = subprocess.run(
-        [sys.executable, "-m", "pyhyve", "run", "--accel", "jit", "--disk", f"{path},format=qcow2"],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60,
+        [sys.executable, "-m", "pyhyve", "run", "--accel", ACCEL, "--disk", f"{path},format=qcow2"],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60 * PATIENCE,
     )  # fmt: skip
     assert done.returncode == 2, done
     (line,) = done.stderr.splitlines()

@@ -14,7 +14,7 @@ from pyhyve.boot.errors import BootError
 from pyhyve.boot.firmware import find_firmware
 from pyhyve.guest.console import GuestConsole
 
-from .conftest import BOOT_TIMEOUT_S
+from .conftest import ACCEL, BOOT_TIMEOUT_S
 from .tiny import HALT, boot_sector, print16
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def firmware() -> Path:
 
 
 def command(*options: str) -> list[str]:
-    return [sys.executable, "-m", "pyhyve", "run", "--accel", "jit", *options]
+    return [sys.executable, "-m", "pyhyve", "run", "--accel", ACCEL, *options]
 
 
 def run(*options: str) -> subprocess.CompletedProcess[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
+from .conftest import ACCEL, PATIENCE
 from .tiny import ACPI_SLEEP_S5, HALT, kernel, out32, print32
 
 if TYPE_CHECKING:
@@ -33,14 +34,14 @@ def run(tmp_path: Path) -> RunKernel:
     def run(code: bytes, *options: str) -> subprocess.CompletedProcess[str]:
         path = tmp_path / "kernel"
         path.write_bytes(kernel(code))
-        command = [sys.executable, "-m", "pyhyve", "run", "--accel", "jit", "--memory", "16M", "--kernel", str(path)]
+        command = [sys.executable, "-m", "pyhyve", "run", "--accel", ACCEL, "--memory", "16M", "--kernel", str(path)]
         return subprocess.run(
-            [*command, "--timeout", "60", *options],
+            [*command, "--timeout", f"{60 * PATIENCE:g}", *options],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             check=False,
-            timeout=300,
+            timeout=300 * PATIENCE,
         )
 
     return run
@@ -80,6 +81,8 @@ def test_triple_fault_is_reported_with_registers_and_code(run: RunKernel) -> Non
     done = run(body.ljust(300, b"\0"))
     message, registers = crash_report(done)
     assert message == "pyhyve run: vCPU 0: the guest stopped with a triple fault"
+    if ACCEL == "kvm" and not registers["rbx"]:
+        return  # after a triple fault, KVM on AMD resets the processor before it leaves the guest
     assert registers["rbx"] == 0x1234_5678
     assert registers["rip"] == 0x10_0000 + len(body) - 2
     assert "code: 0f 0b" in done.stderr
@@ -96,7 +99,8 @@ def test_garbage_ends_with_a_report_or_at_the_time_limit(seed: int, run: RunKern
     done = run(random.Random(seed).randbytes(4096), "--timeout", "2")
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
-    assert last.startswith(("pyhyve run: vCPU 0: the guest ", "pyhyve run: gave up after 2 s")), done.stderr
+    reports = ("pyhyve run: vCPU 0: the guest ", "pyhyve run: vCPU 0: KVM ", "pyhyve run: gave up after 2 s")
+    assert last.startswith(reports), done.stderr
     assert "Traceback" not in done.stderr
 
 

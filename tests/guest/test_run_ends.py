@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pyhyve.cpu.isa.x86.library import x86_library
 from pyhyve.guest.console import GuestConsole
 from pyhyve.kvm.probe import probe
 from pyhyve.support.cache import cache_directory
 
-from .conftest import BOOT_TIMEOUT_S, our_command
+from .conftest import ACCEL, BOOT_TIMEOUT_S, PATIENCE, our_command
 from .tiny import ACPI_SLEEP_S5, HALT, kernel, print32
 
 if TYPE_CHECKING:
@@ -26,16 +25,16 @@ if TYPE_CHECKING:
 
     from pyhyve.guest.builder import Guest
 
-PROMPT_EXIT_S = 10.0
+PROMPT_EXIT_S = 10.0 * PATIENCE
 
 
 def run_command(*options: str) -> list[str]:
-    return [sys.executable, "-m", "pyhyve", "run", "--accel", "jit", *options]
+    return [sys.executable, "-m", "pyhyve", "run", "--accel", ACCEL, *options]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_a_running_guest_promptly(number: signal.Signals, debian_6_1: Guest) -> None:
-    with GuestConsole(our_command(debian_6_1, "console=ttyS0", ())) as console:
+    with GuestConsole(our_command(debian_6_1, "console=ttyS0", ()), patience=PATIENCE) as console:
         console.expect("Linux version", BOOT_TIMEOUT_S)
         start = time.monotonic()
         console.signal(number)
@@ -47,7 +46,11 @@ def test_signal_ends_a_running_guest_promptly(number: signal.Signals, debian_6_1
 def test_timeout_gives_up_with_exit_status_1(debian_6_1: Guest) -> None:
     options = ("--timeout", "0.5", "--console", "none")
     done = subprocess.run(
-        our_command(debian_6_1, "console=ttyS0", options), capture_output=True, text=True, check=False, timeout=120
+        our_command(debian_6_1, "console=ttyS0", options),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120 * PATIENCE,
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "pyhyve run: gave up after 0.5 s"
@@ -65,7 +68,7 @@ def with_terminal(
     child = subprocess.Popen(command, stdin=follower, stdout=follower, stderr=follower, start_new_session=True)
     output = b""
     try:
-        deadline = time.monotonic() + BOOT_TIMEOUT_S
+        deadline = time.monotonic() + BOOT_TIMEOUT_S * PATIENCE
         while wait_for not in output and time.monotonic() < deadline:
             output += os.read(leader, 1 << 16)
         assert termios.tcgetattr(follower) != before
@@ -92,7 +95,7 @@ def test_terminal_is_raw_while_running_and_restored(keys: bytes | signal.Signals
 
 def refused(*options: str) -> str:
     """The one line with which bad input is refused, with exit status 2."""
-    done = subprocess.run(run_command(*options), capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(run_command(*options), capture_output=True, text=True, check=False, timeout=60 * PATIENCE)
     assert done.returncode == 2, done
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
@@ -137,12 +140,15 @@ def test_kvm_that_cannot_run_a_kernel_says_why_and_what_to_use(tmp_path: Path) -
     assert line.endswith("--accel jit runs anywhere")
 
 
+@pytest.mark.skipif(ACCEL != "jit", reason="the cache of the emulator")
 @pytest.mark.parametrize("trouble", ["damaged", "unusable"])
 def test_cache_that_is_damaged_or_cannot_be_written_is_done_without(trouble: str, tmp_path: Path) -> None:
     path = tmp_path / "kernel"
     path.write_bytes(kernel(print32("up\n") + ACPI_SLEEP_S5 + HALT))
     cache = tmp_path / "cache"
     if trouble == "damaged":
+        from pyhyve.cpu.isa.x86.library import x86_library
+
         x86_library()
         newest = max(cache_directory("engine").glob("x86-*.bin"), key=lambda file: file.stat().st_mtime)
         damaged = cache / "pyhyve" / "engine" / newest.name

@@ -1,6 +1,8 @@
 """`python -m tests.nested`: run the KVM tests on real (nested SVM) KVM inside an emulated machine.
 
-python -m tests.nested                        the KVM tests
+python -m tests.nested                                the short suite, as `make test` runs it
+python -m tests.nested --all                          every guest test, and 20,000 random programs
+python -m tests.nested --endurance                    100 boots, 1,000 pauses, machines killed at any moment
 python -m tests.nested -- tests/unit/kvm -k probe     pytest with these arguments
 python -m tests.nested --shell 'pyhyve run …'         any command; extra files with --file NAME=PATH
 """
@@ -9,43 +11,34 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import shlex
 import sys
 import tempfile
 from pathlib import Path
 
-from pyhyve.guest.builder import GuestSpec, build_guest
 from pyhyve.support.errors import UserError
 from tests.nested.machine import NestedError, cached_snapshot, missing, run
 from tests.nested.qemu_files import qemu_files
+from tests.nested.suite import KERNELS, SETUP, guest_files, pytest_command, run_suite
 
-DEFAULT_TESTS = ["tests/unit/kvm", "tests/unit/accel", "tests/guest/kvm"]
-SETUP = """\
-export PATH=/work/usr-bin:$PATH
-export PYTHONPATH=/opt/site:src:. PYHYVE_KVM_GUESTS=/work/guests PYHYVE_KVM_REAL=1
-pyhyve() { python3 -c 'import sys; from pyhyve.cli.main import main; sys.exit(main())' "$@"; }
-"""
-KERNELS = {"debian": "linux-image-cloud-amd64", "debian-6.12": "linux-image-6.12-cloud-amd64"}
+ENDURANCE = "python3 -m tests.nested.endurance"
 
 
-def guest_files(names: list[str]) -> dict[str, Path]:
-    """Kernel and initrd of guests, as `guests/NAME/kernel` and `guests/NAME/initrd`."""
-    files: dict[str, Path] = {}
-    for name in names:
-        spec = GuestSpec(name=name, kernel_package=KERNELS[name])
-        guest = build_guest(spec, lambda *_: None, lambda text: sys.stderr.write(f"{text}\n"))
-        files |= {f"guests/{name}/kernel": guest.kernel, f"guests/{name}/initrd": guest.initrd}
-    return files
+def say(line: str) -> None:
+    """One line of progress."""
+    print(line, flush=True)  # noqa: T201 - printing is what a command does
 
 
 def main() -> int:
     """Run what the command line asks for; the exit status is the command's."""
     parser = argparse.ArgumentParser(prog="python -m tests.nested")
+    parser.add_argument("--all", action="store_true", help="the whole suite")
+    parser.add_argument("--endurance", nargs="?", const="", metavar="OPTIONS", help="the long runs; ditto")
+    parser.add_argument("--seed", default="", help="names the random programs")
     parser.add_argument("--shell", metavar="COMMAND", help="run a shell command instead of pytest")
     parser.add_argument("--file", action="append", default=[], metavar="NAME=PATH", help="a file to take along")
     parser.add_argument("--guest", action="append", choices=KERNELS, help="guests to take along (default: all)")
     parser.add_argument("--qemu", action="store_true", help="take the host's QEMU along, as a peer")
-    parser.add_argument("--timeout", type=float, default=540, metavar="S")
+    parser.add_argument("--timeout", type=float, default=4 * 3600, metavar="S")
     parser.add_argument("--prepare", action="store_true", help="build the image and the snapshot, run nothing")
     parser.add_argument("tests", nargs="*", help="pytest arguments")
     options = parser.parse_args()
@@ -56,17 +49,22 @@ def main() -> int:
     stack = contextlib.ExitStack()
     try:
         if options.prepare:
-            cached_snapshot(lambda line: sys.stderr.write(f"{line}\n"))
+            cached_snapshot(say)
             return 0
-        extra = guest_files(options.guest or list(KERNELS))
+        if options.shell is None and options.endurance is None and not options.tests:
+            outcome = run_suite(
+                short=not options.all, echo=say, timeout_s=options.timeout, fresh=True, seed=options.seed
+            )
+            say(outcome.summary)
+            return 0 if outcome.passed else 1
+        extra = guest_files(options.guest or KERNELS, say)
         directory = stack.enter_context(tempfile.TemporaryDirectory())
         extra |= qemu_files(Path(directory)) if options.qemu else {}
         extra |= {name: Path(path) for name, _, path in (item.partition("=") for item in options.file)}
-        arguments = shlex.join(options.tests or DEFAULT_TESTS)
-        command = options.shell or (
-            f"exec python3 -m pytest -p no:cacheprovider -o 'addopts=-ra --import-mode=importlib' {arguments}"
-        )
-        return run(SETUP + command + "\n", extra=extra, timeout_s=options.timeout)
+        command = options.shell or f"exec {pytest_command(options.tests)}"
+        if options.endurance is not None:
+            command = f"exec {ENDURANCE} {options.endurance}"
+        return run(SETUP + command + "\n", extra=extra, timeout_s=options.timeout, echo=say)
     except (NestedError, UserError) as error:
         sys.stderr.write(f"nested machine: {error}\n")
         return 1

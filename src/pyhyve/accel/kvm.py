@@ -177,6 +177,10 @@ class KvmVm:
                 return
         raise KeyError(region.name)
 
+    def has_memory(self, gpa: int) -> bool:
+        """Whether a mapped region holds `gpa`."""
+        return any(region.gpa <= gpa < region.gpa + region.size_bytes for region in self._slots.values())
+
     def log_dirty(self, *, enable: bool) -> None:
         """Record which pages the guest writes, from now on, or stop that."""
         self._log_dirty = enable

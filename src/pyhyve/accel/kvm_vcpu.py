@@ -206,8 +206,18 @@ class KvmVcpu:
             out.kind = _KIND_KICKED
         else:
             out.kind = ExitKind.INTERNAL_ERROR
-            out.message = describe_exit(self.handle.shared)
+            out.message = self._describe_fatal(reason)
         return out
+
+    def _describe_fatal(self, reason: int) -> str:
+        """What KVM says, or better, when the guest runs where nothing is: KVM only finds no instruction to emulate."""
+        if reason == ExitReason.INTERNAL_ERROR:
+            base = self.handle.sregs()["cs.base"]
+            at = self.handle.regs()["rip"] + (base if isinstance(base, int) else 0)
+            gpa = self.handle.translate(at)
+            if gpa is not None and not self._host.has_memory(gpa):
+                return f"the guest executes at {at:#x}, where there is no memory"
+        return describe_exit(self.handle.shared)
 
     def _finish_msr(self) -> None:
         self._finish = None
@@ -390,6 +400,9 @@ class KvmVcpuHost(Protocol):
 
     def collect_dirty(self) -> None:
         """Empty the dirty rings."""
+
+    def has_memory(self, gpa: int) -> bool:
+        """Whether memory backs this address."""
 
     def reset_chips(self) -> None:
         """Reset the in-kernel interrupt chip and timer."""

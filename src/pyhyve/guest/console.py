@@ -60,11 +60,14 @@ class GuestConsole:
         environment: Mapping[str, str] | None = None,
         *,
         with_errors: bool = True,
+        patience: float = 1.0,
     ) -> None:
         """Start `command`, whose standard input and output are the console.
 
-        Standard error is part of the transcript too, or goes where ours goes when not `with_errors`.
+        Standard error is part of the transcript too, or goes where ours goes when not `with_errors`. `patience`
+        multiplies every time limit, for guests on slow hosts.
         """
+        self._patience = patience
         self.command = list(command)
         self.transcript = ""
         self._raw = ""
@@ -122,6 +125,7 @@ class GuestConsole:
         Raises ConsoleError when it has not within `timeout_s`, or when the machine ends first.
         """
         compiled = re.compile(pattern) if isinstance(pattern, str) else pattern
+        timeout_s *= self._patience
         deadline = time.monotonic() + timeout_s
         while True:
             match = compiled.search(self.transcript, self._position)
@@ -150,6 +154,7 @@ class GuestConsole:
 
     def wait_end(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> int:
         """Wait until the process ends; gives its exit status. Raises ConsoleError when it does not end."""
+        timeout_s *= self._patience
         deadline = time.monotonic() + timeout_s
         while not self._ended:
             remaining_s = deadline - time.monotonic()

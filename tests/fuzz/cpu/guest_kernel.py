@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-import llvmlite.binding as llvm
-
 from . import layout as at
 from .machine_code import GPRS
 
@@ -87,6 +85,8 @@ def code_place(offset: int) -> int:
 
 def _assemble(lines: list[str]) -> bytes:
     """Position-independent assembly (Intel syntax) to bytes."""
+    import llvmlite.binding as llvm  # whoever has an image already needs no compiler
+
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     llvm.initialize_native_asmparser()

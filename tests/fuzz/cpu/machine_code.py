@@ -18,10 +18,12 @@ from __future__ import annotations
 import ctypes
 import functools
 from dataclasses import dataclass
-
-import llvmlite.binding as llvm
+from typing import TYPE_CHECKING
 
 from . import layout as at
+
+if TYPE_CHECKING:
+    import llvmlite.binding as llvm
 
 GPRS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16)))
 
@@ -413,6 +415,8 @@ def harness_code() -> HarnessCode:
     Raises:
         RuntimeError: LLVM rejected the code, or this is no x86-64 host.
     """
+    import llvmlite.binding as llvm
+
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     llvm.initialize_native_asmparser()

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import random
 import re
+import subprocess
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pyhyve.backends.chardev import Chardev
 from pyhyve.kvm.probe import cached_probe
 from pyhyve.machine.builder import build
-from pyhyve.machine.config import AccelChoice, MachineConfig
+from pyhyve.machine.config import AccelChoice, DiskConfig, MachineConfig, NetConfig, NetKind
 from pyhyve.machine.lifecycle import MachineState
 from pyhyve.machine.outcome import OutcomeKind
 from pyhyve.support.cache import cache_root
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
 
 GUESTS = Path(os.environ.get("PYHYVE_KVM_GUESTS", cache_root() / "guests"))
 READY = "pyhyve guest ready"
+PAUSES = int(os.environ.get("PYHYVE_PAUSES", "50"))
+DISK_BYTES = 4 << 20
+HOST_ADDRESS, GUEST_ADDRESS = "10.219.33.1", "10.219.33.2"
 pytestmark = [
     pytest.mark.kvm,
     pytest.mark.guest,
@@ -74,7 +80,9 @@ def guest(name: str) -> tuple[Path, Path]:
     return kernel, initrd
 
 
-def make(name: str, screen: Screen, *, cpus: int = 1, append: str = "", no_reboot: bool = True) -> Machine:
+def make(
+    name: str, screen: Screen, *, cpus: int = 1, append: str = "", no_reboot: bool = True, **devices: Any
+) -> Machine:
     kernel, initrd = guest(name)
     config = MachineConfig(
         memory_bytes=256 << 20,
@@ -84,20 +92,49 @@ def make(name: str, screen: Screen, *, cpus: int = 1, append: str = "", no_reboo
         initrd=initrd,
         append=f"console=ttyS0 quiet panic=-1 {append}",
         no_reboot=no_reboot,
-        timeout_s=150,
+        timeout_s=1500,
+        **devices,
     )
     return build(config, console=screen)
 
 
 @pytest.mark.parametrize("cpus", [1, 2])
 @pytest.mark.parametrize("name", ["debian", "debian-6.12"])
-def test_debian_boots_to_a_shell_and_powers_off(name: str, cpus: int) -> None:
+def test_debian_uses_its_cpus_disk_and_network(name: str, cpus: int, tmp_path: Path) -> None:
+    contents = random.Random(name).randbytes(DISK_BYTES)
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(contents)
+    nets = tap_networks()
     screen = Screen()
-    machine = make(name, screen, cpus=cpus, append="pyhyve.run=grep,-c,^processor,/proc/cpuinfo")
-    screen.when(rf"{READY}[\s\S]*?\n{cpus}\r?\n[\s\S]*?#", lambda: screen.type("poweroff\n"))
+    address = f"pyhyve.net={GUEST_ADDRESS}/24" if nets else ""
+    devices = {"disks": (DiskConfig(disk, format="raw"),), "nets": nets}
+    machine = make(name, screen, cpus=cpus, append=address, **devices)
+    for net in nets:
+        subprocess.run(["ip", "address", "add", f"{HOST_ADDRESS}/24", "dev", net.target], check=True)
+        subprocess.run(["ip", "link", "set", net.target, "up"], check=True)
+    commands = [
+        "sha256sum /dev/vda",
+        "seq 100000 | head -c 65536 >/dev/vda; sync",
+        "grep -c ^processor /proc/cpuinfo",
+        *(f"ping -c 3 -W 20 -s 1400 {HOST_ADDRESS}" for _ in nets),
+        "poweroff",
+    ]
+    screen.when(rf"{READY}[\s\S]*?# ", lambda: screen.type("; ".join(commands) + "\n"))
     outcome = machine.run()
     assert outcome.kind is OutcomeKind.POWERED_OFF, f"{outcome}\n{screen.text}"
-    assert READY in screen.text
+    assert f"{hashlib.sha256(contents).hexdigest()}  /dev/vda" in screen.text
+    assert re.search(rf"\n{cpus}\r?\n", screen.text)
+    numbers = "".join(f"{number}\n" for number in range(1, 100001)).encode()[:65536]
+    assert disk.read_bytes() == numbers + contents[65536:]
+    if nets:
+        assert "3 packets transmitted, 3 packets received" in screen.text
+
+
+def tap_networks() -> tuple[NetConfig, ...]:
+    """A tap of our own, where taps can be made."""
+    if os.geteuid() or not os.access("/dev/net/tun", os.R_OK | os.W_OK):
+        return ()
+    return (NetConfig(NetKind.TAP, f"pk{os.getpid()}"),)
 
 
 def test_reboot_starts_again() -> None:
@@ -116,7 +153,7 @@ def test_pause_and_resume_under_load() -> None:
     done = threading.Event()
 
     def pause_often() -> None:
-        for _ in range(200):
+        for _ in range(PAUSES):
             machine.pause()
             wait_for(lambda: machine.state is MachineState.PAUSED)
             machine.resume()
@@ -132,7 +169,7 @@ def test_pause_and_resume_under_load() -> None:
     assert done.is_set()
 
 
-def wait_for(condition: Callable[[], bool], timeout_s: float = 30) -> None:
+def wait_for(condition: Callable[[], bool], timeout_s: float = 300) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:

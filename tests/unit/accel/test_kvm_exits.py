@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pyhyve.accel.api import ExitKind
+from pyhyve.kvm.abi import Cap
+from pyhyve.kvm.system import KvmSystem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -246,6 +248,30 @@ def test_instruction_kvm_cannot_emulate_is_reported_with_its_bytes(tiny: Tiny) -
     machine.run_to(ExitKind.INTERNAL_ERROR)
     assert "KVM internal error 1: it met an instruction that it cannot emulate" in machine.vcpu.exit.message
     assert machine.vcpu.read_registers()["rip"] == 0x1005
+
+
+def test_execution_where_there_is_no_memory_is_reported(tiny: Tiny) -> None:
+    machine = tiny("ea00000090", kernel_irqchip=False)  # jmp 0x9000:0
+    machine.enter()
+    machine.run_to(ExitKind.INTERNAL_ERROR)
+    assert machine.vcpu.exit.message == "the guest executes at 0x90000, where there is no memory"
+
+
+def test_coalesced_port_writes_come_before_the_next_exit(tiny: Tiny) -> None:
+    with KvmSystem() as system:
+        if not system.check(Cap.COALESCED_PIO):
+            pytest.skip("this KVM does not coalesce port writes")
+    # mov al, 7 / out 0x70, al / out 0x70, al / out 0x10, al / hlt
+    machine = tiny("b007 e670 e670 e610 f4", kernel_irqchip=False)
+    machine.vm.coalesce(0x70, 1, is_port=True)
+    machine.enter()
+    machine.run_to(ExitKind.IO)
+    exit_ = machine.vcpu.exit
+    seen = [(exit_.address, exit_.value)]
+    registers = machine.vcpu.handle.regs()
+    assert registers["rip"] >= 0x1006  # both writes are behind the guest already
+    machine.run_to(ExitKind.HALT, on_io=lambda: seen.append((exit_.address, exit_.value)))
+    assert seen == [(0x70, 7), (0x70, 7), (0x10, 7)]
 
 
 def test_pinned_vcpu_runs_on_its_host_cpu(tiny: Tiny) -> None:
