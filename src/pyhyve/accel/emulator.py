@@ -340,6 +340,10 @@ class EmulatorVm:
         for vcpu in self.vcpus:
             vcpu.engine.set("tsc_offset", vcpu.engine.get("tsc_offset") + ticks)
 
+    def has_interrupt_pending(self) -> bool:
+        """Whether the interrupt input of a vCPU is high."""
+        return any(vcpu.engine.get("interrupt_line") or vcpu.engine.get("event_inject") for vcpu in self.vcpus)
+
     def _written(self, gpa: int, length: int) -> None:
         for vcpu in self.vcpus:
             vcpu.note_write(gpa, length)

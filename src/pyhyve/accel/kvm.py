@@ -309,6 +309,10 @@ class KvmVm:
             vcpu.advance_tsc(duration_ns)
         self.resume_clock(self.clock_ns() + duration_ns)
 
+    def has_interrupt_pending(self) -> bool:
+        """Whether a local APIC of the kernel's holds requests."""
+        return self.has_kernel_irqchip and any(vcpu.has_interrupt_pending() for vcpu in self._vcpus)
+
     # --- interrupts and notifications ---------------------------------------------------------------------------------
 
     def irqchip(self) -> KernelIrqchip:

@@ -50,6 +50,7 @@ _I_EVENT_TYPE = 8
 _COALESCED_RING = COALESCED_MMIO_PAGE_OFFSET * mmap.PAGESIZE
 _COALESCED_MAX = (mmap.PAGESIZE - COALESCED_MMIO_RING.size_bytes) // COALESCED_MMIO.size_bytes
 _MAX_SETTLE = 64
+_IRR = 0x200
 _MSR_TSC, _MSR_TSC_ADJUST, _MSR_TSC_DEADLINE = 0x10, 0x3B, 0x6E0
 _NOT_RESET = {_MSR_TSC, _MSR_TSC_ADJUST, _MSR_TSC_DEADLINE}
 
@@ -349,6 +350,11 @@ class KvmVcpu:
         """Take over a saved vCPU."""
         self._settle()
         load_vcpu(self.handle, state, self._host.supported_cpuid())
+
+    def has_interrupt_pending(self) -> bool:
+        """Whether the local APIC has requests (IRR, SDM Vol. 3A, 10.8.4)."""
+        registers = self.handle.lapic()
+        return any(any(registers[at : at + 4]) for at in range(_IRR, _IRR + 0x80, 0x10))
 
     def advance_tsc(self, duration_ns: int) -> None:
         """Put the time-stamp counter forward."""

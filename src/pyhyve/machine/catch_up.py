@@ -2,7 +2,8 @@
 
 While a machine is away its clocks stand still. A single leap would look like a processor that hung: kernels report
 stalled tasks after 20 s, compare clock sources (the ACPI timer wraps after 4.7 s) and cannot follow a leap of some
-minutes at all. So guest time leaps a little and often, until it has caught up.
+minutes at all. So guest time leaps a little and often, until it has caught up; each time the guest must have served the
+timers of the leap before.
 """
 
 from __future__ import annotations
@@ -30,6 +31,12 @@ def leap(machine: Machine, duration_ns: int) -> None:
             parts.vm.advance_time(duration_ns)
             parts.loop.clock.set_now(parts.loop.clock.now_ns() + duration_ns)
             parts.loop.timers.reprogram()
+
+
+def _is_busy_with_timers(machine: Machine) -> bool:
+    vm, timers = machine.parts.vm, machine.parts.loop.timers
+    with machine.parts.lock:
+        return timers.is_due or (isinstance(vm, TimeKeeper) and vm.has_interrupt_pending())
 
 
 class CatchUp:
@@ -62,7 +69,7 @@ class CatchUp:
                 machine.inspect(self._step).wait()
 
     def _step(self) -> None:
-        if not self._stop.is_set():
+        if not self._stop.is_set() and not _is_busy_with_timers(self._machine):
             step_ns = min(self._left_ns, STEP_NS)
             self._left_ns -= step_ns
             leap(self._machine, step_ns)

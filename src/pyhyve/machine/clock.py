@@ -99,6 +99,12 @@ class TimerQueue:
             self._programmed_ns = deadline_ns
             self._program(deadline_ns)
 
+    @property
+    def is_due(self) -> bool:
+        """Whether a timer waits to be fired."""
+        now_ns = self._now_ns()
+        return any(timer.deadline_ns <= now_ns for timer in self._timers)
+
     def reprogram(self) -> None:
         """The clock was set: wake up for the earliest timer by the new time."""
         earliest = min((timer.deadline_ns for timer in self._timers), default=_NEVER)

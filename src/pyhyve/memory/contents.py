@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import mmap
@@ -31,6 +32,8 @@ _ANONYMOUS = (mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANON
 _SLICE_BYTES = 32 << 20
 """Guest memory taken over in one go: some 10 ms."""
 _SLICE_PAUSE_S = 0.02
+_DELAY_S = 1.0
+_NICENESS = 10
 _MAP_FAILED = ctypes.c_void_p(-1).value
 _FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE = 1, 2
 
@@ -211,7 +214,8 @@ def take_over(address: int, size_bytes: int) -> None:
 class Settling:
     """After `map_pieces`: checks the file's contents and takes them over, on a thread of its own.
 
-    When it is done, guest memory no longer depends on the file. Until then the file must not be truncated.
+    When it is done, guest memory no longer depends on the file. Until then the file must not be truncated. It begins
+    after a while, and with low priority, so that it does not keep the guest from answering.
     """
 
     def __init__(
@@ -234,7 +238,8 @@ class Settling:
         self._offset = offset
         self._on_damage = on_damage
         self._while_still = while_still
-        self._stop = False
+        self._stop = threading.Event()
+        self._hurry = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pyhyve-settle", daemon=True)
 
     def start(self) -> None:
@@ -242,13 +247,15 @@ class Settling:
         self._thread.start()
 
     def wait(self) -> None:
-        """Return when guest memory is its own."""
+        """Return when guest memory is its own, soon."""
+        self._hurry.set()
         if self._thread.ident is not None:
             self._thread.join()
 
     def stop(self) -> None:
         """Give up; does not wait: the thread may wait for the caller. Idempotent."""
-        self._stop = True
+        self._stop.set()
+        self._hurry.set()
         if self._thread.ident is None:
             self._close()
 
@@ -259,6 +266,9 @@ class Settling:
 
     def _run(self) -> None:
         try:
+            if not self._hurry.wait(_DELAY_S):
+                with contextlib.suppress(OSError):
+                    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
             self._check()
             self._take_over()
         except StateError as error:
@@ -275,7 +285,7 @@ class Settling:
         with mmap.mmap(self._fd, end, access=mmap.ACCESS_READ) as mapping, memoryview(mapping) as view:
             at = self._offset
             for piece in self._pieces:
-                if self._stop:
+                if self._stop.is_set():
                     return
                 with view[at : at + piece.size_bytes] as contents:
                     if crc32(contents) != piece.checksum:
@@ -285,14 +295,15 @@ class Settling:
     def _take_over(self) -> None:
         """In slices: the guest stands still for each, but for none of them long."""
         for part in _slices(file_runs(self._memory, self._pieces, self._offset)):
-            if self._stop:
+            if self._stop.is_set():
                 return
             self._while_still(lambda part=part: self._take_over_part(part))  # type: ignore[misc] # binds the value
-            time.sleep(_SLICE_PAUSE_S)
+            if not self._hurry.is_set():
+                time.sleep(_SLICE_PAUSE_S)
 
     def _take_over_part(self, part: Sequence[tuple[int, int]]) -> None:
         for address, size_bytes in part:
-            if not self._stop:
+            if not self._stop.is_set():
                 take_over(address, size_bytes)
 
 

@@ -6,12 +6,11 @@ one of these or None. In JSON, bytes are hexadecimal, tuples are arrays and reco
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import types
 import typing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar, dataclass_transform
 
 from pyhyve.state.errors import StateError
 
@@ -48,10 +47,56 @@ I64 = Annotated[int, Range(-(1 << 63), (1 << 63) - 1)]
 I128 = Annotated[int, Range(-(1 << 127), (1 << 127) - 1)]
 
 
+class Record:
+    """What `record` makes of a class. Unlike a dataclass it costs next to nothing to define: a machine has many."""
+
+    __slots__ = ()
+    fields: ClassVar[tuple[str, ...]] = ()
+    defaults: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, **values: Any) -> None:  # noqa: ANN401 - as declared by each record
+        """Fields by name; TypeError for one that is missing or unknown."""
+        for name in self.fields:
+            if name in values:
+                object.__setattr__(self, name, values.pop(name))
+            elif name in self.defaults:
+                object.__setattr__(self, name, self.defaults[name])
+            else:
+                msg = f"{type(self).__name__} needs {name}"
+                raise TypeError(msg)
+        if values:
+            msg = f"{type(self).__name__} has no {', '.join(values)}"
+            raise TypeError(msg)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        msg = f"{type(self).__name__} is frozen"
+        raise AttributeError(msg)
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash(self._values())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in self.fields)})"
+
+    def replaced(self, **changes: Any) -> Self:  # noqa: ANN401 - as declared by each record
+        """The same with other values for some fields."""
+        return type(self)(**{name: getattr(self, name) for name in self.fields} | changes)
+
+    def _values(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, name) for name in self.fields)
+
+
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def record(kind: type[RecordT]) -> type[RecordT]:
     """Class decorator: a frozen value whose fields can be saved; fields are given by name."""
-    return dataclass(frozen=True, slots=True, kw_only=True)(kind)
+    fields = tuple(kind.__annotations__)
+    namespace = {name: value for name, value in vars(kind).items() if name not in {*fields, "__dict__", "__weakref__"}}
+    defaults = {name: vars(kind)[name] for name in fields if name in vars(kind)}
+    namespace |= {"__slots__": fields, "fields": fields, "defaults": defaults}
+    return typing.cast("type[RecordT]", type(kind.__name__, (Record,), namespace))
 
 
 def to_json(value: object) -> Json:
@@ -62,8 +107,8 @@ def to_json(value: object) -> Json:
         return value.hex()
     if isinstance(value, tuple):
         return [to_json(item) for item in value]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Record):
+        return {name: to_json(getattr(value, name)) for name in value.fields}
     msg = f"{type(value).__name__} cannot be saved"
     raise TypeError(msg)
 
@@ -90,7 +135,7 @@ def _reader(kind: Any) -> Callable[[Any, str], Any]:  # noqa: ANN401 - any of th
         (inner,) = (argument for argument in arguments if argument is not type(None))
         read = _reader(inner)
         return lambda value, where: None if value is None else read(value, where)
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and issubclass(kind, Record):
         return _fields(kind)
     if kind is bytes:
         return _bytes
@@ -145,14 +190,10 @@ def _items(read: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
     return items
 
 
-def _fields(kind: Any) -> Callable[[Any, str], Any]:  # noqa: ANN401 - as `_reader`
+def _fields(kind: type[Record]) -> Callable[[Any, str], Any]:
     hints = typing.get_type_hints(kind, include_extras=True)
-    optional = {
-        field.name
-        for field in dataclasses.fields(kind)
-        if field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
-    }
-    readers = {field.name: _reader(hints[field.name]) for field in dataclasses.fields(kind)}
+    optional = kind.defaults.keys()
+    readers = {name: _reader(hints[name]) for name in kind.fields}
 
     def fields(value: object, where: str) -> object:
         if not isinstance(value, dict):

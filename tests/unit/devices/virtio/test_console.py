@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import replace
 
 import pytest
 
@@ -272,4 +271,4 @@ def test_state_of_another_number_of_ports_is_refused() -> None:
     console = Console()
     state = console.device.save()
     with pytest.raises(StateError, match="the state has 1 ports, this one 2"):
-        console.device.load(replace(state, ports=state.ports[:1]))
+        console.device.load(state.replaced(ports=state.ports[:1]))
