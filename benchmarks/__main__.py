@@ -10,7 +10,7 @@ from benchmarks import report
 from benchmarks.harness import run_plan
 from pyhyve.support.errors import ExitStatus, UserError
 
-BENCHMARKS = ("boot", "guest-cpu", "disk", "net", "img")
+BENCHMARKS = ("boot", "guest-cpu", "disk", "net", "img", "rpc")
 """Each is the module `benchmarks.NAME`, with dashes as underscores; it has `plan()` and `SUMMARY`."""
 ALONE = ("start",)
 """`all` leaves these out: they need a KVM (docs/kvm.md)."""
