@@ -6,6 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
+from pyhyve.client.authentication import authenticate
 from pyhyve.client.domain import Domain
 from pyhyve.client.errors import LibvirtError
 from pyhyve.client.network import Network
@@ -13,8 +14,7 @@ from pyhyve.client.session import Session
 from pyhyve.client.storage import StoragePool, StorageVolume
 from pyhyve.client.uri import parse_uri
 from pyhyve.client.values import NodeInfo, params_to_dict
-from pyhyve.rpc.errors import ErrorCode, ErrorDomain
-from pyhyve.rpc.spec import Auth, Feature
+from pyhyve.rpc.spec import Feature
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,35 +28,38 @@ __all__ = ["Connection", "connect"]
 _READ_ONLY: Final = 1  # VIR_CONNECT_RO
 
 
-def connect(uri: str, *, read_only: bool = False, timeout_s: float | None = None) -> Connection:
-    """Open a connection to the daemon a URI names. Raises LibvirtError."""
-    return Connection(uri, read_only=read_only, timeout_s=timeout_s)
+def connect(
+    uri: str,
+    *,
+    read_only: bool = False,
+    timeout_s: float | None = None,
+    user: str | None = None,
+    password: str | None = None,
+) -> Connection:
+    """Open a connection to the daemon a URI names. Raises LibvirtError.
+
+    ``user`` and ``password`` are for daemons that ask for them (SASL); the URI's user is taken where none is given.
+    """
+    target = parse_uri(uri, read_only=read_only)
+    session = Session(target, timeout_s)
+    try:
+        authenticate(session, user or target.user, password)
+        session.call("CONNECT_SUPPORTS_FEATURE", Feature.PROGRAM_KEEPALIVE)
+        session.call("CONNECT_OPEN", target.name, _READ_ONLY if read_only else 0)
+    except BaseException:
+        session.close()
+        raise
+    return Connection(session)
 
 
 class Connection:
-    """An open connection. Every method asks the daemon and raises LibvirtError where it refuses."""
+    """An open connection, made by :func:`connect`.
 
-    def __init__(self, uri: str, *, read_only: bool = False, timeout_s: float | None = None) -> None:
-        """Connect, authenticate and open; :func:`connect` is the usual way."""
-        target = parse_uri(uri, read_only=read_only)
-        self.session = Session(target, timeout_s)
-        try:
-            self._authenticate()
-            self.session.call("CONNECT_SUPPORTS_FEATURE", Feature.PROGRAM_KEEPALIVE)
-            self.session.call("CONNECT_OPEN", target.name, _READ_ONLY if read_only else 0)
-        except BaseException:
-            self.session.close()
-            raise
+    Every method asks the daemon and raises LibvirtError where it refuses.
+    """
 
-    def _authenticate(self) -> None:
-        ways = self.session.call("AUTH_LIST").types
-        if not ways or Auth.NONE in ways:
-            return
-        if Auth.POLKIT in ways:
-            self.session.call("AUTH_POLKIT")
-            return
-        msg = "the daemon asks for SASL authentication, which this client does not speak"
-        raise LibvirtError(ErrorCode.AUTH_FAILED, msg, ErrorDomain.AUTH)
+    def __init__(self, session: Session) -> None:
+        self.session = session
 
     def __enter__(self) -> Self:
         return self

@@ -6,10 +6,12 @@ import contextlib
 import os
 import select
 import socket
+import ssl
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
+from pyhyve.client.dialing import dial
 from pyhyve.client.errors import LibvirtError
 from pyhyve.rpc.client import (
     ClientProtocol,
@@ -42,34 +44,13 @@ _ANCILLARY_SIZE: Final = socket.CMSG_SPACE(FDS_MAX * 4)
 StreamEvent = StreamData | StreamHole | StreamEnded | StreamFailed
 
 
-def _dial(target: Target, timeout_s: float | None) -> socket.socket:
-    if target.address is not None:
-        connected = socket.create_connection(target.address, timeout_s)
-        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return connected
-    for path in target.sockets:
-        endpoint = socket.socket(socket.AF_UNIX)
-        endpoint.settimeout(timeout_s)
-        try:
-            endpoint.connect(str(path))
-        except FileNotFoundError:
-            endpoint.close()
-        except BaseException:
-            endpoint.close()
-            raise
-        else:
-            return endpoint
-    msg = f"no daemon listens on {' or '.join(map(str, target.sockets))}"
-    raise FileNotFoundError(msg)
-
-
 class Session:
     """A connected socket and the conversation on it. Methods may be called from any thread."""
 
     def __init__(self, target: Target, timeout_s: float | None = None) -> None:
         """Connect. Waiting for an answer longer than ``timeout_s`` ends the connection. Raises LibvirtError."""
         try:
-            self._socket = _dial(target, timeout_s)
+            self._socket = dial(target, timeout_s)
         except (OSError, ValueError) as error:
             raise LibvirtError(ErrorCode.SYSTEM_ERROR, f"cannot connect to the daemon: {error}") from error
         self._unix = self._socket.family == socket.AF_UNIX
@@ -110,12 +91,17 @@ class Session:
         with self._lock:
             while not self._events:
                 self._check()
-                poll = select.poll()
-                poll.register(self._socket, select.POLLIN)
-                if not poll.poll(None if timeout_s is None else timeout_s * 1000):
+                if not self._readable(timeout_s):
                     return None
                 self._receive()
             return self._events.popleft()
+
+    def _readable(self, timeout_s: float | None) -> bool:
+        if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
+            return True
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(None if timeout_s is None else timeout_s * 1000))
 
     # -- streams ------------------------------------------------------------------------------------------------------
 

@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from pyhyve.daemon.daemon import Daemon
     from pyhyve.daemon.drivers.api import Driver
     from pyhyve.daemon.events import Registration
-    from pyhyve.daemon.scram import ScramServer
     from pyhyve.rpc.codec import Codec
     from pyhyve.rpc.procedures import Procedure
+    from pyhyve.rpc.scram import ScramServer
 
 __all__ = ["CALLS_MAX", "Connection", "Link"]
 

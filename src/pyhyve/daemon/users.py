@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote, unquote
 
-from pyhyve.daemon.scram import Credential, derive_credential, saslprep
+from pyhyve.rpc.scram import Credential, derive_credential, saslprep
 from pyhyve.support.errors import InputError, UserError
 
 __all__ = ["Users"]

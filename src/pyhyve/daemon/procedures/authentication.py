@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from pyhyve.daemon.dispatch import procedure
 from pyhyve.daemon.errors import LibvirtError
-from pyhyve.daemon.scram import MECHANISM, ScramError, ScramServer
 from pyhyve.rpc.errors import ErrorCode, ErrorDomain
+from pyhyve.rpc.scram import MECHANISM, ScramError, ScramServer
 from pyhyve.rpc.spec import Auth
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""SCRAM-SHA-256, the server's side, without I/O: messages in, messages out.
+"""SCRAM-SHA-256, both sides, without I/O: messages in, messages out.
 
 Source: RFC 5802 (SCRAM), RFC 7677 (SHA-256), RFC 4013 (SASLprep). Without channel binding: libvirt's clients have none.
 """
@@ -18,12 +18,15 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["MECHANISM", "Credential", "ScramError", "ScramServer", "derive_credential", "saslprep"]
+__all__ = ["MECHANISM", "Credential", "ScramClient", "ScramError", "ScramServer", "derive_credential", "saslprep"]
 
 MECHANISM: Final = "SCRAM-SHA-256"
 ITERATIONS: Final = 15_000
 """Rounds of hashing for new passwords (RFC 7677 section 4 asks for at least 4096)."""
 _MESSAGE_MAX: Final = 4096
+_ROUNDS_LEAST: Final = 4096
+_ROUNDS_MOST: Final = 10_000_000
+"""What a client lets a server ask for: less is weak (RFC 7677 section 4), more would keep it busy for minutes."""
 
 
 class ScramError(ValueError):
@@ -105,9 +108,13 @@ def _hmac(key: bytes, data: bytes) -> bytes:
 def derive_credential(password: str, salt: bytes | None = None, iterations: int = ITERATIONS) -> Credential:
     """Return what to keep of a password. Raises ValueError where it has characters passwords may not have."""
     salt = secrets.token_bytes(16) if salt is None else salt
-    salted = hashlib.pbkdf2_hmac("sha256", saslprep(password).encode(), salt, iterations)
+    salted = _salted(password, salt, iterations)
     stored = hashlib.sha256(_hmac(salted, b"Client Key")).digest()
     return Credential(salt, iterations, stored, _hmac(salted, b"Server Key"))
+
+
+def _salted(password: str, salt: bytes, iterations: int) -> bytes:
+    return hashlib.pbkdf2_hmac("sha256", saslprep(password).encode(), salt, iterations)
 
 
 def _attributes(message: str) -> dict[str, str]:
@@ -192,6 +199,62 @@ class ScramServer:
             raise ScramError(msg)
         self.user = self._name
         return b"v=" + base64.b64encode(_hmac(known.server_key, auth_message))
+
+
+class ScramClient:
+    """One exchange: send :meth:`first`, answer with :meth:`final`, then :meth:`check` the server's proof."""
+
+    def __init__(self, user: str, password: str, nonce: Callable[[], str] = lambda: secrets.token_urlsafe(24)) -> None:
+        """Raises ValueError where name or password has characters they may not have."""
+        self._password = password
+        self._nonce = nonce()
+        name = saslprep(user).replace("=", "=3D").replace(",", "=2C")
+        saslprep(password)
+        self._bare = f"n={name},r={self._nonce}"
+        self._server_signature = b""
+
+    def first(self) -> bytes:
+        """The first message."""
+        return f"n,,{self._bare}".encode()
+
+    def final(self, data: bytes) -> bytes:
+        """Answer the server's first message: the proof that we know the password. Raises ScramError."""
+        message = _decoded(data)
+        attributes = _attributes(message)
+        if not {"r", "s", "i"} <= attributes.keys() or "m" in attributes:
+            msg = "the server's message lacks an attribute, or asks for an extension"
+            raise ScramError(msg)
+        try:
+            salt, iterations = _bytes(attributes["s"]), int(attributes["i"])
+        except ValueError as error:
+            msg = "the server's salt or count is none"
+            raise ScramError(msg) from error
+        if not attributes["r"].startswith(self._nonce) or attributes["r"] == self._nonce:
+            msg = "the server's message does not belong to ours"
+            raise ScramError(msg)
+        if not _ROUNDS_LEAST <= iterations <= _ROUNDS_MOST:
+            msg = f"the server asks for {iterations} rounds of hashing"
+            raise ScramError(msg)
+        salted = _salted(self._password, salt, iterations)
+        key = _hmac(salted, b"Client Key")
+        without_proof = f"c=biws,r={attributes['r']}"
+        auth_message = f"{self._bare},{message},{without_proof}".encode()
+        signature = _hmac(hashlib.sha256(key).digest(), auth_message)
+        proof = bytes(one ^ other for one, other in zip(key, signature, strict=True))
+        self._server_signature = _hmac(_hmac(salted, b"Server Key"), auth_message)
+        return f"{without_proof},p={_text(proof)}".encode()
+
+    def check(self, data: bytes) -> None:
+        """Take in the server's final message. Raises ScramError where it does not know the password."""
+        attributes = _attributes(_decoded(data))
+        try:
+            given = _bytes(attributes.get("v", ""))
+        except ValueError as error:
+            msg = "the server's proof is none"
+            raise ScramError(msg) from error
+        if not self._server_signature or not hmac.compare_digest(given, self._server_signature):
+            msg = f"the server does not know the password ({attributes.get('e', 'wrong proof')})"
+            raise ScramError(msg)
 
 
 _decoy_key: Final = secrets.token_bytes(32)

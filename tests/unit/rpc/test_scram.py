@@ -6,7 +6,7 @@ import hmac
 
 import pytest
 
-from pyhyve.daemon.scram import Credential, ScramError, ScramServer, derive_credential, saslprep
+from pyhyve.rpc.scram import Credential, ScramClient, ScramError, ScramServer, derive_credential, saslprep
 
 # The exchange in RFC 7677, section 3.
 SALT = base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ==")
@@ -127,3 +127,47 @@ def test_names_are_prepared_as_specified(text: str, prepared: str) -> None:
 def test_forbidden_characters_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"character|directions"):
         saslprep(text)
+
+
+def client() -> ScramClient:
+    return ScramClient("user", "pencil", lambda: "rOprNGfwEbeRWgbNEkqO")
+
+
+def test_client_sends_what_the_specification_has() -> None:
+    exchange = client()
+    assert exchange.first() == CLIENT_FIRST
+    assert exchange.final(SERVER_FIRST) == CLIENT_FINAL
+    exchange.check(SERVER_FINAL)
+
+
+def test_client_and_server_agree_on_odd_names_and_passwords() -> None:
+    known = derive_credential("p,=\u00c5", iterations=4096)
+    both = ScramServer(lambda name: known if name == "a=b,c" else None)
+    exchange = ScramClient("a=b,c", "p,=\u0041\u030a")
+    exchange.check(both.final(exchange.final(both.first(exchange.first()))))
+    assert both.user == "a=b,c"
+
+
+@pytest.mark.parametrize(
+    ("server_first", "problem"),
+    [
+        (b"r=other,s=AAAA,i=4096", "does not belong to ours"),
+        (b"r=rOprNGfwEbeRWgbNEkqO,s=AAAA,i=4096", "does not belong to ours"),
+        (b"r=rOprNGfwEbeRWgbNEkqOx,s=AAAA,i=1", "asks for 1 rounds"),
+        (b"r=rOprNGfwEbeRWgbNEkqOx,s=AAAA,i=99999999999", "rounds of hashing"),
+        (b"r=rOprNGfwEbeRWgbNEkqOx,s=!,i=4096", "salt or count is none"),
+        (b"m=x,r=rOprNGfwEbeRWgbNEkqOx,s=AAAA,i=4096", "asks for an extension"),
+        (b"\xff", "not UTF-8"),
+    ],
+)
+def test_client_refuses_a_server_that_does_not_follow(server_first: bytes, problem: str) -> None:
+    with pytest.raises(ScramError, match=problem):
+        client().final(server_first)
+
+
+@pytest.mark.parametrize("proof", [b"v=AAAA", b"e=other-error", b"v=!"])
+def test_client_refuses_a_server_without_the_password(proof: bytes) -> None:
+    exchange = client()
+    exchange.final(SERVER_FIRST)
+    with pytest.raises(ScramError, match=r"does not know the password|proof is none"):
+        exchange.check(proof)

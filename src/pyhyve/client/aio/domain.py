@@ -1,0 +1,283 @@
+"""Domains and their snapshots, for asyncio.
+
+Made from :mod:`pyhyve.client.domain` by ``scripts/make_async_client.py``: change that one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from pyhyve.client.aio.stream import Stream
+from pyhyve.client.values import DomainInfo, InterfaceStats
+
+if TYPE_CHECKING:
+    from pyhyve.client.aio.session import Session
+    from pyhyve.rpc.values import Domain as DomainRef
+    from pyhyve.rpc.values import DomainInterface, DomainSnapshot
+__all__ = ["Domain", "Snapshot"]
+
+
+class Domain:
+    """A managed machine. Every method asks the daemon and raises LibvirtError where it refuses.
+
+    ``flags`` are libvirt's numbers for the call (virDomain…Flags).
+    """
+
+    def __init__(self, session: Session, ref: DomainRef) -> None:
+        self._session = session
+        self.ref = ref
+
+    def __repr__(self) -> str:
+        return f"<Domain {self.name!r} {self.uuid}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Domain) and self.ref.uuid == other.ref.uuid
+
+    def __hash__(self) -> int:
+        return hash(self.ref.uuid)
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.ref.name
+
+    @property
+    def uuid(self) -> UUID:
+        """Its UUID."""
+        return UUID(bytes=self.ref.uuid)
+
+    @property
+    def id(self) -> int | None:
+        """Its number while it runs, as of when it was looked up; None while it does not."""
+        return None if self.ref.id < 0 else self.ref.id
+
+    async def _call(self, name: str, *values: object) -> Any:
+        return await self._session.call(name, self.ref, *values)
+
+    async def _renew(self) -> None:
+        """Look the number up again after it changed."""
+        self.ref = (await self._session.call("DOMAIN_LOOKUP_BY_UUID", self.ref.uuid)).dom
+
+    async def info(self) -> DomainInfo:
+        """Return state, memory, vCPUs and CPU time."""
+        return DomainInfo(*await self._call("DOMAIN_GET_INFO"))
+
+    async def state(self) -> tuple[int, int]:
+        """Return what it does (a :class:`~pyhyve.client.values.DomainState`) and the reason's number."""
+        answer = await self._call("DOMAIN_GET_STATE", 0)
+        return (answer.state, answer.reason)
+
+    async def is_active(self) -> bool:
+        """Tell whether it runs."""
+        return bool((await self._call("DOMAIN_IS_ACTIVE")).active)
+
+    async def is_persistent(self) -> bool:
+        """Tell whether it is defined, and so outlives its stop."""
+        return bool((await self._call("DOMAIN_IS_PERSISTENT")).persistent)
+
+    async def is_updated(self) -> bool:
+        """Tell whether its definition changed since it started."""
+        return bool((await self._call("DOMAIN_IS_UPDATED")).updated)
+
+    async def os_type(self) -> str:
+        """Return how it boots ("hvm")."""
+        return str((await self._call("DOMAIN_GET_OS_TYPE")).type)
+
+    async def xml(self, flags: int = 0) -> str:
+        """Return its document."""
+        return str((await self._call("DOMAIN_GET_XML_DESC", flags)).xml)
+
+    async def max_memory_kib(self) -> int:
+        """Return the memory it may have at most."""
+        return int((await self._call("DOMAIN_GET_MAX_MEMORY")).memory)
+
+    async def max_vcpus(self) -> int:
+        """Return the vCPUs it may have at most."""
+        return int((await self._call("DOMAIN_GET_MAX_VCPUS")).num)
+
+    async def autostart(self) -> bool:
+        """Tell whether it starts with the daemon."""
+        return bool((await self._call("DOMAIN_GET_AUTOSTART")).autostart)
+
+    async def set_autostart(self, *, enabled: bool) -> None:
+        """Choose whether it starts with the daemon."""
+        await self._call("DOMAIN_SET_AUTOSTART", int(enabled))
+
+    async def metadata(self, kind: int, uri: str | None = None, flags: int = 0) -> str:
+        """Return its description (0), title (1) or the element of that namespace (2)."""
+        return str((await self._call("DOMAIN_GET_METADATA", kind, uri, flags)).metadata)
+
+    async def set_metadata(
+        self, kind: int, metadata: str | None, key: str | None = None, uri: str | None = None, flags: int = 0
+    ) -> None:
+        """Set, or with None remove, its description (0), title (1) or element (2)."""
+        await self._call("DOMAIN_SET_METADATA", kind, metadata, key, uri, flags)
+
+    async def rename(self, name: str) -> None:
+        """Give it another name."""
+        await self._call("DOMAIN_RENAME", name, 0)
+        await self._renew()
+
+    async def start(self, flags: int = 0) -> None:
+        """Start it."""
+        if flags:
+            self.ref = (await self._call("DOMAIN_CREATE_WITH_FLAGS", flags)).dom
+        else:
+            await self._call("DOMAIN_CREATE")
+            await self._renew()
+
+    async def shutdown(self, flags: int = 0) -> None:
+        """Ask the guest to power off."""
+        if flags:
+            await self._call("DOMAIN_SHUTDOWN_FLAGS", flags)
+        else:
+            await self._call("DOMAIN_SHUTDOWN")
+
+    async def reboot(self, flags: int = 0) -> None:
+        """Ask the guest to restart."""
+        await self._call("DOMAIN_REBOOT", flags)
+
+    async def reset(self) -> None:
+        """Press the reset button."""
+        await self._call("DOMAIN_RESET", 0)
+
+    async def destroy(self, flags: int = 0) -> None:
+        """Pull the plug."""
+        if flags:
+            await self._call("DOMAIN_DESTROY_FLAGS", flags)
+        else:
+            await self._call("DOMAIN_DESTROY")
+        self.ref = self.ref._replace(id=-1)
+
+    async def suspend(self) -> None:
+        """Stop its vCPUs."""
+        await self._call("DOMAIN_SUSPEND")
+
+    async def resume(self) -> None:
+        """Let its vCPUs run on."""
+        await self._call("DOMAIN_RESUME")
+
+    async def undefine(self, flags: int = 0) -> None:
+        """Remove its definition."""
+        if flags:
+            await self._call("DOMAIN_UNDEFINE_FLAGS", flags)
+        else:
+            await self._call("DOMAIN_UNDEFINE")
+
+    async def save(self, path: str) -> None:
+        """Write its memory to a file on the daemon's host and stop it."""
+        await self._call("DOMAIN_SAVE", path)
+
+    async def managed_save(self, flags: int = 0) -> None:
+        """Save it where the daemon keeps it; its next start resumes."""
+        await self._call("DOMAIN_MANAGED_SAVE", flags)
+
+    async def has_managed_save(self) -> bool:
+        """Tell whether such a save exists."""
+        return bool((await self._call("DOMAIN_HAS_MANAGED_SAVE_IMAGE", 0)).result)
+
+    async def remove_managed_save(self) -> None:
+        """Discard that save."""
+        await self._call("DOMAIN_MANAGED_SAVE_REMOVE", 0)
+
+    async def set_memory(self, memory_kib: int, flags: int = 0) -> None:
+        """Set its memory; flags 1 live, 2 definition, 4 the maximum."""
+        await self._call("DOMAIN_SET_MEMORY_FLAGS", memory_kib, flags)
+
+    async def set_vcpus(self, count: int, flags: int = 0) -> None:
+        """Set its number of vCPUs; flags 1 live, 2 definition, 4 the maximum."""
+        await self._call("DOMAIN_SET_VCPUS_FLAGS", count, flags)
+
+    async def vcpus(self, flags: int = 0) -> int:
+        """Return its number of vCPUs; flags as in :meth:`set_vcpus`."""
+        return int((await self._call("DOMAIN_GET_VCPUS_FLAGS", flags)).num)
+
+    async def attach_device(self, xml: str, flags: int = 0) -> None:
+        """Plug a device in; flags 1 live, 2 definition."""
+        await self._call("DOMAIN_ATTACH_DEVICE_FLAGS", xml, flags)
+
+    async def detach_device(self, xml: str, flags: int = 0) -> None:
+        """Unplug a device; flags 1 live, 2 definition."""
+        await self._call("DOMAIN_DETACH_DEVICE_FLAGS", xml, flags)
+
+    async def update_device(self, xml: str, flags: int = 0) -> None:
+        """Change a device; flags 1 live, 2 definition."""
+        await self._call("DOMAIN_UPDATE_DEVICE_FLAGS", xml, flags)
+
+    async def interface_stats(self, device: str) -> InterfaceStats:
+        """Return the counters of one of its network interfaces."""
+        return InterfaceStats(*await self._call("DOMAIN_INTERFACE_STATS", device))
+
+    async def memory_stats(self) -> dict[int, int]:
+        """Return what is known of its memory, by virDomainMemoryStatTags."""
+        return {stat.tag: stat.val for stat in (await self._call("DOMAIN_MEMORY_STATS", 64, 0)).stats}
+
+    async def interface_addresses(self, source: int = 0, flags: int = 0) -> list[DomainInterface]:
+        """Return its interfaces' addresses as known from leases (0), the agent (1) or ARP (2)."""
+        return list((await self._call("DOMAIN_INTERFACE_ADDRESSES", source, flags)).ifaces)
+
+    async def open_console(self, device: str | None = None, flags: int = 0) -> Stream:
+        """Open its console, or the named device."""
+        serial, _ = await self._session.open_stream("DOMAIN_OPEN_CONSOLE", self.ref, device, flags)
+        return Stream(self._session, serial)
+
+    async def screenshot(self, screen: int = 0) -> tuple[str | None, Stream]:
+        """Take a picture of a screen; return its media type and the stream with it."""
+        serial, answer = await self._session.open_stream("DOMAIN_SCREENSHOT", self.ref, screen, 0)
+        return (answer.mime, Stream(self._session, serial))
+
+    async def create_snapshot(self, xml: str, flags: int = 0) -> Snapshot:
+        """Take a snapshot."""
+        return Snapshot(self._session, (await self._call("DOMAIN_SNAPSHOT_CREATE_XML", xml, flags)).snap)
+
+    async def list_snapshots(self, flags: int = 0) -> list[Snapshot]:
+        """Return its snapshots."""
+        answer = await self._call("DOMAIN_LIST_ALL_SNAPSHOTS", 1, flags)
+        return [Snapshot(self._session, ref) for ref in answer.snapshots]
+
+    async def snapshot(self, name: str) -> Snapshot:
+        """Return the snapshot of that name."""
+        return Snapshot(self._session, (await self._call("DOMAIN_SNAPSHOT_LOOKUP_BY_NAME", name, 0)).snap)
+
+    async def current_snapshot(self) -> Snapshot | None:
+        """Return the snapshot it goes on from, if there is one."""
+        if not (await self._call("DOMAIN_HAS_CURRENT_SNAPSHOT", 0)).result:
+            return None
+        return Snapshot(self._session, (await self._call("DOMAIN_SNAPSHOT_CURRENT", 0)).snap)
+
+
+class Snapshot:
+    """A domain's state at one moment."""
+
+    def __init__(self, session: Session, ref: DomainSnapshot) -> None:
+        self._session = session
+        self.ref = ref
+
+    def __repr__(self) -> str:
+        return f"<Snapshot {self.name!r} of {self.ref.dom.name!r}>"
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.ref.name
+
+    async def xml(self, flags: int = 0) -> str:
+        """Return its document."""
+        return str((await self._session.call("DOMAIN_SNAPSHOT_GET_XML_DESC", self.ref, flags)).xml)
+
+    async def parent(self) -> Snapshot:
+        """Return the snapshot it was taken after."""
+        return Snapshot(self._session, (await self._session.call("DOMAIN_SNAPSHOT_GET_PARENT", self.ref, 0)).snap)
+
+    async def is_current(self) -> bool:
+        """Tell whether the domain goes on from here."""
+        return bool((await self._session.call("DOMAIN_SNAPSHOT_IS_CURRENT", self.ref, 0)).current)
+
+    async def revert(self, flags: int = 0) -> None:
+        """Bring the domain back to it."""
+        await self._session.call("DOMAIN_REVERT_TO_SNAPSHOT", self.ref, flags)
+
+    async def delete(self, flags: int = 0) -> None:
+        """Delete it."""
+        await self._session.call("DOMAIN_SNAPSHOT_DELETE", self.ref, flags)
