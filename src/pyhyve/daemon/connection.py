@@ -53,8 +53,10 @@ CALLS_MAX: Final = 16
 """Calls of one client that are served at the same time."""
 TURN_S: Final = 0.0005
 """How long an answer is worked on before others have their turn."""
+UNREAD_MAX: Final = 1 << 20
+"""Bytes a client may leave unread before its next calls wait in its socket."""
 BACKLOG_MAX: Final = 64 << 20
-"""Bytes a client may leave unread before it is disconnected: two of the longest frames."""
+"""Bytes of answers and events a client may leave unread before it is disconnected: two of the longest frames."""
 _READ_ONLY_FLAG: Final = 1  # VIR_CONNECT_RO
 _WITHOUT_DRIVER: Final = frozenset(
     {
@@ -193,6 +195,8 @@ class Connection:
             if called is not None:
                 self._serve(called)
                 self._flush()
+                if self._link.unsent_size > UNREAD_MAX:
+                    self._balance()
                 return
         try:
             for event in self._protocol.receive(data, fds):
@@ -210,6 +214,11 @@ class Connection:
         _close_fds(self._protocol.unclaimed_fds())
         self._flush()
         self._balance()
+
+    def writable(self) -> None:
+        """Little is queued any more."""
+        if self._paused:
+            self._balance()
 
     def lost(self) -> None:
         """The socket is gone: give up what was under way."""
@@ -249,6 +258,7 @@ class Connection:
         too_much = (
             bool(self._postponed)
             or self._protocol.calls_waiting > CALLS_MAX
+            or self._link.unsent_size > UNREAD_MAX
             or any(stream.incoming_size > INCOMING_MAX for stream in self._streams.values())
         )
         if too_much != self._paused and not self.closed:

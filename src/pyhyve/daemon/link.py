@@ -105,8 +105,10 @@ class SocketLink:
         except OSError:
             self._lose()
             return
-        if self._size <= LOW_WATER:
+        if self._size <= LOW_WATER and not self._drained.is_set():
             self._drained.set()
+            if self._connection is not None and not self._closing:
+                self._loop.call_soon(self._connection.writable)
         if bool(self._out) != self._writing:
             self._writing = bool(self._out)
             if self._writing:
@@ -243,6 +245,8 @@ class TransportLink(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Little is queued."""
         self._writable.set()
+        if self._connection is not None:
+            self._connection.writable()
 
     # -- called by the connection -------------------------------------------------------------------------------------
 

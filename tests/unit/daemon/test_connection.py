@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pyhyve.daemon.connection import BACKLOG_MAX, CALLS_MAX
+from pyhyve.daemon.connection import BACKLOG_MAX, CALLS_MAX, UNREAD_MAX
 from pyhyve.daemon.dispatch import Call, Encoded, procedure
 from pyhyve.daemon.errors import LibvirtError
 from pyhyve.daemon.streams import INCOMING_MAX, Hole, Stream
@@ -196,6 +196,21 @@ def test_a_client_that_asks_for_much_at_once_is_held_back(
         assert most == CALLS_MAX
         assert not client.link.paused
         assert all(client.answer(serial).result.sysinfo == "done" for serial in serials)
+
+    with_daemon(work)
+
+
+def test_a_client_that_leaves_answers_unread_is_held_back(with_daemon: WithDaemon) -> None:
+    async def work(daemon: Daemon) -> None:
+        client = opened(daemon)
+        client.link.hold = True
+        while not client.link.paused:
+            client.send("CONNECT_GET_CAPABILITIES")
+            await asyncio.sleep(0)
+        assert UNREAD_MAX < len(client.link.held) < 2 * UNREAD_MAX
+        client.link.held = b""
+        client.connection.writable()
+        assert not client.link.paused
 
     with_daemon(work)
 
