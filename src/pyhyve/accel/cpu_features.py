@@ -6,8 +6,9 @@ are accepted for them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from pyhyve.support.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from pyhyve.accel.cpu_models import HOST
 from pyhyve.support.errors import UserError
+from pyhyve.support.logs import late_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int, int], None]
 
-_LOG = logging.getLogger(__name__)
+_LOG = late_logger(__name__)
 CHOICES = ("auto", "kvm", "jit")
 
 

@@ -7,13 +7,13 @@ can wait (`ChannelReceiver`) is told how much can be written, and loses nothing.
 from __future__ import annotations
 
 import os
-import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from pyhyve.support.errors import UserError
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
     from pathlib import Path
 
@@ -220,7 +220,7 @@ class UnixChardev:
         self._path = path
         where = f"{label} unix:{path}" if fd is None else f"{label} fd:{fd}"
         try:
-            self._listener = _listen(path) if fd is None else socket.socket(fileno=fd)
+            self._listener = _listen(path) if fd is None else _adopt(fd)
             self._listener.settimeout(0)
         except OSError as error:
             msg = f"{where}: {error.strerror or error}"
@@ -344,8 +344,16 @@ class UnixChardev:
             self._channel.output_possible()
 
 
+def _adopt(fd: int) -> socket.socket:
+    import socket  # noqa: PLC0415 - most machines have no such console
+
+    return socket.socket(fileno=fd)
+
+
 def _listen(path: Path | None) -> socket.socket:
     """A socket that listens at `path`; raises OSError."""
+    import socket  # noqa: PLC0415 - see `_adopt`
+
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         if path is not None:
@@ -360,6 +368,8 @@ def _listen(path: Path | None) -> socket.socket:
 
 def remove_stale_socket(path: Path) -> None:
     """Remove the socket at `path` when nobody listens on it; raises OSError when somebody does."""
+    import socket  # noqa: PLC0415 - see `_adopt`
+
     if not path.is_socket():
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

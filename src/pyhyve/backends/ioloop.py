@@ -6,17 +6,18 @@ the translator's notifications arrive through `call_soon`.
 
 from __future__ import annotations
 
-import logging
 import os
 import select
 import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
+from pyhyve.support.logs import late_logger
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_LOG = logging.getLogger(__name__)
+_LOG = late_logger(__name__)
 
 READABLE = select.EPOLLIN
 WRITABLE = select.EPOLLOUT

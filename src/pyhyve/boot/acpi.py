@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
 from pyhyve.boot import aml
 from pyhyve.boot.aml import SpaceType
+from pyhyve.support.records import dataclass
 
 _OEM_ID = b"PYHYVE"
 _OEM_TABLE_ID = b"PYHYVEPC"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from enum import IntFlag
 
 from pyhyve.boot.errors import BootError
+from pyhyve.support.records import dataclass
 
 HEADER_OFFSET = 0x1F1
 BOOT_FLAG = 0xAA55

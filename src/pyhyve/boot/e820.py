@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
+
+from pyhyve.support.records import dataclass
 
 FOUR_GIB = 1 << 32
 LOW_RAM_LIMIT = 0xC000_0000

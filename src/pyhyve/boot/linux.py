@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -12,6 +11,7 @@ from pyhyve.boot import bzimage, cpu_state, elf_kernel, realmode, vmlinux
 from pyhyve.boot.e820 import ONE_MIB
 from pyhyve.boot.errors import BootError
 from pyhyve.memory.guest import PAGE_SIZE_BYTES, GuestAddressError
+from pyhyve.support.records import dataclass
 
 if TYPE_CHECKING:
     from pathlib import Path

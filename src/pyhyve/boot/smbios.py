@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from uuid import UUID
+from typing import Protocol
 
 ENTRY_POINT_BYTES = 24
 _MIB = 1 << 20
 _EXTENDED_SIZE_FROM_MIB = 0x7FFF
+
+
+class HasUuidBytes(Protocol):
+    """A UUID, as the standard library's is."""
+
+    @property
+    def bytes_le(self) -> bytes:
+        """Its first three fields in little-endian order."""
 
 
 class StructureType(IntEnum):
@@ -28,7 +33,7 @@ class StructureType(IntEnum):
     END = 127
 
 
-def build_smbios(base: int, *, name: str, version: str, uuid: UUID, memory_bytes: int, cpus: int) -> bytes:
+def build_smbios(base: int, *, name: str, version: str, uuid: HasUuidBytes, memory_bytes: int, cpus: int) -> bytes:
     """Entry point (64-bit, 5.2.2) at `base` (16-byte aligned), followed by the structures."""
     structures = _structures(name, version, uuid, memory_bytes, cpus)
     entry = bytearray(
@@ -47,7 +52,7 @@ def structure(kind: StructureType, handle: int, body: bytes, *strings: str) -> b
     return struct.pack("<BBH", kind, 4 + len(body), handle) + body + (texts or b"\0") + b"\0"
 
 
-def _structures(name: str, version: str, uuid: UUID, memory_bytes: int, cpus: int) -> bytes:
+def _structures(name: str, version: str, uuid: HasUuidBytes, memory_bytes: int, cpus: int) -> bytes:
     mib = memory_bytes // _MIB
     size_field, extended = (mib, 0) if mib < _EXTENDED_SIZE_FROM_MIB else (_EXTENDED_SIZE_FROM_MIB, mib)
     kib = memory_bytes >> 10

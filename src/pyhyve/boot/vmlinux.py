@@ -13,18 +13,17 @@ import contextlib
 import io
 import os
 import re
-import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from pyhyve.boot import bzimage, elf_kernel
 from pyhyve.boot.errors import BootError
-from pyhyve.support.cache import cache_directory
+from pyhyve.support.cache import cache_directory, write_atomically
 from pyhyve.support.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 PAYLOAD_PROTOCOL = 0x208
 """Boot protocol that first names the payload."""
@@ -63,9 +62,9 @@ def find_vmlinux(path: Path, file: BinaryIO) -> Path | None:
         try:
             data = extract(file, str(path))
         except BootError:
-            _store(directory / f"{key}{_ABSENT}", b"")
+            write_atomically(directory / f"{key}{_ABSENT}", b"")
             return None
-        _store(found, data)
+        write_atomically(found, data)
         _prune(directory)
     except (OSError, UserError):
         return None
@@ -184,18 +183,6 @@ _METHODS: dict[bytes, Callable[[bytes, str], bytes]] = {
     b"\x28\xb5\x2f\xfd": _zstd,
     b"\x02\x21\x4c\x18": _lz4,
 }
-
-
-def _store(path: Path, data: bytes) -> None:
-    """Put `data` at `path` in one step."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as file:
-        try:
-            file.write(data)
-            file.flush()
-            Path(file.name).rename(path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
 
 
 def _prune(directory: Path) -> None:

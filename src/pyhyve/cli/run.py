@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import termios
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,6 +34,7 @@ from pyhyve.machine.config import (
     VsockConfig,
 )
 from pyhyve.support.errors import ExitStatus, InputError
+from pyhyve.support.records import replace
 
 if TYPE_CHECKING:
     import argparse

@@ -10,11 +10,11 @@ neither kept nor written after the call returns.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from pyhyve.support.errors import UserError
+from pyhyve.support.records import dataclass, field, replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pyhyve.image.contract import ImageError
+from pyhyve.support.records import dataclass, field
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, BinaryIO
 
 from pyhyve.image.contract import (
@@ -32,6 +31,7 @@ from pyhyve.image.locking import lock_image
 from pyhyve.image.raw import RawImage
 from pyhyve.image.registry import PROBE_SIZE_BYTES, find_format, probe_format
 from pyhyve.image.storage import FileObjectStorage, FileStorage, Storage
+from pyhyve.support.records import dataclass, field, replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib import import_module
 from typing import cast
 
 from pyhyve.image.contract import ImageFormat, ImageUnsupportedError
+from pyhyve.support.records import dataclass
 
 PROBE_SIZE_BYTES = 2048
 

@@ -6,7 +6,6 @@ import grp
 import mmap
 import os
 from ctypes import addressof, c_char
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -16,6 +15,7 @@ from pyhyve.kvm import structures as s
 from pyhyve.kvm.abi import Cap, ExitReason
 from pyhyve.kvm.ioctls import KvmError
 from pyhyve.kvm.system import DEVICE_PATH, KvmSystem
+from pyhyve.support.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from pyhyve.kvm import structures as s
@@ -23,6 +22,7 @@ from pyhyve.kvm.abi import (
 from pyhyve.kvm.device import DeviceHandle
 from pyhyve.kvm.ioctls import KvmError, call
 from pyhyve.kvm.vcpu import VcpuHandle
+from pyhyve.support.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
-from uuid import uuid4
 
 from pyhyve.accel.select import open_vm
 from pyhyve.backends.ioloop import IoLoop
@@ -33,13 +31,14 @@ from pyhyve.machine import trace
 from pyhyve.machine.chardevs import open_chardev
 from pyhyve.machine.clock import ClockTsc
 from pyhyve.machine.config import ConfigError
-from pyhyve.machine.inventory import Inventory, PluggedDisk, PluggedExtra, PluggedNet
+from pyhyve.machine.inventory import Identity, Inventory, PluggedDisk, PluggedExtra, PluggedNet
 from pyhyve.machine.io import MachineLoop
 from pyhyve.machine.machine import Machine, MachineParts
 from pyhyve.machine.notices import ShutdownCause
 from pyhyve.machine.pci_setup import PCI_WINDOW64_BYTES, PCI_WINDOW_LAST, configure_pci
 from pyhyve.machine.vcpu_loop import VcpuRunner
 from pyhyve.memory.guest import GuestMemory
+from pyhyve.support.logs import late_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +51,7 @@ if TYPE_CHECKING:
     from pyhyve.devices.virtio.scsi import VirtioScsiCdrom
     from pyhyve.machine.config import MachineConfig
 
-_FIRMWARE_LOG = logging.getLogger("pyhyve.firmware")
+_FIRMWARE_LOG = late_logger("pyhyve.firmware")
 COM1_PORT, COM1_IRQ = 0x3F8, 4
 PM_PORT, GPE_PORT, SMI_PORT, SCI_IRQ = 0x600, 0xAFE0, 0xB2, 9
 SMBIOS_GPA = 0xF_0000
@@ -80,6 +79,10 @@ class _GsiLine:
 
     def set(self, *, level: bool) -> None:
         self._chip.set_gsi(self._gsi, level=level)
+
+
+def _log_firmware(text: str, *values: object) -> None:
+    _FIRMWARE_LOG.debug(text, *values)
 
 
 class _Builder:
@@ -113,8 +116,8 @@ class _Builder:
         self.isa_bridge = Piix3IsaBridge(self.irqs.set_gsi)
         self.pci = PciBus(self.ports, self.memory, send_msi=self.irqs.send_msi, set_pirq=self.isa_bridge.set_pirq)
         self.console = console
-        self.uuid = config.uuid or uuid4()
-        self.inventory = self.parts.inventory = Inventory(config, self.uuid, self.pci)
+        self.identity = Identity.of(config.uuid)
+        self.inventory = self.parts.inventory = Inventory(config, self.identity, self.pci)
 
     def line(self, irq: int) -> IrqLine:
         return _GsiLine(self.irqs, irq)
@@ -175,7 +178,7 @@ class _Builder:
         add(PM_PORT, PM_SIZE, pm, name="ACPI PM")
         add(GPE_PORT, GPE_SIZE, gpe, name="ACPI GPE0", width=1)
         add(SMI_PORT, 2, smi, name="SMI command", width=1)
-        add(DEBUG_PORT, 1, DebugConsole(_FIRMWARE_LOG.debug), name="debug console", width=1)
+        add(DEBUG_PORT, 1, DebugConsole(_log_firmware), name="debug console", width=1)
         add(CONFIG_PORT, CONFIG_PORT_SIZE, config_ports, name="PCI configuration")
         self.pci.attach(I440fxBridge(), 0)
         self.pci.attach(self.isa_bridge, 1)
@@ -263,7 +266,7 @@ class _Builder:
             SMBIOS_GPA,
             name=self.config.name,
             version=MACHINE_VERSION,
-            uuid=self.uuid,
+            uuid=self.identity,
             memory_bytes=self.config.memory_bytes,
             cpus=self.config.cpus,
         )

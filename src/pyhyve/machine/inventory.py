@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import os
 from typing import TYPE_CHECKING, Any
+
+from pyhyve.support.records import dataclass, field
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -41,12 +43,42 @@ class PluggedExtra:
 
 
 @dataclass(frozen=True, slots=True)
+class Identity:
+    """A machine's UUID, without the module of that name: it is slow to load, and few look at it."""
+
+    octets: bytes
+
+    @staticmethod
+    def of(uuid: UUID | None) -> Identity:
+        """That of `uuid`, or a random one (RFC 9562, 5.4)."""
+        if uuid is not None:
+            return Identity(uuid.bytes)
+        made = bytearray(os.urandom(16))
+        made[6] = made[6] & 0x0F | 0x40
+        made[8] = made[8] & 0x3F | 0x80
+        return Identity(bytes(made))
+
+    @property
+    def bytes_le(self) -> bytes:
+        """As SMBIOS has it: the first three fields in little-endian order."""
+        given = self.octets
+        return given[3::-1] + given[5:3:-1] + given[7:5:-1] + given[8:]
+
+
+@dataclass(frozen=True, slots=True)
 class Inventory:
     """Filled by the builder; the machine lock guards the lists once the machine runs."""
 
     config: MachineConfig
-    uuid: UUID
+    identity: Identity
     pci: PciBus
     disks: list[PluggedDisk] = field(default_factory=list)
     nets: list[PluggedNet] = field(default_factory=list)
     extras: list[PluggedExtra] = field(default_factory=list)
+
+    @property
+    def uuid(self) -> UUID:
+        """The machine's identity."""
+        from uuid import UUID  # noqa: PLC0415 - see `Identity`
+
+        return UUID(bytes=self.identity.octets)

@@ -7,12 +7,10 @@ control thread has dealt with it. Observers are called on the control thread and
 
 from __future__ import annotations
 
-import logging
 import queue
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +18,8 @@ from pyhyve.machine.lifecycle import Lifecycle, MachineState
 from pyhyve.machine.notices import Notice, NoticeKind, RunActions, ShutdownCause
 from pyhyve.machine.outcome import Outcome, OutcomeKind
 from pyhyve.machine.report import describe_vcpu
+from pyhyve.support.logs import late_logger
+from pyhyve.support.records import dataclass, field
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pyhyve.memory.contents import Settling
     from pyhyve.state.contract import Saveable
 
-_LOG = logging.getLogger(__name__)
+_LOG = late_logger(__name__)
 _PARK_TIMEOUT_S = 5.0
 _SWITCH_INTERVAL_S = 0.0005
 """How long a Python thread may keep others from running: the I/O thread must not delay an exit for long."""

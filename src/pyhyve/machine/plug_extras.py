@@ -81,9 +81,7 @@ def _plug_serial_bus(
         raise
 
 
-def _port(
-    port: PortConfig, chardev: Chardev, tell: Tell
-) -> console.PortConfig:
+def _port(port: PortConfig, chardev: Chardev, tell: Tell) -> console.PortConfig:
     def changed(is_open: bool) -> None:  # noqa: FBT001 - the device's callback
         tell(NoticeKind.VSERPORT_CHANGE, {"id": port.device_id, "open": is_open})
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from pyhyve.accel.api import ExitKind
+from pyhyve.support.logs import late_logger
 
 if TYPE_CHECKING:
     from pyhyve.accel.api import VcpuExit
 
-_BUS = logging.getLogger("pyhyve.trace.bus")
-_EXITS = logging.getLogger("pyhyve.trace.exits")
+_BUS = late_logger("pyhyve.trace.bus")
+_EXITS = late_logger("pyhyve.trace.exits")
 
 
 def trace_access(space: str, address: int, size: int, value: int, *, is_write: bool) -> None:

@@ -5,13 +5,13 @@ Hot path: every exit of the guest passes through `VcpuRunner._loop`.
 
 from __future__ import annotations
 
-import logging
 import threading
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from pyhyve.accel.api import ExitKind
 from pyhyve.devices.irq.spec import LAPIC_BASE
 from pyhyve.state.record import U8, record
+from pyhyve.support.logs import late_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pyhyve.devices.bus import AddressMap
     from pyhyve.devices.irq.chip import ApicInterruptChip
 
-_LOG = logging.getLogger(__name__)
+_LOG = late_logger(__name__)
 _IO, _MMIO, _HALT, _KICKED = ExitKind.IO, ExitKind.MMIO, ExitKind.HALT, ExitKind.KICKED
 _WINDOW = ExitKind.INTERRUPT_WINDOW
 _LAPIC_PAGE = LAPIC_BASE >> 12

@@ -7,8 +7,9 @@ import ctypes
 import mmap
 import os
 from bisect import bisect_right
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from pyhyve.support.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +43,8 @@ def write_atomically(path: Path, data: bytes) -> None:
 
     Raises OSError as the file system does.
     """
+    import tempfile  # noqa: PLC0415 - most starts write nothing
+
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -59,6 +59,9 @@ def write_atomically(path: Path, data: bytes) -> None:
 @contextlib.contextmanager
 def new_directory(parent: Path) -> Iterator[Path]:
     """A fresh directory inside `parent`; removed on the way out unless it was renamed away."""
+    import shutil  # noqa: PLC0415 - ditto
+    import tempfile  # noqa: PLC0415
+
     path = Path(tempfile.mkdtemp(dir=parent, prefix=".new-"))
     try:
         yield path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -10,12 +9,13 @@ from pyhyve.state.errors import StateError
 from pyhyve.state.record import I64, I128, U8, Size, record
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from pyhyve.devices.contracts import Clock, IrqLine, TimerSource
 
 _NS = 1_000_000_000
 _UPDATE_NS = 244_000
 """The update-in-progress flag rises this long before the update."""
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ANY = 0xC0
 """An alarm register with both top bits set matches anything."""
 
@@ -81,6 +81,13 @@ def cmos_memory_bytes(below_4g: int, above_4g: int, cpus: int, boot_order: str) 
     return {int(key): value for key, value in values.items()}
 
 
+def _time(since_epoch_us: int) -> datetime:
+    """A moment. Raises OverflowError when there is no such time."""
+    from datetime import UTC, datetime, timedelta  # noqa: PLC0415 - slow to load, and no start waits for the clock
+
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=since_epoch_us)
+
+
 @record
 class Mc146818State:
     """CMOS memory, the index register, and the time as an offset from the host's."""
@@ -127,7 +134,7 @@ class Mc146818:
 
     def save(self) -> Mc146818State:
         """Memory, and the time relative to the host's."""
-        stopped = None if self._stopped is None else (self._stopped - _EPOCH) // timedelta(microseconds=1)
+        stopped = None if self._stopped is None else (self._stopped - _time(0)) // (_time(1) - _time(0))
         return Mc146818State(
             memory=bytes(self._memory), index=self._index, offset_ns=self._offset_ns, stopped_us=stopped
         )
@@ -135,8 +142,8 @@ class Mc146818:
     def load(self, state: Mc146818State) -> None:
         """Take over memory; a clock that showed the host's time shows it again."""
         try:
-            stopped = None if state.stopped_us is None else _EPOCH + timedelta(microseconds=state.stopped_us)
-            _ = _EPOCH + timedelta(microseconds=(self._clock.wall_ns() + state.offset_ns) // 1000)
+            stopped = None if state.stopped_us is None else _time(state.stopped_us)
+            _ = _time((self._clock.wall_ns() + state.offset_ns) // 1000)
         except OverflowError as error:
             msg = "state of RTC: no such time"
             raise StateError(msg) from error
@@ -151,7 +158,7 @@ class Mc146818:
         """The time the clock shows."""
         if self._stopped is not None:
             return self._stopped
-        return _EPOCH + timedelta(microseconds=(self._clock.wall_ns() + self._offset_ns) // 1000)
+        return _time((self._clock.wall_ns() + self._offset_ns) // 1000)
 
     def read(self, offset: int, _size: int) -> int:
         """Read the selected register (the index port itself reads as all ones)."""
@@ -242,7 +249,7 @@ class Mc146818:
             self._set_time(now)
 
     def _set_time(self, now: datetime) -> None:
-        since = now - _EPOCH
+        since = now - _time(0)
         wall_ns = (since.days * 86400 + since.seconds) * _NS + since.microseconds * 1000
         self._offset_ns = wall_ns - self._clock.wall_ns()
 

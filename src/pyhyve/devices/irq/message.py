@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pyhyve.devices.irq import spec
+from pyhyve.support.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from typing import TYPE_CHECKING
 
 from pyhyve.devices.bus import AddressConflictError
 from pyhyve.devices.pci import spec
 from pyhyve.devices.pci.spec import BarKind
+from pyhyve.support.logs import late_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pyhyve.devices.contracts import LineSetter
     from pyhyve.devices.pci.device import Bar, PciDevice
 
-_LOG = logging.getLogger(__name__)
+_LOG = late_logger(__name__)
 SLOTS = 32
 FUNCTIONS = 8
 
