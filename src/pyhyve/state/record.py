@@ -9,10 +9,10 @@ from __future__ import annotations
 import functools
 import types
 import typing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar, dataclass_transform
 
 from pyhyve.state.errors import StateError
+from pyhyve.support.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable
