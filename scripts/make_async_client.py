@@ -16,12 +16,14 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src/pyhyve/client"
 TARGET = SOURCE / "aio"
-MODULES = ("stream", "domain", "network", "storage", "authentication", "connection")
+MODULES = ("managed", "stream", "domain", "network", "storage", "authentication", "connection")
 AWAITED = {
     ("session", name)
     for name in ("call", "exchange", "open_stream", "send_stream", "end_stream", "receive_stream", "next_event")
 }
 """Methods of a session that wait, as (what it is called, method)."""
+FUNCTIONS = {"authenticate"}
+"""Functions, rather than methods, that wait."""
 RENAMED = {"__enter__": "__aenter__", "__exit__": "__aexit__"}
 HEADING = (
     '"""{first}\n\nMade from :mod:`pyhyve.client.{name}` by ``scripts/make_async_client.py``: change that one.\n"""\n\n'
@@ -45,7 +47,7 @@ def waits(node: ast.Call, names: set[str]) -> bool:
     """Whether a call waits: of a session's method, or of a function known to wait."""
     function = node.func
     if isinstance(function, ast.Name):
-        return function.id in names
+        return function.id in FUNCTIONS
     if not isinstance(function, ast.Attribute):
         return False
     owner = function.value
@@ -58,7 +60,7 @@ def waits(node: ast.Call, names: set[str]) -> bool:
 def waiting_names(trees: dict[str, ast.Module]) -> set[str]:
     """Names of all functions and methods that wait, however many calls away."""
     functions = [node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-    names: set[str] = {"authenticate", "open_session"}
+    names: set[str] = set()
     while True:
         before = len(names)
         for function in functions:

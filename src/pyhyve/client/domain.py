@@ -2,56 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-from uuid import UUID
+from typing import TYPE_CHECKING
 
+from pyhyve.client.managed import Identified, Managed
 from pyhyve.client.stream import Stream
 from pyhyve.client.values import DomainInfo, InterfaceStats
+from pyhyve.rpc import values
 
 if TYPE_CHECKING:
-    from pyhyve.client.session import Session
-    from pyhyve.rpc.values import Domain as DomainRef
-    from pyhyve.rpc.values import DomainInterface, DomainSnapshot
+    from pyhyve.rpc.values import DomainInterface
 
 __all__ = ["Domain", "Snapshot"]
 
 
-class Domain:
+class Domain(Identified[values.Domain]):
     """A managed machine. Every method asks the daemon and raises LibvirtError where it refuses.
 
     ``flags`` are libvirt's numbers for the call (virDomain…Flags).
     """
 
-    def __init__(self, session: Session, ref: DomainRef) -> None:
-        self._session = session
-        self.ref = ref
-
-    def __repr__(self) -> str:
-        return f"<Domain {self.name!r} {self.uuid}>"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Domain) and self.ref.uuid == other.ref.uuid
-
-    def __hash__(self) -> int:
-        return hash(self.ref.uuid)
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-        return self.ref.name
-
-    @property
-    def uuid(self) -> UUID:
-        """Its UUID."""
-        return UUID(bytes=self.ref.uuid)
-
     @property
     def id(self) -> int | None:
         """Its number while it runs, as of when it was looked up; None while it does not."""
         return None if self.ref.id < 0 else self.ref.id
-
-    def _call(self, name: str, *values: object) -> Any:  # noqa: ANN401 - a record with the answer's fields
-        return self._session.call(name, self.ref, *values)
 
     def _renew(self) -> None:
         """Look the number up again after it changed."""
@@ -253,37 +226,28 @@ class Domain:
         return Snapshot(self._session, self._call("DOMAIN_SNAPSHOT_CURRENT", 0).snap)
 
 
-class Snapshot:
+class Snapshot(Managed[values.DomainSnapshot]):
     """A domain's state at one moment."""
-
-    def __init__(self, session: Session, ref: DomainSnapshot) -> None:
-        self._session = session
-        self.ref = ref
 
     def __repr__(self) -> str:
         return f"<Snapshot {self.name!r} of {self.ref.dom.name!r}>"
 
-    @property
-    def name(self) -> str:
-        """Its name."""
-        return self.ref.name
-
     def xml(self, flags: int = 0) -> str:
         """Return its document."""
-        return str(self._session.call("DOMAIN_SNAPSHOT_GET_XML_DESC", self.ref, flags).xml)
+        return str(self._call("DOMAIN_SNAPSHOT_GET_XML_DESC", flags).xml)
 
     def parent(self) -> Snapshot:
         """Return the snapshot it was taken after."""
-        return Snapshot(self._session, self._session.call("DOMAIN_SNAPSHOT_GET_PARENT", self.ref, 0).snap)
+        return Snapshot(self._session, self._call("DOMAIN_SNAPSHOT_GET_PARENT", 0).snap)
 
     def is_current(self) -> bool:
         """Tell whether the domain goes on from here."""
-        return bool(self._session.call("DOMAIN_SNAPSHOT_IS_CURRENT", self.ref, 0).current)
+        return bool(self._call("DOMAIN_SNAPSHOT_IS_CURRENT", 0).current)
 
     def revert(self, flags: int = 0) -> None:
         """Bring the domain back to it."""
-        self._session.call("DOMAIN_REVERT_TO_SNAPSHOT", self.ref, flags)
+        self._call("DOMAIN_REVERT_TO_SNAPSHOT", flags)
 
     def delete(self, flags: int = 0) -> None:
         """Delete it."""
-        self._session.call("DOMAIN_SNAPSHOT_DELETE", self.ref, flags)
+        self._call("DOMAIN_SNAPSHOT_DELETE", flags)

@@ -5,38 +5,18 @@ Made from :mod:`pyhyve.client.network` by ``scripts/make_async_client.py``: chan
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-from uuid import UUID
+from typing import TYPE_CHECKING
+
+from pyhyve.client.aio.managed import Identified
+from pyhyve.rpc import values
 
 if TYPE_CHECKING:
-    from pyhyve.client.aio.session import Session
     from pyhyve.rpc.values import DhcpLease
-    from pyhyve.rpc.values import Network as NetworkRef
 __all__ = ["Network"]
 
 
-class Network:
+class Network(Identified[values.Network]):
     """A virtual network. Every method asks the daemon and raises LibvirtError where it refuses."""
-
-    def __init__(self, session: Session, ref: NetworkRef) -> None:
-        self._session = session
-        self.ref = ref
-
-    def __repr__(self) -> str:
-        return f"<Network {self.name!r} {self.uuid}>"
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-        return self.ref.name
-
-    @property
-    def uuid(self) -> UUID:
-        """Its UUID."""
-        return UUID(bytes=self.ref.uuid)
-
-    async def _call(self, name: str, *values: object) -> Any:
-        return await self._session.call(name, self.ref, *values)
 
     async def xml(self, flags: int = 0) -> str:
         """Return its document."""

@@ -5,41 +5,16 @@ Made from :mod:`pyhyve.client.storage` by ``scripts/make_async_client.py``: chan
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-from uuid import UUID
-
+from pyhyve.client.aio.managed import Identified, Managed
 from pyhyve.client.aio.stream import Stream
 from pyhyve.client.values import PoolInfo, VolumeInfo
+from pyhyve.rpc import values
 
-if TYPE_CHECKING:
-    from pyhyve.client.aio.session import Session
-    from pyhyve.rpc.values import StoragePool as PoolRef
-    from pyhyve.rpc.values import StorageVol as VolumeRef
 __all__ = ["StoragePool", "StorageVolume"]
 
 
-class StoragePool:
+class StoragePool(Identified[values.StoragePool]):
     """A place for volumes. Every method asks the daemon and raises LibvirtError where it refuses."""
-
-    def __init__(self, session: Session, ref: PoolRef) -> None:
-        self._session = session
-        self.ref = ref
-
-    def __repr__(self) -> str:
-        return f"<StoragePool {self.name!r} {self.uuid}>"
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-        return self.ref.name
-
-    @property
-    def uuid(self) -> UUID:
-        """Its UUID."""
-        return UUID(bytes=self.ref.uuid)
-
-    async def _call(self, name: str, *values: object) -> Any:
-        return await self._session.call(name, self.ref, *values)
 
     async def xml(self, flags: int = 0) -> str:
         """Return its document."""
@@ -108,28 +83,13 @@ class StoragePool:
         return StorageVolume(self._session, answer.vol)
 
 
-class StorageVolume:
+class StorageVolume(Managed[values.StorageVol]):
     """A volume."""
-
-    def __init__(self, session: Session, ref: VolumeRef) -> None:
-        self._session = session
-        self.ref = ref
-
-    def __repr__(self) -> str:
-        return f"<StorageVolume {self.name!r} in {self.ref.pool!r}>"
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-        return self.ref.name
 
     @property
     def key(self) -> str:
         """Its key, unique on the host."""
         return self.ref.key
-
-    async def _call(self, name: str, *values: object) -> Any:
-        return await self._session.call(name, self.ref, *values)
 
     async def path(self) -> str:
         """Return its path on the daemon's host."""

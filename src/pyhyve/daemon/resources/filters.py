@@ -6,10 +6,11 @@ Documents are checked for being filters; what is in their rules is kept as it is
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from uuid import UUID, uuid4
 
 from pyhyve.daemon.errors import LibvirtError
+from pyhyve.daemon.faults import Faults
 from pyhyve.rpc.errors import ErrorCode, ErrorDomain
 from pyhyve.rpc.values import NwFilter
 from pyhyve.xml.document import Node, XmlError, format_node, parse_document
@@ -41,8 +42,7 @@ class Filter:
         return format_node(self.document)
 
 
-def _error(code: ErrorCode, detail: str) -> LibvirtError:
-    return LibvirtError(code, ErrorDomain.NWFILTER, detail)
+_error: Final = Faults(ErrorDomain.NWFILTER).make
 
 
 def parse_filter(xml: str | bytes) -> Filter:

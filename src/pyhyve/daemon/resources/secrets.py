@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 from uuid import UUID, uuid4
 
-from pyhyve.daemon.errors import LibvirtError
 from pyhyve.daemon.events import EventKind
+from pyhyve.daemon.faults import Faults
 from pyhyve.rpc.errors import ErrorCode, ErrorDomain
 from pyhyve.rpc.values import Secret as SecretRef
 from pyhyve.xml.document import Node, XmlError, format_node, parse_document
@@ -52,8 +52,7 @@ class Secret:
         return str(UUID(bytes=self.uuid))
 
 
-def _error(code: ErrorCode, detail: str) -> LibvirtError:
-    return LibvirtError(code, ErrorDomain.SECRET, detail)
+_error: Final = Faults(ErrorDomain.SECRET).make
 
 
 def parse_secret(xml: str) -> Secret:
