@@ -35,7 +35,7 @@ from pyhyve.rpc.server import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pyhyve.daemon.access import Identity
     from pyhyve.daemon.daemon import Daemon
@@ -110,6 +110,7 @@ class Connection:
         self.authenticated = True
         self.registrations: dict[int, Registration] = {}
         self.watches_close = False
+        self._closers: list[Callable[[Connection], None]] = []
         self.keepalive = False
         """The client answers pings."""
         self.sasl: ScramServer | None = None
@@ -147,8 +148,18 @@ class Connection:
         self.read_only = self.read_only or bool(flags & _READ_ONLY_FLAG)
         self.forget_admissions()
 
+    def on_close(self, function: Callable[[Connection], None]) -> None:
+        """Have a function called once the client closed what it opened, or is gone."""
+        self._closers.append(function)
+
+    def _call_closers(self) -> None:
+        closers, self._closers = self._closers, []
+        for function in closers:
+            function(self)
+
     def close_driver(self) -> None:
         """Close what was opened; the socket stays."""
+        self._call_closers()
         self.daemon.events.drop(self)
         self.forget_admissions()
         self._driver = None
@@ -225,6 +236,7 @@ class Connection:
         if self.closed:
             return
         self.closed = True
+        self._call_closers()
         self.daemon.connections.discard(self)
         self.daemon.events.drop(self)
         for called in self._postponed:

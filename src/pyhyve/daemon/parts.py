@@ -5,8 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyhyve.daemon.daemon import Daemon
+from pyhyve.daemon.drivers.qemu.driver import QemuDriver
 from pyhyve.daemon.drivers.test.driver import TestDriver
-from pyhyve.daemon.procedures import authentication, connect, cpu, events, node
+from pyhyve.daemon.host.linux import LinuxHost
+from pyhyve.daemon.procedures import (
+    authentication,
+    connect,
+    cpu,
+    domain_block,
+    domain_define,
+    domain_devices,
+    domain_guest,
+    domain_info,
+    domain_jobs,
+    domain_lifecycle,
+    domain_lookup,
+    domain_snapshots,
+    domain_tuning,
+    events,
+    node,
+)
 
 if TYPE_CHECKING:
     from pyhyve.daemon.access import Policy
@@ -14,12 +32,29 @@ if TYPE_CHECKING:
 
 __all__ = ["HANDLERS", "build"]
 
-HANDLERS = (authentication, connect, cpu, events, node)
+HANDLERS = (
+    authentication,
+    connect,
+    cpu,
+    domain_block,
+    domain_define,
+    domain_devices,
+    domain_guest,
+    domain_info,
+    domain_jobs,
+    domain_lifecycle,
+    domain_lookup,
+    domain_snapshots,
+    domain_tuning,
+    events,
+    node,
+)
 """Modules that register handlers when they are imported."""
 
 
 def build(paths: Paths, policy: Policy | None = None) -> Daemon:
     """Return a daemon with everything in it, not started."""
     daemon = Daemon(paths, policy)
+    daemon.add_driver(QemuDriver(daemon, LinuxHost()))
     daemon.add_driver(TestDriver())
     return daemon

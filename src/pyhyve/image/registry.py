@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import cast
 
 from pyhyve.image.contract import ImageFormat, ImageUnsupportedError
 from pyhyve.support.records import dataclass
@@ -23,7 +24,7 @@ class FormatEntry:
 ENTRIES: tuple[FormatEntry, ...] = (
     FormatEntry("raw", "pyhyve.image.raw"),
     FormatEntry("qcow2", "pyhyve.image.qcow2", ((0, b"QFI\xfb"),)),
-    FormatEntry("qcow", "pyhyve.image.qcow", ((0, b"QFI\xfb\0\0\0\1"),)),
+    FormatEntry("qcow", "pyhyve.image.qcow", ((0, b"QFI\xfb"),)),
     FormatEntry(
         "vmdk",
         "pyhyve.image.vmdk",
@@ -58,8 +59,7 @@ def find_format(name: str) -> ImageFormat:
     if not isinstance(getattr(module, "FORMAT", None), ImageFormat):
         msg = f"Format '{name}' is not part of this installation"
         raise ImageUnsupportedError(msg)
-    found: ImageFormat = module.FORMAT
-    return found
+    return cast("ImageFormat", module.FORMAT)
 
 
 def probe_format(head: bytes, filename: str) -> str:

@@ -11,7 +11,7 @@ the other.
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # `typing` would be felt in short commands
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dataclasses import dataclass, field, replace

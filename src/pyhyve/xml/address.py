@@ -5,9 +5,10 @@ Source: libvirt's documentation, "Domain XML format", device addresses.
 
 from __future__ import annotations
 
-from pyhyve.xml.element import INTEGER, Converter, Element, attribute, element
+from pyhyve.xml.document import Node
+from pyhyve.xml.element import INTEGER, Converter, Element, attribute, element, node
 
-__all__ = ["Address", "Alias"]
+__all__ = ["Address", "Alias", "pci_address"]
 
 
 def _hex(width: int) -> Converter:
@@ -28,6 +29,31 @@ class Address(Element):
     function: int | None = attribute("function", _hex(1))
     multifunction: str | None = attribute("multifunction")
     port: str | None = attribute("port")
+    base: str | None = attribute("base")
+    iobase: str | None = attribute("iobase")
+    irq: str | None = attribute("irq")
+    cssid: str | None = attribute("cssid")
+    ssid: str | None = attribute("ssid")
+    devno: str | None = attribute("devno")
+    reg: str | None = attribute("reg")
+    zpci: Node | None = node("zpci")
+
+    @property
+    def pci(self) -> tuple[int, int, int]:
+        """Bus, slot and function of a PCI address."""
+        return INTEGER.parse(self.bus or "0"), INTEGER.parse(self.slot or "0"), self.function or 0
+
+
+def pci_address(bus: int, slot: int, function: int = 0, multifunction: str | None = None) -> Address:
+    """Return a PCI address as libvirt writes it."""
+    return Address(
+        type="pci",
+        domain=0,
+        bus=f"0x{bus:02x}",
+        slot=f"0x{slot:02x}",
+        function=function,
+        multifunction=multifunction,
+    )
 
 
 @element("alias")

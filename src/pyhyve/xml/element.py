@@ -36,10 +36,13 @@ __all__ = [
     "element",
     "format_element",
     "from_node",
+    "node",
+    "nodes",
     "parse_element",
     "present",
     "text",
     "to_node",
+    "without_unknown",
 ]
 
 
@@ -93,6 +96,8 @@ class _Kind(Enum):
     PRESENT = auto()
     CHILD = auto()
     CHILDREN = auto()
+    NODE = auto()
+    NODES = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +140,16 @@ def child(cls: type[Element], *, required: bool = False) -> Any:  # noqa: ANN401
     return _field(_Member(_Kind.CHILD, cls.NAME, cls=cls, required=required))
 
 
+def node(name: str) -> Any:  # noqa: ANN401 - see _field
+    """Declare a child kept as the node it is, at most one."""
+    return _field(_Member(_Kind.NODE, name))
+
+
+def nodes(name: str) -> Any:  # noqa: ANN401 - see _field
+    """Declare any number of children kept as the nodes they are, as a tuple."""
+    return _field(_Member(_Kind.NODES, name), default=())
+
+
 def children(cls: type[Element]) -> Any:  # noqa: ANN401 - see _field
     """Declare any number of child elements of that class, as a tuple."""
     return _field(_Member(_Kind.CHILDREN, cls.NAME, cls=cls), default=())
@@ -153,11 +168,9 @@ class Element:
 _E = TypeVar("_E", bound=Element)
 
 
-@dataclass_transform(
-    kw_only_default=True,
-    frozen_default=True,
-    field_specifiers=(attribute, text, child_text, present, child, children),
-)
+# Without ``field_specifiers`` a type checker takes every member for one with a default, which all but the required ones
+# have; with them it would take none for one, since their default is inside the functions.
+@dataclass_transform(kw_only_default=True, frozen_default=True)
 def element(name: str, *, spread: bool = False) -> Callable[[type[_E]], type[_E]]:
     """Make a class of annotated members an element of that name; ``spread``: on two lines even when empty."""
 
@@ -239,6 +252,9 @@ def _take(values: dict[str, Any], key: str, member: _Member, inner: Node, where:
     if member.kind is _Kind.CHILDREN and member.cls is not None:
         values[key] = (*values.get(key, ()), from_node(member.cls, inner, where))
         return
+    if member.kind is _Kind.NODES:
+        values[key] = (*values.get(key, ()), inner)
+        return
     if key in values:
         msg = f"{where}: <{inner.name}> is there more than once"
         raise XmlError(msg)
@@ -246,6 +262,8 @@ def _take(values: dict[str, Any], key: str, member: _Member, inner: Node, where:
         values[key] = from_node(member.cls, inner, where)
     elif member.kind is _Kind.PRESENT:
         values[key] = True
+    elif member.kind is _Kind.NODE:
+        values[key] = inner
     else:
         values[key] = _convert(member, inner.text, f"{where}/{inner.name}")
 
@@ -270,6 +288,11 @@ def to_node(value: Element) -> Node:
         elif member.kind is _Kind.CHILD:
             if held is not None:
                 inner.append(to_node(held))
+        elif member.kind is _Kind.NODES:
+            inner.extend(held)
+        elif member.kind is _Kind.NODE:
+            if held is not None:
+                inner.append(held)
         elif member.kind is _Kind.PRESENT:
             if held:
                 inner.append(Node(member.name))
@@ -278,6 +301,18 @@ def to_node(value: Element) -> Node:
         inner.extend(kept for after, kept in value.other_children if after == member.name)
     spread = value.SPREAD and not inner and not written
     return Node(value.NAME, tuple(attributes), written, tuple(inner), spread=spread)
+
+
+def without_unknown(value: _E) -> _E:
+    """Return an element without what its classes do not declare, on every level: what libvirt keeps of a document."""
+    changes: dict[str, Any] = {}
+    for key, member in _members(type(value)):
+        held = getattr(value, key)
+        if member.kind is _Kind.CHILD and held is not None:
+            changes[key] = without_unknown(held)
+        elif member.kind is _Kind.CHILDREN and held:
+            changes[key] = tuple(without_unknown(item) for item in held)
+    return dataclasses.replace(value, other_attributes=(), other_children=(), **changes)
 
 
 def parse_element(cls: type[_E], document: str | bytes) -> _E:

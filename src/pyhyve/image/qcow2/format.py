@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, IntFlag
 
 from pyhyve.image.contract import ImageFormatError, ImageUnsupportedError, SnapshotInfo
-from pyhyve.support.records import dataclass, replace
 
 MAGIC = b"QFI\xfb"
 V2_HEADER_LENGTH = 72
@@ -143,7 +143,7 @@ class Header:
     data_file: str | None = None
     bitmaps: BitmapsExtension | None = None
     feature_name_table: bool = True
-    unknown_extensions: tuple[tuple[int, bytes], ...] = ()
+    unknown_extensions: tuple[tuple[int, bytes], ...] = field(default=())
 
     @property
     def cluster_size(self) -> int:

@@ -1,0 +1,122 @@
+"""Serial ports, consoles and channels: which is the console, ports and addresses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from pyhyve.xml.address import Address
+from pyhyve.xml.character import (
+    Channel,
+    CharSource,
+    CharTarget,
+    CharTargetModel,
+    Console,
+    Serial,
+)
+
+if TYPE_CHECKING:
+    from pyhyve.xml.devices import Devices
+
+__all__ = ["complete_channel", "complete_characters", "complete_serial", "virtio_serial_port"]
+
+_DEFAULT_SERIAL: Final = "isa-serial"
+
+
+def complete_characters(devices: Devices) -> Devices:
+    """Return the devices with serial ports, consoles and channels filled in."""
+    consoles = list(devices.console)
+    serials: list[Serial] = []
+    for serial in devices.serial:
+        serials.append(complete_serial(serial, (*devices.serial, *serials)))
+    first = consoles[0] if consoles else None
+    is_serial = first is not None and (first.target is None or first.target.type in {None, "serial"})
+    if first is not None and is_serial and not serials:
+        made = Serial(type=first.type, source=first.source, protocol=first.protocol, log=first.log)
+        serials = [complete_serial(made, ())]
+    if serials and (is_serial or first is None):
+        mirror = _mirror(serials[0])
+        consoles = [mirror, *consoles[1:]] if first is not None else [mirror]
+    elif serials and first is not None:
+        consoles = [_mirror(serials[0]), *consoles]
+    finished = []
+    for number, console in enumerate(consoles):
+        target = console.target or CharTarget()
+        kind = target.type or "serial"
+        port = target.port if target.port is not None else number
+        finished.append(
+            replace(
+                console,
+                tty=None,
+                source=_clean_source(console.type, console.source),
+                target=CharTarget(type=kind, port=port),
+            )
+        )
+    channels: list[Channel] = []
+    for channel in devices.channel:
+        channels.append(complete_channel(channel, (*devices.channel, *channels)))
+    parallels = tuple(
+        replace(
+            item,
+            source=_clean_source(item.type, item.source),
+            target=CharTarget(type=None, port=number if item.target is None else (item.target.port or number)),
+        )
+        for number, item in enumerate(devices.parallel)
+    )
+    return replace(devices, serial=tuple(serials), console=tuple(finished), channel=tuple(channels), parallel=parallels)
+
+
+def _mirror(serial: Serial) -> Console:
+    port = serial.target.port if serial.target else 0
+    return Console(
+        type=serial.type,
+        source=serial.source,
+        protocol=serial.protocol,
+        log=serial.log,
+        target=CharTarget(type="serial", port=port),
+    )
+
+
+def _clean_source(kind: str, source: CharSource | None) -> CharSource | None:
+    """Return a source without what only a running machine has."""
+    if source is None or kind in {"pty", "null", "vc", "stdio", "spicevmc"}:
+        return None
+    if kind == "unix" and source.path is None:
+        return None
+    return source
+
+
+def complete_serial(serial: Serial, others: tuple[Serial, ...]) -> Serial:
+    """Return a serial port with what it leaves open filled in; ``others`` are those beside it."""
+    target = serial.target or CharTarget()
+    kind = target.type or _DEFAULT_SERIAL
+    port = target.port
+    if port is None or port < 0:
+        taken = [item.target.port for item in others if item.target is not None and item.target.port is not None]
+        port = max(taken, default=-1) + 1
+    model = target.model or CharTargetModel(name=kind)
+    return replace(
+        serial,
+        source=_clean_source(serial.type, serial.source),
+        target=CharTarget(type=kind, port=port, model=model),
+    )
+
+
+def virtio_serial_port(channels: tuple[Channel, ...], controller: int = 0) -> int:
+    """Return the first free port of a virtio serial controller; port 0 is a console's."""
+    taken = {
+        int(item.address.port or 0)
+        for item in channels
+        if item.address is not None and (item.address.controller or 0) == controller
+    }
+    return next(port for port in range(1, len(taken) + 2) if port not in taken)
+
+
+def complete_channel(channel: Channel, others: tuple[Channel, ...]) -> Channel:
+    """Return a channel with what it leaves open filled in; ``others`` are those beside it."""
+    target = channel.target or CharTarget()
+    channel = replace(channel, source=_clean_source(channel.type, channel.source), target=replace(target, state=None))
+    if target.type != "virtio" or channel.address is not None:
+        return channel
+    address = Address(type="virtio-serial", controller=0, bus="0", port=str(virtio_serial_port(others)))
+    return replace(channel, address=address)

@@ -1,0 +1,99 @@
+"""Writing a domain for those who ask."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from enum import IntFlag
+from typing import TYPE_CHECKING, Any
+
+from pyhyve.daemon.domains.definition.disks import complete_disk
+from pyhyve.xml.devices import Devices
+from pyhyve.xml.disk import BackingStore
+from pyhyve.xml.document import format_node
+from pyhyve.xml.element import format_element, to_node
+
+if TYPE_CHECKING:
+    from pyhyve.xml.domain import Domain
+
+__all__ = ["XmlFlags", "format_device", "format_domain", "inactive_view", "migratable_view"]
+
+
+class XmlFlags(IntFlag):
+    """virDomainXMLFlags."""
+
+    SECURE = 1
+    INACTIVE = 2
+    UPDATE_CPU = 4
+    MIGRATABLE = 8
+
+
+def format_domain(domain: Domain, *, secure: bool = False) -> str:
+    """Return a domain's document; passwords only if ``secure``."""
+    devices = domain.devices
+    if devices is not None and not secure and any(item.passwd for item in devices.graphics):
+        graphics = tuple(replace(item, passwd=None, passwd_valid_to=None) for item in devices.graphics)
+        domain = replace(domain, devices=replace(devices, graphics=graphics))
+    return format_element(domain)
+
+
+def format_device(device: Any) -> str:
+    """Return one device's document."""
+    return format_node(to_node(device))
+
+
+def _without_alias(item: Any) -> Any:
+    alias = getattr(item, "alias", None)
+    if alias is None or alias.name.startswith("ua-"):
+        return item
+    return replace(item, alias=None)
+
+
+def inactive_view(domain: Domain) -> Domain:
+    """Return what a live definition would be if it did not run: a transient domain's inactive document."""
+    devices = domain.devices or Devices()
+    changes: dict[str, Any] = {}
+    for name, held in vars(devices).items():
+        if isinstance(held, tuple) and held and hasattr(held[0], "alias"):
+            changes[name] = tuple(_without_alias(item) for item in held)
+    for name in ("memballoon", "vsock"):
+        held = getattr(devices, name)
+        if held is not None:
+            changes[name] = _without_alias(held)
+    disks = []
+    for disk in changes.get("disk", devices.disk):
+        plain = replace(disk, backing_store=None) if _was_found(disk.backing_store) else disk
+        disks.append(complete_disk(plain, ()))
+    changes["disk"] = tuple(disks)
+    changes["interface"] = tuple(
+        replace(item, target=None)
+        if item.target is not None and (item.target.dev or "").startswith("vnet") and item.target.managed is None
+        else item
+        for item in changes.get("interface", devices.interface)
+    )
+    for name in ("serial", "parallel", "console", "channel"):
+        changes[name] = tuple(_inactive_character(item) for item in changes.get(name, getattr(devices, name)))
+    changes["graphics"] = tuple(
+        replace(item, port=-1 if item.type == "vnc" else None) if item.autoport else item for item in devices.graphics
+    )
+    return replace(domain, id=None, resource=None, devices=replace(devices, **changes))
+
+
+def _was_found(store: BackingStore | None) -> bool:
+    """Whether a chain was looked up when the machine started, and not written by its owner."""
+    return store is not None and (store.index is not None or store == BackingStore())
+
+
+def _inactive_character(item: Any) -> Any:
+    if item.type == "pty":
+        item = replace(item, source=None)
+    if getattr(item, "tty", None) is not None:
+        item = replace(item, tty=None)
+    target = item.target
+    if target is not None and target.state is not None:
+        item = replace(item, target=replace(target, state=None))
+    return item
+
+
+def migratable_view(domain: Domain) -> Domain:
+    """Return a live definition that can be started elsewhere: what a saved machine's document is."""
+    return inactive_view(domain)

@@ -1,0 +1,265 @@
+"""One domain: its definition, and its machine while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+from typing import TYPE_CHECKING, Any, Final
+
+from pyhyve.daemon.domains.definition.view import format_domain
+from pyhyve.daemon.domains.faults import invalid, not_supported
+from pyhyve.daemon.domains.states import Affect, DomainState, LifecycleEvent, ShutoffReason
+from pyhyve.daemon.errors import LibvirtError
+from pyhyve.daemon.events import DomainEvent, EventKind
+from pyhyve.daemon.qmp import QmpClosed, QmpError, QmpTimeout
+from pyhyve.rpc.errors import ErrorCode, ErrorDomain
+from pyhyve.rpc.values import Domain as DomainRef
+from pyhyve.xml.devices import Devices
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from pyhyve.daemon.connection import Connection
+    from pyhyve.daemon.domains.hypervisor import Machine, MachineRecord
+    from pyhyve.daemon.domains.registry import DomainRegistry
+    from pyhyve.xml.domain import Domain
+
+__all__ = ["JOB_WAIT_S", "AsyncJob", "ManagedDomain"]
+
+JOB_WAIT_S: Final = 30.0
+"""How long a change waits for the one under way."""
+
+
+class AsyncJob:
+    """Long work on a domain that can be asked about and given up: saving, dumping, a snapshot."""
+
+    def __init__(self, operation: int) -> None:
+        self.operation = operation
+        """virDomainJobOperation."""
+        self.started = time.monotonic()
+        self.progress: dict[str, int] = {}
+        self.aborted = False
+        self.migrating = False
+        """The machine's state is being written, so that it can be told to give up."""
+
+    @property
+    def elapsed_ms(self) -> int:
+        """How long it has been going on."""
+        return int((time.monotonic() - self.started) * 1000)
+
+
+class ManagedDomain:
+    """One domain. Changes happen on the event loop, under :meth:`job`; looking needs no lock."""
+
+    def __init__(self, registry: DomainRegistry, name: str, identity: bytes) -> None:
+        self.registry = registry
+        self.name = name
+        self.uuid = identity
+        self.id = -1
+        self.definition: Domain | None = None
+        """What it is the next time it starts; None where it is transient."""
+        self.live: Domain | None = None
+        """What runs now."""
+        self.state = DomainState.SHUTOFF
+        self.reason: int = ShutoffReason.UNKNOWN
+        self.machine: Machine | None = None
+        self.record: MachineRecord | None = None
+        self.autostart = False
+        self.updated = False
+        """The definition was changed while it ran."""
+        self.async_job: AsyncJob | None = None
+        self.last_job: tuple[int, dict[str, int]] | None = None
+        self.removed = False
+        self.owner: Connection | None = None
+        """The connection it ends with (autodestroy)."""
+        self.parts: dict[str, Any] = {}
+        """What modules of this package keep with it while it runs."""
+        self.gone = asyncio.Event()
+        self.changed = asyncio.Event()
+        self._lock = asyncio.Lock()
+        self._holder = ""
+
+    # -- what it is ---------------------------------------------------------------------------------------------------
+
+    @property
+    def ref(self) -> DomainRef:
+        """How it is named in answers and events."""
+        return DomainRef(self.name, self.uuid, self.id)
+
+    @property
+    def uuid_text(self) -> str:
+        """Its UUID as text."""
+        return str(uuid.UUID(bytes=self.uuid))
+
+    @property
+    def active(self) -> bool:
+        """Whether it has a machine."""
+        return self.id >= 0
+
+    @property
+    def persistent(self) -> bool:
+        """Whether it stays when its machine ends."""
+        return self.definition is not None
+
+    @property
+    def current(self) -> Domain:
+        """What runs now, else the definition."""
+        held = self.live if self.live is not None else self.definition
+        if held is None:
+            raise self.missing()
+        return held
+
+    @property
+    def devices(self) -> Devices:
+        """Devices of :attr:`current`."""
+        return self.current.devices or Devices()
+
+    def missing(self) -> LibvirtError:
+        """It is gone."""
+        detail = f"no domain with matching uuid '{self.uuid_text}' ({self.name})"
+        return LibvirtError(ErrorCode.NO_DOMAIN, ErrorDomain.QEMU, detail)
+
+    def require_active(self, domain: ErrorDomain = ErrorDomain.DOMAIN) -> Machine:
+        """Return its machine. Raises LibvirtError where it does not run."""
+        if self.machine is None or not self.active:
+            raise invalid("domain is not running", domain)
+        return self.machine
+
+    def affected(self, flags: int) -> Affect:
+        """Return what a change with these flags is made to: LIVE, CONFIG or both. Raises LibvirtError."""
+        affect = Affect(flags & 3)
+        if affect is Affect.CURRENT:
+            affect = Affect.LIVE if self.active else Affect.CONFIG
+        if affect & Affect.LIVE and not self.active:
+            raise invalid("domain is not running", ErrorDomain.DOMAIN)
+        if affect & Affect.CONFIG and not self.persistent:
+            raise invalid("transient domains do not have any persistent config", ErrorDomain.DOMAIN)
+        return affect
+
+    def looked_at(self, flags: int) -> Domain:
+        """Return the definition a question with these flags is about. Raises LibvirtError."""
+        affect = self.affected(flags)
+        held = self.live if affect & Affect.LIVE else self.definition
+        if held is None:
+            raise self.missing()
+        return held
+
+    # -- its machine --------------------------------------------------------------------------------------------------
+
+    async def monitor(
+        self,
+        command: str,
+        arguments: dict[str, Any] | None = None,
+        *,
+        fds: Sequence[int] = (),
+        timeout_s: float = 120.0,
+    ) -> Any:
+        """Run a command on its machine. Raises LibvirtError, worded as libvirt does."""
+        machine = self.require_active()
+        if not machine.has(command):
+            raise not_supported(f"this emulator has no command '{command}'")
+        try:
+            return await machine.execute(command, arguments, fds=fds, timeout_s=timeout_s)
+        except QmpError as error:
+            detail = f"unable to execute QEMU command '{command}': {error.description}"
+            raise LibvirtError(ErrorCode.INTERNAL_ERROR, ErrorDomain.QEMU, detail) from error
+        except QmpTimeout as error:
+            detail = f"cannot run monitor command '{command}': the machine does not answer"
+            raise LibvirtError(ErrorCode.OPERATION_TIMEOUT, ErrorDomain.QEMU, detail) from error
+        except QmpClosed as error:
+            raise invalid("domain is not running") from error
+
+    def has_command(self, command: str) -> bool:
+        """Whether its machine knows a command."""
+        return self.machine is not None and self.machine.has(command)
+
+    def set_state(self, state: DomainState, reason: int) -> None:
+        """Note the state it is in."""
+        self.state, self.reason = state, reason
+        self.notify()
+        if self.record is not None:
+            self.record.state, self.record.reason = int(state), int(reason)
+            self.keep_record()
+
+    def notify(self) -> None:
+        """Wake who waits for something to change."""
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    def keep_record(self) -> None:
+        """Write its machine's record, without waiting for it."""
+        record = self.record
+        if record is not None and record.pid:
+            self.registry.spawn(self.save_record(), f"keeping the record of {self.name}")
+
+    async def save_record(self) -> None:
+        """Write its machine's record."""
+        if self.record is not None:
+            if self.live is not None:
+                self.record.live = format_domain(self.live, secure=True)
+            self.record.name = self.name
+            await self.registry.records.save(self.uuid_text, self.record)
+
+    async def save_definition(self) -> None:
+        """Write its definition."""
+        if self.definition is not None:
+            await self.registry.definitions.save(self.name, self.definition)
+
+    # -- events -------------------------------------------------------------------------------------------------------
+
+    def publish(self, event: DomainEvent, *details: object) -> None:
+        """Tell who listens."""
+        self.registry.daemon.events.publish(self.registry.driver, EventKind.DOMAIN, event, self.ref, *details)
+
+    def lifecycle(self, event: LifecycleEvent, detail: int) -> None:
+        """Tell who listens that its life went on."""
+        self.publish(DomainEvent.LIFECYCLE, int(event), int(detail))
+
+    # -- one change at a time -----------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def job(self, what: str = "modify") -> AsyncIterator[None]:
+        """Have the domain to oneself. Raises LibvirtError where another change takes too long, or it is gone."""
+        try:
+            async with asyncio.timeout(JOB_WAIT_S):
+                await self._lock.acquire()
+        except TimeoutError as error:
+            detail = f"cannot acquire state change lock (held by monitor={self._holder})"
+            raise LibvirtError(ErrorCode.OPERATION_TIMEOUT, ErrorDomain.QEMU, detail) from error
+        self._holder = what
+        try:
+            if self.removed:
+                raise self.missing()
+            yield
+        finally:
+            self._holder = ""
+            self._lock.release()
+
+    @property
+    def busy_with(self) -> str:
+        """What change is under way."""
+        return self._holder
+
+    @contextlib.asynccontextmanager
+    async def long_job(self, operation: int, what: str) -> AsyncIterator[AsyncJob]:
+        """As :meth:`job`, for work others may ask about and give up."""
+        async with self.job(what):
+            job = AsyncJob(operation)
+            self.async_job = job
+            try:
+                yield job
+            finally:
+                self.async_job = None
+                self.last_job = (job.operation, {"time_elapsed": job.elapsed_ms, **job.progress})
+
+    # -- what its machine says ----------------------------------------------------------------------------------------
+
+    def machine_event(self, name: str, data: dict[str, Any], when: float) -> None:
+        """The machine says something."""
+        self.registry.machine_event(self, name, data, when)
+
+    def machine_gone(self, status: int | None) -> None:
+        """The machine ended."""
+        self.registry.machine_gone(self, status)

@@ -1,0 +1,187 @@
+"""Network interfaces of domains: counters, limits, and the addresses guests have."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pyroute2 import IPRoute
+
+from pyhyve.daemon.domains import agent, definitions
+from pyhyve.daemon.domains.definition.find import find_interface
+from pyhyve.daemon.domains.faults import invalid_argument, not_supported
+from pyhyve.daemon.domains.states import Affect
+from pyhyve.rpc.values import DomainInterface, IpAddr, ParamType, TypedParam
+from pyhyve.xml.document import Node
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyhyve.daemon.domains.domain import ManagedDomain
+    from pyhyve.xml.domain import Domain
+    from pyhyve.xml.interface import Interface
+
+__all__ = ["addresses", "counters", "get_limits", "leased_name", "set_limits", "statistics"]
+
+_COUNTERS: Final = ("bytes", "packets", "errors", "dropped")
+_LIMITS: Final = (
+    ("inbound", "average"),
+    ("inbound", "peak"),
+    ("inbound", "burst"),
+    ("inbound", "floor"),
+    ("outbound", "average"),
+    ("outbound", "peak"),
+    ("outbound", "burst"),
+)
+_LEASE, _AGENT, _ARP = 0, 1, 2
+
+
+def counters(name: str) -> tuple[int, ...] | None:
+    """Return a tap's counters as its guest sees them (what the host sends, the guest receives), or None."""
+    base = Path("/sys/class/net", name, "statistics")
+    try:
+        read = {
+            side: [int((base / f"{side}_{what}").read_text(encoding="ascii")) for what in _COUNTERS]
+            for side in ("tx", "rx")
+        }
+    except (OSError, ValueError):
+        return None
+    return (*read["tx"], *read["rx"])
+
+
+def _known(held: Domain, device: str) -> Interface:
+    found = find_interface(held.devices, device) if held.devices is not None else None
+    if found is None:
+        raise invalid_argument(f"'{device}' is not a known interface")
+    return found
+
+
+def statistics(domain: ManagedDomain, device: str) -> tuple[int, ...]:
+    """Return bytes, packets, errors and drops received, then sent. Raises LibvirtError."""
+    domain.require_active()
+    found = _known(domain.current, device)
+    name = found.target.dev if found.target is not None else None
+    held = counters(name) if name is not None else None
+    if held is None:
+        raise not_supported(f"interface stats not supported for type '{found.type}'")
+    return held
+
+
+def get_limits(domain: ManagedDomain, device: str, nparams: int, flags: int) -> tuple[list[TypedParam], int]:
+    """Return how much may come and go, in KiB/s and KiB. Raises LibvirtError."""
+    if not nparams:
+        return [], len(_LIMITS)
+    found = _known(domain.looked_at(flags & 3), device)
+    held: dict[tuple[str, str], int] = {}
+    for node in found.bandwidth.children if found.bandwidth is not None else ():
+        held.update({(node.name, key): int(value) for key, value in node.attributes if value.isdecimal()})
+    params = [TypedParam(f"{way}.{what}", ParamType.UINT, held.get((way, what), 0)) for way, what in _LIMITS]
+    return params[:nparams], len(params[:nparams])
+
+
+async def set_limits(domain: ManagedDomain, device: str, params: Sequence[TypedParam], flags: int) -> None:
+    """Limit how much may come and go; only in the definition. Raises LibvirtError."""
+    affect = domain.affected(flags & 3)
+    if affect & Affect.LIVE:
+        raise not_supported("the bandwidth of a running interface cannot be limited")
+    known = {f"{way}.{what}" for way, what in _LIMITS}
+    given: dict[str, int] = {}
+    for param in params:
+        if param.field not in known:
+            raise invalid_argument(f"parameter '{param.field}' not supported")
+        given[param.field] = int(param.value)
+    await definitions.change(domain, affect, lambda held: _with_limits(held, device, given))
+
+
+def _with_limits(held: Domain, device: str, given: dict[str, int]) -> Domain:
+    found = _known(held, device)
+    nodes = []
+    for way in ("inbound", "outbound"):
+        attributes = tuple(
+            (what, str(given[f"{way}.{what}"])) for side, what in _LIMITS if side == way and given.get(f"{way}.{what}")
+        )
+        if attributes:
+            nodes.append(Node(way, attributes))
+    changed = replace(found, bandwidth=Node("bandwidth", children=tuple(nodes)) if nodes else None)
+    if held.devices is None:
+        return held
+    interfaces = tuple(changed if item is found else item for item in held.devices.interface)
+    return replace(held, devices=replace(held.devices, interface=interfaces))
+
+
+# -- addresses --------------------------------------------------------------------------------------------------------
+
+
+async def addresses(domain: ManagedDomain, source: int) -> list[DomainInterface]:
+    """Return the guest's interfaces with their addresses: as leased, as the agent says, or as the host saw them."""
+    domain.require_active()
+    if source == _AGENT:
+        return _from_agent(await agent.execute(domain, "guest-network-get-interfaces"))
+    if source == _ARP:
+        return await domain.registry.daemon.run_blocking(_from_neighbours, list(domain.devices.interface))
+    if source == _LEASE:
+        return await _from_leases(domain)
+    raise invalid_argument(f"Unknown IP address data source {source}")
+
+
+def _from_agent(answer: Any) -> list[DomainInterface]:
+    found: dict[str, DomainInterface] = {}
+    for item in answer if isinstance(answer, list) else ():
+        name = str(item.get("name", "")).partition(":")[0]
+        addrs = [
+            IpAddr(1 if entry.get("ip-address-type") == "ipv6" else 0, entry["ip-address"], int(entry.get("prefix", 0)))
+            for entry in item.get("ip-addresses", ())
+            if "ip-address" in entry
+        ]
+        known = found.get(name)
+        if known is None:
+            found[name] = DomainInterface(name, item.get("hardware-address"), addrs)
+        else:
+            known.addrs.extend(addrs)
+    return list(found.values())
+
+
+def _from_neighbours(interfaces: list[Interface]) -> list[DomainInterface]:
+    """Return what the host's table of neighbours knows of the guest's hardware addresses. Blocks."""
+    seen: dict[str, list[str]] = {}
+    with IPRoute() as route:
+        for message in route.get_neighbours():
+            attributes = dict(message["attrs"])
+            mac, address = attributes.get("NDA_LLADDR"), attributes.get("NDA_DST")
+            if mac and address:
+                seen.setdefault(mac.lower(), []).append(address)
+    found = []
+    for item in interfaces:
+        mac = item.mac.address if item.mac is not None else ""
+        if item.target is None or item.target.dev is None or mac not in seen:
+            continue
+        addrs = [IpAddr(1 if ":" in address else 0, address, 0) for address in seen[mac]]
+        found.append(DomainInterface(item.target.dev, mac, addrs))
+    return found
+
+
+async def _from_leases(domain: ManagedDomain) -> list[DomainInterface]:
+    found = []
+    leases = domain.registry.leases
+    for item in domain.devices.interface:
+        if item.type != "network" or item.mac is None or item.source is None or leases is None:
+            continue
+        held = await leases(item.source.network or "", item.mac.address)
+        if held:
+            name = item.target.dev if item.target is not None else None
+            addrs = [IpAddr(lease.type, lease.ipaddr, lease.prefix) for lease in held]
+            found.append(DomainInterface(name or "", item.mac.address, addrs))
+    return found
+
+
+async def leased_name(domain: ManagedDomain) -> str | None:
+    """Return the name a guest gave when it asked for an address, or None."""
+    leases = domain.registry.leases
+    for item in domain.devices.interface:
+        if item.type != "network" or item.mac is None or item.source is None or leases is None:
+            continue
+        for lease in await leases(item.source.network or "", item.mac.address):
+            if lease.hostname:
+                return str(lease.hostname)
+    return None

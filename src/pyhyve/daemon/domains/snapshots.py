@@ -1,0 +1,213 @@
+"""Snapshots of a domain: the tree of them, kept with the domain, and questions about it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from pyhyve.daemon.domains.definition.parse import parse_root
+from pyhyve.daemon.domains.faults import xml_error
+from pyhyve.daemon.errors import LibvirtError
+from pyhyve.rpc.errors import ErrorCode, ErrorDomain
+from pyhyve.xml.document import XmlError
+from pyhyve.xml.element import format_element, from_node, parse_element, without_unknown
+from pyhyve.xml.snapshot import DomainSnapshot, SnapshotParent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pyhyve.daemon.domains.domain import ManagedDomain
+    from pyhyve.daemon.domains.registry import DomainRegistry
+
+__all__ = [
+    "SnapshotTree",
+    "count",
+    "drop_metadata",
+    "find",
+    "format_snapshot",
+    "has_snapshots",
+    "listed",
+    "load",
+    "parse_snapshot",
+    "rename",
+    "save_tree",
+    "tree_of",
+]
+
+_ROOTS, _METADATA, _LEAVES, _NO_LEAVES, _NO_METADATA = 1, 2, 4, 8, 16
+_INACTIVE, _ACTIVE, _DISK_ONLY, _INTERNAL, _EXTERNAL, _TOPOLOGICAL = 32, 64, 128, 256, 512, 1024
+LIST_FLAGS: Final = 0x7FF
+
+
+@dataclass(slots=True)
+class SnapshotTree:
+    """A domain's snapshots by name, in the order in which they were made, and which one it is at."""
+
+    items: dict[str, DomainSnapshot] = field(default_factory=dict)
+    current: str | None = None
+
+    def children(self, name: str | None) -> list[str]:
+        """Names of the snapshots that grew from one (None: of the roots)."""
+        return [key for key, item in self.items.items() if parent_name(item) == name]
+
+    def descendants(self, name: str) -> list[str]:
+        """Names of all that grew from one, each after what it grew from."""
+        found: list[str] = []
+        waiting = self.children(name)
+        while waiting:
+            key = waiting.pop(0)
+            found.append(key)
+            waiting.extend(self.children(key))
+        return found
+
+    def remove(self, name: str) -> None:
+        """Take one out; what grew from it grows from its parent now."""
+        parent = self.items[name].parent
+        for key in self.children(name):
+            self.items[key] = replace(self.items[key], parent=parent)
+        del self.items[name]
+        if self.current == name:
+            self.current = parent.name if parent is not None else None
+
+    def add(self, item: DomainSnapshot, *, current: bool) -> None:
+        """Put one in, grown from the current one unless it says otherwise."""
+        name = item.name or ""
+        if item.parent is None and self.current is not None and self.current != name:
+            item = replace(item, parent=SnapshotParent(name=self.current))
+        self.items[name] = item
+        if current:
+            self.current = name
+
+
+def parent_name(item: DomainSnapshot) -> str | None:
+    """Name of what a snapshot grew from."""
+    return item.parent.name if item.parent is not None else None
+
+
+def tree_of(domain: ManagedDomain) -> SnapshotTree:
+    """Return a domain's snapshots."""
+    return domain.registry.snapshot_trees.setdefault(domain.uuid, SnapshotTree())
+
+
+def has_snapshots(domain: ManagedDomain) -> bool:
+    """Whether a domain has any."""
+    return count(domain) > 0
+
+
+def count(domain: ManagedDomain) -> int:
+    """How many it has."""
+    tree = domain.registry.snapshot_trees.get(domain.uuid)
+    return len(tree.items) if tree is not None else 0
+
+
+def load(registry: DomainRegistry) -> None:
+    """Read every domain's snapshots. Blocks."""
+    trees = registry.snapshots.load()
+    for domain in registry:
+        if domain.uuid_text in trees:
+            registry.snapshot_trees[domain.uuid] = trees[domain.uuid_text]
+
+
+async def save_tree(domain: ManagedDomain) -> None:
+    """Write a domain's snapshots."""
+    tree = tree_of(domain)
+    if tree.items:
+        await domain.registry.snapshots.save(domain.uuid_text, tree)
+    else:
+        domain.registry.snapshot_trees.pop(domain.uuid, None)
+        await domain.registry.snapshots.remove(domain.uuid_text)
+
+
+async def drop_metadata(domain: ManagedDomain) -> None:
+    """Forget a domain's snapshots; what is in its images stays."""
+    domain.registry.snapshot_trees.pop(domain.uuid, None)
+    await domain.registry.snapshots.remove(domain.uuid_text)
+
+
+async def rename(domain: ManagedDomain, name: str) -> None:
+    """Have the snapshots know the domain's new name."""
+    tree = domain.registry.snapshot_trees.get(domain.uuid)
+    if tree is not None:
+        for key, item in tree.items.items():
+            if item.domain is not None:
+                tree.items[key] = replace(item, domain=replace(item.domain, name=name))
+        await save_tree(domain)
+
+
+def parse_tree(data: bytes) -> SnapshotTree:
+    """Read what :func:`form_tree` wrote. Raises ValueError."""
+    held: dict[str, Any] = json.loads(data)
+    items = {name: parse_element(DomainSnapshot, text) for name, text in held["snapshots"].items()}
+    return SnapshotTree(items, held["current"])
+
+
+def form_tree(tree: SnapshotTree) -> bytes:
+    """Write a tree for the store."""
+    held = {name: format_element(item) for name, item in tree.items.items()}
+    return json.dumps({"current": tree.current, "snapshots": held}).encode()
+
+
+def parse_snapshot(text: str) -> DomainSnapshot:
+    """Read a client's document. Raises LibvirtError."""
+    root = parse_root(text, "domainsnapshot", "domain_snapshot")
+    try:
+        return without_unknown(from_node(DomainSnapshot, root))
+    except XmlError as error:
+        raise xml_error(str(error), ErrorDomain.DOMAIN_SNAPSHOT) from error
+
+
+def find(domain: ManagedDomain, name: str) -> DomainSnapshot:
+    """Return a snapshot. Raises LibvirtError where there is none."""
+    found = tree_of(domain).items.get(name)
+    if found is None:
+        detail = f"no domain snapshot with matching name '{name}'"
+        raise LibvirtError(ErrorCode.NO_DOMAIN_SNAPSHOT, ErrorDomain.QEMU, detail)
+    return found
+
+
+def format_snapshot(item: DomainSnapshot, *, secure: bool) -> str:
+    """Return a snapshot's document; passwords only if ``secure``."""
+    domain = item.domain
+    if domain is not None and domain.devices is not None and not secure:
+        graphics = tuple(replace(screen, passwd=None) for screen in domain.devices.graphics)
+        item = replace(item, domain=replace(domain, devices=replace(domain.devices, graphics=graphics)))
+    return format_element(item)
+
+
+def is_external(item: DomainSnapshot) -> bool:
+    """Whether a part of it is outside the images."""
+    if item.memory is not None and item.memory.snapshot == "external":
+        return True
+    return any(disk.snapshot == "external" for disk in (item.disks.disk if item.disks is not None else ()))
+
+
+def _matches(tree: SnapshotTree, item: DomainSnapshot, flags: int) -> bool:
+    name = item.name or ""
+    leaf = not tree.children(name)
+    if flags & (_LEAVES | _NO_LEAVES) and not flags & (_LEAVES if leaf else _NO_LEAVES):
+        return False
+    kinds = flags & (_INACTIVE | _ACTIVE | _DISK_ONLY)
+    if kinds:
+        kind = _INACTIVE if item.state == "shutoff" else _DISK_ONLY if item.state == "disk-snapshot" else _ACTIVE
+        if not kinds & kind:
+            return False
+    places = flags & (_INTERNAL | _EXTERNAL)
+    if places and not places & (_EXTERNAL if is_external(item) else _INTERNAL):
+        return False
+    return not (flags & _NO_METADATA and not flags & _METADATA)
+
+
+def listed(domain: ManagedDomain, flags: int, start: str | None = None) -> list[str]:
+    """Return names by virDomainSnapshotListFlags: of all (or roots), or of what grew from ``start``."""
+    tree = tree_of(domain)
+    names: Iterable[str]
+    if start is not None:
+        names = tree.descendants(start) if flags & _ROOTS else tree.children(start)
+    elif flags & _ROOTS:
+        names = tree.children(None)
+    elif flags & _TOPOLOGICAL:
+        names = [key for root in tree.children(None) for key in (root, *tree.descendants(root))]
+    else:
+        names = list(tree.items)
+    return [name for name in names if _matches(tree, tree.items[name], flags)]

@@ -1,0 +1,230 @@
+"""What the driver's emulators can run, and what a domain on one of them may have.
+
+Source: libvirt's documentation, "Driver capabilities XML format" and "Domain capabilities XML format".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from pyhyve.daemon.domains.emulators import HOST_ARCHITECTURE, Emulator
+from pyhyve.daemon.domains.faults import invalid_argument
+from pyhyve.daemon.errors import LibvirtError
+from pyhyve.daemon.host.describe import host_node
+from pyhyve.xml.document import Node, format_node
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pyhyve.daemon.drivers.qemu.emulator import EmulatorCatalog
+    from pyhyve.daemon.host.linux import LinuxHost
+
+__all__ = ["capabilities", "domain_capabilities", "guest_nodes"]
+
+_WORD_SIZES: Final = {"i386": 32, "i686": 32, "x86_64": 64, "riscv64": 64, "aarch64": 64, "arm": 32, "riscv32": 32}
+_DISK_BUSES: Final = (
+    ("ide", "ide-hd"),
+    ("fdc", "floppy"),
+    ("scsi", "scsi-hd"),
+    ("virtio", "virtio-blk-pci"),
+    ("usb", "usb-storage"),
+    ("sata", "ide-hd"),
+)
+_VIDEO: Final = (
+    ("vga", "VGA"),
+    ("cirrus", "cirrus-vga"),
+    ("vmvga", "vmware-svga"),
+    ("qxl", "qxl"),
+    ("virtio", "virtio-gpu-pci"),
+    ("bochs", "bochs-display"),
+    ("ramfb", "ramfb"),
+)
+
+
+def _text(name: str, value: str, *attributes: tuple[str, str]) -> Node:
+    return Node(name, attributes, value)
+
+
+def guest_nodes(catalog: EmulatorCatalog) -> Iterable[Node]:
+    """Yield a ``<guest>`` for each architecture that some emulator runs. Blocks. Skips emulators that do not answer."""
+    seen = set()
+    for path in catalog.found():
+        try:
+            emulator = catalog.probed(path)
+        except LibvirtError:
+            continue
+        if emulator.architecture in seen:
+            continue
+        seen.add(emulator.architecture)
+        yield _guest(emulator)
+
+
+def _guest(emulator: Emulator) -> Node:
+    name = "i686" if emulator.architecture == "i386" else emulator.architecture
+    machines = []
+    for machine in emulator.machines.values():
+        attributes = [("maxCpus", str(machine.vcpus_max))]
+        if machine.canonical != machine.name:
+            attributes.insert(0, ("canonical", machine.canonical))
+        if machine.deprecated:
+            attributes.append(("deprecated", "yes"))
+        machines.append(_text("machine", machine.name, *attributes))
+    domains = [Node("domain", (("type", "qemu"),))]
+    if emulator.kvm and emulator.architecture in {"x86_64", "i386"}:
+        domains.append(Node("domain", (("type", "kvm"),)))
+    architecture = Node(
+        "arch",
+        (("name", name),),
+        children=(
+            _text("wordsize", str(_WORD_SIZES.get(name, 64))),
+            _text("emulator", emulator.path),
+            *machines,
+            *domains,
+        ),
+    )
+    features = Node(
+        "features",
+        children=(
+            Node("acpi", (("default", "on"), ("toggle", "yes"))),
+            Node("apic", (("default", "on"), ("toggle", "no"))),
+            Node("cpuselection"),
+            Node("deviceboot"),
+            Node("disksnapshot", (("default", "on"), ("toggle", "no"))),
+        ),
+    )
+    return Node("guest", children=(_text("os_type", "hvm"), architecture, features))
+
+
+def _enum(name: str, values: Iterable[str]) -> Node:
+    return Node("enum", (("name", name),), children=tuple(_text("value", value) for value in values))
+
+
+def _supported(name: str, *children: Node, supported: bool = True) -> Node:
+    return Node(name, (("supported", "yes" if supported else "no"),), children=children)
+
+
+def domain_capabilities(
+    catalog: EmulatorCatalog,
+    path: str | None,
+    architecture: str | None,
+    machine_name: str | None,
+    virt_type: str | None,
+) -> str:
+    """Return what a domain may have. Blocks. Raises LibvirtError where nothing runs such a domain."""
+    wanted = architecture or HOST_ARCHITECTURE
+    path = path or catalog.default_path(wanted, virt_type or "qemu")
+    if path is None:
+        raise invalid_argument(f"unable to find any emulator to serve '{wanted}' architecture")
+    emulator = catalog.probed(path)
+    if architecture is not None and emulator.architecture != architecture:
+        detail = (
+            f"architecture from emulator '{emulator.architecture}' doesn't match given architecture '{architecture}'"
+        )
+        raise invalid_argument(detail)
+    if virt_type not in {None, "qemu", "kvm"}:
+        raise invalid_argument(f"unknown virttype: {virt_type}")
+    kind = virt_type or ("kvm" if emulator.kvm else "qemu")
+    if kind == "kvm" and not emulator.kvm:
+        raise invalid_argument(f"the accel '{kind}' is not supported by '{path}' on this host")
+    machine = emulator.machine(machine_name)
+    if machine is None:
+        raise invalid_argument(f"the machine '{machine_name}' is not supported by emulator '{path}'")
+    ours = emulator.package.startswith("pyhyve")
+    children = (
+        _text("path", path),
+        _text("domain", kind),
+        _text("machine", machine.canonical),
+        _text("arch", emulator.architecture),
+        Node("vcpu", (("max", str(machine.vcpus_max)),)),
+        _supported("iothreads", supported="iothread" in emulator.objects),
+        _supported("os", _enum("firmware", ()), _supported("loader", *_loader())),
+        _cpu(emulator, kind),
+        Node("memoryBacking", (("supported", "no" if ours else "yes"),), children=_memory_backing(ours=ours)),
+        _devices(emulator, ours=ours),
+        Node("features", children=_features(ours=ours)),
+    )
+    return format_node(Node("domainCapabilities", children=children))
+
+
+def _loader() -> tuple[Node, ...]:
+    return (_enum("type", ("rom",)), _enum("readonly", ("yes", "no")), _enum("secure", ("no",)))
+
+
+def _memory_backing(*, ours: bool) -> tuple[Node, ...]:
+    return () if ours else (_enum("sourceType", ("file", "anonymous", "memfd")),)
+
+
+def _cpu(emulator: Emulator, kind: str) -> Node:
+    models = sorted(name for name in emulator.cpu_models if name not in {"host", "max", "base"} and "-v" not in name)
+    migratable = _enum("hostPassthroughMigratable", ("on", "off"))
+    return Node(
+        "cpu",
+        children=(
+            Node(
+                "mode",
+                (("name", "host-passthrough"), ("supported", "yes")),
+                children=(migratable,),
+            ),
+            Node(
+                "mode",
+                (("name", "maximum"), ("supported", "yes")),
+                children=(_enum("maximumMigratable", ("on", "off")),),
+            ),
+            Node("mode", (("name", "host-model"), ("supported", "no"))),
+            Node(
+                "mode",
+                (("name", "custom"), ("supported", "yes" if models else "no")),
+                children=tuple(
+                    _text("model", name, ("usable", "yes" if kind == "qemu" else "unknown"), ("vendor", "unknown"))
+                    for name in models
+                ),
+            ),
+        ),
+    )
+
+
+def _devices(emulator: Emulator, *, ours: bool) -> Node:
+    buses = [bus for bus, device in _DISK_BUSES if emulator.has(device)]
+    kinds = ["disk", "cdrom", *([] if ours else ["floppy", "lun"])]
+    models = ["virtio"] if ours else ["virtio", "virtio-transitional", "virtio-non-transitional"]
+    video = [name for name, device in _VIDEO if emulator.has(device)]
+    displays = [] if ours else ["vnc", *(["spice"] if "spice" in emulator.options else []), "egl-headless"]
+    has_rng = emulator.has("virtio-rng-pci")
+    backends = [] if not has_rng else ["random", *([] if ours else ["egd", "builtin"])]
+    return Node(
+        "devices",
+        children=(
+            _supported("disk", _enum("diskDevice", kinds), _enum("bus", buses), _enum("model", models)),
+            _supported("graphics", _enum("type", displays), supported=bool(displays)),
+            _supported("video", _enum("modelType", [*video, "none"])),
+            _supported(
+                "hostdev",
+                _enum("mode", ("subsystem",)),
+                _enum("startupPolicy", ("default", "mandatory", "requisite", "optional")),
+                _enum("subsysType", ("usb", "pci")),
+                _enum("capsType", ()),
+                _enum("pciBackend", ("vfio",)),
+                supported=not ours,
+            ),
+            _supported("rng", _enum("model", models), _enum("backendModel", backends), supported=has_rng),
+            _supported("filesystem", _enum("driverType", ("path",)), supported=emulator.has("virtio-9p-pci")),
+            _supported("tpm", supported=False),
+        ),
+    )
+
+
+def _features(*, ours: bool) -> tuple[Node, ...]:
+    return (
+        _supported("gic", supported=False),
+        _supported("vmcoreinfo", supported=not ours),
+        _supported("genid", supported=not ours),
+        _supported("backingStoreInput"),
+        _supported("backup", supported=False),
+        _supported("sev", supported=False),
+        _supported("sgx", supported=False),
+    )
+
+
+def capabilities(catalog: EmulatorCatalog, host: LinuxHost) -> str:
+    """Return the ``<capabilities>`` document. Blocks."""
+    return format_node(Node("capabilities", children=(host_node(host), *guest_nodes(catalog))))

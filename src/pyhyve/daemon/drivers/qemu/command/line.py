@@ -1,0 +1,240 @@
+"""The whole command line."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from pyhyve.daemon.drivers.qemu.command.block import write_disks
+from pyhyve.daemon.drivers.qemu.command.characters import write_characters
+from pyhyve.daemon.drivers.qemu.command.devices import (
+    attribute,
+    write_controllers,
+    write_displays,
+    write_inputs,
+    write_interfaces,
+    write_others,
+)
+from pyhyve.daemon.drivers.qemu.command.launch import Command, Launch
+from pyhyve.xml.devices import Devices
+
+if TYPE_CHECKING:
+    from pyhyve.daemon.domains.emulators import Emulator
+    from pyhyve.xml.domain import Domain
+
+__all__ = ["boot_order", "command_line", "cpu_option"]
+
+_SANDBOX: Final = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+_ON_CPU: Final = {"force": "on", "require": "on", "optional": "on", "disable": "off", "forbid": "off"}
+
+
+def command_line(domain: Domain, emulator: Emulator, launch: Launch) -> Command:
+    """Return the command line of a domain's machine. Raises LibvirtError for what the emulator cannot be told.
+
+    ``domain`` is a definition made whole, with aliases and everything that is chosen at the start.
+    """
+    command = Command(emulator, launch)
+    devices = domain.devices or Devices()
+    ours = emulator.package.startswith("pyhyve")
+    command.add("name", f"guest={domain.name.replace(',', ',,')},debug-threads=on")
+    if launch.paused or launch.incoming is not None:
+        command.add("S")
+    _write_machine(command, domain, ours=ours)
+    _write_memory(command, domain, ours=ours)
+    _write_vcpus(command, domain, ours=ours)
+    command.add("uuid", domain.uuid or "")
+    if not devices.graphics or ours:
+        command.add("display", "none")
+    command.add("no-user-config")
+    command.add("nodefaults")
+    monitor = str(launch.monitor).replace(",", ",,")
+    command.add("chardev", f"socket,id=charmonitor,path={monitor},server=on,wait=off")
+    command.add(
+        "mon", "chardev=charmonitor,id=monitor,mode=control" if not ours else "chardev=charmonitor,mode=control"
+    )
+    if launch.pidfile is not None:
+        command.maybe("pidfile", str(launch.pidfile))
+    _write_clock(command, domain)
+    if domain.on_reboot == "destroy":
+        command.add("no-reboot")
+    command.add("no-shutdown")
+    features = domain.features
+    if features is None or features.acpi is None:
+        command.maybe("no-acpi")
+    _write_boot(command, domain, ours=ours)
+    boot = boot_order(domain)
+    if not ours or (
+        any(item.type == "virtio-serial" for item in devices.controller) and emulator.has("virtio-serial-pci")
+    ):
+        write_controllers(command, devices)
+    write_disks(command, devices, boot)
+    write_interfaces(command, devices, boot)
+    write_characters(command, devices)
+    if not ours:
+        write_inputs(command, devices)
+        write_displays(command, devices)
+    write_others(command, devices)
+    if launch.incoming is not None:
+        command.add("incoming", launch.incoming)
+    command.maybe("sandbox", _SANDBOX)
+    for node in domain.qemu_commandline.children if domain.qemu_commandline is not None else ():
+        if node.name == "qemu:arg":
+            command.arguments.append(attribute(node, "value") or "")
+    command.maybe("msg", "timestamp=on")
+    return command
+
+
+def _write_machine(command: Command, domain: Domain, *, ours: bool) -> None:
+    machine = domain.os.type.machine or command.emulator.default_machine
+    parts = [machine]
+    if not ours:
+        parts.append("usb=off")
+        features = domain.features
+        if features is not None:
+            for name in ("vmport", "smm"):
+                state = attribute(getattr(features, name), "state")
+                if state is not None:
+                    parts.append(f"{name}={state}")
+    parts.append("dump-guest-core=on" if domain.memory.dump_core == "on" else "dump-guest-core=off")
+    if ours:
+        parts.pop()
+    if not ours and "memory-backend-ram" in command.emulator.objects and _has_ram_id(machine):
+        parts.append("memory-backend=pc.ram")
+    command.add("machine", ",".join(parts))
+    command.add("accel", "kvm" if domain.type == "kvm" else "tcg")
+    command.add("cpu", cpu_option(domain))
+
+
+def _has_ram_id(machine: str) -> bool:
+    return machine.startswith(("pc-", "pc", "q35"))
+
+
+def cpu_option(domain: Domain) -> str:
+    """Return ``-cpu``'s value."""
+    cpu = domain.cpu
+    if cpu is None:
+        return "max"
+    if cpu.mode == "host-passthrough":
+        model = "host" if domain.type == "kvm" else "max"
+        parts = [model, *(["migratable=on"] if cpu.migratable == "on" and model == "host" else [])]
+    elif cpu.mode in {"maximum", "host-model"}:
+        parts = ["host" if cpu.mode == "host-model" and domain.type == "kvm" else "max"]
+    else:
+        name = cpu.model.name if cpu.model is not None else None
+        parts = [name or "max"]
+    for feature in cpu.feature:
+        parts.append(f"{feature.name.replace('_', '-')}={_ON_CPU.get(feature.policy or 'require', 'on')}")
+    features = domain.features
+    if features is not None and domain.type == "kvm":
+        hidden = next((i for i in features.kvm.children if i.name == "hidden"), None) if features.kvm else None
+        if attribute(hidden, "state") == "on":
+            parts.append("kvm=off")
+        if attribute(features.pmu, "state") is not None:
+            parts.append(f"pmu={attribute(features.pmu, 'state')}")
+    return ",".join(parts)
+
+
+def _write_memory(command: Command, domain: Domain, *, ours: bool) -> None:
+    kib = domain.memory_kib
+    mib = -(-kib // 1024)
+    most = domain.max_memory
+    if most is not None and not ours:
+        command.add("m", f"size={mib * 1024}k,slots={most.slots or 0},maxmem={most.kib}k")
+    else:
+        command.add("m", str(mib))
+    if "memory-backend-ram" in command.emulator.objects and _has_ram_id(domain.os.type.machine or "") and not ours:
+        command.add_json("object", {"qom-type": "memory-backend-ram", "id": "pc.ram", "size": mib << 20})
+    command.maybe("overcommit", "mem-lock=off")
+
+
+def _write_vcpus(command: Command, domain: Domain, *, ours: bool) -> None:
+    vcpu = domain.vcpu
+    most = vcpu.count if vcpu is not None else 1
+    current = (vcpu.current if vcpu is not None else None) or most
+    if ours and current == most:
+        command.add("smp", str(most))
+        return
+    topology = domain.cpu.topology if domain.cpu is not None else None
+    if topology is not None:
+        layout = (
+            f"sockets={topology.sockets},dies={topology.dies or 1},cores={topology.cores},threads={topology.threads}"
+        )
+    else:
+        layout = f"sockets={most},cores=1,threads=1"
+    command.add("smp", f"{current},{f'maxcpus={most},' if current != most else ''}{layout}")
+    for number in range(1, (domain.iothreads or 0) + 1):
+        command.add_json("object", {"qom-type": "iothread", "id": f"iothread{number}"})
+
+
+def _write_clock(command: Command, domain: Domain) -> None:
+    clock = domain.clock
+    offset = clock.offset if clock is not None else "utc"
+    timers = {timer.name: timer for timer in clock.timer} if clock is not None else {}
+    base = "localtime" if offset == "localtime" else "utc"
+    if offset == "absolute" and clock is not None and clock.start is not None:
+        base = _moment(int(clock.start))
+    elif offset == "variable" and clock is not None and int(clock.adjustment or 0):
+        now = int(command.launch.now)
+        local = time.localtime(now).tm_gmtoff if clock.basis == "localtime" else 0
+        base = _moment(now + local + int(clock.adjustment or 0))
+    value = f"base={base}"
+    rtc = timers.get("rtc")
+    if rtc is not None and rtc.track in {"guest", "wall"}:
+        value += f",clock={'vm' if rtc.track == 'guest' else 'host'}"
+    if rtc is not None and rtc.tickpolicy == "catchup":
+        value += ",driftfix=slew"
+    command.maybe("rtc", value)
+    pit = timers.get("pit")
+    if pit is not None and pit.tickpolicy in {"delay", "discard"}:
+        command.maybe("global", f"kvm-pit.lost_tick_policy={pit.tickpolicy}")
+    hpet = timers.get("hpet")
+    if hpet is not None and hpet.present == "no":
+        command.maybe("no-hpet")
+
+
+def _moment(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
+def _write_boot(command: Command, domain: Domain, *, ours: bool) -> None:
+    os = domain.os
+    parts = []
+    if os.bootmenu is not None and os.bootmenu.enable is not None:
+        parts.append(f"menu={'on' if os.bootmenu.enable else 'off'}")
+        if os.bootmenu.timeout is not None:
+            parts.append(f"splash-time={os.bootmenu.timeout}")
+    if not ours:
+        command.add("boot", ",".join([*parts, "strict=on"]))
+    elif os.boot:
+        letters = "".join({"hd": "c", "cdrom": "d", "network": "n"}.get(item.dev, "") for item in os.boot)
+        if letters:
+            command.add("boot", letters)
+    if os.loader is not None and os.loader.text.strip() and attribute(os.loader, "type") != "pflash":
+        command.add("bios", os.loader.text.strip())
+    if os.kernel:
+        command.add("kernel", os.kernel)
+    if os.initrd:
+        command.add("initrd", os.initrd)
+    if os.cmdline:
+        command.add("append", os.cmdline)
+
+
+def boot_order(domain: Domain) -> dict[str, int]:
+    """Return the boot index of devices by alias: their own order, or what ``<os>`` says."""
+    devices = domain.devices or Devices()
+    order: dict[str, int] = {}
+    items: list[Any] = [*devices.disk, *devices.interface, *devices.hostdev, *devices.redirdev]
+    for item in items:
+        if item.boot is not None and item.alias is not None:
+            order[item.alias.name] = item.boot.order
+    for number, boot in enumerate(domain.os.boot, 1):
+        wanted: list[Any]
+        if boot.dev == "network":
+            wanted = list(devices.interface[:1])
+        else:
+            kind = {"hd": {"disk", "lun"}, "cdrom": {"cdrom"}, "fd": {"floppy"}}.get(boot.dev, set())
+            wanted = [disk for disk in devices.disk if (disk.device or "disk") in kind][:1]
+        for item in wanted:
+            if item.alias is not None:
+                order[item.alias.name] = number
+    return order

@@ -1,0 +1,261 @@
+"""Starting machines, finding those that run, and cleaning up after those that ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import os
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyhyve.daemon.domains.faults import system_error, unsupported
+from pyhyve.daemon.drivers.qemu.command import Launch, command_line
+from pyhyve.daemon.drivers.qemu.command.block import disk_nodes
+from pyhyve.daemon.drivers.qemu.command.characters import chardev_id
+from pyhyve.daemon.drivers.qemu.command.launch import NetworkEnd
+from pyhyve.daemon.drivers.qemu.command.plug import plug_commands
+from pyhyve.daemon.drivers.qemu.machine import QemuMachine
+from pyhyve.daemon.drivers.qemu.prepare import (
+    SOCKET_PATH_MAX,
+    prepare_channel,
+    prepare_disk,
+    prepare_domain,
+    preview_domain,
+)
+from pyhyve.daemon.drivers.qemu.process import MachineProcess, boot_id
+from pyhyve.rpc.errors import ErrorDomain
+from pyhyve.xml.character import CharSource
+from pyhyve.xml.devices import Devices
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pyhyve.daemon.domains.emulators import Emulators
+    from pyhyve.daemon.domains.hypervisor import MachineListener, MachineRecord, NetworkSource
+    from pyhyve.xml.character import Channel
+    from pyhyve.xml.disk import Disk
+    from pyhyve.xml.domain import Domain
+    from pyhyve.xml.interface import Interface
+
+__all__ = ["QemuHypervisor"]
+
+_log = logging.getLogger(__name__)
+
+
+class QemuHypervisor:
+    """Machines of emulators with QEMU's interfaces."""
+
+    def __init__(self, emulators: Emulators, runtime: Path, log: Path, sources: Mapping[str, NetworkSource]) -> None:
+        self.emulators = emulators
+        self._runtime = runtime
+        self._log = log
+        self.sources: Mapping[str, NetworkSource] = sources
+        """Who connects network interfaces, by type."""
+
+    def runtime_directory(self, name: str) -> Path:
+        """Directory of a machine's sockets. Long names are shortened: a socket's path has 107 bytes."""
+        directory = self._runtime / name
+        if len(os.fsencode(directory)) > SOCKET_PATH_MAX - 40:
+            directory = self._runtime / hashlib.sha256(name.encode()).hexdigest()[:16]
+        return directory
+
+    async def prepare(self, domain: Domain, number: int) -> Domain:
+        """Return the live definition of a machine about to start."""
+        sockets = self.runtime_directory(f"{number}-{domain.name}")
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(None, prepare_domain, domain, number, sockets, _tap_names())
+
+    async def launch(
+        self, domain: Domain, record: MachineRecord, listener: MachineListener, *, incoming: str | None = None
+    ) -> tuple[QemuMachine, Domain]:
+        """Start a machine."""
+        loop = asyncio.get_running_loop()
+        devices = domain.devices or Devices()
+        emulator = await loop.run_in_executor(None, self.emulators.probed, devices.emulator or "")
+        directory = self.runtime_directory(f"{record.id}-{domain.name}")
+        log = self._log / f"{domain.name}.log"
+        try:
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise system_error(f"cannot create directory {directory}", error) from error
+        monitor = directory / "monitor.sock"
+        monitor.unlink(missing_ok=True)
+        record.boot_id, record.emulator = boot_id(), emulator.path
+        record.monitor, record.log = str(monitor), str(log)
+        ends: dict[str, NetworkEnd] = {}
+        machine: QemuMachine | None = None
+        try:
+            for interface in devices.interface:
+                await self._connect(interface, ends, record, by_name=emulator.package.startswith("pyhyve"))
+            launch = Launch(monitor=monitor, networks=ends, incoming=incoming, now=time.time())
+            command = command_line(domain, emulator, launch)
+            try:
+                process, offset = await loop.run_in_executor(
+                    None, MachineProcess.start, command.arguments, command.fds, log
+                )
+            except OSError as error:
+                raise system_error(f"cannot execute {emulator.path}", error) from error
+            record.pid, record.start_time, record.started = process.pid, process.start_time, time.time()
+            machine = QemuMachine(process, str(monitor), listener)
+            await machine.attach(log, offset)
+            domain = await _with_terminals(machine, domain)
+        except BaseException:
+            if machine is not None:
+                machine.discard()
+            await asyncio.shield(self.clean_up(record, domain))
+            raise
+        finally:
+            for end in ends.values():
+                if end.tap_fd is not None:
+                    os.close(end.tap_fd)
+        return machine, domain
+
+    async def command_preview(self, domain: Domain) -> list[str]:
+        """Return the command line a definition would be started with."""
+        loop = asyncio.get_running_loop()
+        devices = domain.devices or Devices()
+        emulator = await loop.run_in_executor(None, self.emulators.probed, devices.emulator or "")
+        directory = self.runtime_directory(f"-1-{domain.name}")
+        live = await loop.run_in_executor(None, preview_domain, domain, directory, _tap_names())
+        ends = {
+            item.alias.name: NetworkEnd(tap_name=item.target.dev)
+            for item in (live.devices or Devices()).interface
+            if item.alias is not None and item.target is not None and item.type in self.sources
+        }
+        launch = Launch(monitor=directory / "monitor.sock", networks=ends, now=time.time())
+        return command_line(live, emulator, launch).arguments
+
+    async def connect_interface(self, interface: Interface) -> tuple[str, int]:
+        """Make the host's end of an interface; return its name and an open tap. Raises LibvirtError."""
+        source = self.sources.get(interface.type)
+        name = interface.target.dev if interface.target is not None else None
+        if source is None or name is None:
+            raise unsupported(f"network type '{interface.type}' is not supported", ErrorDomain.QEMU)
+        return await source.connect(interface, name)
+
+    async def disconnect_interface(self, interface: Interface) -> None:
+        """Undo :meth:`connect_interface`."""
+        source = self.sources.get(interface.type)
+        name = interface.target.dev if interface.target is not None else None
+        if source is not None and name is not None:
+            await source.disconnect(interface, name)
+
+    def free_tap_name(self) -> str:
+        """Return the name of the next tap."""
+        return _tap_names()()
+
+    def device_commands(
+        self, devices: Devices, name: str, device: Any
+    ) -> list[tuple[str, dict[str, Any], tuple[str, dict[str, Any]] | None]]:
+        """Return the commands that add a device to a machine, each with what undoes it."""
+        return plug_commands(self.emulators.probed(devices.emulator or ""), devices, name, device)
+
+    def disk_nodes(self, disk: Disk) -> list[dict[str, Any]]:
+        """Return the block nodes of a disk, the lowest first."""
+        return disk_nodes(disk)
+
+    async def prepare_disk(self, disk: Disk, number: int) -> Disk:
+        """Return a disk with its images looked up and numbered from ``number``."""
+        prepared, _ = await asyncio.get_running_loop().run_in_executor(None, prepare_disk, disk, number)
+        return prepared
+
+    def prepare_channel(self, channel: Channel, number: int, name: str) -> Channel:
+        """Return a channel with the path of its socket."""
+        return prepare_channel(channel, self.runtime_directory(f"{number}-{name}"))
+
+    async def _connect(
+        self, interface: Interface, ends: dict[str, NetworkEnd], record: MachineRecord, *, by_name: bool
+    ) -> None:
+        if interface.type not in self.sources or interface.alias is None:
+            return
+        name, descriptor = await self.connect_interface(interface)
+        record.taps.append(name)
+        if by_name:
+            os.close(descriptor)
+            ends[interface.alias.name] = NetworkEnd(tap_name=name)
+        else:
+            ends[interface.alias.name] = NetworkEnd(tap_fd=descriptor)
+
+    async def adopt(self, record: MachineRecord, listener: MachineListener) -> QemuMachine | None:
+        """Return the machine a record is about, or None where it is gone."""
+        if record.boot_id != boot_id():
+            return None
+        process = MachineProcess.find(record.pid, record.start_time)
+        if process is None:
+            return None
+        machine = QemuMachine(process, record.monitor, listener)
+        try:
+            await machine.attach(Path(record.log), 0)
+        except BaseException:
+            machine.forget()
+            if not process.alive():
+                return None
+            raise
+        return machine
+
+    async def clean_up(self, record: MachineRecord, domain: Domain) -> None:
+        """Remove sockets and taps of a machine that ended."""
+        devices = domain.devices or Devices()
+        for interface in devices.interface:
+            if interface.target is not None and interface.target.dev in record.taps:
+                try:
+                    await self.disconnect_interface(interface)
+                except Exception:  # noqa: BLE001 - the rest has to be cleaned up too
+                    _log.exception("cannot remove the network interface of %s", record.name)
+        if record.monitor:
+            directory = Path(record.monitor).parent
+            with contextlib.suppress(OSError):
+                shutil.rmtree(directory)
+
+
+def _tap_names() -> Callable[[], str]:
+    taken: set[str] = set()
+
+    def free() -> str:
+        number = 0
+        while f"vnet{number}" in taken or Path(f"/sys/class/net/vnet{number}").exists():
+            number += 1
+        taken.add(f"vnet{number}")
+        return f"vnet{number}"
+
+    return free
+
+
+async def _with_terminals(machine: QemuMachine, domain: Domain) -> Domain:
+    """Return a live definition with the terminals its machine opened."""
+    devices = domain.devices or Devices()
+    everything: tuple[Any, ...] = (*devices.serial, *devices.parallel, *devices.channel, *devices.console)
+    if not any(item.type == "pty" for item in everything):
+        return domain
+    found = {item["label"]: item.get("filename", "") for item in await machine.execute("query-chardev")}
+
+    def placed(item: Any) -> Any:
+        alias = item.alias.name if item.alias is not None else ""
+        where = found.get(chardev_id(alias), "")
+        if item.type != "pty" or not where.startswith("pty:"):
+            return item
+        return replace(item, source=CharSource(path=where.removeprefix("pty:")))
+
+    serials = tuple(placed(item) for item in devices.serial)
+    consoles = []
+    for number, console in enumerate(devices.console):
+        if number == 0 and serials and console.target is not None and console.target.type == "serial":
+            console = replace(console, source=serials[0].source)
+        else:
+            console = placed(console)
+        if console.type == "pty" and console.source is not None:
+            console = replace(console, tty=console.source.path)
+        consoles.append(console)
+    devices = replace(
+        devices,
+        serial=serials,
+        parallel=tuple(placed(item) for item in devices.parallel),
+        channel=tuple(placed(item) for item in devices.channel),
+        console=tuple(consoles),
+    )
+    return replace(domain, devices=devices)
