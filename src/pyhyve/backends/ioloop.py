@@ -6,12 +6,16 @@ the translator's notifications arrive through `call_soon`.
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import os
 import select
 import threading
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from pyhyve.backends.timerfd import TimerFd
 from pyhyve.support.logs import late_logger
 
 if TYPE_CHECKING:
@@ -41,7 +45,12 @@ class IoLoop:
         self._readers: dict[int, tuple[int, Callable[[int], None]]] = {}
         self._writers: dict[int, Callable[[], None]] = {}
         self._watch_lock = threading.Lock()
+        self._later_lock = threading.Lock()
         self._calls: deque[Callable[[], None]] = deque()
+        self._later: list[tuple[int, int, Callable[[], None]]] = []
+        """Deadline, a number that keeps equal ones in order, and what to call: a heap."""
+        self._later_count = itertools.count()
+        self._timer: TimerFd | None = None
         self._awake = False
         self._stopping = False
         self._closed = False
@@ -64,6 +73,42 @@ class IoLoop:
             self._awake = True
             if not self._closed:
                 os.eventfd_write(self._wake_fd, 1)
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
+        """Run `callback` on the loop's thread once, `delay_s` from now; any thread."""
+        deadline_ns = time.monotonic_ns() + int(delay_s * 1e9)
+        with self._later_lock:
+            if self._closed:
+                return
+            heapq.heappush(self._later, (deadline_ns, next(self._later_count), callback))
+            if self._timer is None:
+                self._timer = TimerFd()
+                self.add_reader(self._timer.fd, self._expired)
+            if self._later[0][0] == deadline_ns:
+                self._timer.set(deadline_ns)
+
+    @property
+    def next_call_is_due(self) -> bool:
+        """Whether the time of a delayed call has come."""
+        return bool(self._later) and self._later[0][0] <= time.monotonic_ns()
+
+    def _expired(self) -> None:
+        """Run the calls that are due, and wait for the next."""
+        due = []
+        with self._later_lock:
+            if self._timer is None:
+                return
+            self._timer.clear()
+            now_ns = time.monotonic_ns()
+            while self._later and self._later[0][0] <= now_ns:
+                due.append(heapq.heappop(self._later)[2])
+            if self._later:
+                self._timer.set(self._later[0][0])
+        for callback in due:
+            try:
+                callback()
+            except Exception:  # noqa: BLE001 - see the class docstring
+                _LOG.exception("%s: a delayed call failed", self.name)
 
     def watch(self, fd: int, events: int, callback: Callable[[int], None]) -> None:
         """Call `callback(ready events)` while any of `events` holds for `fd`; replaces an earlier watch of `fd`."""
@@ -172,7 +217,12 @@ class IoLoop:
         os.eventfd_write(self._wake_fd, 1)
         if self._thread is not None and not self.is_current():
             self._thread.join()
-        self._closed = True
+        with self._later_lock:
+            self._closed = True
+            self._later.clear()
+            if self._timer is not None:
+                self._timer.close()
+                self._timer = None
         self._epoll.close()
         os.close(self._wake_fd)
         self._watches.clear()

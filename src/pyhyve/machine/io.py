@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyhyve.backends.ioloop import HANGUP, READABLE
-from pyhyve.machine.clock import MonotonicClock, TimerFd, TimerQueue
+from pyhyve.backends.timerfd import TimerFd
+from pyhyve.machine.clock import MonotonicClock, TimerQueue
 
 if TYPE_CHECKING:
     import threading

@@ -122,6 +122,139 @@ def processes_with(text: str) -> list[str]:
     return found
 
 
+def outside_of(host: Namespace, new_namespace: Callable[[], Namespace]) -> Namespace:
+    """A machine beyond the host, 192.0.2.2 and 2001:db8::2, on the host's `up0`; it knows no way back by itself."""
+    outside = new_namespace()
+    host.setup(
+        f"link add up0 type veth peer name eth0 netns {outside.pid}\naddr add 192.0.2.1/24 dev up0\n"
+        "addr add 2001:db8::1/64 dev up0 nodad\nlink set up0 up"
+    )
+    outside.setup("addr add 192.0.2.2/24 dev eth0\naddr add 2001:db8::2/64 dev eth0 nodad\nlink set eth0 up")
+    return outside
+
+
+WHO_CALLS = (
+    "import socket; s = socket.create_server(('::', 80), family=socket.AF_INET6, dualstack_ipv6=True);"
+    " c, a = s.accept(); c.send(a[0].removeprefix('::ffff:').encode()); c.close()"
+)
+
+
+def caller_seen_by(server: Namespace, client: Namespace, address: str) -> str:
+    """The address from which `server`, which has `address`, sees `client` call; `refused` when it does not."""
+    process = subprocess.Popen(["nsenter", "-n", "-t", str(server.pid), sys.executable, "-c", WHO_CALLS])
+    try:
+        deadline = time.monotonic() + 20
+        while not server.run("ss", "-Hltn", "sport = :80").strip():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        return connect(client, address, 80)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_routed_network_keeps_addresses_in_both_directions(
+    host: Namespace, guest: Namespace, new_namespace: Callable[[], Namespace]
+) -> None:
+    outside = outside_of(host, new_namespace)
+    before = host.state()
+    created(
+        host, "lab", "--mode", "routed", "--address", "10.81.0.1/24", "--address", "2001:db8:81::1/64", "--no-dhcp"
+    )
+    attach(host, guest, "lab")
+    guest.setup(
+        "addr add 10.81.0.2/24 dev eth0\nroute add default via 10.81.0.1\n"
+        "addr add 2001:db8:81::2/64 dev eth0 nodad\n-6 route add default via 2001:db8:81::1"
+    )
+    assert caller_seen_by(outside, guest, "192.0.2.2") == "refused", "the outside knows no way back yet"
+    outside.setup("route add 10.81.0.0/24 via 192.0.2.1\n-6 route add 2001:db8:81::/64 via 2001:db8::1")
+    assert caller_seen_by(outside, guest, "192.0.2.2") == "10.81.0.2"
+    assert caller_seen_by(guest, outside, "10.81.0.2") == "192.0.2.2"
+    assert caller_seen_by(outside, guest, "2001:db8::2") == "2001:db8:81::2"
+    assert caller_seen_by(guest, outside, "2001:db8:81::2") == "2001:db8::2"
+    # A guest may not send with an address that is not the network's.
+    guest.setup("addr add 10.99.0.2/32 dev eth0")
+    forged = guest.try_run("ping", "-c", "1", "-W", "2", "-I", "10.99.0.2", "192.0.2.2")
+    assert forged.returncode != 0
+    assert host.net("delete", "lab").returncode == 0
+    assert host.state() == before
+
+
+def test_nat_network_serves_ipv6(
+    host: Namespace, guest: Namespace, new_namespace: Callable[[], Namespace], dhcp_client: str
+) -> None:
+    outside = outside_of(host, new_namespace)
+    before = host.state()
+    created(
+        host,
+        *("lab", "--address", "10.82.0.1/24", "--address", "fd82::1/64", "--domain", "lab.test"),
+        *("--forward", "tcp:2280:[fd82::9]:80"),
+    )
+    for setting in ("accept_ra=2", "autoconf=1", "accept_dad=0"):
+        guest.run("sysctl", "-qw", f"net.ipv6.conf.eth0.{setting}")
+    attach(host, guest, "lab")
+    deadline = time.monotonic() + 30
+    while "default via fe80" not in guest.run("ip", "-6", "route"):
+        assert time.monotonic() < deadline, "no router advertisement"
+        time.sleep(0.1)
+    guest.setup("addr add fd82::9/64 dev eth0 nodad")
+    assert take_lease(guest, dhcp_client).startswith("10.82.0.")
+    assert "fd82::9" in guest.run("ip", "-6", "addr"), "DHCP for IPv4 leaves IPv6 alone"
+    # Out with the host's own address; in only through the forward.
+    assert caller_seen_by(outside, guest, "2001:db8::2") == "2001:db8::1"
+    outside.setup("-6 route add fd82::/64 via 2001:db8::1")
+    assert caller_seen_by(guest, outside, "fd82::9") == "refused"
+    process = subprocess.Popen(["nsenter", "-n", "-t", str(guest.pid), sys.executable, "-c", WHO_CALLS])
+    try:
+        deadline = time.monotonic() + 20
+        while (heard := connect(outside, "2001:db8::1", 2280)) == "refused":
+            assert time.monotonic() < deadline
+        assert heard == "2001:db8::2"
+    finally:
+        process.kill()
+        process.wait()
+    assert host.net("delete", "lab").returncode == 0
+    assert host.state() == before
+
+
+RENEWALS = 1000
+DOCKER = """
+table ip nat {
+    chain PREROUTING { type nat hook prerouting priority dstnat; policy accept; fib daddr type local jump DOCKER; }
+    chain POSTROUTING { type nat hook postrouting priority srcnat; policy accept;
+        oifname != "docker0" ip saddr 172.17.0.0/16 masquerade; }
+    chain DOCKER { iifname "docker0" return; }
+}
+table ip filter {
+    chain FORWARD { type filter hook forward priority filter; policy drop; jump DOCKER-USER; jump DOCKER-FORWARD; }
+    chain DOCKER-USER { iifname "lab" accept; oifname "lab" accept; }
+    chain DOCKER-FORWARD { iifname "docker0" accept; oifname "docker0" ct state established,related accept; }
+}
+"""
+
+
+def test_a_thousand_renewals_beside_docker(
+    host: Namespace, guest: Namespace, new_namespace: Callable[[], Namespace], dhcp_client: str, tmp_path: Path
+) -> None:
+    outside_of(host, new_namespace)
+    host.setup("link add docker0 type bridge\naddr add 172.17.0.1/16 dev docker0\nlink set docker0 up")
+    rules = tmp_path / "docker.nft"
+    rules.write_text(DOCKER)
+    host.run("nft", "-f", str(rules))
+    before = host.state()
+    assert host.net("create", "lab", "--address", "10.77.0.1/24", "--reserve", f"{MAC},10.77.0.9,web").returncode == 0
+    attach(host, guest, "lab")
+    client = Path(__file__).parent / "dhcp_client.py"
+    said = guest.run(sys.executable, str(client), "eth0", MAC, str(RENEWALS), timeout_s=120)
+    assert said == f"10.77.0.9 {RENEWALS}\n"
+    leases = json.loads(host.net("leases", "lab", "--json").stdout)
+    assert [(lease["mac"], lease["address"]) for lease in leases] == [(MAC, "10.77.0.9")]
+    guest.setup("route add default via 10.77.0.1")
+    assert "1 received" in guest.run("ping", "-c", "1", "-W", "5", "192.0.2.2"), "out past Docker's rules"
+    assert host.net("delete", "lab").returncode == 0
+    assert host.state() == before
+
+
 def test_isolated_network_lets_nothing_through(
     host: Namespace, guest: Namespace, new_namespace: Callable[[], Namespace]
 ) -> None:

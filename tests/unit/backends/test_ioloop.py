@@ -4,6 +4,7 @@ import contextlib
 import os
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -156,3 +157,23 @@ def test_writer_is_called_when_the_peer_is_gone(loop: IoLoop) -> None:
     theirs.close()
     assert failed.wait(5)
     ours.close()
+
+
+def test_delayed_calls_run_in_the_order_of_their_times(loop: IoLoop) -> None:
+    seen: list[str] = []
+    done = threading.Event()
+    start = time.monotonic()
+    loop.call_later(0.05, done.set)
+    loop.call_later(0.03, lambda: seen.append("second"))
+    loop.call_later(0.01, lambda: seen.append("first"))
+    loop.call_later(0.03, lambda: seen.append("third"))
+    assert done.wait(5)
+    assert time.monotonic() - start >= 0.05
+    assert seen == ["first", "second", "third"]
+
+
+def test_delayed_call_of_a_stopped_loop_is_dropped() -> None:
+    loop = IoLoop("test")
+    loop.call_later(0.0, lambda: pytest.fail("called"))
+    loop.stop()
+    loop.call_later(0.0, lambda: pytest.fail("called"))

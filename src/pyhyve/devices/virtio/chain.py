@@ -51,6 +51,10 @@ class DmaSpace:
         self._view = memoryview(b"")
         self.mark_written = memory.mark_written
 
+    def window(self) -> tuple[int, int, memoryview]:
+        """The writable region that was used last: its start, its end, its bytes; an empty one when there is none."""
+        return (0, 0, self._view) if self._readonly else (self._start, self._end, self._view)
+
     def forget(self) -> None:
         """Regions changed: drop what is remembered of them."""
         self._start = self._end = 0

@@ -110,6 +110,9 @@ class DeviceHooks:
     def queue_stopped(self, index: int) -> None:
         """A queue was reset: forget chains taken from it; with the lock held."""
 
+    def serve_waiting(self) -> None:
+        """Do what another thread waits for, with the lock held: a change of threads costs more than the work."""
+
     def quiesce(self) -> None:
         """Return when nothing outside the lock still uses guest memory."""
 
@@ -318,6 +321,9 @@ class VirtioDevice(DeviceHooks, ABC):
         try:
             queue.at_once_left -= 1
             self._serve(queue)
+            self.serve_waiting()
+        except VirtqueueError as error:
+            self.fail(str(error))
         finally:
             self.lock.release()
         self._deliver()

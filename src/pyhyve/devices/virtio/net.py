@@ -6,7 +6,6 @@ into as many chains as it needs. Hot path: `_receive` and `handle_queue`.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from struct import pack
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -50,6 +49,8 @@ GUEST_OFFLOAD_BITS = sum(int(bit) for bit, _ in _GUEST_OFFLOADS)
 _LARGE_PACKET_BITS = int(NetFeature.GUEST_TSO4 | NetFeature.GUEST_TSO6 | NetFeature.GUEST_UFO)
 _RECEIVE_BUDGET = 64
 _ONE_BUFFER = (1).to_bytes(2, "little")
+_QUIET_S = 0.0005
+"""Shortest time, and half of the longest, until a driver hears of sent packets that it does not look for by itself."""
 _MAX_VIEWS = 1000
 """Most parts of a packet: under UIO_MAXIOV, with room for a prefix."""
 
@@ -75,6 +76,16 @@ class VirtioNetState:
     filter: ReceiveFilterState
 
 
+class _Quiet:
+    """Sent packets that the driver has not been told of: since which position of its ring, and whether for a while."""
+
+    __slots__ = ("is_old", "since")
+
+    def __init__(self, since: int) -> None:
+        self.since = since
+        self.is_old = False
+
+
 class _Receiver:
     """One receive queue: buffers taken from the ring ahead of the packets that will fill them."""
 
@@ -85,7 +96,7 @@ class _Receiver:
 
     def clear(self) -> None:
         """Forget the buffers."""
-        self.chains: deque[DescriptorChain] = deque()
+        self.chains: list[DescriptorChain] = []
         self.views: list[memoryview] = []
         self.capacity = 0
         self.held: bytes | None = None
@@ -141,9 +152,16 @@ class VirtioNet(VirtioDevice):
         self._wanted_bytes = 0
         self._guest_offloads = 0
         self.filter = ReceiveFilter(options.mac)
+        self._loop: IoLoop | None = None
+        self._arrived: int | None = None
+        """Pair whose packets wait for whoever has the lock."""
+        self._quiet: dict[int, _Quiet] = {}
+        """Send queues whose driver was not yet told of used buffers."""
+        self._timer_runs = False
 
     def start(self, loop: IoLoop) -> None:
         """Begin to take packets; `loop` is the device's worker."""
+        self._loop = loop
         self._backend.start(loop, self._readable, self._writable)
 
     def close(self) -> None:
@@ -192,6 +210,10 @@ class VirtioNet(VirtioDevice):
             ring = self.queues[2 * pair + 1].ring
             if stalled is not None and ring is not None:
                 ring.unpop(stalled)
+
+        for index in self._quiet:
+            self._signals |= 1 << index
+        self._quiet.clear()
 
     def resumed(self) -> None:
         """Tell the backend what was negotiated."""
@@ -287,6 +309,7 @@ class VirtioNet(VirtioDevice):
         if pair < self._pairs:
             if index & 1:
                 self._stalled[pair] = None
+                self._quiet.pop(index, None)
             else:
                 receiver = self._receivers[pair]
                 if receiver.reading:
@@ -334,6 +357,53 @@ class VirtioNet(VirtioDevice):
             ring.push(chain, 0)
             chain = ring.pop()
 
+    def publish(self, index: int, ring: Virtqueue) -> None:
+        """Tell the driver of used buffers; of sent packets only when it may wait for that.
+
+        A driver frees what was sent when it sends more, and (Linux's) when packets arrive: most interrupts for sent
+        packets would come just before such a moment. So they are held back while the ring has room.
+        """
+        loop = self._loop
+        if not index & 1 or index >= 2 * self._pairs or loop is None:
+            super().publish(index, ring)
+            return
+        quiet = self._quiet.get(index)
+        if quiet is not None and not ring.wants_interrupt(quiet.since):
+            quiet = None
+            del self._quiet[index]
+        before = ring.published
+        wants = ring.flush()
+        if quiet is None:
+            if not wants:
+                return
+            quiet = self._quiet[index] = _Quiet(before)
+        if ring.published_since(quiet.since) > ring.size >> 2:
+            del self._quiet[index]
+            self._signals |= 1 << index
+        elif not self._timer_runs:
+            self._timer_runs = True
+            loop.call_later(_QUIET_S, self._look_for_quiet)
+
+    def _look_for_quiet(self) -> None:
+        """Tell of sent packets that were there at the last look already; on the loop's thread."""
+
+        def look() -> None:
+            self._timer_runs = False
+            for index, quiet in list(self._quiet.items()):
+                ring = self.queues[index].ring
+                if ring is None or not ring.wants_interrupt(quiet.since):
+                    del self._quiet[index]
+                elif quiet.is_old:
+                    del self._quiet[index]
+                    self._signals |= 1 << index
+                else:
+                    quiet.is_old = True
+            if self._quiet and self._loop is not None:
+                self._timer_runs = True
+                self._loop.call_later(_QUIET_S, self._look_for_quiet)
+
+        self.run_locked(look)
+
     # -- control commands (see net_control) ---------------------------------------------------------------------------
 
     def set_pairs(self, count: int) -> bool:
@@ -352,7 +422,15 @@ class VirtioNet(VirtioDevice):
 
     def _readable(self, pair: int) -> None:
         """Packets wait; on the loop's thread."""
-        self.run_locked(lambda: self._receive(pair))
+        # A kick that has the lock may be faster: then its vCPU hears of the packets at once.
+        self._arrived = pair
+        self.run_locked(self.serve_waiting)
+
+    def serve_waiting(self) -> None:
+        """Take packets that wait, unless somebody has done so meanwhile; with the lock held."""
+        pair, self._arrived = self._arrived, None
+        if pair is not None:
+            self._receive(pair)
 
     def _writable(self, pair: int) -> None:
         """A stalled backend takes packets again."""
@@ -360,11 +438,23 @@ class VirtioNet(VirtioDevice):
 
     def _refill(self, receiver: _Receiver, ring: Virtqueue, wanted: int) -> None:
         """Take buffers until a longest packet fits (mergeable), or one."""
-        while receiver.capacity < wanted and len(receiver.views) < _MAX_VIEWS:
-            if not self._mergeable and receiver.chains:
-                return
-            chain = ring.pop()
-            if chain is None:
+        if not self._mergeable and receiver.chains:
+            return
+        limit = _MAX_VIEWS - len(receiver.views) if self._mergeable else 1
+        found = ring.pop_room(wanted - receiver.capacity, limit)
+        views = [view for chain in found for view in chain.writable]
+        if len(receiver.views) + len(views) <= _MAX_VIEWS and all(
+            chain.writable_bytes > self._header_bytes for chain in found
+        ):
+            receiver.chains += found
+            receiver.views += views
+            receiver.capacity += sum(chain.writable_bytes for chain in found)
+            return
+        for index, chain in enumerate(found):
+            if len(receiver.views) >= _MAX_VIEWS:
+                # Buffers of many small parts.
+                for later in reversed(found[index:]):
+                    ring.unpop(later)
                 return
             if chain.writable_bytes <= self._header_bytes:
                 # No packet fits: hand it back empty.
@@ -448,42 +538,38 @@ class VirtioNet(VirtioDevice):
         if length <= len(first) and len(chain.writable) == 1 and header_bytes == NET_HEADER_BYTES:
             # One buffer of one part: by far the most packets.
             first[10:12] = _ONE_BUFFER
-            receiver.chains.popleft()
+            del receiver.chains[0]
             del receiver.views[0]
             receiver.capacity -= len(first)
             mark_written(chain.writable_ranges[0][0], length)
             ring.push(chain, length)
             return
-        count = 0
-        left = length
-        used: list[tuple[DescriptorChain, int]] = []
-        while left > 0:
-            chain = receiver.chains.popleft()
-            size = min(left, chain.writable_bytes)
-            left -= size
-            count += len(chain.writable)
-            receiver.capacity -= chain.writable_bytes
-            used.append((chain, size))
+        count = parts = room = 0
+        for chain in receiver.chains:
+            room += chain.writable_bytes
+            parts += len(chain.writable)
+            count += 1
+            if room >= length:
+                break
+        used = receiver.chains[:count]
         if header_bytes == NET_HEADER_BYTES:
             if len(first) >= NET_HEADER_BYTES:
-                first[10:12] = len(used).to_bytes(2, "little")
+                first[10:12] = count.to_bytes(2, "little")
             else:
-                _store(receiver.views, 10, len(used).to_bytes(2, "little"))
-        del receiver.views[:count]
+                _store(receiver.views, 10, count.to_bytes(2, "little"))
+        del receiver.chains[:count]
+        del receiver.views[:parts]
+        receiver.capacity -= room
+        ring.push_filled(used, length)
         start = end = -1
-        for chain, size in used:
-            remaining = size
+        for chain in used:
             for gpa, part in chain.writable_ranges:
                 if gpa != end:
                     # Drivers cut many buffers out of one run of pages: tell of it once.
                     if end > start:
                         mark_written(start, end - start)
                     start = gpa
-                end = gpa + min(part, remaining)
-                remaining -= part
-                if remaining <= 0:
-                    break
-            ring.push(chain, size)
+                end = gpa + part
         mark_written(start, end - start)
 
 

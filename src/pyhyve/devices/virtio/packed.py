@@ -36,7 +36,6 @@ class PackedQueue(Virtqueue):
         "_driver_event",
         "_event_index",
         "_indirect",
-        "_published",
         "_ring",
         "_ring_gpa",
         "_used_position",
@@ -66,7 +65,7 @@ class PackedQueue(Virtqueue):
         self._avail_wrap = _AVAIL
         # Positions count descriptors from the start of the queue's life; the ring's wrap counter is the parity of
         # position // size.
-        self._used_position = self._published = 0
+        self._used_position = self.published = 0
 
     def _available(self) -> bool:
         """Whether the driver made the next descriptor available (2.8.1)."""
@@ -95,7 +94,7 @@ class PackedQueue(Virtqueue):
             raise VirtqueueError(msg)
         self._avail_index = index
         self._avail_wrap = _AVAIL if state.available & _SAVED_WRAP_BIT else 0
-        self._used_position = self._published = state.used
+        self._used_position = self.published = state.used
 
     def pop(self) -> DescriptorChain | None:
         """The next available buffer, or None; VirtqueueError when the driver broke the ring's rules."""
@@ -159,10 +158,10 @@ class PackedQueue(Virtqueue):
 
     def flush(self) -> bool:
         """Whether to interrupt for what was pushed since the last call (2.8.10)."""
-        new, old = self._used_position, self._published
+        new, old = self._used_position, self.published
         if new == old:
             return False
-        self._published = new
+        self.published = new
         size = self.size
         first, last = old % size, (new - 1) % size
         if first <= last:
@@ -170,7 +169,11 @@ class PackedQueue(Virtqueue):
         else:
             self._dma.mark_written(self._ring_gpa, 16 * size)
         self._full_barrier()
+        return self._wants(old)
+
+    def _wants(self, old: int) -> bool:
         mode = self._driver_event[1]
+        new, size = self.published, self.size
         if mode == EventFlag.DESC and self._event_index:
             offset_wrap = self._driver_event[0]
             cycle = new // size
@@ -180,6 +183,15 @@ class PackedQueue(Virtqueue):
             event = cycle * size + (offset_wrap & ~_WRAP_BIT)
             return old <= event < new
         return mode != EventFlag.DISABLE
+
+    def wants_interrupt(self, since: int) -> bool:
+        """By the driver's event suppression structure, as it is now (2.8.10)."""
+        self._full_barrier()
+        return self._wants(since)
+
+    def published_since(self, since: int) -> int:
+        """Descriptors."""
+        return self.published - since
 
     def disable_notify(self) -> None:
         """Ask for no kicks."""

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from pyhyve.state.record import U32, record
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pyhyve.devices.virtio.chain import DescriptorChain, DmaSpace
 
 
@@ -54,7 +56,7 @@ class Virtqueue(ABC):
     queue is then dead until it is set up anew.
     """
 
-    __slots__ = ("_barrier", "_dma", "_in_flight", "popped", "size")
+    __slots__ = ("_barrier", "_dma", "_in_flight", "popped", "published", "size")
 
     def __init__(self, dma: DmaSpace, size: int) -> None:
         self.size = size
@@ -62,6 +64,8 @@ class Virtqueue(ABC):
         self._in_flight = 0
         self.popped = 0
         """Buffers taken since the queue was set up."""
+        self.published = 0
+        """Where the driver has been told that the used part ends, in the ring's own way of counting."""
         self._barrier = Lock()
 
     @property
@@ -80,6 +84,21 @@ class Virtqueue(ABC):
     @abstractmethod
     def pop(self) -> DescriptorChain | None:
         """The next buffer the driver made available, or None."""
+
+    def pop_room(self, wanted_bytes: int, limit: int) -> list[DescriptorChain]:
+        """Buffers until their device-writable parts have room for `wanted_bytes`, there are `limit`, or no more."""
+        found: list[DescriptorChain] = []
+        while wanted_bytes > 0 and len(found) < limit and (chain := self.pop()) is not None:
+            found.append(chain)
+            wanted_bytes -= chain.writable_bytes
+        return found
+
+    def push_filled(self, chains: Sequence[DescriptorChain], length: int) -> None:
+        """Give back buffers that `length` bytes fill one after another, all but the last one in full."""
+        for chain in chains:
+            size = min(length, chain.writable_bytes)
+            self.push(chain, size)
+            length -= size
 
     @abstractmethod
     def unpop(self, chain: DescriptorChain) -> None:
@@ -100,6 +119,17 @@ class Virtqueue(ABC):
     @abstractmethod
     def flush(self) -> bool:
         """Publish what was pushed; whether the driver wants an interrupt for it."""
+
+    @abstractmethod
+    def wants_interrupt(self, since: int) -> bool:
+        """Whether the driver now wants an interrupt for what was published since `published` was `since`.
+
+        It may have taken those buffers meanwhile without one.
+        """
+
+    @abstractmethod
+    def published_since(self, since: int) -> int:
+        """How much was published since `published` was `since`, in ring entries."""
 
     @abstractmethod
     def disable_notify(self) -> None:

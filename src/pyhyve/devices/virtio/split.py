@@ -9,7 +9,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING
 
-from pyhyve.devices.virtio.chain import MAX_CHAIN_DESCRIPTORS, VirtqueueError
+from pyhyve.devices.virtio.chain import MAX_CHAIN_DESCRIPTORS, DescriptorChain, VirtqueueError
 from pyhyve.devices.virtio.queue import QueueLayout, RingFeatures, RingState, Virtqueue
 from pyhyve.devices.virtio.spec import (
     AVAIL_NO_INTERRUPT,
@@ -20,7 +20,9 @@ from pyhyve.devices.virtio.spec import (
 )
 
 if TYPE_CHECKING:
-    from pyhyve.devices.virtio.chain import DescriptorChain, DmaSpace
+    from collections.abc import Sequence
+
+    from pyhyve.devices.virtio.chain import DmaSpace
 
 _DESCRIPTOR = Struct("<QIHH")
 _NEXT = int(DescFlag.NEXT)
@@ -46,7 +48,6 @@ class SplitQueue(Virtqueue):
         "_mask",
         "_next_avail",
         "_next_used",
-        "_published",
         "_table",
         "_used",
         "_used_gpa",
@@ -77,7 +78,7 @@ class SplitQueue(Virtqueue):
         self._event_index = features.event_index
         self._indirect = features.indirect
         self._next_avail = self._avail_seen = 0
-        self._next_used = self._published = 0
+        self._next_used = self.published = 0
 
     @property
     def position(self) -> int:
@@ -87,7 +88,7 @@ class SplitQueue(Virtqueue):
     def resume_at(self, position: int) -> None:
         """Go on from where another device stopped: the available index, and the used index that is in the ring."""
         self._next_avail = self._avail_seen = position & 0xFFFF
-        self._next_used = self._published = self._used_words[1]
+        self._next_used = self.published = self._used_words[1]
         self.enable_notify()
 
     def unpop(self, chain: DescriptorChain) -> None:
@@ -106,7 +107,7 @@ class SplitQueue(Virtqueue):
             msg = "split queue: an index of more than 16 bits"
             raise VirtqueueError(msg)
         self._next_avail = self._avail_seen = state.available
-        self._next_used = self._published = state.used
+        self._next_used = self.published = state.used
 
     def pop(self) -> DescriptorChain | None:
         """The next available buffer (2.7.6), or None; VirtqueueError when the driver broke the ring's rules."""
@@ -138,6 +139,50 @@ class SplitQueue(Virtqueue):
         self._in_flight += 1
         self.popped += 1
         return chain
+
+    def pop_room(self, wanted_bytes: int, limit: int) -> list[DescriptorChain]:
+        """As the base class's; buffers of one part, as network drivers offer them, without a call for each."""
+        found: list[DescriptorChain] = []
+        available = self._avail[1]
+        position = self._next_avail
+        count = (available - position) & 0xFFFF
+        if count > self.size - self._in_flight:
+            # The driver broke a rule, which `pop` will find.
+            return super().pop_room(wanted_bytes, limit)
+        self._avail_seen = available
+        count = min(count, limit)
+        table, avail, mask = self._table, self._avail, self._mask
+        unpack = _DESCRIPTOR.unpack_from
+        start, end, view = self._dma.window()
+        while count and wanted_bytes > 0:
+            head = avail[2 + (position & mask)]
+            if head > mask:
+                break
+            gpa, length, flags, _ = unpack(table, head << 4)
+            if flags != _WRITE or gpa < start or gpa + length > end or not length:
+                break
+            offset = gpa - start
+            found.append(DescriptorChain(head, 1, [], [view[offset : offset + length]], 0, length, [(gpa, length)]))
+            wanted_bytes -= length
+            position = (position + 1) & 0xFFFF
+            count -= 1
+        self._next_avail = position
+        self._in_flight += len(found)
+        self.popped += len(found)
+        if count and wanted_bytes > 0:
+            found += super().pop_room(wanted_bytes, limit - len(found))
+        return found
+
+    def push_filled(self, chains: Sequence[DescriptorChain], length: int) -> None:
+        """As the base class's."""
+        used, mask, position = self._used, self._mask, self._next_used
+        for chain in chains:
+            size = min(chain.writable_bytes, length)
+            used[position & mask] = chain.head | size << 32
+            position += 1
+            length -= size
+        self._next_used = position & 0xFFFF
+        self._in_flight -= len(chains)
 
     def _walk(
         self, table: memoryview | bytes, entries: int, first: tuple[int, int, int, int]
@@ -191,11 +236,11 @@ class SplitQueue(Virtqueue):
 
     def flush(self) -> bool:
         """Advance the used index; whether to interrupt (2.7.7)."""
-        new, old = self._next_used, self._published
+        new, old = self._next_used, self.published
         if new == old:
             return False
         self._used_words[1] = new
-        self._published = new
+        self.published = new
         count = (new - old) & 0xFFFF
         first = old & self._mask
         if first + count <= self.size:
@@ -207,6 +252,18 @@ class SplitQueue(Virtqueue):
             event = self._avail[2 + self.size]
             return (new - event - 1) & 0xFFFF < count
         return not self._avail[0] & AVAIL_NO_INTERRUPT
+
+    def wants_interrupt(self, since: int) -> bool:
+        """By `used_event` or the flag, as they are now (2.7.7)."""
+        self._full_barrier()
+        if self._event_index:
+            event = self._avail[2 + self.size]
+            return (self.published - event - 1) & 0xFFFF < (self.published - since) & 0xFFFF
+        return not self._avail[0] & AVAIL_NO_INTERRUPT
+
+    def published_since(self, since: int) -> int:
+        """Entries of the used ring."""
+        return (self.published - since) & 0xFFFF
 
     def disable_notify(self) -> None:
         """Set the used ring's flag; with the event index, nothing need be done (2.7.10)."""

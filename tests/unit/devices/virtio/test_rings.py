@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyhyve.devices.virtio.chain import MAX_CHAIN_DESCRIPTORS, DmaSpace, VirtqueueError
+from pyhyve.devices.virtio.chain import MAX_CHAIN_DESCRIPTORS, DescriptorChain, DmaSpace, VirtqueueError
 from pyhyve.devices.virtio.packed import PackedQueue
 from pyhyve.devices.virtio.queue import QueueLayout, RingFeatures, Virtqueue
 from pyhyve.devices.virtio.spec import DescFlag
@@ -419,3 +419,84 @@ def test_any_order_of_work_loses_nothing(
         outstanding.remove(used.token)
     assert not outstanding
     assert pair.device.in_flight == 0
+
+
+@KINDS
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_room_is_what_single_pops_would_give(data: st.DataObject, *, packed: bool) -> None:
+    pair, plain = Pair(packed=packed, size=16, indirect=True), Pair(packed=packed, size=16, indirect=True)
+    lengths = st.integers(1, 3000)
+    kinds = st.lists(st.tuples(lengths, st.integers(1, 3), st.booleans()), max_size=16)
+    for length, parts, mixed in data.draw(kinds):
+        for one in (pair, plain):
+            segments = [one.segment(length, is_write=True) for _ in range(parts)]
+            one.driver.add([one.segment(16), *segments] if mixed else segments)
+    for _ in range(6):
+        wanted, limit = data.draw(st.integers(0, 9000)), data.draw(st.integers(0, 12))
+        found = pair.device.pop_room(wanted, limit)
+        expected = []
+        left = wanted
+        while left > 0 and len(expected) < limit and (chain := plain.device.pop()) is not None:
+            expected.append(chain)
+            left -= chain.writable_bytes
+        assert [describe(chain) for chain in found] == [describe(chain) for chain in expected]
+        assert pair.device.in_flight == plain.device.in_flight
+        assert pair.device.popped == plain.device.popped
+        room = sum(chain.writable_bytes for chain in found)
+        filled = data.draw(st.integers(max(0, room - (found[-1].writable_bytes if found else 0)), room))
+        pair.device.push_filled(found, filled)
+        for chain in expected:
+            size = min(filled, chain.writable_bytes)
+            plain.device.push(chain, size)
+            filled -= size
+        assert pair.device.flush() == plain.device.flush()
+        while (used := plain.driver.poll()) is not None:
+            assert pair.driver.poll() == used
+        assert pair.driver.poll() is None
+
+
+def describe(chain: DescriptorChain) -> tuple[object, ...]:
+    views = ([bytes(view) for view in chain.readable], [len(view) for view in chain.writable])
+    return (chain.head, chain.slots, *views, chain.readable_bytes, chain.writable_bytes, chain.writable_ranges)
+
+
+def test_room_finds_broken_rings(split: Pair) -> None:
+    driver = split_driver(split)
+    driver.write_descriptor(0, 0x2000, 64, WRITE, 0)
+    driver.write_descriptor(1, MEMORY_BYTES - 8, 64, WRITE, 0)
+    driver.publish(0)
+    driver.publish(1)
+    with pytest.raises(VirtqueueError, match="no writable guest memory"):
+        split.device.pop_room(1000, 10)
+    for _ in range(20):
+        driver.publish(0)
+    with pytest.raises(VirtqueueError, match="available index went from"):
+        split.device.pop_room(1000, 10)
+
+
+@KINDS
+def test_interrupt_is_no_longer_wanted_once_the_driver_saw_the_buffers(*, packed: bool) -> None:
+    pair = Pair(packed=packed, event_index=True)
+    pair.driver.set_interrupts(enabled=True)
+    since = pair.device.published
+    for _ in range(3):
+        pair.driver.add([pair.segment(16, is_write=True)])
+        chain = pair.device.pop()
+        assert chain is not None
+        pair.device.push(chain, 1)
+        pair.device.flush()
+    assert pair.device.wants_interrupt(since)
+    assert pair.device.published_since(since) == 3
+    while pair.driver.poll() is not None:
+        pass
+    assert not pair.device.wants_interrupt(since)
+    pair.driver.set_interrupts(enabled=False)
+
+
+@KINDS
+def test_interrupt_without_event_index_is_wanted_by_the_flag(*, packed: bool) -> None:
+    pair = Pair(packed=packed)
+    for enabled in (True, False, True):
+        pair.driver.set_interrupts(enabled=enabled)
+        assert pair.device.wants_interrupt(pair.device.published) == enabled
