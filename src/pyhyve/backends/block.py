@@ -12,6 +12,7 @@ import threading
 from typing import TYPE_CHECKING, Protocol
 
 from pyhyve.image.contract import SECTOR_SIZE_BYTES, ImageError
+from pyhyve.support.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -66,12 +67,39 @@ class BlockBackend(Protocol):
         """Flush and release; idempotent."""
 
 
-class ImageBlock:
-    """A disk in any image format. Owns the image."""
+@dataclass(slots=True)
+class BlockStatistics:
+    """What a disk's requests added up to; the names are QEMU's (`BlockDeviceStats`)."""
 
-    def __init__(self, image: Image) -> None:
+    rd_bytes: int = 0
+    wr_bytes: int = 0
+    unmap_bytes: int = 0
+    rd_operations: int = 0
+    wr_operations: int = 0
+    flush_operations: int = 0
+    unmap_operations: int = 0
+    rd_total_time_ns: int = 0
+    wr_total_time_ns: int = 0
+    flush_total_time_ns: int = 0
+    unmap_total_time_ns: int = 0
+    wr_highest_offset: int = 0
+    failed_rd_operations: int = 0
+    failed_wr_operations: int = 0
+    failed_flush_operations: int = 0
+    failed_unmap_operations: int = 0
+    invalid_rd_operations: int = 0
+    invalid_wr_operations: int = 0
+
+
+class ImageBlock:
+    """A disk in any image format. Owns the image, unless told otherwise."""
+
+    def __init__(self, image: Image, *, owns: bool = True, discards: bool = True) -> None:
+        """`discards` tells whether the guest's discards reach the image."""
         self._image = image
         self._closed = False
+        self._owns = owns
+        self._discards = discards
 
     @property
     def image(self) -> Image:
@@ -106,7 +134,8 @@ class ImageBlock:
 
     def discard(self, offset: int, length: int) -> None:
         """Discard in the image."""
-        self._call(lambda: self._image.discard(offset, length))
+        if self._discards:
+            self._call(lambda: self._image.discard(offset, length))
 
     def write_zeroes(self, offset: int, length: int, *, unmap: bool) -> None:
         """Write zeroes in the image."""
@@ -116,7 +145,10 @@ class ImageBlock:
         """Close the image."""
         if not self._closed:
             self._closed = True
-            self._image.close()
+            if self._owns:
+                self._image.close()
+            elif not self._image.readonly:
+                self.flush()
 
     def _call(self, action: Callable[[], None]) -> None:
         try:
@@ -133,9 +165,9 @@ class RawFileBlock(ImageBlock):
     Hot path: a cached read is one `preadv2` with RWF_NOWAIT on the caller's thread.
     """
 
-    def __init__(self, image: Image, fd: int, start: int) -> None:
-        """Take over `image`, whose bytes are those of `fd` from `start` on."""
-        super().__init__(image)
+    def __init__(self, image: Image, fd: int, start: int, *, owns: bool = True, discards: bool = True) -> None:
+        """Use `image`, whose bytes are those of `fd` from `start` on."""
+        super().__init__(image, owns=owns, discards=discards)
         self._fd = fd
         self._start = start
         self._nowait = hasattr(os, "RWF_NOWAIT")
@@ -167,16 +199,16 @@ class RawFileBlock(ImageBlock):
             super().write(views, offset)
 
 
-def open_backend(image: Image) -> BlockBackend:
-    """The fastest backend for an open image; takes it over."""
+def open_backend(image: Image, *, owns: bool = True, discards: bool = True) -> BlockBackend:
+    """The fastest backend for an open image; takes it over if it `owns` it."""
     storage = image.storage
     direct = getattr(storage, "is_direct", False)  # guests need not align what they ask for: the storage does
     plain = image.format_name == "raw" and image.backing is None and not direct
     if plain and storage.fd is not None and image.size_bytes:
         first = next(image.layer_extents(0, SECTOR_SIZE_BYTES))
         if first.offset is not None:
-            return RawFileBlock(image, storage.fd, first.offset)
-    return ImageBlock(image)
+            return RawFileBlock(image, storage.fd, first.offset, owns=owns, discards=discards)
+    return ImageBlock(image, owns=owns, discards=discards)
 
 
 class BlockPool:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 _READ_SIZE = 4096
 _PENDING_LIMIT = 1 << 20
-_NO_LIMIT = 1 << 30
+NO_LIMIT = 1 << 30
+"""Room of a device that takes anything at once."""
 
 
 class ChardevError(UserError):
@@ -95,7 +96,7 @@ class NullChardev:
     """Swallows output and has no input."""
 
     connected = True
-    output_room = _NO_LIMIT
+    output_room = NO_LIMIT
 
     def start(self, loop: EventLoop, receiver: Receiver) -> None:
         """Nothing to watch."""
@@ -242,7 +243,7 @@ class UnixChardev:
     @property
     def output_room(self) -> int:
         """What the limit leaves, while there is a client to wait for."""
-        room = _NO_LIMIT if self._client is None else max(0, _PENDING_LIMIT - len(self._pending))
+        room = NO_LIMIT if self._client is None else max(0, _PENDING_LIMIT - len(self._pending))
         if not room:
             self._waits_for_room = True
         return room

@@ -61,6 +61,11 @@ class IoLoop:
         self._thread = threading.Thread(target=self.run, name=f"pyhyve-{self.name}", daemon=True)
         self._thread.start()
 
+    @property
+    def thread_id(self) -> int:
+        """The kernel's number of the thread; 0 before it started."""
+        return 0 if self._thread is None else self._thread.native_id or 0
+
     def is_current(self) -> bool:
         """Whether the caller runs on this loop's thread."""
         return self._thread is threading.current_thread()

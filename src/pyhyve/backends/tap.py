@@ -11,7 +11,7 @@ import fcntl
 import os
 from contextlib import suppress
 from pathlib import Path
-from struct import pack
+from struct import pack, unpack
 from typing import TYPE_CHECKING
 
 from pyhyve.backends.ioloop import READABLE
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # <linux/if_tun.h>
 _TUNSETIFF = 0x400454CA
 _TUNSETOFFLOAD = 0x400454D0
+_TUNGETIFF = 0x800454D2
 _TUNSETVNETHDRSZ = 0x400454D8
 _TUNSETQUEUE = 0x400454D9
 _IFF_TAP = 0x0002
@@ -72,8 +73,8 @@ def _explain(name: str, error: OSError) -> str:
 class Tap:
     """A tap interface, created if it does not exist (then it vanishes with the last descriptor)."""
 
-    def __init__(self, name: str, *, queues: int = 1) -> None:
-        """Open `name` with `queues` descriptors; raises NetError."""
+    def __init__(self, name: str, *, queues: int = 1, descriptors: Sequence[int] = ()) -> None:
+        """Open `name` with `queues` descriptors, or take over those that are given; raises NetError."""
         if not name or len(name.encode()) > _NAME_BYTES or "/" in name or name in {".", ".."}:
             msg = f"tap {name!r}: not an interface name (1 to {_NAME_BYTES} bytes)"
             raise NetError(msg)
@@ -83,13 +84,34 @@ class Tap:
         self._loop: IoLoop | None = None
         self._on_readable: Callable[[int], None] | None = None
         try:
-            for _ in range(queues):
-                self._fds.append(_open_queue(name, several=queues > 1))
+            if descriptors:
+                self._take(descriptors)
+            else:
+                self._fds.extend(_open_queue(name, several=queues > 1) for _ in range(queues))
             self.set_header_bytes(_HEADER_BYTES)
         except OSError as error:
             self.close()
             raise NetError(_explain(name, error)) from error
+        except NetError:
+            self.close()
+            raise
         self._offloads = self._probe_offloads()
+
+    @classmethod
+    def adopt(cls, fds: Sequence[int]) -> Tap:
+        """A tap whose descriptors, one for each queue, somebody else opened; takes them over, raises NetError."""
+        return cls("fd", queues=len(fds), descriptors=fds)
+
+    def _take(self, fds: Sequence[int]) -> None:
+        """Take over descriptors that are open; raises OSError and NetError."""
+        self._fds = list(fds)
+        for fd in fds:
+            name, flags = unpack("=16sH22x", fcntl.ioctl(fd, _TUNGETIFF, bytes(40)))
+            self.name = name.rstrip(b"\0").decode(errors="replace")
+            if not flags & _IFF_TAP or not flags & _IFF_VNET_HDR:
+                msg = f"tap {self.name}: its descriptor was opened without IFF_TAP or IFF_VNET_HDR"
+                raise NetError(msg)
+            os.set_blocking(fd, False)
 
     @property
     def queues(self) -> int:

@@ -37,6 +37,10 @@ class AcpiPlatform:
     sci_irq: int = 9
     pm_base: int = 0x600
     gpe_base: int = 0xAFE0
+    hotplug_base: int = 0xAE00
+    """Ports of PCI hotplug (`devices.chipset.acpi_hotplug`)."""
+    hotplug_slots: tuple[int, ...] = ()
+    """Slots whose devices may come and go."""
     smi_command_port: int = 0xB2
     acpi_enable: int = 0xF1
     acpi_disable: int = 0xF0
@@ -141,7 +145,44 @@ def dsdt_body(platform: AcpiPlatform) -> bytes:
     """The differentiated definition block: sleep state S5, the PCI bus, and the ISA devices on it."""
     s5 = aml.integer(platform.sleep_type_s5)
     zero = aml.integer(0)
-    return aml.scope("\\_SB", _pci_root(platform)) + aml.named("_S5", aml.package([s5, s5, zero, zero]))
+    body = aml.scope("\\_SB", _pci_root(platform)) + aml.named("_S5", aml.package([s5, s5, zero, zero]))
+    return body + _hotplug_event() if platform.hotplug_slots else body
+
+
+_DEVICE_CHECK, _EJECT_REQUEST = 1, 3
+"""Device object notifications (5.6.6)."""
+
+
+def _hotplug_event() -> bytes:
+    """General-purpose event 1 (5.6.4.1): what came and what is to go, as the ports tell it."""
+    root = ("_SB_", "PCI0")
+    notify = aml.path(*root, "DVNT")
+    came = aml.store(aml.path(*root, "PCIU"), aml.LOCAL0) + aml.call(notify, aml.LOCAL0, aml.integer(_DEVICE_CHECK))
+    goes = aml.store(aml.path(*root, "PCID"), aml.LOCAL0) + aml.call(notify, aml.LOCAL0, aml.integer(_EJECT_REQUEST))
+    return aml.scope("\\_GPE", aml.method("_E01", 0, came, goes))
+
+
+def _hotplug_slots(platform: AcpiPlatform) -> bytes:
+    """A device with an `_EJ0` (6.3.3) for each slot, and the method that notifies them."""
+    terms = [
+        aml.port_region("PCST", platform.hotplug_base, 8) + aml.dword_fields("PCST", "PCIU", "PCID"),
+        aml.port_region("SEJ", platform.hotplug_base + 8, 4) + aml.dword_fields("SEJ", "B0EJ"),
+    ]
+    for slot in platform.hotplug_slots:
+        eject = aml.store(aml.integer(1 << slot), aml.name_segment("B0EJ"))
+        terms.append(
+            aml.device(
+                f"S{slot << 3:02X}",
+                aml.named("_SUN", aml.integer(slot)),
+                aml.named("_ADR", aml.integer(slot << 16)),
+                aml.method("_EJ0", 1, eject),
+            )
+        )
+    tests = [
+        aml.if_bits(aml.ARG0, 1 << slot, aml.notify(f"S{slot << 3:02X}", aml.ARG1)) for slot in platform.hotplug_slots
+    ]
+    terms.append(aml.method("DVNT", 2, *tests))
+    return b"".join(terms)
 
 
 def _pci_root(platform: AcpiPlatform) -> bytes:
@@ -162,6 +203,7 @@ def _pci_root(platform: AcpiPlatform) -> bytes:
         aml.named("_CRS", aml.resources(*windows)),
         aml.named("_PRT", _routing(platform)),
         _isa_bridge(platform),
+        _hotplug_slots(platform) if platform.hotplug_slots else b"",
     )
 
 

@@ -89,6 +89,52 @@ def device(name: str, *terms: bytes) -> bytes:
     return _block(_DEVICE_OP, name_segment(name) + b"".join(terms))
 
 
+ARG0, ARG1, LOCAL0 = b"\x68", b"\x69", b"\x60"
+
+
+def path(*names: str) -> bytes:
+    """An absolute path of several names (20.2.2)."""
+    segments = b"".join(name_segment(name) for name in names)
+    prefix = {1: b"", 2: b"\x2e"}.get(len(names), b"\x2f" + bytes([len(names)]))
+    return b"\\" + prefix + segments
+
+
+def method(name: str, arguments: int, *terms: bytes) -> bytes:
+    """`Method (name, arguments) {terms}`, not serialized."""
+    return _block(b"\x14", name_segment(name) + bytes([arguments]) + b"".join(terms))
+
+
+def port_region(name: str, base: int, length: int) -> bytes:
+    """`OperationRegion (name, SystemIO, base, length)` (20.2.5.2)."""
+    return b"\x5b\x80" + name_segment(name) + b"\x01" + integer(base) + integer(length)
+
+
+def dword_fields(region: str, *names: str) -> bytes:
+    """`Field (region, DWordAcc, NoLock, WriteAsZeros)` of consecutive 32-bit fields."""
+    fields = b"".join(name_segment(name) + bytes([32]) for name in names)
+    return _block(b"\x5b\x81", name_segment(region) + b"\x43" + fields)
+
+
+def store(source: bytes, target: bytes) -> bytes:
+    """`Store (source, target)`."""
+    return b"\x70" + source + target
+
+
+def if_bits(value: bytes, mask: int, *terms: bytes) -> bytes:
+    """`If (And (value, mask)) {terms}`."""
+    return _block(b"\xa0", b"\x7b" + value + integer(mask) + b"\x00" + b"".join(terms))
+
+
+def notify(name: str, value: bytes) -> bytes:
+    """`Notify (name, value)`."""
+    return b"\x86" + name_segment(name) + value
+
+
+def call(name: bytes, *arguments: bytes) -> bytes:
+    """A call of a method."""
+    return name + b"".join(arguments)
+
+
 def resources(*descriptors: bytes) -> bytes:
     """A resource template: descriptors and the end tag, without a checksum."""
     return buffer(b"".join(descriptors) + b"\x79\x00")

@@ -1,56 +1,58 @@
-"""Drives, networks and devices of QEMU's command line, put together into a machine's configuration.
-
-`system_extras` has the devices that are neither disk nor network card.
-"""
+"""Drives, networks and devices of QEMU's command line, put together into a machine's configuration."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from pyhyve.cli.options import existing_file
-from pyhyve.cli.run import parse_forward
-from pyhyve.cli.system_extras import EXTRA_DEVICES, EXTRA_HELP, ExtraSet
+from pyhyve.cli.system_qapi import parse_json, parse_keyval, parse_struct
 from pyhyve.devices.virtio.error_policy import ErrorPolicy
-from pyhyve.machine.config import DiskConfig, NetConfig, NetKind
+from pyhyve.machine.block.errors import ChangeError
+from pyhyve.machine.config import Additions, DiskConfig
+from pyhyve.machine.hardware.models import MODELS, check_properties, find_model
 from pyhyve.support.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pyhyve.cli.system_options import Properties
 
-DISK_DEVICES = ("virtio-blk-pci", "virtio-blk")
-NET_DEVICES = ("virtio-net-pci", "virtio-net")
-DEVICE_HELP = """Storage devices:
-name "virtio-blk-pci", bus PCI, alias "virtio-blk"
-
-Network devices:
-name "virtio-net-pci", bus PCI, alias "virtio-net"
-
-""" + EXTRA_HELP
-_FILE_DRIVERS = ("file", "host_device")
+_CARD = "virtio-net-pci"
+_CARDS = (_CARD, "virtio-net", "virtio")
+_HELP = {"help", "?"}
 
 
 @dataclass(slots=True)
 class DeviceSet:
-    """What the options said so far. `disks` and `nets` are ready once `connect` was called."""
+    """What the options said so far."""
 
     disks: list[DiskConfig] = field(default_factory=list)
-    nets: list[NetConfig] = field(default_factory=list)
-    extras: ExtraSet = field(default_factory=ExtraSet)
-    _drives: dict[str, DiskConfig] = field(default_factory=dict)
-    _files: dict[str, Properties] = field(default_factory=dict)
-    _networks: dict[str, NetConfig] = field(default_factory=dict)
-    _devices: list[tuple[str, Properties]] = field(default_factory=list)
-    _ids: set[str] = field(default_factory=set)
+    objects: list[Mapping[str, Any]] = field(default_factory=list)
+    chardevs: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    blockdevs: list[Mapping[str, Any]] = field(default_factory=list)
+    netdevs: list[Mapping[str, Any]] = field(default_factory=list)
+    devices: list[Mapping[str, Any]] = field(default_factory=list)
+    _nics: int = 0
+
+    def additions(self, serials: tuple[str, ...] | None, taken: set[str]) -> Additions:
+        """Everything but the disks; without the character devices that are `taken` by monitors."""
+        chardevs = [{"id": name, "backend": backend} for name, backend in self.chardevs.items() if name not in taken]
+        return Additions(
+            objects=tuple(self.objects),
+            chardevs=tuple(chardevs),
+            blockdevs=tuple(self.blockdevs),
+            netdevs=tuple(self.netdevs),
+            devices=tuple(self.devices),
+            serials=serials,
+        )
 
     # -- drives -------------------------------------------------------------------------------------------------------
 
     def add_image(self, option: str, path: str, *, is_cdrom: bool = False) -> None:
         """`-hda FILE` and its like."""
         found = existing_file(option, path)
-        self.disks.append(
-            DiskConfig(found, readonly=is_cdrom, is_cdrom=is_cdrom, write_errors=ErrorPolicy.ENOSPC)
-        )
+        self.disks.append(DiskConfig(found, readonly=is_cdrom, is_cdrom=is_cdrom, write_errors=ErrorPolicy.ENOSPC))
 
     def add_drive(self, given: Properties) -> None:
         """`-drive`."""
@@ -72,165 +74,96 @@ class DeviceSet:
             write_errors=_policy(given, "werror") or ErrorPolicy.ENOSPC,
             read_errors=_policy(given, "rerror") or ErrorPolicy.REPORT,
             cache=given.take("cache") or "writeback",
+            is_unplugged=interface == "none",
         )
+        given.only("aio", "threads")
+        given.only("discard", "unmap", "on")
+        given.only("detect-zeroes", "off")
         given.take("index")
         given.finish()
-        if interface == "none":
-            if not drive_id:
-                msg = "-drive: if=none needs an id"
-                raise InputError(msg)
-            self._put_drive("-drive", drive_id, disk)
-        elif interface in {None, "virtio"}:
-            self.disks.append(disk)
-        else:
+        if interface == "none" and not drive_id:
+            msg = "-drive: if=none needs an id"
+            raise InputError(msg)
+        if interface not in {None, "virtio", "none"}:
             msg = f"-drive: if={interface} is not supported (use if=virtio or if=none)"
             raise InputError(msg)
+        self.disks.append(disk)
 
-    def add_blockdev(self, given: Properties) -> None:
-        """`-blockdev`: a file, or a format on a file that is named or described in place."""
-        driver, name = given.need("driver"), given.need("node-name")
-        if driver in _FILE_DRIVERS:
-            if name in self._files or name in self._drives:
-                msg = f"-blockdev: duplicate node-name {name}"
-                raise InputError(msg)
-            self._files[name] = given
-            return
-        readonly = given.switch("read-only", default=False)
-        below = given.take("file")
-        if below is not None:
-            source = self._files.pop(below, None)
-            if source is None:
-                msg = f"-blockdev: cannot find node {below}"
-                raise InputError(msg)
-            path = self._file_name(source, "")
-        else:
-            source = None
-            given.only("file.driver", *_FILE_DRIVERS)
-            path = self._file_name(given, "file.")
-        places = [(given, "cache."), (given, "file.cache.") if source is None else (source, "cache.")]
-        no_flush, direct = (
-            True in [place.switch(prefix + name, default=False) for place, prefix in places]
-            for name in ("no-flush", "direct")
-        )
-        given.finish()
-        if source is not None:
-            source.finish()
-        disk = DiskConfig(
-            existing_file("-blockdev", path), driver, readonly, node_name=name, write_errors=ErrorPolicy.ENOSPC,
-            cache="unsafe" if no_flush else "none" if direct else "writeback",
-        )  # fmt: skip
-        self._put_drive("-blockdev", name, disk)
-
-    @staticmethod
-    def _file_name(given: Properties, prefix: str) -> str:
-        given.only(f"{prefix}auto-read-only", "on")
-        given.only(f"{prefix}discard", "unmap", "ignore")
-        given.take(f"{prefix}read-only")
-        return given.need(f"{prefix}filename")
-
-    def _put_drive(self, option: str, name: str, disk: DiskConfig) -> None:
-        if name in self._drives:
-            msg = f"{option}: duplicate id {name}"
-            raise InputError(msg)
-        self._drives[name] = disk
+    def add_blockdev(self, value: str) -> None:
+        """`-blockdev`."""
+        self.blockdevs.append(parse_struct("-blockdev", value, "BlockdevOptions", "driver"))
 
     # -- networks -----------------------------------------------------------------------------------------------------
 
-    def add_netdev(self, given: Properties) -> None:
+    def add_netdev(self, value: str) -> None:
         """`-netdev`."""
-        name = given.need("id")
-        if name in self._networks:
-            msg = f"-netdev: duplicate id {name}"
-            raise InputError(msg)
-        self._networks[name] = self._network(given)
+        self.netdevs.append(_netdev("-netdev", value))
 
-    def add_nic(self, given: Properties) -> None:
+    def add_nic(self, value: str) -> None:
         """`-nic`: a card with its network."""
-        if given.values.get("type") == ["none"]:
+        words = parse_keyval("-nic", _forwards_out(value)[0], "type")
+        if words.get("type") == "none":
             return
-        given.only("model", *NET_DEVICES)
-        mac, name = given.take("mac"), given.take("id") or ""
-        self.nets.append(replace(self._network(given), mac=mac, device_id=name))
-
-    @staticmethod
-    def _network(given: Properties) -> NetConfig:
-        kind = given.need("type")
-        match kind:
-            case "user":
-                forwards = tuple(parse_forward(_forward_words(text)) for text in given.take_all("hostfwd"))
-                net = NetConfig(NetKind.USER, forwards=forwards)
-            case "tap":
-                given.only("script", "no")
-                given.only("downscript", "no")
-                given.only("vhost", "off")
-                net = NetConfig(NetKind.TAP, given.need("ifname"))
-            case "bridge":
-                net = NetConfig(NetKind.BRIDGE, given.take("br") or "br0")
-            case _:
-                msg = f"{given.option}: type {kind} is not supported (use user, tap or bridge)"
-                raise InputError(msg)
-        given.finish()
-        return net
+        model = words.pop("model", _CARD)
+        if model not in _CARDS:
+            msg = f"-nic: model={model} is not supported (only {' or '.join(_CARDS)})"
+            raise InputError(msg)
+        card: dict[str, Any] = {"driver": _CARD, "netdev": f"#nic{self._nics}"}
+        for key, name in (("mac", "mac"), ("id", "id"), ("addr", "addr")):
+            if key in words:
+                card[name] = words[key]
+        left_out = ("model", "mac", "id", "addr")
+        kept = [part for part in value.split(",") if part.partition("=")[0] not in left_out]
+        self.netdevs.append(_netdev("-nic", ",".join([*kept, f"id=#nic{self._nics}"])))
+        self.devices.append(card)
+        self._nics += 1
 
     # -- devices ------------------------------------------------------------------------------------------------------
 
-    def add_device(self, given: Properties) -> None:
-        """`-device`; connected later, as what it names may come after it."""
-        driver = given.need("driver")
-        if driver not in DISK_DEVICES + NET_DEVICES + EXTRA_DEVICES:
-            msg = f"-device: {driver} is not a device we have (-device help lists them)"
-            raise InputError(msg)
-        self._devices.append((driver, given))
+    def add_object(self, value: str) -> None:
+        """`-object`."""
+        self.objects.append(parse_struct("-object", value, "ObjectOptions", "qom-type"))
 
-    def connect(self) -> None:
-        """Join devices with their drives and networks. Raises InputError when one is missing or left over."""
-        for driver, given in self._devices:
-            name = given.take("id") or ""
-            if name and name in self._ids:
-                msg = f"-device {driver}: duplicate id {name}"
-                raise InputError(msg)
-            self._ids.add(name)
-            if driver in EXTRA_DEVICES:
-                self.extras.connect_device(driver, given, name)
-                given.finish()
-                continue
-            given.only("bus", "pci.0")
-            if driver in DISK_DEVICES:
-                self._connect_disk(driver, given, name)
-            else:
-                self._connect_net(driver, given, name)
-            given.finish()
-        self._devices.clear()
-        for option, left in (("-blockdev", self._files), ("-netdev", self._networks), ("-drive", self._drives)):
-            for name in left:
-                msg = f"{option}: {name} is used by no device"
-                raise InputError(msg)
-
-    def _connect_disk(self, driver: str, given: Properties, name: str) -> None:
-        wanted = given.need("drive")
-        disk = self._drives.pop(wanted, None)
-        if disk is None:
-            msg = f"-device {driver}: there is no drive {wanted} that is free"
+    def add_device(self, value: str) -> str:
+        """`-device`; the text to show instead when help is asked for."""
+        if value in _HELP:
+            return device_help()
+        is_json = value.startswith("{")
+        help_wanted = not is_json and value.partition(",")[2] in _HELP
+        words = value.partition(",")[0] if help_wanted else value
+        request = parse_json("-device", words) if is_json else parse_keyval("-device", words, "driver")
+        driver = request.get("driver")
+        if not isinstance(driver, str):
+            msg = "-device: parameter 'driver' is missing"
             raise InputError(msg)
-        serial = given.take("serial")
-        given.only("write-cache", "on")
-        self.disks.append(
-            replace(
-                disk,
-                device_id=name,
-                serial=disk.serial if serial is None else serial,
-                write_errors=_policy(given, "werror") or disk.write_errors,
-                read_errors=_policy(given, "rerror") or disk.read_errors,
-            )
-        )
+        try:
+            model = find_model(driver)
+            check_properties(model, request)
+        except ChangeError as error:
+            msg = f"-device {driver}: {error} (-device help lists what there is)"
+            raise InputError(msg) from error
+        if help_wanted:
+            lines = [
+                f"  {name}=<{known.type}>{f' - {known.summary}' if known.summary else ''}"
+                for name, known in sorted(model.properties.items())
+            ]
+            return "\n".join([f"{model.name} options:", *lines, ""])
+        self.devices.append(request)
+        return ""
 
-    def _connect_net(self, driver: str, given: Properties, name: str) -> None:
-        wanted = given.need("netdev")
-        net = self._networks.pop(wanted, None)
-        if net is None:
-            msg = f"-device {driver}: there is no netdev {wanted} that is free"
-            raise InputError(msg)
-        self.nets.append(replace(net, mac=given.take("mac"), device_id=name))
+
+def device_help() -> str:
+    """All devices, by kind."""
+    lines = []
+    for category in ("Storage", "Network", "Input", "USB", "Misc"):
+        lines.append(f"{category} devices:")
+        for model in MODELS.values():
+            if model.category == category:
+                alias = f', alias "{model.alias}"' if model.alias else ""
+                what = f', desc "{model.summary}"' if model.summary else ""
+                lines.append(f'name "{model.name}", bus {model.bus}{alias}{what}')
+        lines.append("")
+    return "\n".join(lines)
 
 
 def _policy(given: Properties, key: str) -> ErrorPolicy | None:
@@ -245,13 +178,19 @@ def _policy(given: Properties, key: str) -> ErrorPolicy | None:
     return ErrorPolicy(value)
 
 
-def _forward_words(text: str) -> str:
-    """`hostfwd=tcp:[ADDRESS]:PORT-[ADDRESS]:PORT` as `pyhyve run` writes it. Raises InputError."""
-    host, dash, guest = text.partition("-")
-    protocol, _, where = host.partition(":")
-    address, colon, port = where.rpartition(":")
-    guest_address, guest_colon, guest_port = guest.rpartition(":")
-    if not (dash and colon and guest_colon) or guest_address:
-        msg = f"hostfwd={text}: write hostfwd=tcp:[ADDRESS]:HOST_PORT-:GUEST_PORT"
-        raise InputError(msg)
-    return ":".join([protocol or "tcp", *([address] if address else []), port, guest_port])
+def _forwards_out(value: str) -> tuple[str, list[str]]:
+    """A list without its `hostfwd=` parts, which may repeat, and their values."""
+    parts = value.split(",")
+    forwards = [part.removeprefix("hostfwd=") for part in parts if part.startswith("hostfwd=")]
+    return ",".join(part for part in parts if not part.startswith("hostfwd=")), forwards
+
+
+def _netdev(option: str, value: str) -> dict[str, Any]:
+    """A `Netdev` of the schema. Raises InputError."""
+    forwards: list[str] = []
+    if not value.startswith("{"):
+        value, forwards = _forwards_out(value)
+    options = parse_struct(option, value, "Netdev", "type")
+    if forwards:
+        options["hostfwd"] = [{"str": text} for text in forwards]
+    return options

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -10,28 +11,50 @@ from uuid import UUID
 from pyhyve.accel.cpu_models import MAX, MODEL_NAMES, CpuModel, CpuModelError
 from pyhyve.cli.options import existing_file, parse_size
 from pyhyve.cli.run import parse_number
-from pyhyve.cli.system_devices import DEVICE_HELP, DeviceSet
+from pyhyve.cli.system_chardevs import parse_chardev, parse_serial
+from pyhyve.cli.system_devices import DeviceSet
 from pyhyve.cli.system_options import Option, Properties, parse_properties
-from pyhyve.machine.config import AccelChoice, ConfigError, ConsoleConfig, ConsoleKind, MachineConfig
+from pyhyve.machine.config import (
+    MAX_CPUS,
+    AccelChoice,
+    ConfigError,
+    ConsoleConfig,
+    ConsoleKind,
+    CpuTopology,
+    MachineConfig,
+    MemoryKind,
+    RtcBase,
+)
 from pyhyve.support.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-MACHINES = {"pc": "Standard PC (i440FX + PIIX, 1996) (alias of pc-i440fx-7.2)", "pc-i440fx-7.2": "(default)"}
+MACHINES = {
+    "pc": "Standard PC (i440FX + PIIX, 1996) (alias of pc-i440fx-7.2)",
+    "pc-i440fx-7.2": "Standard PC (i440FX + PIIX, 1996) (default)",
+    "none": "empty machine",
+}
+_NOT_HERE = {"q35": "pc", "microvm": "pc", "isapc": "pc"}
+"""Machine types of QEMU that are not there, and what to use instead."""
 DEFAULT_MEMORY_BYTES = 128 << 20
 OPTIONS = {
     "accel": Option("[accel=]kvm|tcg", "what runs the guest: KVM, or our CPU engine (tcg; the default)"),
     "action": Option("reboot=reset|shutdown,shutdown=poweroff|pause", "what a reset or a power-off of the guest does"),
+    "add-fd": Option("fd=N,set=N[,opaque=S]", "put an inherited descriptor into a set (/dev/fdset/N)"),
     "append": Option("STRING", "command line of the Linux kernel"),
+    "audiodev": Option("none,id=ID", "no sound"),
     "bios": Option("FILE", "firmware image"),
-    "blockdev": Option("driver=D,node-name=N,…", "a disk image, for a device"),
-    "boot": Option("[order=]cdn", "boot order: disk, CD-ROM, network"),
+    "blockdev": Option("driver=D,node-name=N,…", "a block node, for a device"),
+    "boot": Option("[order=]cdn,once=cdn,menu=on|off", "boot order: disk, CD-ROM, network"),
     "cdrom": Option("FILE", "a CD-ROM image"),
-    "chardev": Option("stdio|null|file|socket,id=ID,…", "a character device, for -serial, -mon and ports"),
+    "chardev": Option(
+        "null|stdio|file|pipe|pty|ringbuf|socket,id=ID,…", "a character device, for devices and monitors"
+    ),
     "cpu": Option("MODEL[,±FEATURE]", "the processor's model (-cpu help lists them; default: max)"),
+    "D": Option("FILE", "write the log there"),
     "daemonize": Option("", "go to the background once the machine is made"),
-    "device": Option("DRIVER,…", "a device (-device help lists them)"),
+    "device": Option("DRIVER,…", "a device (-device help lists them, -device DRIVER,help their properties)"),
     "display": Option("none", "no display"),
     "drive": Option("file=FILE,if=virtio|none,…", "a disk"),
     "enable-kvm": Option("", "as -accel kvm"),
@@ -48,22 +71,25 @@ OPTIONS = {
     "machine": Option("[type=]pc,…", "machine type (-machine help lists them)"),
     "mon": Option("chardev=ID,mode=control|readline", "QMP, or a monitor for people, on a character device"),
     "monitor": Option("stdio|none|unix:PATH|tcp:HOST:PORT", "a monitor for people"),
+    "msg": Option("timestamp=on|off", "put the time in front of error messages"),
     "name": Option("NAME", "name of the machine"),
     "net": Option("none", "no network card"),
-    "netdev": Option("user|tap|bridge,id=ID,…", "a network, for a device"),
-    "nic": Option("user|tap|bridge|none,…", "a network card with its network"),
+    "netdev": Option("user|tap|bridge|socket|stream,id=ID,…", "a network, for a device"),
+    "nic": Option("user|tap|bridge|socket|stream|none,…", "a network card with its network"),
     "no-hpet": Option("", "no HPET (there is none)"),
     "no-reboot": Option("", "end when the guest reboots"),
     "no-shutdown": Option("", "keep the machine, stopped, when the guest powers off"),
     "no-user-config": Option("", "read no configuration of the user (none is read)"),
-    "nodefaults": Option("", "no default devices (there are none)"),
+    "nodefaults": Option("", "no default devices"),
     "nographic": Option("", "no display; the first serial port on the terminal"),
-    "object": Option("rng-random|rng-builtin,id=ID,…", "a source of entropy, for a device"),
+    "object": Option("QOM-TYPE,id=ID,…", "an object: memory-backend-*, rng-*, iothread, secret"),
+    "overcommit": Option("mem-lock=off,cpu-pm=off", "memory is not locked, processors do not sleep by themselves"),
     "pidfile": Option("FILE", "write the process id there, and lock it"),
     "qmp": Option("stdio|unix:PATH|tcp:HOST:PORT,server=on,wait=off", "QMP on a socket"),
+    "rtc": Option("base=utc|localtime|TIME", "what the clock shows at the start"),
     "S": Option("", "do not start before a monitor says so"),
-    "serial": Option("stdio|null|none|file:PATH|unix:PATH|chardev:ID", "where the first serial port goes"),
-    "smp": Option("[cpus=]N", "number of processors"),
+    "serial": Option("stdio|null|none|pty|file:PATH|unix:PATH|tcp:HOST:PORT|chardev:ID", "where a serial port goes"),
+    "smp": Option("[cpus=]N,sockets=N,dies=N,cores=N,threads=N", "number of processors and how they are grouped"),
     "snapshot": Option("", "keep what is written to disks in temporary files"),
     "uuid": Option("UUID", "identity of the machine"),
     "version": Option("", "show the version"),
@@ -97,11 +123,13 @@ class SystemSettings:
     _has_display: bool = True
     _nographic: bool = False
     _snapshot: bool = False
-    _chardevs: dict[str, ConsoleConfig | MonitorSocket] = field(default_factory=dict)
-    _port_users: set[str] = field(default_factory=set)
-    """Names of the character devices that ports use."""
+    _has_defaults: bool = True
+    _chardevs: dict[str, dict[str, Any]] = field(default_factory=dict)
     _serials: list[str] = field(default_factory=list)
     _mons: list[tuple[str, bool]] = field(default_factory=list)
+    _memory_backend: str = ""
+    log_file: Path | None = None
+    timestamps: bool = False
 
     def handle(self, name: str, value: str) -> None:
         """Take one option. Raises InputError."""
@@ -124,29 +152,18 @@ class SystemSettings:
 
     def configuration(self) -> MachineConfig:
         """The machine. Raises InputError when the options do not fit together."""
-        self._devices.extras.find_chardev = self._port_chardev
-        self._devices.connect()
         if self._has_display:
             msg = "there is no graphical display: add -nographic or -display none"
             raise InputError(msg)
-        for where, for_people in self._mons:
-            found = self._chardevs.get(where)
-            if found == ConsoleConfig(ConsoleKind.STDIO):
-                found = MonitorSocket("stdio", where)
-            if not isinstance(found, MonitorSocket):
-                msg = f"-mon: chardev {where} is not a listening socket or stdio"
-                raise InputError(msg)
-            self.monitors.append(replace(found, for_people=for_people))
-        console = self._serial_console()
+        taken = self._find_monitors()
+        serials = self._find_serials()
         users = [monitor.label for monitor in self.monitors if monitor.address == "stdio"]
-        if len(users) + (console.kind is ConsoleKind.STDIO) > 1:
+        users += [name for name, backend in self._chardevs.items() if backend["type"] == "stdio" and name not in taken]
+        if len(users) > 1:
             msg = "stdio: can be used once only (by a serial port or a monitor)"
             raise InputError(msg)
         if users and self.daemonize:
-            msg = "-daemonize: a monitor cannot be on the terminal"
-            raise InputError(msg)
-        if console.kind is ConsoleKind.STDIO and self.daemonize:
-            msg = "-daemonize: the serial port cannot be on the terminal (-serial null or -serial file:PATH)"
+            msg = "-daemonize: nothing can be on the terminal (-serial null or -serial file:PATH)"
             raise InputError(msg)
         disks = self._devices.disks
         if self._snapshot:
@@ -156,64 +173,71 @@ class SystemSettings:
         if cpu.name == "host" and accel is AccelChoice.JIT:
             msg = "-cpu host: needs -accel kvm (use -cpu max)"
             raise InputError(msg)
-        self._changes |= {"disks": tuple(disks), "nets": tuple(self._devices.nets), "console": console, "accel": accel}
-        self._changes["extras"] = tuple(self._devices.extras.devices)
+        self._check_memory_backend()
+        self._devices.chardevs = dict(self._chardevs)
+        self._changes |= {
+            "disks": tuple(disks),
+            "additions": self._devices.additions(serials, taken),
+            "console": ConsoleConfig(ConsoleKind.NONE),
+            "accel": accel,
+        }
         try:
             return MachineConfig(**self._changes)
         except ConfigError as error:
             msg = f"-{error}"
             raise InputError(msg) from error
 
-    def _port_chardev(self, name: str) -> ConsoleConfig:
-        """The character device of a virtio-serial port."""
-        found = self._chardevs.get(name)
-        if name in self._port_users or found is None:
-            msg = f"-device: there is no chardev {name} that is free"
+    def _find_monitors(self) -> set[str]:
+        """Make the monitors of `-mon`; the names of the character devices that they take."""
+        taken = set()
+        for where, for_people in self._mons:
+            backend = self._chardevs.get(where)
+            found = None if backend is None else _monitor_on(backend, where)
+            if found is None or where in taken:
+                msg = f"-mon: chardev {where} is not a listening socket or stdio that is free"
+                raise InputError(msg)
+            taken.add(where)
+            self.monitors.append(replace(found, for_people=for_people))
+        return taken
+
+    def _find_serials(self) -> tuple[str, ...]:
+        """Names of the character devices of the serial ports."""
+        words = self._serials
+        if not words and self._has_defaults:
+            words = ["stdio" if self._nographic else "null"]
+        names = []
+        for index, word in enumerate(words):
+            kind, _, where = word.partition(":")
+            if word == "none":
+                continue
+            if kind == "chardev":
+                if where not in self._chardevs:
+                    msg = f"-serial: there is no chardev {where}"
+                    raise InputError(msg)
+                names.append(where)
+                continue
+            name = f"serial{index}"
+            self._chardevs[name] = parse_serial(word)
+            names.append(name)
+        return tuple(names)
+
+    def _check_memory_backend(self) -> None:
+        """The object that `-machine memory-backend=` names holds the guest's memory."""
+        name = self._memory_backend
+        if not name:
+            return
+        found = next((made for made in self._devices.objects if made["id"] == name), None)
+        if found is None or not str(found["qom-type"]).startswith("memory-backend-"):
+            msg = f"-machine memory-backend={name}: there is no memory backend of that name"
             raise InputError(msg)
-        self._port_users.add(name)
-        if isinstance(found, ConsoleConfig):
-            return found
-        if found.fd is not None:
-            return ConsoleConfig(ConsoleKind.UNIX, fd=found.fd)
-        kind, _, path = found.address.partition(":")
-        if kind != "unix":
-            msg = f"-device: chardev {name}: a port needs a Unix socket (path=PATH)"
+        if found["size"] != self._changes["memory_bytes"]:
+            msg = f"-machine memory-backend={name}: its size is not that of -m ({self._changes['memory_bytes']} bytes)"
             raise InputError(msg)
-        return ConsoleConfig(ConsoleKind.UNIX, Path(path))
+        self._changes["memory"] = memory_from(found)
 
     def _accel(self) -> AccelChoice:
         wanted = {_ACCELS[name] for name in self._accels} or {AccelChoice.JIT}
         return wanted.pop() if len(wanted) == 1 else AccelChoice.AUTO
-
-    def _serial_console(self) -> ConsoleConfig:
-        if len(self._serials) > 1:
-            msg = "-serial: there is one serial port only"
-            raise InputError(msg)
-        default = "stdio" if self._nographic else "null"
-        return self._serial(self._serials[0] if self._serials else default)
-
-    def _serial(self, text: str) -> ConsoleConfig:
-        kind, _, where = text.partition(":")
-        if kind == "chardev":
-            found = self._chardevs.get(where)
-            if not isinstance(found, ConsoleConfig):
-                msg = f"-serial: there is no chardev {where} that a serial port can use"
-                raise InputError(msg)
-            return found
-        if text in {"null", "none"}:
-            return ConsoleConfig(ConsoleKind.NONE)
-        if text == "stdio":
-            return ConsoleConfig(ConsoleKind.STDIO)
-        if kind == "file" and where:
-            return ConsoleConfig(ConsoleKind.FILE, Path(where))
-        if kind == "unix" and where:
-            given = parse_properties("-serial", where, "path")
-            path = given.need("path")
-            _serve_only(given)
-            given.finish()
-            return ConsoleConfig(ConsoleKind.UNIX, Path(path))
-        msg = f"-serial {text}: not supported (use stdio, null, none, file:PATH, unix:PATH,server=on,wait=off)"
-        raise InputError(msg)
 
     # -- one option each ----------------------------------------------------------------------------------------------
 
@@ -240,6 +264,57 @@ class SystemSettings:
 
     def _handle_snapshot(self, _value: str) -> None:
         self._snapshot = True
+
+    def _handle_nodefaults(self, _value: str) -> None:
+        self._has_defaults = False
+
+    def _handle_D(self, value: str) -> None:  # noqa: N802 - the option's name
+        self.log_file = Path(value)
+
+    def _handle_msg(self, value: str) -> None:
+        given = parse_properties("-msg", value)
+        self.timestamps = given.switch("timestamp", default=False)
+        given.only("guest-name", "off")
+        given.finish()
+
+    def _handle_overcommit(self, value: str) -> None:
+        given = parse_properties("-overcommit", value)
+        given.only("mem-lock", "off")
+        given.only("cpu-pm", "off")
+        given.finish()
+
+    def _handle_audiodev(self, value: str) -> None:
+        given = parse_properties("-audiodev", value, "driver")
+        given.only("driver", "none")
+        given.take("id")
+        given.finish()
+
+    def _handle_add_fd(self, value: str) -> None:
+        given = parse_properties("-add-fd", value)
+        fd = parse_number("-add-fd: fd", given.need("fd"), int)
+        number = parse_number("-add-fd: set", given.need("set"), int)
+        given.take("opaque")
+        given.finish()
+        if fd <= 2 or number < 0:
+            msg = f"-add-fd {value}: not a descriptor above 2, or not a set"
+            raise InputError(msg)
+        self._changes["passed_fds"] = (*self._changes.get("passed_fds", ()), (number, fd))
+
+    def _handle_rtc(self, value: str) -> None:
+        given = parse_properties("-rtc", value)
+        base = given.take("base") or "utc"
+        given.only("clock", "host")
+        given.only("driftfix", "none", "slew")
+        given.finish()
+        if base in {"utc", "localtime"}:
+            self._changes["rtc"] = RtcBase(base)
+            return
+        try:
+            start = datetime.fromisoformat(base)
+        except ValueError as error:
+            msg = f"-rtc base={base}: write utc, localtime, or a time as in 2006-06-17T16:01:21"
+            raise InputError(msg) from error
+        self._changes["rtc_start_s"] = int(start.replace(tzinfo=start.tzinfo or UTC).timestamp())
 
     def _handle_daemonize(self, _value: str) -> None:
         self.daemonize = True
@@ -273,15 +348,20 @@ class SystemSettings:
         given = parse_properties("-machine", value, "type")
         kind = given.take("type")
         if kind is not None and kind not in MACHINES:
-            msg = f"-machine {kind}: not supported (-machine help lists the machine types)"
+            family = next((name for name in _NOT_HERE if name in kind), None)
+            advice = f"use {_NOT_HERE[family]}" if family else "-machine help lists the machine types"
+            msg = f"-machine {kind}: not supported ({advice})"
             raise InputError(msg)
+        if kind is not None:
+            self._changes["is_empty"] = kind == "none"
         accel = given.take("accel")
         if accel is not None:
             self._add_accel(accel)
-        for key in ("usb", "vmport", "hpet", "graphics", "smm"):
+        self._memory_backend = given.take("memory-backend") or self._memory_backend
+        for key in ("usb", "vmport", "hpet", "graphics", "smm", "mem-merge", "pflash0"):
             given.only(key, "off")
-        for key in ("acpi", "dump-guest-core"):
-            given.only(key, "on")
+        given.only("acpi", "on")
+        given.only("dump-guest-core", "on", "off")
         given.finish()
 
     def _handle_cpu(self, value: str) -> None:
@@ -301,11 +381,17 @@ class SystemSettings:
 
     def _handle_smp(self, value: str) -> None:
         given = parse_properties("-smp", value, "cpus")
-        cpus = parse_number("-smp", given.need("cpus"), int)
-        for key, needed in (("maxcpus", cpus), ("sockets", cpus), ("dies", 1), ("cores", 1), ("threads", 1)):
-            given.only(key, str(needed))
+        numbers = {
+            key: parse_number("-smp", text, int)
+            for key in ("cpus", "maxcpus", "sockets", "dies", "cores", "threads")
+            if (text := given.take(key)) is not None
+        }
         given.finish()
-        self._changes["cpus"] = cpus
+        for key, number in numbers.items():
+            if not 0 < number <= MAX_CPUS:
+                msg = f"-smp: {key}={number} is not in 1..{MAX_CPUS}"
+                raise InputError(msg)
+        self._changes["cpus"], self._changes["topology"] = _topology(numbers)
 
     def _handle_name(self, value: str) -> None:
         given = parse_properties("-name", value, "guest")
@@ -322,11 +408,13 @@ class SystemSettings:
 
     def _handle_boot(self, value: str) -> None:
         given = parse_properties("-boot", value, "order")
-        order = given.take("order")
+        order, once = given.take("order"), given.take("once")
         if order is not None:
             self._changes["boot_order"] = order
-        given.only("menu", "off")
-        given.only("strict", "off")
+        if once is not None:
+            self._changes["boot_once"] = once
+        self._changes["boot_menu"] = given.switch("menu", default=False)
+        self._changes["boot_strict"] = given.switch("strict", default=False)
         given.finish()
 
     def _handle_action(self, value: str) -> None:
@@ -347,47 +435,29 @@ class SystemSettings:
         self._devices.add_drive(parse_properties("-drive", value))
 
     def _handle_blockdev(self, value: str) -> None:
-        self._devices.add_blockdev(parse_properties("-blockdev", value, "driver"))
+        self._devices.add_blockdev(value)
 
     def _handle_netdev(self, value: str) -> None:
-        self._devices.add_netdev(parse_properties("-netdev", value, "type"))
+        self._devices.add_netdev(value)
 
     def _handle_nic(self, value: str) -> None:
-        self._devices.add_nic(parse_properties("-nic", value, "type"))
+        self._devices.add_nic(value)
 
     def _handle_device(self, value: str) -> None:
-        if value in {"help", "?"}:
-            self.help_text = DEVICE_HELP
-            return
-        self._devices.add_device(parse_properties("-device", value, "driver"))
+        self.help_text = self._devices.add_device(value)
 
     def _handle_object(self, value: str) -> None:
-        self._devices.extras.add_object(parse_properties("-object", value, "qom-type"))
+        self._devices.add_object(value)
 
     def _handle_serial(self, value: str) -> None:
         self._serials.append(value)
 
     def _handle_chardev(self, value: str) -> None:
-        given = parse_properties("-chardev", value, "backend")
-        kind, name = given.need("backend"), given.need("id")
+        name, backend = parse_chardev(value)
         if name in self._chardevs:
             msg = f"-chardev: duplicate id {name}"
             raise InputError(msg)
-        match kind:
-            case "null":
-                self._chardevs[name] = ConsoleConfig(ConsoleKind.NONE)
-            case "stdio":
-                given.only("signal", "off")
-                self._chardevs[name] = ConsoleConfig(ConsoleKind.STDIO)
-            case "file":
-                given.only("append", "off")
-                self._chardevs[name] = ConsoleConfig(ConsoleKind.FILE, Path(given.need("path")))
-            case "socket":
-                self._chardevs[name] = _socket(given, name)
-            case _:
-                msg = f"-chardev: {kind} is not supported (use stdio, null, file or socket)"
-                raise InputError(msg)
-        given.finish()
+        self._chardevs[name] = backend
 
     def _handle_mon(self, value: str) -> None:
         given = parse_properties("-mon", value, "chardev")
@@ -425,23 +495,76 @@ def _serve_only(given: Properties) -> None:
         raise InputError(msg)
 
 
-def _socket(given: Properties, name: str) -> MonitorSocket:
-    fd = given.take("fd")
-    path, host, port = given.take("path"), given.take("host"), given.take("port")
-    _serve_only(given)
-    if fd is not None:
-        return MonitorSocket(f"fd:{fd}", name, parse_number("-chardev: fd", fd, int))
-    if path is not None:
-        return MonitorSocket(f"unix:{path}", name)
-    if port is None:
-        msg = f"-chardev: socket {name} needs a path, a port or an fd"
+def _monitor_on(backend: dict[str, Any], name: str) -> MonitorSocket | None:
+    """A monitor on a character device: the terminal or a listening socket; None for another."""
+    if backend["type"] == "stdio":
+        return MonitorSocket("stdio", name)
+    data = backend["data"]
+    if backend["type"] != "socket" or not data["server"]:
+        return None
+    address = data["addr"]
+    match address["type"]:
+        case "fd":
+            text = address["data"]["str"]
+            return MonitorSocket(f"fd:{text}", name, parse_number("-chardev: fd", text, int))
+        case "unix":
+            return MonitorSocket(f"unix:{address['data']['path']}", name)
+        case _:
+            return MonitorSocket(f"tcp:{address['data']['host']}:{address['data']['port']}", name)
+
+
+def _topology(numbers: dict[str, int]) -> tuple[int, CpuTopology | None]:
+    """Number of processors and their groups, what is left out made up as QEMU does. Raises InputError."""
+    cpus = numbers.get("cpus") or numbers.get("maxcpus")
+    dies, threads = numbers.get("dies", 1), numbers.get("threads", 1)
+    sockets, cores = numbers.get("sockets"), numbers.get("cores")
+    if cpus is None:
+        cpus = (sockets or 1) * dies * (cores or 1) * threads
+    if numbers.get("maxcpus", cpus) != cpus:
+        msg = f"-smp: maxcpus={numbers['maxcpus']} is not supported: processors cannot be added later"
         raise InputError(msg)
-    return MonitorSocket(f"tcp:{host or ''}:{port}", name)
+    if sockets is None:
+        # As in QEMU since 6.2: cores are preferred over sockets.
+        if cores is None:
+            return (
+                (cpus, None)
+                if dies * threads == 1
+                else _filled(cpus, 1, dies, max(1, cpus // (dies * threads)), threads)
+            )
+        sockets = max(1, cpus // (dies * cores * threads))
+    elif cores is None:
+        cores = max(1, cpus // (sockets * dies * threads))
+    return _filled(cpus, sockets, dies, cores, threads)
+
+
+def _filled(cpus: int, sockets: int, dies: int, cores: int, threads: int) -> tuple[int, CpuTopology]:
+    topology = CpuTopology(sockets, dies, cores, threads)
+    if topology.cpus != cpus:
+        msg = (
+            f"-smp: sockets ({sockets}) * dies ({dies}) * cores ({cores}) * threads ({threads}) is not the number of "
+            f"processors ({cpus})"
+        )
+        raise InputError(msg)
+    return cpus, topology
+
+
+def memory_from(options: Mapping[str, Any]) -> MemoryKind:
+    """What the guest's memory is made of. Raises InputError for what is not supported."""
+    kind = str(options["qom-type"])
+    for key in ("prealloc", "hugetlb"):
+        if options.get(key):
+            msg = f"-object {kind}: {key}=on is not supported"
+            raise InputError(msg)
+    if kind == "memory-backend-file":
+        msg = "-object memory-backend-file: the guest's memory cannot be a file (use memory-backend-ram or -memfd)"
+        raise InputError(msg)
+    is_shared = bool(options.get("share", kind == "memory-backend-memfd"))
+    return MemoryKind.SHARED if is_shared else MemoryKind.PRIVATE
 
 
 _SWITCHES = {"S": "start_paused", "no-reboot": "no_reboot", "no-shutdown": "no_shutdown"}
 """Options without a value, and the fields that they set."""
 _ALIASES = {"M": "machine", "h": "help"}
-_NOTHING_TO_DO = {"no-hpet", "no-user-config", "nodefaults"}
+_NOTHING_TO_DO = {"no-hpet", "no-user-config"}
 """Options that ask for what is so anyway."""
 _ACCELS = {"kvm": AccelChoice.KVM, "tcg": AccelChoice.JIT}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pyhyve.accel.select import open_vm
 from pyhyve.backends.ioloop import IoLoop
@@ -13,7 +13,8 @@ from pyhyve.boot.firmware import find_firmware, firmware_files, firmware_items, 
 from pyhyve.boot.linux import LinuxBoot, load_linux
 from pyhyve.boot.smbios import ENTRY_POINT_BYTES, build_smbios
 from pyhyve.devices.bus import AddressMap
-from pyhyve.devices.chipset.acpi_pm import GPE_SIZE, PM_SIZE, AcpiPm, GpeBlock, SmiCommandPort
+from pyhyve.devices.chipset.acpi_hotplug import HOTPLUG_GPE, HOTPLUG_PORTS, PciHotplug
+from pyhyve.devices.chipset.acpi_pm import GPE_SIZE, PM_SIZE, AcpiPm, GpeBlock, SharedLine, SmiCommandPort
 from pyhyve.devices.chipset.fw_cfg import FW_CFG_PORT, FW_CFG_PORTS, FwCfg
 from pyhyve.devices.chipset.i8042 import I8042, SystemControlPortA
 from pyhyve.devices.chipset.i8254 import I8254, SystemControlPort
@@ -28,13 +29,18 @@ from pyhyve.devices.pci.i440fx import CONFIG_PORT, CONFIG_PORT_SIZE, ConfigPorts
 from pyhyve.devices.serial.spec import PORT_COUNT as UART_PORTS
 from pyhyve.devices.serial.uart16550 import Uart16550
 from pyhyve.machine import trace
+from pyhyve.machine.block.errors import ChangeError
 from pyhyve.machine.chardevs import open_chardev
 from pyhyve.machine.clock import ClockTsc
-from pyhyve.machine.config import ConfigError
-from pyhyve.machine.inventory import Identity, Inventory, PluggedDisk, PluggedExtra, PluggedNet
+from pyhyve.machine.config import ConfigError, MemoryKind
+from pyhyve.machine.empty import open_empty
+from pyhyve.machine.hardware.extras import add_extra, describe_console
+from pyhyve.machine.hardware.hardware import Hardware
+from pyhyve.machine.inventory import Identity, Inventory
 from pyhyve.machine.io import MachineLoop
 from pyhyve.machine.machine import Machine, MachineParts
 from pyhyve.machine.notices import ShutdownCause
+from pyhyve.machine.notify import notify_registrar
 from pyhyve.machine.pci_setup import PCI_WINDOW64_BYTES, PCI_WINDOW_LAST, configure_pci
 from pyhyve.machine.vcpu_loop import VcpuRunner
 from pyhyve.memory.guest import GuestMemory
@@ -45,14 +51,12 @@ if TYPE_CHECKING:
 
     from pyhyve.accel.api import InterruptChip, Vm
     from pyhyve.backends.chardev import Chardev
+    from pyhyve.backends.net import NetBackend
     from pyhyve.devices.contracts import IrqLine
-    from pyhyve.devices.virtio.block import VirtioBlock
-    from pyhyve.devices.virtio.factory import PluggableDevice
-    from pyhyve.devices.virtio.scsi import VirtioScsiCdrom
-    from pyhyve.machine.config import MachineConfig
+    from pyhyve.machine.config import DiskConfig, MachineConfig, NetConfig
 
 _FIRMWARE_LOG = late_logger("pyhyve.firmware")
-COM1_PORT, COM1_IRQ = 0x3F8, 4
+HOTPLUG_PORT = 0xAE00
 PM_PORT, GPE_PORT, SMI_PORT, SCI_IRQ = 0x600, 0xAFE0, 0xB2, 9
 SMBIOS_GPA = 0xF_0000
 DEBUG_PORT = 0x402
@@ -109,7 +113,7 @@ class _Builder:
         if "bus" in config.trace:
             self.ports.trace = self.memory.trace = trace.trace_access
         self.chip: ApicInterruptChip | None = None
-        if not vm.has_kernel_irqchip:
+        if not vm.has_kernel_irqchip and not config.is_empty:
             tsc = vm if isinstance(vm, TscSource) else ClockTsc(self.loop.clock)
             self.chip = ApicInterruptChip(self.lock, self.loop.clock, self.loop.timers, tsc, config.cpus)
         self.irqs: InterruptChip = vm.irqchip() if self.chip is None else self.chip
@@ -117,7 +121,21 @@ class _Builder:
         self.pci = PciBus(self.ports, self.memory, send_msi=self.irqs.send_msi, set_pirq=self.isa_bridge.set_pirq)
         self.console = console
         self.identity = Identity.of(config.uuid)
-        self.inventory = self.parts.inventory = Inventory(config, self.identity, self.pci)
+        self.hardware = Hardware(
+            memory=vm.memory,
+            io=io,
+            loop=self.loop,
+            lock=self.lock,
+            pci=self.pci,
+            clock=self.loop.clock,
+            quit_requested=self._quit,
+            notify=notify_registrar(vm),
+            add_port=self._add_uart,
+        )
+        self.parts.inventory = Inventory(config, self.identity, self.pci, self.hardware)
+
+    def _quit(self) -> None:
+        self.machine.request_stop(ShutdownCause.HOST_UI)
 
     def line(self, irq: int) -> IrqLine:
         return _GsiLine(self.irqs, irq)
@@ -126,10 +144,7 @@ class _Builder:
         self._interrupts()
         self._chipset()
         self._serial()
-        if self.config.disks or self.config.nets:
-            self._plug()
-        if self.config.extras:
-            self._plug_extras()
+        self._plug()
         self._vcpus()
         if self.firmware is None:
             self.parts.boot = self._boot_kernel
@@ -137,6 +152,7 @@ class _Builder:
             self._tell_firmware()
             self.parts.boot = self._boot_firmware
         self.machine.assemble(self.parts)
+        self.hardware.is_running = True
         return self.machine
 
     def _interrupts(self) -> None:
@@ -166,8 +182,11 @@ class _Builder:
         rtc = Mc146818(clock, timers, self.line(8), contents)
         keyboard = I8042(machine.reset_requested)
         port_a = SystemControlPortA(machine.reset_requested)
-        pm = AcpiPm(clock, timers, self.line(SCI_IRQ), machine.power_off_requested)
-        gpe = GpeBlock()
+        sci = SharedLine(self.line(SCI_IRQ))
+        pm = AcpiPm(clock, timers, sci.source(), machine.power_off_requested)
+        gpe = GpeBlock(sci.source())
+        hotplug = PciHotplug(lambda: gpe.raise_event(HOTPLUG_GPE), self.hardware.let_go)
+        self.hardware.hotplug = hotplug
         config_ports = ConfigPorts(self.pci, machine.reset_requested)
         dma_pages, smi = ScratchPorts(16), SmiCommandPort(pm)
         add(0x70, 2, rtc, name="RTC", width=1)
@@ -177,6 +196,7 @@ class _Builder:
         add(0x80, 16, dma_pages, name="DMA page registers", width=1)
         add(PM_PORT, PM_SIZE, pm, name="ACPI PM")
         add(GPE_PORT, GPE_SIZE, gpe, name="ACPI GPE0", width=1)
+        add(HOTPLUG_PORT, HOTPLUG_PORTS, hotplug, name="PCI hotplug")
         add(SMI_PORT, 2, smi, name="SMI command", width=1)
         add(DEBUG_PORT, 1, DebugConsole(_log_firmware), name="debug console", width=1)
         add(CONFIG_PORT, CONFIG_PORT_SIZE, config_ports, name="PCI configuration")
@@ -184,56 +204,105 @@ class _Builder:
         self.pci.attach(self.isa_bridge, 1)
         self.parts.saveables |= {
             "rtc": rtc, "i8042": keyboard, "dma-pages": dma_pages, "acpi-pm": pm, "smi": smi,
-            "pci-config": config_ports, "port92": port_a,
+            "pci-config": config_ports, "port92": port_a, "acpi-gpe": gpe, "pci-hotplug": hotplug,
         }  # fmt: skip
         self.parts.pm = pm
         resets += [rtc.reset, keyboard.reset, port_a.reset, pm.reset, gpe.reset, config_ports.reset, self.pci.reset]
 
     def _serial(self) -> None:
-        chardev = self.console
-        if chardev is None:
-            chardev = open_chardev(self.config.console, lambda: self.machine.request_stop(ShutdownCause.HOST_UI))
-        uart = Uart16550(self.line(COM1_IRQ), self.loop.clock, self.loop.timers, chardev.write, chardev.resume)
-        self.ports.add(COM1_PORT, UART_PORTS, uart, name="COM1", width=1)
+        serials = self.config.additions.serials
+        if serials is None or self.console is not None:
+            chardev = self.console
+            if chardev is None:
+                chardev = open_chardev(self.config.console, self._quit)
+            shown = describe_console(self.config.console)
+            entry = self.hardware.chardevs.adopt("serial0", str(self.config.console.kind), chardev, shown)
+            entry.user = "isa-serial"
+            self.hardware.add_serial_port(entry.chardev)
+
+    def _add_uart(self, port: int, irq: int, chardev: Chardev) -> Uart16550:
+        """A serial port; the machine starts its character device and resets it."""
+        uart = Uart16550(self.line(irq), self.loop.clock, self.loop.timers, chardev.write, chardev.resume)
+        self.ports.add(port, UART_PORTS, uart, name=f"serial port {port:#x}", width=1)
         self.parts.consoles.append((chardev, uart))
         self.parts.resets.append(uart.reset)
-        self.parts.saveables["com1"] = uart
+        self.parts.saveables[f"com{len(self.hardware.serial_ports) + 1}"] = uart
+        return uart
 
     def _plug(self) -> None:
-        from pyhyve.machine import plug  # noqa: PLC0415 - images and networks only for machines that have some
+        """Add what the configuration asks for, in an order in which each finds what it names."""
+        hardware, additions = self.hardware, self.config.additions
+        self.parts.closers.append(hardware.close)
+        self.parts.resets.append(hardware.reset)
+        for number, fd in self.config.passed_fds:
+            hardware.descriptors.add_to_set(number, fd, None)
+        for options in additions.objects:
+            hardware.objects.add(options)
+        for options in additions.chardevs:
+            hardware.chardevs.add(str(options["id"]), options["backend"])
+        for options in additions.blockdevs:
+            hardware.blocks.add(options)
+        for options in additions.netdevs:
+            hardware.netdevs.add(options)
+        for label in additions.serials or ():
+            hardware.devices.add({"driver": "isa-serial", "chardev": label})
+        for index, disk in enumerate(self.config.disks):
+            self._add_disk(disk, f"virtio{index}")
+        for index, net in enumerate(self.config.nets):
+            self._add_net(net, f"#net{index}")
+        for index, extra in enumerate(self.config.extras):
+            add_extra(hardware, extra, index)
+        hardware.devices.add_all(additions.devices)
+        for name in hardware.unused_drives():
+            msg = f"drive: {name} is used by no device"
+            raise ConfigError(msg)
 
-        notify = plug.notify_registrar(self.vm)
-        for disk in self.config.disks:
+    def _add_disk(self, disk: DiskConfig, default_name: str) -> None:
+        """A drive, and the device in front of it unless another one names it."""
+        hardware = self.hardware
+        readonly = disk.readonly or disk.is_cdrom
+        name = disk.drive_id or default_name
+        try:
+            node = hardware.blocks.add_file(
+                str(disk.path),
+                disk.format,
+                readonly=readonly,
+                snapshot=disk.snapshot,
+                node_name=disk.node_name,
+                cache=disk.cache,
+            )
+            hardware.add_drive(name, node, serial=disk.serial)
+        except ChangeError as error:
+            msg = f"disk: {error}"
+            raise ConfigError(msg) from error
+        if disk.is_unplugged:
+            return
+        policies = {"werror": str(disk.write_errors), "rerror": str(disk.read_errors)}
+        device: dict[str, Any] = {"driver": "virtio-blk-pci", "drive": name, **policies}
+        if disk.is_cdrom and self.firmware is not None:
             # A kernel that is loaded directly may have no SCSI driver yet: for it a CD-ROM is a read-only disk.
-            is_drive = disk.is_cdrom and self.firmware is not None
-            device: PluggableDevice[VirtioBlock] | PluggableDevice[VirtioScsiCdrom]
-            if is_drive:
-                device = plug.plug_cdrom(self.vm.memory, disk, notify)
-            else:
-                device = plug.plug_disk(self.vm.memory, disk, notify, plug.failure_teller(self.machine, disk))
-            self.parts.closers.append(device.close)
-            self.pci.attach(device.function)
-            self.inventory.disks.append(PluggedDisk(disk, device))
-        for net in self.config.nets:
-            card = plug.plug_net(self.vm.memory, self.parts.io, net, notify)
-            self.parts.closers.append(card.close)
-            self.pci.attach(card.function)
-            self.inventory.nets.append(PluggedNet(net, card))
+            bus = f"scsi.{name}"
+            hardware.devices.add({"driver": "virtio-scsi-pci", "id": bus})
+            device = {"driver": "scsi-cd", "drive": name, "bus": f"{bus}.0"}
+        if disk.device_id:
+            device["id"] = disk.device_id
+        hardware.devices.add(device)
 
-    def _plug_extras(self) -> None:
-        from pyhyve.machine import plug, plug_extras  # noqa: PLC0415 - as above
-
-        notify = plug.notify_registrar(self.vm)
-        for extra in self.config.extras:
-            device = plug_extras.plug_extra(self.vm.memory, self.parts.io, extra, self.machine.tell, notify)
-            self.parts.closers.append(device.close)
-            self.pci.attach(device.function)
-            self.inventory.extras.append(PluggedExtra(extra, device))
+    def _add_net(self, net: NetConfig, name: str) -> None:
+        """A network and its card."""
+        self.hardware.netdevs.adopt(name, lambda: open_backend(net))
+        device: dict[str, Any] = {"driver": "virtio-net-pci", "netdev": name}
+        if net.mac is not None:
+            device["mac"] = net.mac
+        if net.device_id:
+            device["id"] = net.device_id
+        self.hardware.devices.add(device)
 
     def release(self) -> None:
         """Undo a build that failed half-way."""
         for chardev, _ in self.parts.consoles:
             chardev.close()
+        self.hardware.close()
         for closer in self.parts.closers:
             closer()
         self.loop.close()
@@ -241,7 +310,7 @@ class _Builder:
 
     def _vcpus(self) -> None:
         exit_trace = trace.trace_exit if "exits" in self.config.trace else None
-        for index in range(self.config.cpus):
+        for index in range(0 if self.config.is_empty else self.config.cpus):
             vcpu = self.vm.create_vcpu(index)
             self.parts.runners.append(
                 VcpuRunner(vcpu, self.lock, self.ports, self.memory, self.chip, self.machine, exit_trace)
@@ -254,7 +323,9 @@ class _Builder:
             pci_window_last=PCI_WINDOW_LAST,
             pci_window64_first=self.layout.window64,
             pci_window64_last=self.layout.window64 + PCI_WINDOW64_BYTES - 1,
-            serial_ports=((COM1_PORT, COM1_IRQ),),
+            serial_ports=tuple(self.hardware.serial_ports),
+            hotplug_base=HOTPLUG_PORT,
+            hotplug_slots=tuple(range(2, 32)),
             pm_base=PM_PORT,
             gpe_base=GPE_PORT,
             smi_command_port=SMI_PORT,
@@ -293,11 +364,16 @@ class _Builder:
         """The device through which firmware learns about the machine."""
         smbios = self._smbios()
         parts = (smbios[:ENTRY_POINT_BYTES], smbios[ENTRY_POINT_BYTES:].lstrip(b"\0"))
-        files = firmware_files(self.layout, self._platform(), parts, COM1_PORT)
+        files = firmware_files(self.layout, self._platform(), parts, self._text_port())
         device = FwCfg(self.vm.memory, firmware_items(self.config.cpus), files)
         self.ports.add(FW_CFG_PORT, FW_CFG_PORTS, device, name="fw_cfg")
         self.parts.resets.append(device.reset)
         self.parts.saveables["fw-cfg"] = device
+
+    def _text_port(self) -> int:
+        """Where firmware writes its text: the first serial port; 0 without one."""
+        ports = self.hardware.serial_ports
+        return ports[0][0] if ports else 0
 
     def _boot_firmware(self) -> None:
         if self.firmware is not None:
@@ -318,15 +394,22 @@ def build(
     if config.kernel is None and "n" in config.boot_order:
         msg = "boot: no network card here has a boot ROM (use c for disks, d for CD-ROMs)"
         raise ConfigError(msg)
-    firmware = None if config.kernel is not None else read_firmware(config.firmware or find_firmware())
-    memory = GuestMemory(shared=False)
+    has_firmware = config.kernel is None and not config.is_empty
+    firmware = read_firmware(config.firmware or find_firmware()) if has_firmware else None
+    memory = GuestMemory(shared=config.memory is MemoryKind.SHARED)
     try:
         for gpa, size in MemoryLayout.of(config.memory_bytes).ram_ranges:
             memory.add(gpa, size)
         if firmware is not None:
             memory.add(FOUR_GIB - len(firmware), len(firmware), readonly=True, name="firmware")
         accel = str(config.accel)
-        vm = open_vm(accel, memory, cpu=config.cpu) if open_engine is None else open_engine(accel, memory)
+        vm: Vm
+        if config.is_empty:
+            vm = open_empty(accel, memory)
+        elif open_engine is None:
+            vm = open_vm(accel, memory, cpu=config.cpu)
+        else:
+            vm = open_engine(accel, memory)
     except MemoryError as error:
         memory.close()
         msg = f"memory: {error}"
@@ -344,3 +427,10 @@ def build(
         vm.close()
         memory.close()
         raise
+
+
+def open_backend(net: NetConfig) -> NetBackend:
+    """The host's end of a configured card. Raises NetError and ConfigError."""
+    from pyhyve.machine import plug  # noqa: PLC0415 - networks only for machines that have some
+
+    return plug.open_net(net)

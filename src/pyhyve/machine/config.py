@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyhyve.accel.cpu_models import HOST, CpuModel
 from pyhyve.boot.linux import EntryMode
@@ -13,6 +13,7 @@ from pyhyve.support.errors import InputError
 from pyhyve.support.records import dataclass, field
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
     from uuid import UUID
 
@@ -30,6 +31,32 @@ _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 class ConfigError(InputError):
     """A configuration that no machine can have; the message is one line for the user."""
+
+
+def parse_mac(text: str) -> bytes:
+    """The six bytes of a MAC address. Raises ConfigError on a malformed or multicast one."""
+    if not _MAC.fullmatch(text.lower()):
+        msg = f"net: {text!r} is not a MAC address (use six hexadecimal bytes, 52:54:00:12:34:56)"
+        raise ConfigError(msg)
+    if int(text[:2], 16) & 1:
+        msg = f"net: {text} is a multicast address"
+        raise ConfigError(msg)
+    return bytes.fromhex(text.replace(":", ""))
+
+
+class MemoryKind(StrEnum):
+    """Who may see the guest's memory."""
+
+    PRIVATE = "private"
+    SHARED = "shared"
+    """Other processes, through its descriptor."""
+
+
+class RtcBase(StrEnum):
+    """Which time the clock shows."""
+
+    UTC = "utc"
+    LOCALTIME = "localtime"
 
 
 class AccelChoice(StrEnum):
@@ -102,6 +129,9 @@ class DiskConfig:
     cache: str = "writeback"
     """QEMU's cache mode: writeback, writethrough, none, directsync or unsafe."""
 
+    is_unplugged: bool = False
+    """A drive for a device of `MachineConfig.devices` to name, without one of its own."""
+
     def __post_init__(self) -> None:
         """Raise ConfigError on an unknown cache mode, or a policy for a full disk where nothing is written."""
         if self.cache != "writeback":
@@ -145,12 +175,7 @@ class NetConfig:
     def __post_init__(self) -> None:
         """Raise ConfigError on a malformed or multicast MAC address, or a missing bridge or tap name."""
         if self.mac is not None:
-            if not _MAC.fullmatch(self.mac.lower()):
-                msg = f"net: {self.mac!r} is not a MAC address (use six hexadecimal bytes, 52:54:00:12:34:56)"
-                raise ConfigError(msg)
-            if int(self.mac[:2], 16) & 1:
-                msg = f"net: {self.mac} is a multicast address"
-                raise ConfigError(msg)
+            parse_mac(self.mac)
         if self.kind in {NetKind.BRIDGE, NetKind.TAP, NetKind.SWITCH} and not self.target:
             word = "PATH" if self.kind is NetKind.SWITCH else "NAME"
             msg = f"net: {self.kind} needs a name, as in {self.kind}={word}"
@@ -232,6 +257,42 @@ ExtraConfig = RngConfig | BalloonConfig | SerialBusConfig | VsockConfig
 
 
 @dataclass(frozen=True, slots=True)
+class CpuTopology:
+    """How processors are grouped; the product is the number of processors there can be."""
+
+    sockets: int = 1
+    dies: int = 1
+    cores: int = 1
+    threads: int = 1
+
+    @property
+    def cpus(self) -> int:
+        """Number of processors."""
+        return self.sockets * self.dies * self.cores * self.threads
+
+    def place(self, index: int) -> tuple[int, int, int, int]:
+        """Socket, die, core and thread of a processor."""
+        index, thread = divmod(index, self.threads)
+        index, core = divmod(index, self.cores)
+        socket, die = divmod(index, self.dies)
+        return socket, die, core, thread
+
+
+@dataclass(frozen=True, slots=True)
+class Additions:
+    """What is added to the board by QEMU's options, as values of its schema; in this order."""
+
+    objects: tuple[Mapping[str, Any], ...] = ()
+    chardevs: tuple[Mapping[str, Any], ...] = ()
+    """Each with its `id` and `backend`."""
+    blockdevs: tuple[Mapping[str, Any], ...] = ()
+    netdevs: tuple[Mapping[str, Any], ...] = ()
+    devices: tuple[Mapping[str, Any], ...] = ()
+    serials: tuple[str, ...] | None = None
+    """Names of character devices for COM1 and the next; None: `MachineConfig.console` alone."""
+
+
+@dataclass(frozen=True, slots=True)
 class MachineConfig:
     """A whole machine. `trace` holds names of trace points (`exits`, `bus`)."""
 
@@ -260,6 +321,22 @@ class MachineConfig:
     trace: frozenset[str] = frozenset()
     boot_entry: EntryMode = EntryMode.AUTO
     """Which of the kernel's entries to use."""
+    additions: Additions = field(default_factory=Additions)
+    topology: CpuTopology | None = None
+    """None: each processor is a socket."""
+    boot_once: str = ""
+    """Boot order of the first start alone; empty: as always."""
+    boot_menu: bool = False
+    rtc: RtcBase = RtcBase.UTC
+    rtc_start_s: int | None = None
+    """Time of the clock at the start, in seconds since 1970; None: the host's."""
+    is_empty: bool = False
+    """Nothing is started: the machine is there to be asked what there could be (QEMU's `none`)."""
+    boot_strict: bool = False
+    """Firmware tries nothing beyond the devices with a `bootindex`."""
+    memory: MemoryKind = MemoryKind.PRIVATE
+    passed_fds: tuple[tuple[int, int], ...] = ()
+    """Inherited descriptors: the number of a set, and the descriptor."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError on values no machine can have."""
@@ -295,6 +372,9 @@ class MachineConfig:
         if self.timeout_s is not None and self.timeout_s <= 0:
             msg = f"timeout: {self.timeout_s} s is not positive"
             raise ConfigError(msg)
-        if not self.boot_order or set(self.boot_order) - set("cdn"):
-            msg = f"boot: {self.boot_order!r} is not made of c, d and n"
+        if not self.boot_order or set(self.boot_order + self.boot_once) - set("cdn"):
+            msg = f"boot: {self.boot_order + self.boot_once!r} is not made of c, d and n"
+            raise ConfigError(msg)
+        if self.topology is not None and self.topology.cpus != self.cpus:
+            msg = f"smp: {self.cpus} processors do not fill the topology, which has room for {self.topology.cpus}"
             raise ConfigError(msg)

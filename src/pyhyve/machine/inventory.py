@@ -3,43 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pyhyve.support.records import dataclass, field
+from pyhyve.support.records import dataclass
 
 if TYPE_CHECKING:
     from uuid import UUID
 
     from pyhyve.devices.pci.bus import PciBus
-    from pyhyve.devices.virtio.block import VirtioBlock
-    from pyhyve.devices.virtio.factory import PluggableDevice
-    from pyhyve.devices.virtio.net import VirtioNet
-    from pyhyve.devices.virtio.scsi import VirtioScsiCdrom
-    from pyhyve.machine.config import DiskConfig, ExtraConfig, MachineConfig, NetConfig
-
-
-@dataclass(frozen=True, slots=True)
-class PluggedDisk:
-    """A disk or CD-ROM drive in its slot."""
-
-    config: DiskConfig
-    plugged: PluggableDevice[VirtioBlock] | PluggableDevice[VirtioScsiCdrom]
-
-
-@dataclass(frozen=True, slots=True)
-class PluggedNet:
-    """A network card in its slot."""
-
-    config: NetConfig
-    plugged: PluggableDevice[VirtioNet]
-
-
-@dataclass(frozen=True, slots=True)
-class PluggedExtra:
-    """Any other device in its slot; `plugged` holds what `config` describes."""
-
-    config: ExtraConfig
-    plugged: PluggableDevice[Any]
+    from pyhyve.machine.config import MachineConfig
+    from pyhyve.machine.hardware.hardware import Hardware
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +40,12 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """Filled by the builder; the machine lock guards the lists once the machine runs."""
+    """Made by the builder; what may change is in `hardware`."""
 
     config: MachineConfig
     identity: Identity
     pci: PciBus
-    disks: list[PluggedDisk] = field(default_factory=list)
-    nets: list[PluggedNet] = field(default_factory=list)
-    extras: list[PluggedExtra] = field(default_factory=list)
+    hardware: Hardware
 
     @property
     def uuid(self) -> UUID:
@@ -82,3 +53,9 @@ class Inventory:
         from uuid import UUID  # noqa: PLC0415 - see `Identity`
 
         return UUID(bytes=self.identity.octets)
+
+    def present_config(self) -> MachineConfig:
+        """The configuration with the devices that are there now."""
+        from pyhyve.machine.hardware.present import present_config  # noqa: PLC0415 - only a save needs it
+
+        return present_config(self.config, self.hardware)

@@ -109,6 +109,8 @@ class Machine:
         self.actions = RunActions(no_reboot, no_shutdown)
         self.observers: list[Callable[[Notice], None]] = []
         """Called with every change."""
+        self.started = threading.Event()
+        """Set once there are threads for the vCPUs, or the machine ended."""
         self.prelaunch = True
         """Whether no vCPU has run yet."""
         self.powered_off = False
@@ -289,6 +291,7 @@ class Machine:
         if self._closed:
             return
         self._closed = True
+        self.started.set()
         if self.state is not MachineState.SHUTDOWN:
             self.lifecycle.enter(MachineState.SHUTDOWN)
         while not self._wishes.empty():
@@ -336,6 +339,7 @@ class Machine:
             self.settle(settling)
         if self._catch_up is not None:
             self._catch_up.start()
+        self.started.set()
 
     def catch_up(self, catch_up: CatchUp) -> None:
         """Bring the clocks of a restored machine to the present, from now on or from its start on."""

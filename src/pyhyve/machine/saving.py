@@ -111,13 +111,7 @@ def _version() -> str:
 def present_config(machine: Machine) -> MachineConfig:
     """The configuration with the devices that are there now."""
     inventory = _inventory(machine)
-    return replace(
-        inventory.config,
-        uuid=inventory.uuid,
-        disks=tuple(disk.config for disk in inventory.disks),
-        nets=tuple(net.config for net in inventory.nets),
-        extras=tuple(extra.config for extra in inventory.extras),
-    )
+    return replace(inventory.present_config(), uuid=inventory.uuid)
 
 
 # -- saving ------------------------------------------------------------------------------------------------------------
@@ -152,8 +146,10 @@ def flush_disks(machine: Machine) -> None:
     """What the guest wrote is in the images' files: a state is worth nothing without the disks that go with it."""
     from pyhyve.backends.block import BlockError  # noqa: PLC0415 - only with disks
 
-    for disk in _inventory(machine).disks:
-        backend = disk.plugged.device.backend
+    for plugged in _inventory(machine).hardware.devices:
+        if plugged.attachment is None or plugged.attachment.node is None:
+            continue
+        backend = plugged.attachment.device.backend
         try:
             if not backend.readonly:
                 backend.flush()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pyhyve.devices.chipset.acpi_pm import AcpiPm, GpeBlock, SmiCommandPort
+from pyhyve.devices.chipset.acpi_pm import AcpiPm, GpeBlock, SharedLine, SmiCommandPort
 from pyhyve.devices.chipset.i8042 import I8042, SystemControlPortA
 from pyhyve.devices.chipset.ports import DebugConsole
 from tests.unit.devices.fakes import FakeLine, FakeTime
@@ -78,11 +78,35 @@ def test_smi_command_switches_acpi_mode(pm: Pm) -> None:
 
 
 def test_gpe_enable_bits_read_back() -> None:
-    gpe = GpeBlock()
+    gpe = GpeBlock(FakeLine())
     gpe.write(3, 1, 0x5A)
     assert [gpe.read(i, 1) for i in range(4)] == [0, 0, 0, 0x5A]
     gpe.reset()
     assert gpe.read(3, 1) == 0
+
+
+def test_gpe_raises_the_interrupt_until_the_guest_clears_it() -> None:
+    line = FakeLine()
+    gpe = GpeBlock(line)
+    gpe.raise_event(1)
+    assert not line.level
+    gpe.write(2, 1, 2)
+    assert line.level
+    assert gpe.read(0, 1) == 2
+    gpe.write(0, 1, 2)
+    assert not line.level
+
+
+def test_shared_line_is_high_while_any_source_is() -> None:
+    line = FakeLine()
+    shared = SharedLine(line)
+    first, second = shared.source(), shared.source()
+    first.set(level=True)
+    second.set(level=True)
+    first.set(level=False)
+    assert line.level
+    second.set(level=False)
+    assert not line.level
 
 
 def test_i8042_self_test_and_command_byte() -> None:

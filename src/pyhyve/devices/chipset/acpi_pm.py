@@ -150,26 +150,88 @@ class AcpiPm:
         self._sci.set(level=bool(self._status & self._enable and self._control & _SCI_ENABLE))
 
 
-class GpeBlock:
-    """General-purpose events: two status bytes, then two enable bytes. Nothing raises one yet on its own."""
+@record
+class GpeState:
+    """Status and enable bits of 16 events."""
 
-    def __init__(self) -> None:
+    status: U16
+    enable: U16
+
+
+class GpeBlock:
+    """General-purpose events: two status bytes, then two enable bytes (ACPI 6.5, 4.8.4.1). `sci` is shared."""
+
+    state_type: ClassVar = GpeState
+    state_version: ClassVar = 1
+
+    def __init__(self, sci: IrqLine) -> None:
         """All events disabled."""
-        self._enable = 0
+        self._sci = sci
+        self._status = self._enable = 0
 
     def reset(self) -> None:
         """Return to the power-on state."""
-        self._enable = 0
+        self._status = self._enable = 0
+        self._sci.set(level=False)
+
+    def save(self) -> GpeState:
+        """Both registers."""
+        return GpeState(status=self._status, enable=self._enable)
+
+    def load(self, state: GpeState) -> None:
+        """Take over both registers."""
+        self._status, self._enable = state.status, state.enable
+        self._update()
+
+    def raise_event(self, number: int) -> None:
+        """Event `number` happened."""
+        self._status |= 1 << number
+        self._update()
 
     def read(self, offset: int, _size: int) -> int:
         """Read a byte."""
-        return 0 if offset < 2 else self._enable >> (8 * (offset - 2)) & 0xFF
+        value = self._status if offset < 2 else self._enable
+        return value >> 8 * (offset & 1) & 0xFF
 
     def write(self, offset: int, _size: int, value: int) -> None:
-        """Write a byte."""
-        if offset >= 2:
-            shift = 8 * (offset - 2)
+        """Clear status bits, or set a byte of enable bits."""
+        shift = 8 * (offset & 1)
+        if offset < 2:
+            self._status &= ~(value << shift)
+        else:
             self._enable = self._enable & ~(0xFF << shift) | value << shift
+        self._update()
+
+    def _update(self) -> None:
+        self._sci.set(level=bool(self._status & self._enable))
+
+
+class SharedLine:
+    """Several sources of one level-triggered interrupt: the line is high while any of them is."""
+
+    def __init__(self, line: IrqLine) -> None:
+        self._line = line
+        self._high: set[int] = set()
+        self._sources = 0
+
+    def source(self) -> IrqLine:
+        """Another source."""
+        self._sources += 1
+        return _Source(self, self._sources)
+
+    def drive(self, source: int, *, level: bool) -> None:
+        """Source number `source` is high or low."""
+        (self._high.add if level else self._high.discard)(source)
+        self._line.set(level=bool(self._high))
+
+
+class _Source:
+    def __init__(self, shared: SharedLine, number: int) -> None:
+        self._shared = shared
+        self._number = number
+
+    def set(self, *, level: bool) -> None:
+        self._shared.drive(self._number, level=level)
 
 
 @record

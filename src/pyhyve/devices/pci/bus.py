@@ -47,26 +47,40 @@ class PciBus:
         """All functions by slot and function."""
         return iter([self._devices[key] for key in sorted(self._devices)])
 
-    def attach(self, device: PciDevice, slot: int | None = None, function: int = 0) -> None:
+    def attach(
+        self, device: PciDevice, slot: int | None = None, function: int = 0, *, multifunction: bool = False
+    ) -> None:
         """Plug `device` in, into the first free slot from 2 unless one is named.
 
-        Raises ValueError when the place is taken, does not exist, or no slot is free.
+        With `multifunction` more functions of its slot may follow. Raises ValueError when the place is taken, does not
+        exist, or no slot is free.
         """
         if slot is None:
             free = (n for n in range(2, SLOTS) if not any(n << 3 | f in self._devices for f in range(FUNCTIONS)))
             slot = next(free, SLOTS)
         devfn = slot << 3 | function
         if not 0 <= slot < SLOTS or not 0 <= function < FUNCTIONS or devfn in self._devices:
-            msg = f"{device.name}: PCI slot {slot:#x}.{function} is taken or does not exist"
+            taken = self._devices.get(devfn)
+            by = "" if taken is None else f", in use by {taken.name}"
+            msg = f"PCI: slot {slot} function {function} not available for {device.name}{by}"
             raise ValueError(msg)
         self._devices[devfn] = device
         device.slot, device.function, device.host = slot, function, self
         functions = [self._devices[slot << 3 | f] for f in range(FUNCTIONS) if slot << 3 | f in self._devices]
-        if len(functions) > 1:
+        if len(functions) > 1 or multifunction:
             for other in functions:
                 other.config[spec.HEADER_TYPE] |= spec.HEADER_MULTIFUNCTION
                 other.freeze()
         device.freeze()
+
+    def detach(self, device: PciDevice) -> None:
+        """Take `device` out: its memory and ports are gone, its interrupt line is low. Idempotent."""
+        devfn = device.slot << 3 | device.function
+        if self._devices.get(devfn) is not device:
+            return
+        device.reset()
+        del self._devices[devfn]
+        device.host = None
 
     def find(self, slot: int, function: int) -> PciDevice | None:
         """The device at `slot`.`function`, if any."""

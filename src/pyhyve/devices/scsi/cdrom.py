@@ -1,11 +1,15 @@
-"""A CD-ROM drive with a disc in it that never leaves (SPC-4, MMC-6)."""
+"""A CD-ROM drive (SPC-4, MMC-6), with or without a disc."""
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pyhyve.devices.scsi.spec import Command, SenseCode, SenseKey, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BLOCK_BYTES = 2048
 _CD_BLOCKS = 450_000
@@ -15,14 +19,31 @@ _LEAD_OUT = 0xAA
 _CAPABILITIES_PAGE = 0x2A
 _ALL_PAGES = 0x3F
 _MEDIA_EVENTS = 0x10
+_NEW_MEDIA, _NO_CHANGE, _EJECT_REQUEST = 2, 0, 1
+_MEDIA_PRESENT, _TRAY_OPEN = 2, 1
 _NOTHING_TO_DO = frozenset({
     Command.TEST_UNIT_READY,
-    Command.START_STOP_UNIT,
-    Command.PREVENT_ALLOW_MEDIUM_REMOVAL,
     Command.SEEK_10,
     Command.SYNCHRONIZE_CACHE_10,
     Command.SET_CD_SPEED,
 })  # fmt: skip
+_WITHOUT_DISC = frozenset({
+    Command.START_STOP_UNIT,
+    Command.PREVENT_ALLOW_MEDIUM_REMOVAL,
+    Command.REQUEST_SENSE,
+    Command.INQUIRY,
+    Command.REPORT_LUNS,
+    Command.MODE_SENSE_6,
+    Command.MODE_SENSE_10,
+    Command.GET_CONFIGURATION,
+    Command.GET_EVENT_STATUS,
+    Command.SET_CD_SPEED,
+})  # fmt: skip
+"""What a drive answers that has nothing to read."""
+_BEFORE_ATTENTION = frozenset({
+    Command.INQUIRY, Command.REPORT_LUNS, Command.REQUEST_SENSE, Command.GET_EVENT_STATUS, Command.GET_CONFIGURATION,
+})  # fmt: skip
+"""Commands that leave a unit attention for the next (SPC-4, 5.14)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +70,73 @@ def sense_data(key: SenseKey, code: SenseCode) -> bytes:
 class Cdrom:
     """The drive's command set; whoever owns it reads the disc."""
 
-    def __init__(self, size_bytes: int) -> None:
-        """A disc of `size_bytes`, the last block padded."""
+    def __init__(self, size_bytes: int | None) -> None:
+        """A disc of `size_bytes`, the last block padded; None: the drive is empty."""
+        self.blocks = 0
+        self.has_disc = self.is_tray_open = self.is_locked = False
+        self.on_tray: Callable[[bool], None] | None = None
+        """Called with whether the tray is open when the guest moves it."""
+        self._attention = False
+        self._event = _NO_CHANGE
+        if size_bytes is not None:
+            self._load(size_bytes)
+
+    def _load(self, size_bytes: int) -> None:
+        self.has_disc = True
         self.blocks = -(-size_bytes // BLOCK_BYTES)
+
+    def insert(self, size_bytes: int) -> None:
+        """Put a disc in."""
+        self._load(size_bytes)
+        self._attention = True
+        self._event = _NEW_MEDIA
+
+    def remove(self) -> None:
+        """Take the disc out."""
+        self.has_disc = False
+        self.blocks = 0
+
+    def move_tray(self, *, is_open: bool) -> None:
+        """Open or close the tray."""
+        self.is_tray_open = is_open
+        if not is_open and self.has_disc:
+            self._attention = True
+            self._event = _NEW_MEDIA
+
+    def request_eject(self) -> None:
+        """Press the button on the drive: a guest that locked the tray is asked."""
+        self._event = _EJECT_REQUEST
+
+    def _start_stop(self, cdb: bytes) -> Result:
+        """START STOP UNIT (MMC-6, 6.42): LoEj moves the tray."""
+        if cdb[4] & 2 and not cdb[4] & 0xF0:
+            is_open = not cdb[4] & 1
+            if is_open and self.is_locked and self.has_disc and not self.is_tray_open:
+                return failure(SenseKey.ILLEGAL_REQUEST, SenseCode.MEDIUM_REMOVAL_PREVENTED)
+            if is_open != self.is_tray_open:
+                self.move_tray(is_open=is_open)
+                if self.on_tray is not None:
+                    self.on_tray(is_open)
+        return Result()
 
     def execute(self, cdb: bytes) -> Result:
         """Carry out one command block of at least 12 bytes."""
+        if self._attention and cdb[0] not in _BEFORE_ATTENTION:
+            self._attention = False
+            return failure(SenseKey.UNIT_ATTENTION, SenseCode.MEDIUM_MAY_HAVE_CHANGED)
+        if cdb[0] not in _WITHOUT_DISC and (self.is_tray_open or not self.has_disc):
+            why = (
+                SenseCode.MEDIUM_NOT_PRESENT_TRAY_OPEN
+                if self.is_tray_open
+                else SenseCode.MEDIUM_NOT_PRESENT_TRAY_CLOSED
+            )
+            return failure(SenseKey.NOT_READY, why)
         match cdb[0]:
+            case Command.START_STOP_UNIT:
+                return self._start_stop(cdb)
+            case Command.PREVENT_ALLOW_MEDIUM_REMOVAL:
+                self.is_locked = bool(cdb[4] & 1)
+                return Result()
             case code if code in _NOTHING_TO_DO:
                 return Result()
             case Command.READ_10:
@@ -93,12 +174,16 @@ class Cdrom:
                 return self._read_toc(cdb, limit)
             case Command.GET_CONFIGURATION:
                 profile = _PROFILE_DVD_ROM if self.blocks > _CD_BLOCKS else _PROFILE_CD_ROM
+                if not self.has_disc or self.is_tray_open:
+                    profile = 0
                 return _limited(struct.pack(">IxxH", 4, profile), limit)
             case Command.GET_EVENT_STATUS if not cdb[1] & 1:
                 return failure(SenseKey.ILLEGAL_REQUEST, SenseCode.INVALID_FIELD)
             case Command.GET_EVENT_STATUS if cdb[4] & _MEDIA_EVENTS:
-                # No change; a disc is present (MMC-6, 6.6.2.7).
-                return _limited(struct.pack(">HBBBBxx", 6, 4, _MEDIA_EVENTS, 0, 2), limit)
+                # What happened since it was asked last, and how the drive is now (MMC-6, 6.6.2.7).
+                event, self._event = self._event, _NO_CHANGE
+                state = _TRAY_OPEN if self.is_tray_open else _MEDIA_PRESENT if self.has_disc else 0
+                return _limited(struct.pack(">HBBBBxx", 6, 4, _MEDIA_EVENTS, event, state), limit)
             case Command.GET_EVENT_STATUS:
                 return _limited(struct.pack(">HBB", 2, 0x80, _MEDIA_EVENTS), limit)
             case _:

@@ -39,8 +39,10 @@ class SenseKey(IntEnum):
     """Sense keys."""
 
     NO_SENSE = 0x0
+    NOT_READY = 0x2
     MEDIUM_ERROR = 0x3
     ILLEGAL_REQUEST = 0x5
+    UNIT_ATTENTION = 0x6
 
 
 class SenseCode(IntEnum):
@@ -51,3 +53,7 @@ class SenseCode(IntEnum):
     INVALID_COMMAND = 0x2000
     LBA_OUT_OF_RANGE = 0x2100
     INVALID_FIELD = 0x2400
+    MEDIUM_MAY_HAVE_CHANGED = 0x2800
+    MEDIUM_NOT_PRESENT_TRAY_CLOSED = 0x3A01
+    MEDIUM_NOT_PRESENT_TRAY_OPEN = 0x3A02
+    MEDIUM_REMOVAL_PREVENTED = 0x5302

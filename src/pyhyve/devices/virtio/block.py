@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 from struct import pack
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from pyhyve.backends.block import BlockError, BlockPool
+from pyhyve.backends.block import BlockError, BlockPool, BlockStatistics
 from pyhyve.devices.virtio.block_request import (
     MAX_RANGE_SECTORS,
     MAX_SEGMENTS,
@@ -34,7 +36,7 @@ from pyhyve.state.errors import StateError
 from pyhyve.state.record import U64, record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from pyhyve.backends.block import BlockBackend
     from pyhyve.devices.virtio.block_request import BlockRequest
@@ -48,6 +50,12 @@ _OK = int(BlockStatus.OK)
 _IOERR = int(BlockStatus.IOERR)
 _UNSUPP = int(BlockStatus.UNSUPP)
 _RANGE_TYPES = frozenset({int(BlockRequestType.DISCARD), int(BlockRequestType.WRITE_ZEROES)})
+_COUNTERS = {
+    _IN: ("rd_operations", "rd_total_time_ns", "failed_rd_operations"),
+    _OUT: ("wr_operations", "wr_total_time_ns", "failed_wr_operations"),
+    int(BlockRequestType.FLUSH): ("flush_operations", "flush_total_time_ns", "failed_flush_operations"),
+}
+"""Statistics by type of request: what counts it, its time, and its failure."""
 _INLINE_WRITE_BYTES = 1 << 20
 """Larger buffered writes go to the pool, so that one request does not hold up the queue."""
 
@@ -128,6 +136,8 @@ class VirtioBlock(VirtioDevice):
         self._pending = 0
         self._idle = threading.Condition(self.lock)
         self._stopped_requests: list[tuple[int, Virtqueue, BlockRequest]] = []
+        self._draining = 0
+        self.statistics = BlockStatistics()
 
     @property
     def backend(self) -> BlockBackend:
@@ -159,6 +169,27 @@ class VirtioBlock(VirtioDevice):
         """Only `writeback` can be written (5.2.5.1), once CONFIG_WCE is negotiated."""
         if offset == 32 and self.has_feature(BlockFeature.CONFIG_WCE):
             self._writeback = bool(value & 1)
+
+    @contextmanager
+    def drained(self) -> Iterator[None]:
+        """Inside the block no request is under way, and none begins; those that the error policy holds stay."""
+        with self._idle:
+            self._draining += 1
+            while self._pending > len(self._stopped_requests):
+                self._idle.wait()
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._draining -= 1
+            for queue in self.queues:
+                self.notify(queue.index)
+
+    def use_backend(self, backend: BlockBackend) -> None:
+        """Read and write another backend from now on; only while drained. The old one is the caller's."""
+        self._backend = backend
+        if self._capacity != backend.size_bytes // SECTOR_BYTES:
+            self.resize()
 
     def resize(self) -> None:
         """The backend's size changed: tell the driver."""
@@ -214,7 +245,10 @@ class VirtioBlock(VirtioDevice):
 
     def handle_queue(self, index: int, ring: Virtqueue) -> None:
         """Do what needs no waiting here, hand the rest to the pool."""
+        if self._draining:
+            return
         backend = self._backend
+        statistics = self.statistics
         mark_written = self.dma.mark_written
         while (chain := ring.pop()) is not None:
             request = parse_request(chain)
@@ -222,8 +256,11 @@ class VirtioBlock(VirtioDevice):
             if kind == _IN:
                 length = request.writable_bytes
                 if not length or not in_bounds(request.sector, length, self._capacity):
+                    statistics.invalid_rd_operations += 1
                     self._finish(ring, request, _IOERR)
                 elif backend.try_read(request.writable, request.sector * SECTOR_BYTES, length):
+                    statistics.rd_operations += 1
+                    statistics.rd_bytes += length
                     request.status[0] = _OK
                     for gpa, size in chain.writable_ranges:
                         mark_written(gpa, size)
@@ -233,6 +270,7 @@ class VirtioBlock(VirtioDevice):
             elif kind == _OUT:
                 length = request.readable_bytes
                 if self._readonly or not length or not in_bounds(request.sector, length, self._capacity):
+                    statistics.invalid_wr_operations += 1
                     self._finish(ring, request, _IOERR)
                 elif length <= _INLINE_WRITE_BYTES and self._writeback:
                     self._write_now(index, ring, request)
@@ -274,7 +312,7 @@ class VirtioBlock(VirtioDevice):
         """Write into the page cache; with the lock held."""
         status: int | None = _OK
         try:
-            self._backend.write(request.readable, request.sector * SECTOR_BYTES)
+            self._perform(request)
         except BlockError as error:
             status = self._judge_failure(request, error)
         if status is None:
@@ -298,14 +336,34 @@ class VirtioBlock(VirtioDevice):
         return _OK if action is ErrorPolicy.IGNORE else _IOERR
 
     def _perform(self, request: BlockRequest) -> int:
-        """Carry out a request, or raise BlockError."""
+        """Carry out a request and count it, or raise BlockError."""
+        began_ns = perf_counter_ns()
+        kind = request.type
+        names = _COUNTERS.get(kind, ("unmap_operations", "unmap_total_time_ns", "failed_unmap_operations"))
+        try:
+            status = self._perform_uncounted(request)
+        except BlockError:
+            self._count(names[2], 1)
+            raise
+        self._count(names[0], 1)
+        self._count(names[1], perf_counter_ns() - began_ns)
+        return status
+
+    def _count(self, name: str, amount: int) -> None:
+        setattr(self.statistics, name, getattr(self.statistics, name) + amount)
+
+    def _perform_uncounted(self, request: BlockRequest) -> int:
         backend = self._backend
+        statistics = self.statistics
         kind = request.type
         offset = request.sector * SECTOR_BYTES
         if kind == _IN:
             backend.read(request.writable, offset)
+            statistics.rd_bytes += request.writable_bytes
         elif kind == _OUT:
             backend.write(request.readable, offset)
+            statistics.wr_bytes += request.readable_bytes
+            statistics.wr_highest_offset = max(statistics.wr_highest_offset, offset + request.readable_bytes)
             if not self._writeback:
                 backend.flush()
         elif kind == BlockRequestType.FLUSH:
@@ -325,6 +383,7 @@ class VirtioBlock(VirtioDevice):
                     continue
                 if is_discard:
                     backend.discard(start, length)
+                    statistics.unmap_bytes += length
                 else:
                     backend.write_zeroes(start, length, unmap=segment.unmap)
         return _OK

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _CONTROL = Struct("<IHH")
 _CONTROL_RECEIVE, _CONTROL_TRANSMIT = 2, 3
 _QUEUE_SIZE = 128
-_MAX_PORTS = 31
+MAX_PORTS = 31
 _INPUT_LIMIT_BYTES = 1 << 16
 _OUTPUT_CHUNK_BYTES = 1 << 16
 _MAX_CONTROL_MESSAGES = 1024
@@ -158,14 +158,54 @@ class VirtioConsole(VirtioDevice):
 
         Raises ValueError unless there are 1 to 31 numbers. A character device's `write` must not feed input back.
         """
-        if not 0 < len(ports) <= _MAX_PORTS:
-            msg = f"a virtio console has 1 to {_MAX_PORTS} ports, not {len(ports)}"
+        if not 0 < len(ports) <= MAX_PORTS:
+            msg = f"a virtio console has 1 to {MAX_PORTS} ports, not {len(ports)}"
             raise ValueError(msg)
         offered = ConsoleFeature.SIZE | ConsoleFeature.MULTIPORT | ConsoleFeature.EMERG_WRITE
         super().__init__(memory, worker, offered=int(offered), queue_sizes=[_QUEUE_SIZE] * (2 * len(ports) + 2))
         self._ports = [None if config is None else _Port(self, index, config) for index, config in enumerate(ports)]
         self._control: deque[bytes] = deque()
         self._columns = self._rows = 0
+
+    @property
+    def max_ports(self) -> int:
+        """How many numbers there are."""
+        return len(self._ports)
+
+    @property
+    def numbers(self) -> frozenset[int]:
+        """Numbers that are taken."""
+        return frozenset(port.index for port in self._present())
+
+    def add_port(self, number: int, config: PortConfig, loop: EventLoop) -> None:
+        """Add a port with a free number; a driver that runs is told (5.3.6.2). `loop` runs on the worker's thread."""
+        port = _Port(self, number, config)
+
+        def add() -> None:
+            self._ports[number] = port
+            if self.is_running and self.has_feature(ConsoleFeature.MULTIPORT):
+                self._send_control(number, ConsoleEvent.DEVICE_ADD)
+                self._flush_control()
+
+        self.run_locked(add)
+        config.chardev.start(loop, port)
+
+    def remove_port(self, number: int) -> None:
+        """Remove a port, whose character device somebody else closes; a driver that runs is told."""
+
+        def remove() -> None:
+            port, self._ports[number] = self._ports[number], None
+            if port is None:
+                return
+            ring = self.queues[port.transmit_queue].ring
+            if port.output is not None and ring is not None:
+                ring.push(port.output[0], 0)
+                self.publish(port.transmit_queue, ring)
+            if self.is_running and self.has_feature(ConsoleFeature.MULTIPORT):
+                self._send_control(number, ConsoleEvent.DEVICE_REMOVE)
+                self._flush_control()
+
+        self.run_locked(remove)
 
     def start(self, loop: EventLoop) -> None:
         """Begin to take input from the ports' character devices; `loop` runs on the worker's thread."""

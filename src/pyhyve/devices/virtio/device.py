@@ -209,9 +209,7 @@ class VirtioDevice(DeviceHooks, ABC):
             queue = self.queues[index]
             if queue.ring is not None or self.status & Status.NEEDS_RESET:
                 return
-            layout = legacy_layout or QueueLayout(
-                queue.size, queue.descriptor_gpa, queue.driver_gpa, queue.device_gpa
-            )
+            layout = legacy_layout or QueueLayout(queue.size, queue.descriptor_gpa, queue.driver_gpa, queue.device_gpa)
             features = RingFeatures(
                 packed=self.has_feature(Feature.RING_PACKED) and legacy_layout is None,
                 event_index=self.has_feature(Feature.EVENT_IDX),

@@ -135,9 +135,7 @@ class VirtioNet(VirtioDevice):
                     offered |= bit
         if backend.offloads:
             offered |= NetFeature.CTRL_GUEST_OFFLOADS
-        super().__init__(
-            memory, worker, offered=int(offered), queue_sizes=[options.queue_size] * (2 * pairs) + [64]
-        )
+        super().__init__(memory, worker, offered=int(offered), queue_sizes=[options.queue_size] * (2 * pairs) + [64])
         self._options = options
         self._backend = backend
         self._pairs = pairs

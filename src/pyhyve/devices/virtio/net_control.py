@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pyhyve.devices.virtio.spec import (
     NET_CTRL_ANNOUNCE_ACK,
@@ -29,11 +29,7 @@ _BROADCAST = b"\xff" * _MAC_BYTES
 _VLAN_TAG = b"\x81\x00"
 _MAX_VLAN = 4095
 _GUEST_OFFLOADS = int(
-    NetFeature.GUEST_CSUM
-    | NetFeature.GUEST_TSO4
-    | NetFeature.GUEST_TSO6
-    | NetFeature.GUEST_ECN
-    | NetFeature.GUEST_UFO
+    NetFeature.GUEST_CSUM | NetFeature.GUEST_TSO4 | NetFeature.GUEST_TSO6 | NetFeature.GUEST_ECN | NetFeature.GUEST_UFO
 )
 
 
@@ -85,6 +81,23 @@ class ReceiveFilter:
         self.active = self.vlans is not None or not self.modes[NetCtrlRx.PROMISC]
         self.own = self.mac if self.vlans is None and not self.modes[NetCtrlRx.NOUNI] else b""
 
+    def describe(self) -> dict[str, Any]:
+        """`RxFilterInfo` of QEMU's schema, without the card's name."""
+        modes = self.modes
+        unicast = "none" if modes[NetCtrlRx.NOUNI] else "all" if modes[NetCtrlRx.ALLUNI] else "normal"
+        multicast = "none" if modes[NetCtrlRx.NOMULTI] else "all" if modes[NetCtrlRx.ALLMULTI] else "normal"
+        return {
+            "promiscuous": modes[NetCtrlRx.PROMISC],
+            "multicast": multicast,
+            "unicast": unicast,
+            "broadcast-allowed": not modes[NetCtrlRx.NOBCAST],
+            "multicast-overflow": self.multicast is None,
+            "unicast-overflow": self.unicast is None,
+            "main-mac": self.mac.hex(":"),
+            "unicast-table": sorted(address.hex(":") for address in self.unicast or ()),
+            "multicast-table": sorted(address.hex(":") for address in self.multicast or ()),
+        }
+
     def accepts(self, start: bytes) -> bool:
         """Whether a frame with these first 18 bytes (or all, when fewer) is for the guest."""
         modes = self.modes
@@ -105,12 +118,7 @@ class ReceiveFilter:
             return modes[NetCtrlRx.ALLMULTI] or self.multicast is None or destination in self.multicast
         if modes[NetCtrlRx.NOUNI]:
             return False
-        return (
-            modes[NetCtrlRx.ALLUNI]
-            or destination == self.mac
-            or self.unicast is None
-            or destination in self.unicast
-        )
+        return modes[NetCtrlRx.ALLUNI] or destination == self.mac or self.unicast is None or destination in self.unicast
 
 
 def _addresses(data: bytes | None) -> frozenset[bytes] | None:
@@ -173,8 +181,8 @@ def _dispatch(target: ControlTarget, kind: int, command: int, data: bytes, *, tr
             return False
         target.acknowledge_announce()
     elif kind == NetCtrlClass.MQ:
-        return command == NET_CTRL_MQ_VQ_PAIRS_SET and len(data) == 2 and target.set_pairs(
-            int.from_bytes(data, "little")
+        return (
+            command == NET_CTRL_MQ_VQ_PAIRS_SET and len(data) == 2 and target.set_pairs(int.from_bytes(data, "little"))
         )
     elif kind == NetCtrlClass.GUEST_OFFLOADS:
         bits = int.from_bytes(data, "little")

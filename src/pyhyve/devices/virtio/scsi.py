@@ -1,13 +1,15 @@
-"""The virtio SCSI host with one CD-ROM drive at target 0 (VIRTIO 1.2, 5.6)."""
+"""The virtio SCSI host with CD-ROM drives (VIRTIO 1.2, 5.6), each a target with one unit."""
 
 from __future__ import annotations
 
 import logging
 import struct
+import threading
+from contextlib import contextmanager
 from enum import IntEnum
 from typing import TYPE_CHECKING, ClassVar
 
-from pyhyve.backends.block import BlockError
+from pyhyve.backends.block import BlockError, BlockStatistics
 from pyhyve.devices.scsi.cdrom import Cdrom, Result, failure
 from pyhyve.devices.scsi.spec import SenseCode, SenseKey
 from pyhyve.devices.virtio.chain import VirtqueueError
@@ -15,7 +17,7 @@ from pyhyve.devices.virtio.device import VirtioDevice, Worker
 from pyhyve.devices.virtio.spec import DeviceType
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from pyhyve.backends.block import BlockBackend
     from pyhyve.devices.virtio.chain import DescriptorChain
@@ -31,8 +33,9 @@ _RESPONSE = struct.Struct("<IIHBB96s")
 _CONTROL_TYPE = struct.Struct("<I")
 _TASK_MANAGEMENT = 0
 _MAX_SECTORS = 0xFFFF
-_LUN_0 = (b"\x01\x00\x00\x00", b"\x01\x00\x40\x00")
-"""Target 0, unit 0, in the two ways of addressing it (5.6.6.1)."""
+_LUN_0 = (b"\x00\x00", b"\x40\x00")
+"""Unit 0, in the two ways of addressing it (5.6.6.1)."""
+MAX_TARGETS = 256
 
 
 class _Response(IntEnum):
@@ -42,31 +45,90 @@ class _Response(IntEnum):
     BAD_TARGET = 3
 
 
-class VirtioScsiCdrom(VirtioDevice):
-    """A CD-ROM drive on a SCSI host of its own. Owns the backend: `close` closes it."""
+class ScsiCdrom:
+    """A CD-ROM drive as a target, with what holds the disc's contents."""
 
-    device_type: ClassVar[DeviceType] = DeviceType.SCSI
-
-    def __init__(self, memory: GuestMemory, worker: Worker, backend: BlockBackend) -> None:
-        """Requests are served on `worker`, which may wait for the disc's file."""
-        super().__init__(memory, worker, offered=0, queue_sizes=_QUEUE_SIZES)
-        self._backend = backend
-        self._drive = Cdrom(backend.size_bytes)
+    def __init__(self, backend: BlockBackend | None) -> None:
+        """None: the drive is empty."""
+        self.drive = Cdrom(None if backend is None else backend.size_bytes)
+        self.disc = backend
+        self.statistics = BlockStatistics()
+        self._lock = threading.Lock()
 
     @property
     def backend(self) -> BlockBackend:
-        """What holds the disc's contents."""
-        return self._backend
+        """What holds the disc's contents. Raises ValueError while the drive is empty."""
+        if self.disc is None:
+            msg = "the drive is empty"
+            raise ValueError(msg)
+        return self.disc
+
+    @contextmanager
+    def drained(self) -> Iterator[None]:
+        """No request is under way inside the block."""
+        with self._lock:
+            yield
+
+    def use_backend(self, backend: BlockBackend) -> None:
+        """Read another disc from now on; only while drained."""
+        self.disc = backend
+        self.drive.insert(backend.size_bytes)
+
+    def remove_backend(self) -> None:
+        """The drive is empty from now on; only while drained."""
+        self.disc = None
+        self.drive.remove()
+
+    def resize(self) -> None:
+        """The disc's size changed."""
+        if self.disc is not None:
+            self.drive.insert(self.disc.size_bytes)
+
+    def execute(self, cdb: bytes) -> Result:
+        """Carry out a command; what is to be read is left to `read`."""
+        return self.drive.execute(cdb)
+
+    def read(self, views: Sequence[memoryview], offset: int, length: int) -> None:
+        """Fill `views` with bytes of the disc; past its file's end, to the block's, are zeroes. Raises BlockError."""
+        with self._lock:
+            disc = self.disc
+            there = 0 if disc is None else max(min(length, disc.size_bytes - offset), 0)
+            if disc is not None and there == length:
+                disc.read(views, offset)
+            else:
+                padded = bytearray(length)
+                if disc is not None and there:
+                    disc.read([memoryview(padded)[:there]], offset)
+                done = 0
+                for view in views:
+                    view[:] = padded[done : done + len(view)]
+                    done += len(view)
+            self.statistics.rd_operations += 1
+            self.statistics.rd_bytes += length
+
+
+class VirtioScsi(VirtioDevice):
+    """A SCSI host. Targets are added before the driver looks, or found by a new scan."""
+
+    device_type: ClassVar[DeviceType] = DeviceType.SCSI
+
+    def __init__(self, memory: GuestMemory, worker: Worker) -> None:
+        """Requests are served on `worker`, which may wait for the disc's file."""
+        super().__init__(memory, worker, offered=0, queue_sizes=_QUEUE_SIZES)
+        self.targets: dict[int, ScsiCdrom] = {}
 
     def config_space(self) -> bytes:
-        """`struct virtio_scsi_config` (5.6.4): one request queue, one target with one unit."""
+        """`struct virtio_scsi_config` (5.6.4): one request queue, targets with one unit each."""
         limits = struct.pack("<IIII", 1, 126, _MAX_SECTORS, 64)
-        return limits + struct.pack("<IIIHHI", 16, _SENSE_BYTES, _CDB_BYTES, 0, 0, 0)
+        last = max(self.targets, default=0)
+        return limits + struct.pack("<IIIHHI", 16, _SENSE_BYTES, _CDB_BYTES, 0, last, 0)
 
     def close(self) -> None:
-        """Stop and close the backend; idempotent."""
+        """Stop and close the discs; idempotent."""
         self.reset()
-        self._backend.close()
+        for target in self.targets.values():
+            if target.disc is not None:
+                target.disc.close()
 
     def handle_queue(self, index: int, ring: Virtqueue) -> None:
         """Answer requests; the event queue's buffers stay where they are, for nothing ever happens."""
@@ -88,14 +150,15 @@ class VirtioScsiCdrom(VirtioDevice):
             msg = f"SCSI request of {chain.readable_bytes} + {chain.writable_bytes} bytes"
             raise VirtqueueError(msg)
         lun, _, _, _, _, cdb = _REQUEST.unpack(head)
-        if lun[:4] not in _LUN_0:
+        target = self.targets.get(lun[1]) if lun[0] == 1 and lun[2:4] in _LUN_0 else None
+        if target is None:
             self._store(chain, 0, _RESPONSE.pack(0, 0, 0, 0, _Response.BAD_TARGET, b""))
             return _RESPONSE.size
-        result = self._drive.execute(cdb)
+        result = target.execute(cdb)
         done = 0
         if result.length:
             done = min(result.length, room)
-            result = self._read_disc(chain, result, done)
+            result = self._read_disc(chain, target, result, done)
             done = done if not result.sense else 0
         elif result.data:
             done = self._store(chain, _RESPONSE.size, result.data[:room])
@@ -104,18 +167,10 @@ class VirtioScsiCdrom(VirtioDevice):
         self._store(chain, 0, response)
         return _RESPONSE.size + done
 
-    def _read_disc(self, chain: DescriptorChain, result: Result, length: int) -> Result:
-        """Read into the buffers after the response; past the file's end, to the block's, are zeroes."""
-        views = [view for _, view in _window(chain, _RESPONSE.size, length)]
-        there = max(min(length, self._backend.size_bytes - result.offset), 0)
+    def _read_disc(self, chain: DescriptorChain, target: ScsiCdrom, result: Result, length: int) -> Result:
+        """Read into the buffers after the response."""
         try:
-            if there == length:
-                self._backend.read(views, result.offset)
-            else:
-                padded = bytearray(length)
-                if there:
-                    self._backend.read([memoryview(padded)[:there]], result.offset)
-                self._store(chain, _RESPONSE.size, bytes(padded))
+            target.read([view for _, view in _window(chain, _RESPONSE.size, length)], result.offset, length)
         except BlockError as error:
             _LOG.warning("CD-ROM: %s", error)
             return failure(SenseKey.MEDIUM_ERROR, SenseCode.UNRECOVERED_READ_ERROR)

@@ -38,9 +38,11 @@ class _Describer:
             entry: dict[str, Any] = {
                 "name": name,
                 "meta-type": "command",
-                "arg-type": self._object(command.arguments),
+                "arg-type": self._name(command.boxed) if command.boxed else self._object(command.arguments),
                 "ret-type": _EMPTY if command.returns is None else self._name(command.returns),
             }
+            if command.features:
+                entry["features"] = list(command.features)
             if command.allow_oob:
                 entry["allow-oob"] = True
             entries.append(entry)
@@ -95,6 +97,10 @@ class _Describer:
         if values is not None:
             members = [{"name": value} for value in values]
             return {"name": number, "meta-type": "enum", "members": members, "values": list(values)}
+        alternatives = self._schema.alternates.get(type_name)
+        if alternatives is not None:
+            kinds = [{"type": self._name(name)} for name in alternatives]
+            return {"name": number, "meta-type": "alternate", "members": kinds}
         struct = self._schema.structs[type_name]
         entry: dict[str, Any] = {"name": number, "meta-type": "object", "members": self._members(struct.members)}
         if struct.tag:

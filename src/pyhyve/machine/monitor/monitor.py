@@ -5,22 +5,27 @@ Commands run on the monitor's own thread: some wait for the machine to come to r
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
+from pyhyve.backends.chardev import NullChardev
 from pyhyve.backends.ioloop import IoLoop
-from pyhyve.machine.monitor.commands import MachineCommands, version_info
+from pyhyve.machine.monitor.commands import MachineCommands
 from pyhyve.machine.monitor.human_session import HumanSession
 from pyhyve.machine.monitor.server import MonitorServer, Terminal
 from pyhyve.machine.monitor.session import Greeting, Session, event_message
+from pyhyve.machine.monitor.versions import version_info
 from pyhyve.machine.notices import NoticeKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from pyhyve.machine.hardware.chardevs import NamedChardev
     from pyhyve.machine.machine import Machine
+    from pyhyve.machine.monitor.client import PassedDescriptors
     from pyhyve.machine.monitor.server import Listener
     from pyhyve.machine.notices import Notice
 
@@ -49,7 +54,7 @@ class Monitor:
     ) -> None:
         """Takes the listeners over, for programs and for people; the machine closes the monitor."""
         self._loop = IoLoop("monitor")
-        self._commands = MachineCommands(machine, self._chardevs)
+        self._commands = MachineCommands(machine)
         self._greeting = Greeting(version_info())
         self._servers = [MonitorServer(self._loop, listener, self._converse) for listener in listeners]
         self._servers += [MonitorServer(self._loop, listener, self._chat) for listener in people]
@@ -60,7 +65,9 @@ class Monitor:
             self._servers.append(self._terminal)
         self._started = False
         self._closed = threading.Event()
+        self._names = self._announce()
         machine.observers.append(self._observe)
+        self._commands.inventory.hardware.on_event = self._tell
         machine.parts.closers.insert(0, self.close)
 
     def start(self) -> None:
@@ -89,30 +96,41 @@ class Monitor:
             server.close()
         self._closed.set()
 
-    def _converse(self, send: Callable[[bytes], None]) -> Session:
-        return Session(self._commands, self._greeting, send)
+    def _announce(self) -> list[NamedChardev]:
+        """Show the monitor's own sockets among the character devices."""
+        chardevs = self._commands.inventory.hardware.chardevs
+        names = []
+        for server in self._servers:
+            label = "stdio" if server.listener is None else server.listener.label
+            shown = "stdio" if server.listener is None else server.listener.description
+            if chardevs.find(label) is None:
+                names.append(chardevs.adopt(label, "socket", NullChardev(), shown))
+                server.on_clients = functools.partial(_mark, names[-1])
+        return names
 
-    def _chat(self, send: Callable[[bytes], None]) -> HumanSession:
+    def _converse(self, send: Callable[[bytes], None], descriptors: PassedDescriptors) -> Session:
+        return Session(self._commands, self._greeting, send, descriptors)
+
+    def _chat(self, send: Callable[[bytes], None], descriptors: PassedDescriptors) -> HumanSession:
+        del descriptors
         return HumanSession(self._commands, version_info()["package"], send)
 
-    def _chardevs(self) -> list[dict[str, Any]]:
-        return [
-            {
-                "label": "stdio" if server.listener is None else server.listener.label,
-                "filename": "stdio" if server.listener is None else server.listener.description,
-                "frontend-open": server.has_clients,
-            }
-            for server in self._servers
-        ]
+    def _tell(self, name: str, data: dict[str, Any]) -> None:
+        """Something happened that is an event; any thread."""
+        message = event_message(name, data, time.time_ns() // 1000)
+        self._loop.call_soon(lambda: self._broadcast(message))
 
     def _observe(self, notice: Notice) -> None:
         """A change of the machine, on its control thread."""
         data = None if notice.data is None else dict(notice.data)
         if notice.kind in {NoticeKind.RESET, NoticeKind.SHUTDOWN}:
             data = {"guest": notice.cause.is_guest, "reason": str(notice.cause)}
-        message = event_message(notice.kind, data, time.time_ns() // 1000)
-        self._loop.call_soon(lambda: self._broadcast(message))
+        self._tell(notice.kind, data or {})
 
     def _broadcast(self, message: bytes) -> None:
         for server in self._servers:
             server.event(message)
+
+
+def _mark(entry: NamedChardev, has_clients: bool) -> None:  # noqa: FBT001 - the server's callback
+    entry.user = "monitor" if has_clients else ""

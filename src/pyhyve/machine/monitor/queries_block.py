@@ -1,90 +1,104 @@
-"""What `query-block` and `query-named-block-nodes` tell of a machine's disks."""
+"""What the queries of disks tell: `query-block`, `query-named-block-nodes`, `query-blockstats`."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from pyhyve.backends.block import ImageBlock
-
 if TYPE_CHECKING:
-    from pyhyve.image.contract import Image
-    from pyhyve.machine.inventory import Inventory, PluggedDisk
+    from pyhyve.backends.block import BlockStatistics
+    from pyhyve.image.contract import Image, SnapshotInfo
+    from pyhyve.machine.block.attach import Attachment
+    from pyhyve.machine.block.node import BlockNode
+    from pyhyve.machine.hardware.hardware import Hardware
 
 _NO_LIMITS = dict.fromkeys(("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"), 0)
+_NS = 1_000_000_000
+_NOTHING = {
+    "rd_bytes", "wr_bytes", "unmap_bytes", "rd_operations", "wr_operations", "flush_operations", "unmap_operations",
+    "rd_total_time_ns", "wr_total_time_ns", "flush_total_time_ns", "unmap_total_time_ns", "wr_highest_offset",
+    "rd_merged", "wr_merged", "unmap_merged", "failed_rd_operations", "failed_wr_operations",
+    "failed_flush_operations", "failed_unmap_operations", "invalid_rd_operations", "invalid_wr_operations",
+    "invalid_flush_operations", "invalid_unmap_operations",
+}  # fmt: skip
 
 
-def describe_drives(inventory: Inventory) -> list[dict[str, Any]]:
+def attachments(hardware: Hardware) -> list[Attachment]:
+    """The disks and drives of the machine."""
+    return [plugged.attachment for plugged in hardware.devices if plugged.attachment is not None]
+
+
+def describe_drives(hardware: Hardware) -> list[dict[str, Any]]:
     """`BlockInfo` of every disk."""
     drives = []
-    for index, disk in enumerate(inventory.disks):
-        config = disk.config
-        device = config.device_id
+    for attachment in attachments(hardware):
         drive: dict[str, Any] = {
-            "device": config.drive_id or ("" if config.node_name else f"virtio{index}"),
-            "qdev": f"/machine/peripheral/{device}/virtio-backend"
-            if device
-            else f"/machine/peripheral-anon/device[{index}]/virtio-backend",
+            "device": attachment.name,
+            "qdev": attachment.path
+            if not attachment.device_id or "/virtio-backend" in attachment.path
+            else attachment.device_id,
             "type": "unknown",
-            "removable": False,
-            "locked": False,
+            "removable": attachment.is_removable,
+            "locked": attachment.is_removable and attachment.cdrom.drive.is_locked,
             "io-status": "ok",
         }
-        image = image_of(disk)
-        if image is not None:
-            drive["inserted"] = _device_info(image, disk, index, flat=False)
+        if attachment.is_removable:
+            drive["tray_open"] = attachment.is_tray_open
+        if attachment.node is not None:
+            drive["inserted"] = describe_node(attachment.node, flat=False)
         drives.append(drive)
     return drives
 
 
-def describe_nodes(inventory: Inventory, *, flat: bool) -> list[dict[str, Any]]:
+def describe_nodes(hardware: Hardware, *, flat: bool) -> list[dict[str, Any]]:
     """`BlockDeviceInfo` of every node; `flat` leaves out the description of backing images."""
-    nodes = []
-    for index, disk in enumerate(inventory.disks):
-        image = image_of(disk)
-        if image is not None:
-            nodes.append(_device_info(image, disk, index, flat=flat))
-    return nodes
+    with hardware.blocks.lock:
+        return [describe_node(node, flat=flat) for node in hardware.blocks]
 
 
-def image_of(disk: PluggedDisk) -> Image | None:
-    """The image behind a disk."""
-    backend = disk.plugged.device.backend
-    return backend.image if isinstance(backend, ImageBlock) else None
-
-
-def _device_info(image: Image, disk: PluggedDisk, index: int, *, flat: bool) -> dict[str, Any]:
+def describe_node(node: BlockNode, *, flat: bool) -> dict[str, Any]:
+    """`BlockDeviceInfo` of a node."""
+    cache = node.options.get("cache") or (node.file.options.get("cache") if node.file is not None else None) or {}
     info: dict[str, Any] = {
-        "file": image.storage.filename,
-        "node-name": disk.config.node_name or f"#block{index:03d}",
-        "ro": image.readonly,
-        "drv": image.format_name,
-        "backing_file_depth": _depth(image),
+        "file": node.filename,
+        "node-name": node.name,
+        "ro": node.readonly if node.image is None else node.image.readonly,
+        "drv": node.driver,
+        "backing_file_depth": sum(1 for _ in node.chain()) - 1,
         "encrypted": False,
         "detect_zeroes": "off",
         **_NO_LIMITS,
-        "image": _image_info(image, flat=flat),
-        "cache": {"writeback": True, "direct": False, "no-flush": False},
+        "image": _image_info(node, flat=flat),
+        "cache": {
+            "writeback": True,
+            "direct": bool(cache.get("direct", False)),
+            "no-flush": bool(cache.get("no-flush", False)),
+        },
         "write_threshold": 0,
     }
-    below = image.backing_reference
-    if below is not None:
-        info["backing_file"] = below.filename
+    if node.backing is not None:
+        info["backing_file"] = node.backing.filename
     return info
 
 
-def _depth(image: Image) -> int:
-    depth = 0
-    below = image.backing
-    while below is not None:
-        depth += 1
-        below = below.backing
-    return depth
-
-
-def _image_info(image: Image, *, flat: bool) -> dict[str, Any]:
-    info: dict[str, Any] = {
-        "filename": image.storage.filename,
-        "format": image.format_name,
+def _image_info(node: BlockNode, *, flat: bool) -> dict[str, Any]:
+    image = node.image
+    if image is None or node.is_protocol:
+        storage = node.storage
+        size = 0 if storage is None else storage.size_bytes
+        info: dict[str, Any] = {
+            "filename": node.filename,
+            "format": node.driver,
+            "virtual-size": size,
+            "dirty-flag": False,
+        }
+        used = None if storage is None else storage.disk_usage_bytes()
+        if used is not None:
+            info["actual-size"] = used
+        return info
+    info = {
+        "filename": node.filename,
+        "format": node.driver,
         "virtual-size": image.size_bytes,
         "dirty-flag": bool(image.dirty),
     }
@@ -93,13 +107,79 @@ def _image_info(image: Image, *, flat: bool) -> dict[str, Any]:
         info["actual-size"] = used
     if image.cluster_size_bytes:
         info["cluster-size"] = image.cluster_size_bytes
+    snapshots = image.snapshots()
+    if snapshots:
+        info["snapshots"] = [snapshot_info(entry) for entry in snapshots]
+    info |= _backing_info(node, image, flat=flat)
+    return info
+
+
+def _backing_info(node: BlockNode, image: Image, *, flat: bool) -> dict[str, Any]:
+    info: dict[str, Any] = {}
     reference = image.backing_reference
     if reference is not None:
         info["backing-filename"] = reference.filename
         if reference.format_name:
             info["backing-filename-format"] = reference.format_name
-    if image.backing is not None:
-        info["full-backing-filename"] = image.backing.storage.filename
+    if node.backing is not None:
+        info["full-backing-filename"] = node.backing.filename
         if not flat:
-            info["backing-image"] = _image_info(image.backing, flat=False)
+            info["backing-image"] = _image_info(node.backing, flat=False)
     return info
+
+
+def snapshot_info(entry: SnapshotInfo) -> dict[str, Any]:
+    """`SnapshotInfo` of an internal snapshot."""
+    return {
+        "id": entry.id,
+        "name": entry.name,
+        "vm-state-size": entry.vm_state_size_bytes,
+        "date-sec": entry.date_s,
+        "date-nsec": entry.date_ns,
+        "vm-clock-sec": entry.vm_clock_ns // _NS,
+        "vm-clock-nsec": entry.vm_clock_ns % _NS,
+        **({} if entry.icount is None else {"icount": entry.icount}),
+    }
+
+
+def describe_statistics(hardware: Hardware, *, nodes: bool) -> list[dict[str, Any]]:
+    """`BlockStats` of every disk, or of every node."""
+    if nodes:
+        by_node = {
+            id(attachment.node): attachment.device.statistics
+            for attachment in attachments(hardware)
+            if attachment.node is not None
+        }
+        return [{"node-name": node.name, "stats": _statistics(by_node.get(id(node)))} for node in hardware.blocks]
+    found = []
+    for attachment in attachments(hardware):
+        entry: dict[str, Any] = {"device": attachment.name, "qdev": attachment.path}
+        entry["stats"] = _statistics(attachment.device.statistics)
+        node = attachment.node
+        if node is not None:
+            entry["node-name"] = node.name
+            entry |= _below(node)
+        found.append(entry)
+    return found
+
+
+def _below(node: BlockNode) -> dict[str, Any]:
+    """Entries of the nodes below: nothing is counted there."""
+    found: dict[str, Any] = {}
+    if node.file is not None:
+        found["parent"] = {"node-name": node.file.name, "stats": _statistics(None)}
+    if node.backing is not None:
+        found["backing"] = {
+            "node-name": node.backing.name,
+            "stats": _statistics(None),
+            **_below(node.backing),
+        }
+    return found
+
+
+def _statistics(counted: BlockStatistics | None) -> dict[str, Any]:
+    values: dict[str, Any] = dict.fromkeys(sorted(_NOTHING), 0)
+    if counted is not None:
+        values |= asdict(counted)
+    values |= {"account_invalid": True, "account_failed": True}
+    return values

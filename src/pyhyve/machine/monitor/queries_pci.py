@@ -32,8 +32,7 @@ _UNMAPPED = -1
 
 def describe_bus(inventory: Inventory) -> list[dict[str, Any]]:
     """`PciBusInfo` of bus 0; with the machine lock held."""
-    ids: dict[int, str] = {id(disk.plugged.function): disk.config.device_id for disk in inventory.disks}
-    ids |= {id(net.plugged.function): net.config.device_id for net in inventory.nets}
+    ids = {id(plugged.function): plugged.name for plugged in inventory.hardware.devices if plugged.function is not None}
     return [{"bus": 0, "devices": [_device_info(device, ids.get(id(device), "")) for device in inventory.pci]}]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pyhyve.backends.chardev import remove_stale_socket, write_all
 from pyhyve.backends.ioloop import HANGUP, READABLE, WRITABLE
+from pyhyve.machine.monitor.client import PassedDescriptors
 from pyhyve.support.errors import InputError, UserError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 MAX_CLIENTS = 16
+_MAX_DESCRIPTORS = 16
 _READ_SIZE_BYTES = 2048
 """Small, so that the answers to one read's requests stay far below `_MAX_PENDING_BYTES`."""
 _BUSY_BYTES = 1 << 16
@@ -159,7 +161,8 @@ class _Client:
         self._pending = bytearray()
         self._open = True
         self._events = READABLE
-        self.conversation: Conversation = server.converse(self.send)
+        self._descriptors = PassedDescriptors()
+        self.conversation: Conversation = server.converse(self.send, self._descriptors)
         if self._open:
             self._watch()
 
@@ -185,6 +188,7 @@ class _Client:
         self._open = False
         self._server.loop.unwatch(self._connection.fileno())
         self._connection.close()
+        self._descriptors.close()
         self._server.forget(self)
 
     def _watch(self) -> None:
@@ -214,9 +218,19 @@ class _Client:
         if self._open:
             self._watch()
 
+    def _receive(self) -> bytes:
+        """What has arrived; descriptors that came with it are kept for the command that takes them."""
+        connection = self._connection
+        if not isinstance(connection, socket.socket) or connection.family != socket.AF_UNIX:
+            return connection.recv(_READ_SIZE_BYTES)
+        data, fds, _, _ = socket.recv_fds(connection, _READ_SIZE_BYTES, _MAX_DESCRIPTORS)
+        if fds:
+            self._descriptors.add(fds)
+        return data
+
     def _read(self) -> None:
         try:
-            data = self._connection.recv(_READ_SIZE_BYTES)
+            data = self._receive()
         except BlockingIOError:
             return
         except OSError:
@@ -234,9 +248,14 @@ class MonitorServer:
     """
 
     def __init__(
-        self, loop: IoLoop, listener: Listener | None, converse: Callable[[Callable[[bytes], None]], Conversation]
+        self,
+        loop: IoLoop,
+        listener: Listener | None,
+        converse: Callable[[Callable[[bytes], None], PassedDescriptors], Conversation],
     ) -> None:
-        """`converse(send)` begins the conversation with a new client."""
+        """`converse(send, descriptors)` begins the conversation with a new client."""
+        self.on_clients: Callable[[bool], None] | None = None
+        """Called with whether anybody is connected, when that changes."""
         self.loop = loop
         self.listener = listener
         self.converse = converse
@@ -269,6 +288,8 @@ class MonitorServer:
         """A client is gone."""
         if client in self._clients:
             self._clients.remove(client)
+            if not self._clients and self.on_clients is not None:
+                self.on_clients(False)  # noqa: FBT003 - the hook's one argument
 
     def _accept(self) -> None:
         if self.listener is None:
@@ -288,3 +309,5 @@ class MonitorServer:
         client = _Client(self, connection)
         if client.is_open:
             self._clients.append(client)
+            if self.on_clients is not None:
+                self.on_clients(True)  # noqa: FBT003 - the hook's one argument

@@ -7,13 +7,15 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pyhyve.machine.monitor import client
 from pyhyve.machine.monitor.errors import ErrorClass, QmpError
 from pyhyve.machine.monitor.framing import JsonStream
-from pyhyve.machine.monitor.validation import check_arguments
+from pyhyve.machine.monitor.validation import check_arguments, check_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from pyhyve.machine.monitor.client import PassedDescriptors
     from pyhyve.machine.monitor.types import Schema
 
 _LOG = logging.getLogger(__name__)
@@ -65,8 +67,15 @@ class Session:
     simply the next.
     """
 
-    def __init__(self, dispatcher: Dispatcher, greeting: Greeting, send: Callable[[bytes], None]) -> None:
-        """Sends the greeting."""
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        greeting: Greeting,
+        send: Callable[[bytes], None],
+        descriptors: PassedDescriptors | None = None,
+    ) -> None:
+        """Sends the greeting. `descriptors` are those that the client passes along."""
+        self._descriptors = descriptors
         self._dispatcher = dispatcher
         self._send = send
         self._stream = JsonStream()
@@ -76,6 +85,7 @@ class Session:
 
     def receive(self, data: bytes) -> None:
         """Take bytes from the client and answer every request they complete."""
+        client.serve(self._descriptors)
         for value in self._stream.feed(data):
             reply: dict[str, Any] = {}
             try:
@@ -116,7 +126,7 @@ class Session:
         if name == _NEGOTIATE:
             msg = "Capabilities negotiation is already complete, command ignored"
             raise QmpError(msg, ErrorClass.COMMAND_NOT_FOUND)
-        check_arguments(schema, command.arguments, arguments)
+        check_command(schema, command, arguments)
         return self._dispatcher.execute(name, arguments)
 
     def _take_apart(self, request: object) -> tuple[str, dict[str, Any], bool]:

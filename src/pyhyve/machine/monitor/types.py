@@ -7,8 +7,9 @@ QEMU's schema files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+
+from pyhyve.support.records import dataclass, field
 
 TypeName = str | list[str]
 """A type, or an array of it."""
@@ -21,6 +22,7 @@ BUILTINS: dict[str, str] = {
     "number": "number",
     "bool": "boolean",
     "any": "value",
+    "null": "null",
 }
 """Built-in types, and the JSON type that introspection gives for them."""
 BUILTIN_NAMES = {"size": "int"}
@@ -44,6 +46,11 @@ class Command:
     returns: TypeName | None = None
     allow_oob: bool = False
     """May run out of band."""
+    boxed: str = ""
+    """A struct that describes the arguments instead."""
+    is_open: bool = False
+    """Whether there are further arguments, which the command checks itself."""
+    features: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +61,34 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Schema:
-    """All types, commands and events."""
+class Part:
+    """Types, commands and events of one area; `alternates` are types told apart by their JSON type."""
 
     enums: Mapping[str, tuple[str, ...]]
     structs: Mapping[str, Struct]
     commands: Mapping[str, Command]
     events: Mapping[str, Event]
+    alternates: Mapping[str, tuple[TypeName, ...]] = field(default_factory=dict)
+
+
+class Schema(Part):
+    """All areas together: every type that is named exists."""
+
+
+def merge(parts: Iterable[Part]) -> Schema:
+    """One schema of all `parts`."""
+    enums: dict[str, tuple[str, ...]] = {}
+    structs: dict[str, Struct] = {}
+    commands: dict[str, Command] = {}
+    events: dict[str, Event] = {}
+    alternates: dict[str, tuple[TypeName, ...]] = {}
+    for part in parts:
+        enums.update(part.enums)
+        structs.update(part.structs)
+        commands.update(part.commands)
+        events.update(part.events)
+        alternates.update(part.alternates)
+    return Schema(enums, structs, commands, events, alternates)
 
 
 def member_name(name: str) -> tuple[str, bool]:

@@ -8,7 +8,7 @@ from pyhyve.machine.monitor.errors import QmpError
 from pyhyve.machine.monitor.types import member_name
 
 if TYPE_CHECKING:
-    from pyhyve.machine.monitor.types import Members, Schema, TypeName
+    from pyhyve.machine.monitor.types import Command, Members, Schema, TypeName
 
 _PYTHON_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "str": ((str,), "string"),
@@ -20,10 +20,24 @@ _PYTHON_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
 _INT_MAX = (1 << 63) - 1
 
 
-def check_arguments(schema: Schema, members: Members, arguments: dict[str, Any]) -> None:
-    """Raise QmpError unless `arguments` are what `members` describe."""
+def check_command(schema: Schema, command: Command, arguments: dict[str, Any]) -> None:
+    """Raise QmpError unless `arguments` are what `command` takes."""
+    if command.boxed:
+        _check_struct(schema, command.boxed, arguments, "")
+    else:
+        check_arguments(schema, command.arguments, arguments, is_open=command.is_open)
+
+
+def check_arguments(schema: Schema, members: Members, arguments: dict[str, Any], *, is_open: bool = False) -> None:
+    """Raise QmpError unless `arguments` are what `members` describe; an open set may hold others."""
     _check_members(schema, members, arguments, "")
-    _refuse_unknown(members, arguments, "")
+    if not is_open:
+        _refuse_unknown(members, arguments, "")
+
+
+def check_struct(schema: Schema, name: str, value: dict[str, Any], path: str = "") -> None:
+    """Raise QmpError unless `value` is a `name` of the schema; `path` is what comes before its members' names."""
+    _check_struct(schema, name, value, path)
 
 
 def _check_members(schema: Schema, members: Members, value: dict[str, Any], path: str) -> None:
@@ -62,13 +76,39 @@ def _check_value(schema: Schema, type_name: TypeName, value: object, path: str) 
         if not isinstance(value, dict):
             raise _wrong_type(path, "object")
         _check_struct(schema, type_name, value, f"{path}.")
+    elif type_name in schema.alternates:
+        _check_alternate(schema, type_name, value, path)
+    elif type_name == "null" and value is not None:
+        raise _wrong_type(path, "null")
+
+
+def _check_alternate(schema: Schema, type_name: str, value: object, path: str) -> None:
+    """The alternative whose JSON type is that of `value`."""
+    for alternative in schema.alternates[type_name]:
+        if _accepts(schema, alternative, value):
+            _check_value(schema, alternative, value, path)
+            return
+    raise _wrong_type(path, type_name)
+
+
+def _accepts(schema: Schema, type_name: TypeName, value: object) -> bool:
+    if isinstance(type_name, list):
+        return isinstance(value, list)
+    if type_name in schema.structs:
+        return isinstance(value, dict)
+    if type_name == "null":
+        return value is None
+    if type_name in _PYTHON_TYPES:
+        return isinstance(value, _PYTHON_TYPES[type_name][0]) and isinstance(value, bool) == (type_name == "bool")
+    return type_name in schema.enums and isinstance(value, str)
 
 
 def _check_struct(schema: Schema, type_name: str, value: dict[str, Any], path: str) -> None:
     struct = schema.structs[type_name]
     members = dict(struct.members)
     _check_members(schema, struct.members, value, path)
-    variant = struct.variants.get(value.get(struct.tag, "")) if struct.tag else None
+    tag = value.get(struct.tag) if struct.tag else None
+    variant = struct.variants.get(tag) if isinstance(tag, str) else None
     if variant is not None:
         further = schema.structs[variant].members
         _check_members(schema, further, value, path)

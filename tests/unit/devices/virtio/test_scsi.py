@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pyhyve.backends.block import BlockError
 from pyhyve.devices.scsi.cdrom import BLOCK_BYTES, Cdrom
 from pyhyve.devices.scsi.spec import Command
-from pyhyve.devices.virtio.scsi import VirtioScsiCdrom
+from pyhyve.devices.virtio.scsi import ScsiCdrom, VirtioScsi
 from pyhyve.devices.virtio.spec import Status
 from pyhyve.testing.virtio_driver import Segment, VirtioDriver
 from pyhyve.testing.virtio_driver_transport import MiniMachine
@@ -54,7 +54,8 @@ class Drive:
     def __init__(self) -> None:
         self.machine = MiniMachine()
         self.disc = Disc()
-        self.device = VirtioScsiCdrom(self.machine.memory, self.machine.loop, self.disc)  # type: ignore[arg-type]
+        self.device = VirtioScsi(self.machine.memory, self.machine.loop)
+        self.device.targets[0] = ScsiCdrom(self.disc)  # type: ignore[arg-type] # a mock
         self.transport = self.machine.plug_pci(self.device)
         self.driver = VirtioDriver(self.transport, self.machine.allocator)
         self.driver.start()

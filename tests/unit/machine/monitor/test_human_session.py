@@ -45,7 +45,7 @@ def talk(machine: Machine, *pieces: bytes) -> str:
     from pyhyve.machine.monitor.commands import MachineCommands
 
     sent = bytearray()
-    session = HumanSession(MachineCommands(machine, list), "test", sent.extend)
+    session = HumanSession(MachineCommands(machine), "test", sent.extend)
     for piece in pieces:
         session.receive(piece)
     session.event(b"nobody sees this")

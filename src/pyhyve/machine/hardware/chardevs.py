@@ -1,0 +1,268 @@
+"""Character devices by name: `-chardev`, `chardev-add` and their like."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyhyve.backends.chardev import ChardevError, NullChardev, remove_stale_socket
+from pyhyve.backends.chardev_descriptors import (
+    LoggedChardev,
+    PtyChardev,
+    RingChardev,
+    StreamChardev,
+    SwitchedChardev,
+)
+from pyhyve.backends.chardev_socket import SocketChardev
+from pyhyve.backends.chardev_stdio import StdioChardev
+from pyhyve.machine.block.errors import ChangeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from pyhyve.backends.chardev import Chardev
+    from pyhyve.machine.hardware.descriptors import Descriptors
+
+KINDS = ("null", "file", "pipe", "pty", "ringbuf", "socket", "stdio")
+DEFAULT_RING_BYTES = 65536
+_BACKLOG = 1
+
+
+@dataclass(slots=True, eq=False)
+class NamedChardev:
+    """A character device with a name. `user` says what uses it."""
+
+    label: str
+    kind: str
+    chardev: SwitchedChardev
+    description: str
+    user: str = ""
+    options: Mapping[str, Any] | None = None
+    """The `ChardevBackend` it was opened with; None when it was opened elsewhere."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a device uses it (`frontend-open`)."""
+        return bool(self.user)
+
+
+class ChardevSet:
+    """All named character devices of one machine."""
+
+    def __init__(self, descriptors: Descriptors, quit_requested: Callable[[], None]) -> None:
+        """`quit_requested` is called when people leave through the terminal (Ctrl-A x)."""
+        self._descriptors = descriptors
+        self._quit_requested = quit_requested
+        self._entries: dict[str, NamedChardev] = {}
+
+    def __iter__(self) -> Iterator[NamedChardev]:
+        return iter(list(self._entries.values()))
+
+    def find(self, label: str) -> NamedChardev | None:
+        """The device called `label`."""
+        return self._entries.get(label)
+
+    def need(self, label: str) -> NamedChardev:
+        """The device called `label`. Raises ChangeError."""
+        entry = self._entries.get(label)
+        if entry is None:
+            msg = f"Chardev '{label}' not found"
+            raise ChangeError(msg)
+        return entry
+
+    def add(self, label: str, backend: Mapping[str, Any]) -> NamedChardev:
+        """Open the device that `backend` (a checked `ChardevBackend`) describes. Raises ChangeError."""
+        if not label or not label[0].isalpha() or not all(c.isalnum() or c in "-._" for c in label):
+            msg = "Parameter 'id' expects an identifier"
+            raise ChangeError(msg)
+        if label in self._entries:
+            msg = f"Chardev with id '{label}' already exists"
+            raise ChangeError(msg)
+        chardev, description = self.open(label, backend)
+        entry = NamedChardev(label, str(backend["type"]), SwitchedChardev(chardev), description, options=backend)
+        self._entries[label] = entry
+        return entry
+
+    def adopt(self, label: str, kind: str, chardev: Chardev, description: str) -> NamedChardev:
+        """Name a device that is open already."""
+        entry = NamedChardev(label, kind, SwitchedChardev(chardev), description)
+        self._entries[label] = entry
+        return entry
+
+    def change(self, label: str, backend: Mapping[str, Any]) -> NamedChardev:
+        """Put another device behind a name that is in use. Raises ChangeError."""
+        entry = self.need(label)
+        chardev, description = self.open(label, backend)
+        entry.chardev.switch(chardev)
+        entry.kind, entry.description, entry.options = str(backend["type"]), description, backend
+        return entry
+
+    def remove(self, label: str) -> None:
+        """Close it. Raises ChangeError while a device uses it."""
+        entry = self.need(label)
+        if entry.user:
+            msg = f"Chardev '{label}' is busy"
+            raise ChangeError(msg)
+        del self._entries[label]
+        entry.chardev.release()
+
+    def claim(self, label: str, user: str) -> NamedChardev:
+        """Have `user` use it. Raises ChangeError when it does not exist or is taken."""
+        entry = self._entries.get(label)
+        if entry is None:
+            msg = f"Property '{user}.chardev' can't find value '{label}'"
+            raise ChangeError(msg)
+        if entry.user:
+            msg = f"Property '{user}.chardev' can't take value '{label}', it's in use"
+            raise ChangeError(msg)
+        entry.user = user
+        return entry
+
+    def release(self, label: str) -> None:
+        """Nobody uses it any more."""
+        entry = self._entries.get(label)
+        if entry is not None:
+            entry.user = ""
+            entry.chardev.close()
+
+    def close(self) -> None:
+        """Close all."""
+        for entry in self._entries.values():
+            entry.chardev.release()
+        self._entries.clear()
+
+    # -- opening ------------------------------------------------------------------------------------------------------
+
+    def open(self, label: str, backend: Mapping[str, Any]) -> tuple[Chardev, str]:
+        """A device and what a monitor shows of it. Raises ChangeError."""
+        data: Mapping[str, Any] = backend.get("data", {})
+        try:
+            chardev, description = self._open(label, str(backend["type"]), data)
+            if "logfile" in data:
+                flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if data.get("logappend") else os.O_TRUNC)
+                chardev = LoggedChardev(chardev, self._open_file(str(data["logfile"]), flags))
+        except ChardevError as error:
+            raise ChangeError(str(error)) from error
+        except OSError as error:
+            msg = f"Failed to open chardev '{label}': {error.strerror or error}"
+            raise ChangeError(msg) from error
+        return chardev, description
+
+    def _open(self, label: str, kind: str, data: Mapping[str, Any]) -> tuple[Chardev, str]:
+        match kind:
+            case "null":
+                return NullChardev(), "null"
+            case "stdio":
+                return StdioChardev(self._quit_requested), "stdio"
+            case "pty":
+                pty = PtyChardev()
+                return pty, f"pty:{pty.name}"
+            case "ringbuf":
+                return RingChardev(int(data.get("size", DEFAULT_RING_BYTES))), "ringbuf"
+            case "file":
+                flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if data.get("append") else os.O_TRUNC)
+                output = self._open_file(str(data["out"]), flags)
+                source = self._open_file(str(data["in"]), os.O_RDONLY) if "in" in data else None
+                return StreamChardev(output, source), "file"
+            case "pipe":
+                return self._open_pipe(str(data["device"])), "pipe"
+            case "socket":
+                return self._open_socket(label, data)
+            case _:
+                msg = f"'{kind}' is not a valid char driver name"
+                raise ChangeError(msg)
+
+    def _open_file(self, path: str, flags: int) -> int:
+        """Open a path; `/dev/fdset/N` is a descriptor that was passed."""
+        fd = self._descriptors.open_set(path, flags)
+        if fd is not None:
+            return fd
+        return os.open(path, flags | os.O_CLOEXEC, 0o666)
+
+    @staticmethod
+    def _open_pipe(device: str) -> StreamChardev:
+        """Two named pipes, `.in` and `.out`, or one for both."""
+        if Path(f"{device}.in").exists() and Path(f"{device}.out").exists():
+            source = os.open(f"{device}.in", os.O_RDWR | os.O_CLOEXEC)
+            return StreamChardev(os.open(f"{device}.out", os.O_RDWR | os.O_CLOEXEC), source)
+        fd = os.open(device, os.O_RDWR | os.O_CLOEXEC)
+        return StreamChardev(fd, os.dup(fd))
+
+    def _open_socket(self, label: str, data: Mapping[str, Any]) -> tuple[Chardev, str]:
+        is_server = bool(data.get("server", True))
+        if is_server and data.get("wait", False):
+            msg = f"chardev {label}: waiting for a client is not supported: add wait=off"
+            raise ChangeError(msg)
+        address = flat_address(data["addr"])
+        match address["type"]:
+            case "fd":
+                return self._open_passed(str(address["str"]), is_server=is_server)
+            case "unix":
+                path = str(address["path"])
+                if is_server:
+                    return _listen_unix(path)
+                peer = socket.socket(socket.AF_UNIX)
+                try:
+                    peer.connect(path)
+                except OSError:
+                    peer.close()
+                    raise
+                return SocketChardev(f"unix:{path}", peer=peer), f"unix:{path}"
+            case "inet":
+                host, port = str(address["host"]), str(address["port"])
+                return _open_tcp(host, port, is_server=is_server)
+            case kind:
+                msg = f"chardev {label}: sockets of type {kind} are not supported (use unix, inet or fd)"
+                raise ChangeError(msg)
+
+    def _open_passed(self, name: str, *, is_server: bool) -> tuple[Chardev, str]:
+        passed = socket.socket(fileno=self._descriptors.take(name))
+        passed.set_inheritable(False)
+        shown = passed.getsockname()
+        where = f"unix:{shown}" if isinstance(shown, str) and shown else f"fd:{name}"
+        if is_server:
+            description = f"{where},server=on"
+            return SocketChardev(description, listener=passed), description
+        return SocketChardev(where, peer=passed), where
+
+
+def flat_address(address: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`SocketAddressLegacy` (members under `data`) as a `SocketAddress`; that passes as it is."""
+    data = address.get("data")
+    return {"type": address["type"], **data} if isinstance(data, dict) else address
+
+
+def _listen_unix(path: str) -> tuple[Chardev, str]:
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        remove_stale_socket(Path(path))
+        listener.bind(path)
+        listener.listen(_BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    description = f"unix:{path},server=on"
+    return SocketChardev(description, listener=listener, path=Path(path)), description
+
+
+def _open_tcp(host: str, port: str, *, is_server: bool) -> tuple[Chardev, str]:
+    family, kind, protocol, _, where = socket.getaddrinfo(
+        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE if is_server else 0
+    )[0]
+    opened = socket.socket(family, kind, protocol)
+    try:
+        if not is_server:
+            opened.connect(where)
+            return SocketChardev(f"tcp:{host}:{port}", peer=opened), f"tcp:{host}:{port}"
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.bind(where)
+        opened.listen(_BACKLOG)
+    except OSError:
+        opened.close()
+        raise
+    name = opened.getsockname()
+    description = f"tcp:{name[0]}:{name[1]},server=on"
+    return SocketChardev(description, listener=opened), description

@@ -1,0 +1,198 @@
+"""The devices of one machine: plugged in from the command line or while it runs, and taken out again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pyhyve.machine.block.errors import ChangeError, ChangeKind
+from pyhyve.machine.hardware import realize
+from pyhyve.machine.hardware.models import check_properties, find_model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from pyhyve.devices.pci.device import PciDevice
+    from pyhyve.machine.block.attach import Attachment
+    from pyhyve.machine.hardware.hardware import Hardware
+    from pyhyve.machine.hardware.models import Model
+
+PERIPHERAL = "/machine/peripheral"
+PERIPHERAL_ANON = "/machine/peripheral-anon"
+
+
+@dataclass(slots=True, eq=False)
+class PluggedDevice:
+    """A device in its place. `undo` are the steps that take it out again, the last first."""
+
+    model: Model
+    name: str
+    path: str
+    bus: str
+    values: dict[str, Any]
+    function: PciDevice | None = None
+    device: Any = None
+    attachment: Attachment | None = None
+    undo: list[Callable[[], None]] = field(default_factory=list)
+    hotplugged: bool = False
+    is_requested: bool = False
+    """Whether a `-device` or a `device_add` asked for it, not another option."""
+    unplug_requested: bool = False
+
+    @property
+    def provided_bus(self) -> str:
+        """Name of the bus it brings along; empty without one."""
+        return f"{self.name}.0" if self.model.provides and self.name else ""
+
+    def take_out(self) -> None:
+        """Undo everything; idempotent."""
+        while self.undo:
+            self.undo.pop()()
+
+
+class DeviceTree:
+    """All devices, in the order in which they were plugged in."""
+
+    def __init__(self, hardware: Hardware) -> None:
+        self._hardware = hardware
+        self._devices: list[PluggedDevice] = []
+        self._anonymous = 0
+        self.on_deleted: Callable[[PluggedDevice], None] | None = None
+        """Called when a device is gone; any thread."""
+
+    def __iter__(self) -> Iterator[PluggedDevice]:
+        return iter(list(self._devices))
+
+    def find(self, name: str) -> PluggedDevice | None:
+        """The device with this id, or at this place in the QOM tree."""
+        for plugged in self._devices:
+            if name and name in {plugged.name, plugged.path}:
+                return plugged
+        return None
+
+    def add_all(self, requests: Sequence[Mapping[str, Any]]) -> None:
+        """Plug in what the command line asks for. Raises ChangeError.
+
+        Ports of a serial bus come with the bus itself: a driver learns of both together.
+        """
+        for request in requests:
+            self.add(request).is_requested = True
+
+    def add(self, request: Mapping[str, Any], *, hotplugged: bool = False) -> PluggedDevice:
+        """Plug in one device. Raises ChangeError; then nothing changed."""
+        driver = request.get("driver")
+        if not isinstance(driver, str):
+            msg = "Parameter 'driver' is missing"
+            raise ChangeError(msg)
+        model = find_model(driver)
+        name = str(request.get("id") or "")
+        if name and (not name[0].isalpha() or not all(c.isalnum() or c in "-._" for c in name)):
+            msg = "Parameter 'id' expects an identifier"
+            raise ChangeError(msg)
+        if name and self.find(name) is not None:
+            msg = f"Duplicate device ID '{name}'"
+            raise ChangeError(msg)
+        bus = self._choose_bus(model, request)
+        if hotplugged and not model.hotpluggable:
+            msg = f"Device '{model.name}' does not support hotplugging"
+            raise ChangeError(msg)
+        values = check_properties(model, request)
+        path = f"{PERIPHERAL}/{name}"
+        if not name:
+            path = f"{PERIPHERAL_ANON}/device[{self._anonymous}]"
+        plugged = PluggedDevice(model, name, path, bus, values, hotplugged=hotplugged)
+        try:
+            realize.REALIZERS[model.name](self._hardware, plugged)
+        except BaseException:
+            plugged.take_out()
+            raise
+        if not name:
+            self._anonymous += 1
+        plugged.is_requested = hotplugged
+        self._devices.append(plugged)
+        return plugged
+
+    def _choose_bus(self, model: Model, request: Mapping[str, Any]) -> str:
+        wanted = request.get("bus")
+        if wanted is None:
+            for bus, kind in self.buses():
+                if kind == model.bus:
+                    return bus
+            msg = f"No '{model.bus}' bus found for device '{model.name}'"
+            raise ChangeError(msg)
+        for bus, kind in self.buses():
+            if bus == wanted:
+                if kind == model.bus:
+                    return bus
+                msg = f"Device '{model.name}' can't go on {kind} bus"
+                raise ChangeError(msg)
+        msg = f"Bus '{wanted}' not found"
+        raise ChangeError(msg)
+
+    def buses(self) -> Iterator[tuple[str, str]]:
+        """Name and kind of every bus."""
+        yield self._hardware.pci_bus_name, "PCI"
+        yield "isa.0", "ISA"
+        for plugged in self._devices:
+            if plugged.model.provides:
+                yield plugged.provided_bus or f"{plugged.model.alias}.0", plugged.model.provides
+
+    def owner_of(self, bus: str) -> PluggedDevice:
+        """The device that brought `bus` along. Raises ChangeError."""
+        for plugged in self._devices:
+            if plugged.model.provides and bus in {plugged.provided_bus, f"{plugged.model.alias}.0"}:
+                return plugged
+        msg = f"Bus '{bus}' not found"
+        raise ChangeError(msg)
+
+    def need(self, name: str) -> PluggedDevice:
+        """As `find`. Raises ChangeError when there is none."""
+        plugged = self.find(name)
+        if plugged is None:
+            msg = f"Device '{name}' not found"
+            raise ChangeError(msg, ChangeKind.NOT_FOUND)
+        return plugged
+
+    def request_unplug(self, name: str) -> None:
+        """`device_del`: the guest is asked to let a PCI device go; others go at once. Raises ChangeError."""
+        plugged = self.need(name)
+        if not plugged.model.hotpluggable:
+            msg = f"Device '{plugged.model.name}' does not support hotplugging"
+            raise ChangeError(msg)
+        if plugged.function is not None:
+            if plugged.function.function or self._siblings(plugged):
+                msg = f"Device {name} shares its slot with others and cannot be unplugged"
+                raise ChangeError(msg)
+            if plugged.unplug_requested:
+                msg = f"Device {name} is already in the process of unplug"
+                raise ChangeError(msg)
+            plugged.unplug_requested = True
+            self._hardware.ask_guest_to_eject(plugged)
+        else:
+            self.remove(plugged)
+
+    def _siblings(self, plugged: PluggedDevice) -> bool:
+        function = plugged.function
+        return function is not None and any(
+            other is not plugged and other.function is not None and other.function.slot == function.slot
+            for other in self._devices
+        )
+
+    def remove(self, plugged: PluggedDevice) -> None:
+        """Take a device out, and those on its bus."""
+        if plugged not in self._devices:
+            return
+        if plugged.model.provides:
+            for child in [other for other in self._devices if other.bus == plugged.provided_bus]:
+                self.remove(child)
+        self._devices.remove(plugged)
+        plugged.take_out()
+        if self.on_deleted is not None:
+            self.on_deleted(plugged)
+
+    def close(self) -> None:
+        """Take everything out, for the machine's end."""
+        self.on_deleted = None
+        for plugged in reversed(self._devices):
+            plugged.take_out()
+        self._devices.clear()

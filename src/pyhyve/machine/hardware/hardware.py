@@ -1,0 +1,285 @@
+"""Everything that can be added to a machine, in one place: what realizers and the monitor work with."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from pyhyve.devices.virtio.error_policy import ErrorPolicy, is_full
+from pyhyve.machine.block.errors import ChangeError
+from pyhyve.machine.block.graph import BlockGraph
+from pyhyve.machine.hardware.chardevs import ChardevSet
+from pyhyve.machine.hardware.descriptors import Descriptors
+from pyhyve.machine.hardware.devices import DeviceTree
+from pyhyve.machine.hardware.networks import NetdevSet
+from pyhyve.machine.hardware.objects import ObjectSet
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+
+    from pyhyve.backends.chardev import Chardev
+    from pyhyve.backends.ioloop import IoLoop
+    from pyhyve.devices.chipset.acpi_hotplug import PciHotplug
+    from pyhyve.devices.contracts import Clock, Timer
+    from pyhyve.devices.pci.bus import PciBus
+    from pyhyve.devices.pci.device import PciDevice
+    from pyhyve.devices.virtio.block import Failure
+    from pyhyve.devices.virtio.pci import NotifyRegistrar
+    from pyhyve.machine.block.attach import Attachment
+    from pyhyve.machine.block.node import BlockNode
+    from pyhyve.machine.hardware.devices import PluggedDevice
+    from pyhyve.machine.io import MachineLoop
+    from pyhyve.memory.guest import GuestMemory
+
+SERIAL_PORTS = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3))
+"""Port and interrupt of COM1 to COM4."""
+
+
+class Hardware:
+    """The machine's nodes, networks, character devices, objects and devices.
+
+    The builder makes it and adds what the configuration asks for; afterwards the monitor does. Changes of the guest's
+    view are made with the machine lock held.
+    """
+
+    def __init__(
+        self,
+        *,
+        memory: GuestMemory,
+        io: IoLoop,
+        loop: MachineLoop,
+        lock: threading.RLock,
+        pci: PciBus,
+        clock: Clock,
+        quit_requested: Callable[[], None],
+        notify: NotifyRegistrar | None,
+        add_port: Callable[[int, int, Chardev], Any],
+    ) -> None:
+        """`add_port(port, irq, chardev)` puts a serial port into the machine."""
+        self.memory = memory
+        self.io = io
+        self.loop = loop
+        self.lock = lock
+        self.pci = pci
+        self.clock = clock
+        self.notify = notify
+        self.pci_bus_name = "pci.0"
+        self.descriptors = Descriptors()
+        self.blocks = BlockGraph()
+        self.chardevs = ChardevSet(self.descriptors, quit_requested)
+        self.netdevs = NetdevSet(self.descriptors)
+        self.objects = ObjectSet()
+        self.devices = DeviceTree(self)
+        self.balloon: PluggedDevice | None = None
+        self.hotplug: PciHotplug | None = None
+        self.serial_ports: list[tuple[int, int]] = []
+        """Port and interrupt of each serial port there is."""
+        self.on_event: Callable[[str, dict[str, Any]], None] | None = None
+        """Called with the name and data of events that a monitor sends; any thread."""
+        self._drives: dict[str, BlockNode] = {}
+        self._drive_serials: dict[str, str] = {}
+        self._add_port = add_port
+        self.devices.on_deleted = self._deleted
+        self.io_stopped: Callable[[dict[str, Any]], None] | None = None
+        """Called with an event's data when a disk's error policy wants the machine to stop; any thread."""
+        self.balloon_polling_s = 0
+        self._balloon_timer: Timer | None = None
+        self.on_close: list[Callable[[], None]] = []
+        """Called before the machine is taken apart."""
+        self.was_changed = False
+        """Whether something was added or removed after the machine was built."""
+        self.is_running = False
+        """Whether the guest has started: devices that come now are announced to it."""
+
+    def tell(self, name: str, data: dict[str, Any] | None = None) -> None:
+        """Something happened that a monitor sends an event for."""
+        if self.on_event is not None:
+            self.on_event(name, data or {})
+
+    # -- drives -------------------------------------------------------------------------------------------------------
+
+    def add_drive(self, name: str, node: BlockNode, *, serial: str = "") -> None:
+        """Name a node as a drive (`-drive id=`). Raises ChangeError for a name in use."""
+        if name in self._drives:
+            msg = f"Duplicate ID '{name}' for drive"
+            raise ChangeError(msg)
+        self._drives[name] = node
+        self._drive_serials[name] = serial
+        self.blocks.hold(node, f"drive {name}")
+
+    def drive_serial(self, name: str) -> str:
+        """The serial number that the drive itself came with."""
+        return self._drive_serials.get(name, "")
+
+    def claim_drive(self, wanted: str, model: str, *, share: bool = False) -> tuple[BlockNode, str]:
+        """The node that a device's `drive` names, and the drive's name when it is one. Raises ChangeError."""
+        node = self._drives.get(wanted)
+        if node is not None:
+            user = f"drive {wanted}"
+            if user not in node.users:
+                msg = f"Drive '{wanted}' is already in use by another block device"
+                raise ChangeError(msg)
+            node.users.remove(user)
+            return node, wanted
+        node = self.blocks.find(wanted)
+        if node is None:
+            msg = f"Property '{model}.drive' can't find value '{wanted}'"
+            raise ChangeError(msg)
+        taken = [user for user in node.users if user.startswith("/machine/")]
+        if taken and not (share or node.readonly):
+            msg = f"Conflicts with use by {taken[0]} as 'root', which does not allow 'write' on {wanted}"
+            raise ChangeError(msg)
+        return node, ""
+
+    def unused_drives(self) -> list[str]:
+        """Drives that no device took."""
+        return [name for name, node in self._drives.items() if f"drive {name}" in node.users]
+
+    # -- serial ports -------------------------------------------------------------------------------------------------
+
+    def add_serial_port(
+        self, chardev: Chardev, *, index: int | None = None, port: int | None = None, irq: int | None = None
+    ) -> Any:  # noqa: ANN401 - whatever the machine's UART is
+        """Add COM1 to COM4, the first that is free unless `index` (from 0) names one. Raises ChangeError."""
+        if index is None:
+            taken = {port for port, _ in self.serial_ports}
+            index = next((i for i, (free, _) in enumerate(SERIAL_PORTS) if free not in taken), len(SERIAL_PORTS))
+        if not 0 <= index < len(SERIAL_PORTS):
+            msg = f"Max. supported number of ISA serial ports is {len(SERIAL_PORTS)}."
+            raise ChangeError(msg)
+        default_port, default_irq = SERIAL_PORTS[index]
+        place = (default_port if port is None else port, default_irq if irq is None else irq)
+        if place[0] in {taken for taken, _ in self.serial_ports} or not 0 < place[0] <= 0xFFF8 or place[1] > 15:
+            msg = (
+                f"a serial port at {place[0]:#x} (IRQ {place[1]}) is not possible: the port is taken or does not exist"
+            )
+            raise ChangeError(msg)
+        uart = self._add_port(*place, chardev)
+        self.serial_ports.append(place)
+        return uart
+
+    # -- PCI ----------------------------------------------------------------------------------------------------------
+
+    def attach_pci(
+        self, plugged: PluggedDevice, function: PciDevice, slot: int | None, number: int, *, multifunction: bool
+    ) -> None:
+        """Put `function` on the bus; a guest that runs is told. Raises ChangeError."""
+        with self.lock:
+            try:
+                self.pci.attach(function, slot, number, multifunction=multifunction)
+            except ValueError as error:
+                raise ChangeError(str(error)) from error
+            plugged.function = function
+            plugged.undo.append(lambda: self._detach_pci(function))
+            if self.is_running and self.hotplug is not None:
+                self.hotplug.plugged(function.slot)
+
+    def _detach_pci(self, function: PciDevice) -> None:
+        with self.lock:
+            if self.hotplug is not None:
+                self.hotplug.gone(function.slot)
+            self.pci.detach(function)
+
+    def ask_guest_to_eject(self, plugged: PluggedDevice) -> None:
+        """Have the guest let the device go. Raises ChangeError when the machine cannot ask."""
+        function = plugged.function
+        if function is None or self.hotplug is None:
+            msg = f"Bus '{plugged.bus}' does not support hotplugging"
+            raise ChangeError(msg)
+        with self.lock:
+            self.hotplug.request_eject(function.slot)
+
+    def _deleted(self, plugged: PluggedDevice) -> None:
+        data: dict[str, Any] = {"path": plugged.path}
+        if plugged.name:
+            data["device"] = plugged.name
+        self.tell("DEVICE_DELETED", data)
+
+    # -- disks --------------------------------------------------------------------------------------------------------
+
+    def io_error(self, plugged: PluggedDevice, failure: Failure) -> None:
+        """A disk's request failed; its error policy may want the machine to stop."""
+        attachment = plugged.attachment
+        if attachment is None:
+            return
+        data: dict[str, Any] = {
+            "device": attachment.name,
+            "operation": "read" if failure.is_read else "write",
+            "action": str(failure.action),
+            "nospace": is_full(failure.error.code),
+            "reason": str(failure.error),
+        }
+        if attachment.node is not None:
+            data["node-name"] = attachment.node.name
+        if failure.action is ErrorPolicy.STOP and self.io_stopped is not None:
+            self.io_stopped(data)
+        else:
+            self.tell("BLOCK_IO_ERROR", data)
+
+    # -- the balloon --------------------------------------------------------------------------------------------------
+
+    def poll_balloon(self, seconds: int) -> None:
+        """Ask the balloon for statistics every so many seconds; 0 stops that."""
+        with self.lock:
+            self.balloon_polling_s = seconds
+            if self._balloon_timer is None:
+                self._balloon_timer = self.loop.timers.create_timer(self._ask_balloon)
+            self._balloon_timer.cancel()
+            if seconds:
+                self._balloon_timer.arm(self.clock.now_ns() + seconds * 1_000_000_000)
+
+    def _ask_balloon(self) -> None:
+        if self.balloon is not None and self.balloon_polling_s and self._balloon_timer is not None:
+            self.balloon.device.request_statistics()
+            self._balloon_timer.arm(self.clock.now_ns() + self.balloon_polling_s * 1_000_000_000)
+
+    # -- what devices report ------------------------------------------------------------------------------------------
+
+    def tray_moved(self, attachment: Attachment) -> None:
+        """A drive's tray opened or closed."""
+        data = {"device": attachment.name, "id": attachment.device_id, "tray-open": attachment.is_tray_open}
+        self.tell("DEVICE_TRAY_MOVED", data)
+
+    def balloon_moved(self, given_bytes: int) -> None:
+        """The guest gave up or took back memory: `given_bytes` are out of its hands now."""
+        total = sum(region.size_bytes for region in self.memory.regions if not region.readonly)
+        self.tell("BALLOON_CHANGE", {"actual": total - given_bytes})
+
+    def let_go(self, slot: int) -> None:
+        """The guest let the device in `slot` go: its place is empty at once, with the machine lock held.
+
+        The rest follows on the I/O thread: closing may wait, which a vCPU must not.
+        """
+        self._withdraw([plugged for plugged in self.devices if _sits_in(plugged, slot)])
+
+    def reset(self) -> None:
+        """The machine is reset, with its lock held: unplugs under way are done."""
+        self._withdraw([plugged for plugged in self.devices if plugged.unplug_requested])
+        if self.hotplug is not None:
+            self.hotplug.reset()
+
+    def _withdraw(self, gone: list[PluggedDevice]) -> None:
+        for plugged in gone:
+            if plugged.function is not None:
+                self._detach_pci(plugged.function)
+        for plugged in gone:
+            self.io.call_soon(functools.partial(self.devices.remove, plugged))
+
+    def close(self) -> None:
+        """Take everything apart; idempotent. Not with the machine lock held."""
+        for closer in self.on_close:
+            closer()
+        self.on_close.clear()
+        self.on_event = None
+        self.devices.close()
+        self.netdevs.close()
+        self.chardevs.close()
+        self.objects.close()
+        self.blocks.close()
+        self.descriptors.close()
+
+
+def _sits_in(plugged: PluggedDevice, slot: int) -> bool:
+    function = plugged.function
+    return function is not None and function.slot == slot and plugged.model.hotpluggable

@@ -1,0 +1,395 @@
+"""How each device is made and put into its place: one function for each model of `models`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pyhyve.backends.chardev import NullChardev
+from pyhyve.backends.ioloop import IoLoop
+from pyhyve.devices.virtio.error_policy import ErrorPolicy
+from pyhyve.machine.block.attach import Attachment, backend_on
+from pyhyve.machine.block.errors import ChangeError
+from pyhyve.machine.config import ConfigError, parse_mac
+from pyhyve.machine.hardware.objects import RNG_BACKENDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyhyve.backends.chardev import Chardev
+    from pyhyve.devices.pci.device import PciDevice
+    from pyhyve.machine.block.node import BlockNode
+    from pyhyve.machine.hardware.devices import PluggedDevice
+    from pyhyve.machine.hardware.hardware import Hardware
+
+MAX_QUEUES = 64
+
+
+def _attach_pci(hardware: Hardware, plugged: PluggedDevice, function: PciDevice) -> None:
+    """Put `function` on the bus where `addr` says; a guest that runs is told."""
+    slot, number = parse_address(plugged.values.get("addr"))
+    hardware.attach_pci(plugged, function, slot, number, multifunction=bool(plugged.values.get("multifunction")))
+
+
+def parse_address(text: str | None) -> tuple[int | None, int]:
+    """Slot and function of `SLOT[.FUNCTION]` (hexadecimal, with or without 0x); no slot: the next.
+
+    Raises ChangeError.
+    """
+    if text is None or text == "-1":
+        return None, 0
+    slot_text, _, function_text = text.partition(".")
+    try:
+        slot, function = int(slot_text, 16), int(function_text or "0", 16)
+    except ValueError:
+        slot = function = -1
+    if not 0 <= slot < 32 or not 0 <= function < 8:
+        msg = f"Property 'addr' doesn't take value '{text}'"
+        raise ChangeError(msg)
+    return slot, function
+
+
+def _claim_node(hardware: Hardware, plugged: PluggedDevice) -> tuple[BlockNode, str]:
+    """The node of the property `drive`, and the drive's name if it is one. Raises ChangeError."""
+    wanted = plugged.values.get("drive")
+    if not wanted:
+        msg = "drive property not set"
+        raise ChangeError(msg)
+    return hardware.claim_drive(str(wanted), plugged.model.name, share=bool(plugged.values.get("share-rw")))
+
+
+def _virtio_blk(hardware: Hardware, plugged: PluggedDevice) -> None:
+    from pyhyve.devices.virtio.block import BlockOptions, VirtioBlock  # noqa: PLC0415 - only when wanted
+    from pyhyve.devices.virtio.pci import VirtioPci  # noqa: PLC0415
+
+    values = plugged.values
+    node, drive_name = _claim_node(hardware, plugged)
+    if values.get("iothread"):
+        _claim_object(hardware, plugged, "iothread", ("iothread",))
+    logical = values.get("logical_block_size") or 512
+    physical = max(values.get("physical_block_size") or logical, logical)
+    for name, size in (("logical_block_size", logical), ("physical_block_size", physical)):
+        if size & (size - 1) or not 512 <= size <= 2 << 20:
+            msg = f"Property .{name} doesn't take value {size}: it must be a power of two between 512 and 2097152"
+            raise ChangeError(msg)
+    queues, queue_size = values.get("num-queues", 1), values.get("queue-size", 256)
+    if not 0 < queues <= MAX_QUEUES:
+        msg = f"num-queues property must be between 1 and {MAX_QUEUES}"
+        raise ChangeError(msg)
+    if queue_size < 4 or queue_size > 1024 or queue_size & (queue_size - 1):
+        msg = f"invalid queue-size property ({queue_size}), must be a power of 2 between 4 and 1024"
+        raise ChangeError(msg)
+    options = BlockOptions(
+        serial=str(values.get("serial", hardware.drive_serial(drive_name))),
+        queues=queues,
+        queue_size=queue_size,
+        logical_block_bytes=logical,
+        physical_block_bytes=physical,
+        read_errors=_policy(plugged, "rerror"),
+        write_errors=_policy(plugged, "werror"),
+    )
+    loop = IoLoop(plugged.name or "virtio-disk")
+    backend = backend_on(node)
+    device = VirtioBlock(
+        hardware.memory, loop, backend, options, on_failure=lambda failure: hardware.io_error(plugged, failure)
+    )
+    function = VirtioPci(device, name=plugged.name or "virtio-disk", register_notify=hardware.notify)
+    loop.start()
+
+    def close() -> None:
+        device.close()
+        loop.stop()
+
+    plugged.undo.append(close)
+    attachment = Attachment(
+        hardware.blocks,
+        device,
+        node,
+        name=drive_name,
+        device_id=plugged.name,
+        path=f"{plugged.path}/virtio-backend",
+    )
+    # The node is let go after the device was closed, which flushes through it.
+    plugged.undo.insert(0, attachment.detach)
+    plugged.attachment, plugged.device = attachment, device
+    _attach_pci(hardware, plugged, function)
+
+
+def _policy(plugged: PluggedDevice, name: str) -> ErrorPolicy:
+    """The value of `werror` or `rerror`; `auto` is what QEMU's machines do. Raises ChangeError."""
+    value = str(plugged.values.get(name, "auto"))
+    if value == "auto":
+        return ErrorPolicy.ENOSPC if name == "werror" else ErrorPolicy.REPORT
+    if name == "rerror" and value == "enospc":
+        msg = "rerror=enospc: reading takes no space (use report, stop or ignore)"
+        raise ChangeError(msg)
+    return ErrorPolicy(value)
+
+
+def _virtio_net(hardware: Hardware, plugged: PluggedDevice) -> None:
+    from pyhyve.devices.virtio.factory import make_net  # noqa: PLC0415 - only when wanted
+
+    values = plugged.values
+    wanted = values.get("netdev")
+    try:
+        mac = None if values.get("mac") is None else parse_mac(str(values["mac"]))
+    except ConfigError as error:
+        msg = f"Property 'virtio-net-device.mac' doesn't take value '{values['mac']}'"
+        raise ChangeError(msg) from error
+    if wanted:
+        backend = hardware.netdevs.claim(str(wanted), plugged.model.name)
+        plugged.undo.append(lambda: hardware.netdevs.release(str(wanted)))
+    else:
+        from pyhyve.backends.net_null import NullNet  # noqa: PLC0415 - only when wanted
+
+        backend = NullNet()
+    try:
+        card = make_net(
+            hardware.memory,
+            hardware.io,
+            backend,
+            mac=mac,
+            mtu=values.get("host_mtu", 0),
+            name=plugged.name or "virtio-net",
+            register_notify=hardware.notify,
+        )
+    except BaseException:
+        backend.close()
+        raise
+    plugged.undo.append(card.close)
+    plugged.device = card.device
+    _attach_pci(hardware, plugged, card.function)
+
+
+def _claim_object(hardware: Hardware, plugged: PluggedDevice, name: str, kinds: tuple[str, ...]) -> Any:  # noqa: ANN401
+    wanted = str(plugged.values[name])
+    found = hardware.objects.claim(wanted, kinds, plugged.path, name)
+    plugged.undo.append(lambda: hardware.objects.release(wanted, plugged.path))
+    return found.value
+
+
+def _virtio_rng(hardware: Hardware, plugged: PluggedDevice) -> None:
+    import os  # noqa: PLC0415 - only when wanted
+
+    from pyhyve.devices.virtio.pci import VirtioPci  # noqa: PLC0415
+    from pyhyve.devices.virtio.rng import VirtioRng  # noqa: PLC0415
+
+    if "max-bytes" in plugged.values:
+        msg = "virtio-rng-pci: max-bytes is not supported: what the guest draws is not limited"
+        raise ChangeError(msg)
+    source: Callable[[int], bytes] = os.urandom
+    if plugged.values.get("rng"):
+        source = _claim_object(hardware, plugged, "rng", RNG_BACKENDS)
+    device = VirtioRng(hardware.memory, hardware.io, source=source)
+    plugged.device = device
+    plugged.undo.append(device.reset)
+    _attach_pci(hardware, plugged, VirtioPci(device, register_notify=hardware.notify))
+
+
+def _virtio_balloon(hardware: Hardware, plugged: PluggedDevice) -> None:
+    from pyhyve.devices.virtio.balloon import BalloonOptions, VirtioBalloon  # noqa: PLC0415 - only when wanted
+    from pyhyve.devices.virtio.pci import VirtioPci  # noqa: PLC0415
+
+    if hardware.balloon is not None:
+        msg = "Only one balloon device is supported"
+        raise ChangeError(msg)
+    options = BalloonOptions(
+        bool(plugged.values.get("deflate-on-oom", False)),
+        bool(plugged.values.get("free-page-reporting", False)),
+        on_change=hardware.balloon_moved,
+    )
+    device = VirtioBalloon(hardware.memory, hardware.io, options)
+    plugged.device = device
+    plugged.undo.append(device.reset)
+    hardware.balloon = plugged
+
+    def forget() -> None:
+        hardware.balloon = None
+
+    plugged.undo.append(forget)
+    _attach_pci(hardware, plugged, VirtioPci(device, register_notify=hardware.notify))
+
+
+def _uhci(hardware: Hardware, plugged: PluggedDevice) -> None:
+    from pyhyve.devices.usb.uhci import Uhci  # noqa: PLC0415 - only when wanted
+
+    controller = Uhci(hardware.clock)
+    plugged.device = controller
+    plugged.undo.append(controller.reset)
+    _attach_pci(hardware, plugged, controller)
+
+
+def _virtio_serial(hardware: Hardware, plugged: PluggedDevice) -> None:
+    from pyhyve.devices.virtio.console import MAX_PORTS, VirtioConsole  # noqa: PLC0415 - only when wanted
+    from pyhyve.devices.virtio.pci import VirtioPci  # noqa: PLC0415
+
+    most = plugged.values.get("max_ports", MAX_PORTS)
+    if not 0 < most <= MAX_PORTS:
+        msg = f"maximum number of ports supported is {MAX_PORTS}"
+        raise ChangeError(msg)
+    device = VirtioConsole(hardware.memory, hardware.io, [None] * most)
+    plugged.device = device
+    plugged.undo.append(device.reset)
+    function = VirtioPci(device, name=plugged.name or "virtio-serial", register_notify=hardware.notify)
+    _attach_pci(hardware, plugged, function)
+
+
+def _serial_port(hardware: Hardware, plugged: PluggedDevice) -> None:
+    from pyhyve.devices.virtio.console import PortConfig, VirtioConsole  # noqa: PLC0415 - only when wanted
+
+    bus = hardware.devices.owner_of(plugged.bus).device
+    if not isinstance(bus, VirtioConsole):  # pragma: no cover - there is no other kind of such a bus
+        raise TypeError(plugged.bus)
+    is_console = plugged.model.name == "virtconsole"
+    number = plugged.values.get("nr")
+    if number is None:
+        # Number 0 is for consoles: a driver without several ports has this one only.
+        number = next((n for n in range(0 if is_console else 1, bus.max_ports) if n not in bus.numbers), bus.max_ports)
+        if number == bus.max_ports:
+            msg = "virtio-serial-bus: A port could not be added: all are taken"
+            raise ChangeError(msg)
+    if not number and not is_console:
+        msg = "virtio-serial-bus: Port number 0 is for virtconsole devices"
+        raise ChangeError(msg)
+    if number >= bus.max_ports:
+        msg = f"virtio-serial-bus: Out-of-range port id specified, max. allowed: {bus.max_ports - 1}"
+        raise ChangeError(msg)
+    if number in bus.numbers:
+        msg = f"virtio-serial-bus: A port already exists by name or id {number}"
+        raise ChangeError(msg)
+    wanted = str(plugged.values.get("chardev") or "")
+    chardev: Chardev = NullChardev()
+    if wanted:
+        chardev = hardware.chardevs.claim(wanted, plugged.model.name).chardev
+        plugged.undo.append(lambda: hardware.chardevs.release(wanted))
+
+    def opened(is_open: bool) -> None:  # noqa: FBT001 - the port's callback
+        hardware.tell("VSERPORT_CHANGE", {"id": plugged.name, "open": is_open})
+
+    config = PortConfig(chardev, str(plugged.values.get("name", "")), is_console, opened)
+    bus.add_port(number, config, hardware.io)
+    plugged.undo.append(lambda: bus.remove_port(number))
+    plugged.values["nr"] = number
+    plugged.device = bus
+
+
+def _virtio_vsock(hardware: Hardware, plugged: PluggedDevice) -> None:
+    from pathlib import Path  # noqa: PLC0415 - only when wanted
+
+    from pyhyve.devices.virtio.factory import make_vsock  # noqa: PLC0415
+
+    values = plugged.values
+    cid, path = values.get("guest-cid"), values.get("path")
+    if cid is None or not 2 < cid < 0xFFFF_FFFF:
+        msg = "guest-cid property must be greater than 2"
+        raise ChangeError(msg)
+    if not path:
+        msg = "virtio-vsock-pci: path names the Unix socket that stands for the host's side"
+        raise ChangeError(msg)
+    made = make_vsock(
+        hardware.memory,
+        hardware.io,
+        cid,
+        Path(path),
+        name=plugged.name or "virtio-vsock",
+        register_notify=hardware.notify,
+    )
+    plugged.device = made.device
+    plugged.undo.append(made.close)
+    _attach_pci(hardware, plugged, made.function)
+
+
+def _isa_serial(hardware: Hardware, plugged: PluggedDevice) -> None:
+    wanted = plugged.values.get("chardev")
+    if not wanted:
+        msg = "Can't create serial device, empty char device"
+        raise ChangeError(msg)
+    entry = hardware.chardevs.claim(str(wanted), plugged.model.name)
+    plugged.undo.append(lambda: hardware.chardevs.release(str(wanted)))
+    plugged.device = hardware.add_serial_port(
+        entry.chardev,
+        index=plugged.values.get("index"),
+        port=plugged.values.get("iobase"),
+        irq=plugged.values.get("irq"),
+    )
+
+
+def _virtio_scsi(hardware: Hardware, plugged: PluggedDevice) -> None:
+    from pyhyve.devices.virtio.pci import VirtioPci  # noqa: PLC0415 - only when wanted
+    from pyhyve.devices.virtio.scsi import VirtioScsi  # noqa: PLC0415
+
+    if plugged.values.get("iothread"):
+        _claim_object(hardware, plugged, "iothread", ("iothread",))
+    loop = IoLoop(plugged.name or "scsi")
+    device = VirtioScsi(hardware.memory, loop)
+    function = VirtioPci(device, name=plugged.name or "virtio-scsi", register_notify=hardware.notify)
+    loop.start()
+
+    def close() -> None:
+        device.close()
+        loop.stop()
+
+    plugged.undo.append(close)
+    plugged.device = device
+    _attach_pci(hardware, plugged, function)
+
+
+def _scsi_cd(hardware: Hardware, plugged: PluggedDevice) -> None:
+    from pyhyve.devices.virtio.scsi import MAX_TARGETS, ScsiCdrom, VirtioScsi  # noqa: PLC0415 - only when wanted
+
+    host = hardware.devices.owner_of(plugged.bus).device
+    if not isinstance(host, VirtioScsi):  # pragma: no cover - there is no other kind of SCSI bus
+        raise TypeError(plugged.bus)
+    number = plugged.values.get("scsi-id")
+    if number is None:
+        number = next((n for n in range(MAX_TARGETS) if n not in host.targets), MAX_TARGETS)
+    if not 0 <= number < MAX_TARGETS or number in host.targets:
+        msg = (
+            f"lun already used by another device: scsi-id {number}"
+            if number in host.targets
+            else f"bad scsi device id: {number}"
+        )
+        raise ChangeError(msg)
+    node, drive_name = None, ""
+    if plugged.values.get("drive"):
+        node, drive_name = _claim_node(hardware, plugged)
+    target = ScsiCdrom(None if node is None else backend_on(node))
+    attachment = Attachment(
+        hardware.blocks,
+        target,
+        node,
+        name=drive_name,
+        device_id=plugged.name,
+        path=plugged.path,
+        is_removable=True,
+    )
+    plugged.undo.append(attachment.detach)
+
+    def moved(is_open: bool) -> None:  # noqa: FBT001 - the drive's callback
+        attachment.is_tray_open = is_open
+        hardware.tray_moved(attachment)
+
+    target.drive.on_tray = moved
+    host.targets[number] = target
+
+    def leave() -> None:
+        host.targets.pop(number, None)
+
+    plugged.undo.append(leave)
+    plugged.attachment, plugged.device = attachment, target
+    plugged.values["scsi-id"] = number
+
+
+REALIZERS: dict[str, Callable[[Hardware, PluggedDevice], None]] = {
+    "virtio-blk-pci": _virtio_blk,
+    "virtio-net-pci": _virtio_net,
+    "virtio-rng-pci": _virtio_rng,
+    "virtio-balloon-pci": _virtio_balloon,
+    "virtio-scsi-pci": _virtio_scsi,
+    "scsi-cd": _scsi_cd,
+    "virtio-serial-pci": _virtio_serial,
+    "virtserialport": _serial_port,
+    "virtconsole": _serial_port,
+    "virtio-vsock-pci": _virtio_vsock,
+    "isa-serial": _isa_serial,
+    "piix3-usb-uhci": _uhci,
+}

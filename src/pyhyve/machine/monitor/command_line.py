@@ -1,0 +1,36 @@
+"""Options of `pyhyve-system-x86_64` with their parameters, as `query-command-line-options` tells them."""
+
+from __future__ import annotations
+
+_STR, _NUM, _BOOL, _SIZE = "string", "number", "boolean", "size"
+
+OPTIONS: dict[str, dict[str, str]] = {
+    "machine": {
+        "type": _STR, "accel": _STR, "usb": _BOOL, "dump-guest-core": _BOOL, "memory-backend": _STR, "vmport": _STR,
+        "hpet": _BOOL, "graphics": _BOOL, "smm": _STR, "acpi": _STR,
+    },
+    "accel": {"accel": _STR},
+    "boot-opts": {"order": _STR, "once": _STR, "menu": _BOOL, "strict": _BOOL},
+    "memory": {"size": _SIZE},
+    "smp-opts": {
+        "cpus": _NUM, "sockets": _NUM, "dies": _NUM, "cores": _NUM, "threads": _NUM, "maxcpus": _NUM,
+    },
+    "name": {"guest": _STR, "debug-threads": _BOOL},
+    "rtc": {"base": _STR, "clock": _STR, "driftfix": _STR},
+    "msg": {"timestamp": _BOOL},
+    "overcommit": {"mem-lock": _BOOL, "cpu-pm": _BOOL},
+    "action": {"reboot": _STR, "shutdown": _STR},
+    "add-fd": {"fd": _NUM, "set": _NUM, "opaque": _STR},
+    "chardev": {
+        "backend": _STR, "id": _STR, "path": _STR, "host": _STR, "port": _STR, "fd": _STR, "server": _BOOL,
+        "wait": _BOOL, "append": _BOOL, "logfile": _STR, "logappend": _BOOL, "size": _SIZE, "signal": _BOOL,
+    },
+    "mon": {"mode": _STR, "chardev": _STR, "pretty": _BOOL},
+    "netdev": {},
+    "object": {},
+    "device": {},
+    "drive": {
+        "file": _STR, "if": _STR, "id": _STR, "index": _NUM, "media": _STR, "format": _STR, "snapshot": _BOOL,
+        "serial": _STR, "readonly": _BOOL, "node-name": _STR,
+    },
+}  # fmt: skip

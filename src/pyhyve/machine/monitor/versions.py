@@ -1,0 +1,21 @@
+"""Which QEMU this stands for, and which machines and processors there are by its names."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Any
+
+COMPATIBLE_VERSION = {"major": 7, "minor": 2, "micro": 0}
+"""The version of QEMU whose schema ours is a part of."""
+MACHINE_TYPE = "pc-i440fx-7.2"
+MACHINE_ALIAS = "pc"
+NONE_MACHINE = "none"
+
+
+def version_info() -> dict[str, Any]:
+    """What `query-version` and the greeting tell."""
+    try:
+        ours = metadata.version("pyhyve")
+    except metadata.PackageNotFoundError:
+        ours = "(not installed)"
+    return {"qemu": COMPATIBLE_VERSION, "package": f"pyhyve {ours}"}
