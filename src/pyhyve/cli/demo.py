@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyhyve.cli import demo_namespace
+from pyhyve.cli.demo_daemon import open_lab
 from pyhyve.cli.demo_lab import BRIDGE, HOST_ADDRESS, MEMBERS, PREFIX, Hardware, Lab, Member
 from pyhyve.cli.demo_ping import ping
 from pyhyve.cli.demo_signals import Interrupts
@@ -71,6 +72,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--keep", action="store_true", help="leave the machines running, and say how to reach them")
     add("--stop", action="store_true", help="remove everything that a demo left running")
     add("--rootless", action="store_true", help="in namespaces of its own (default without root)")
+    add("--daemon", action="store_true", help="define and run them through a libvirt-compatible daemon")
     add("--accel", default="auto", metavar="auto|kvm|jit", help="what runs the guests (default: auto)")
     add("--memory", default="128M", metavar="SIZE", help="memory of each guest (default: 128M)")
 
@@ -84,10 +86,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(msg)
     screen = Console(highlight=False)
     # Before any namespace is entered: there, every user looks like root.
-    lab = Lab(runtime_directory() / "demo")
+    directory = runtime_directory() / "demo"
     if arguments.stop:
-        return stop(lab, screen)
-    return Demo(lab, screen, arguments).run()
+        return stop(open_lab(directory), screen)
+    earlier = open_lab(directory)
+    return Demo(open_lab(directory, with_daemon=arguments.daemon), earlier, screen, arguments).run()
 
 
 def stop(lab: Lab, screen: Console) -> int:
@@ -102,8 +105,9 @@ def stop(lab: Lab, screen: Console) -> int:
 class Demo:
     """One run of the exercise."""
 
-    def __init__(self, lab: Lab, screen: Console, arguments: argparse.Namespace) -> None:
+    def __init__(self, lab: Lab, earlier: Lab, screen: Console, arguments: argparse.Namespace) -> None:
         self.lab = lab
+        self.earlier = earlier
         self.screen = screen
         self.accel: str = arguments.accel
         self.memory: str = arguments.memory
@@ -118,7 +122,7 @@ class Demo:
         self._build_engine()
         begin = time.monotonic()
         with Interrupts() as interrupts, self.lab.held():
-            if self.lab.leftovers():
+            if self.lab.leftovers() or self.earlier.leftovers():
                 msg = "machines or the bridge of an earlier demo are still there: pyhyve demo --stop removes them"
                 raise UserError(msg)
             if self.rootless:
@@ -320,6 +324,8 @@ class Demo:
         for member in MEMBERS:
             command = f"{prefix}ssh -F {self.lab.ssh_config} {member.name}"
             self.screen.print(f"{member.name}       {command}", soft_wrap=True)
+        if self.lab.uri is not None:
+            self.screen.print(f"virsh     {prefix}virsh -c '{self.lab.uri}' list", soft_wrap=True)
         self.screen.print("stop      pyhyve demo --stop")
 
     def _verdict(self, took_s: float) -> int:

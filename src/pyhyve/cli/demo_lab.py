@@ -75,6 +75,11 @@ class Lab:
         self._lock: int | None = None
 
     @property
+    def uri(self) -> str | None:
+        """Where a libvirt client finds the machines, if it can."""
+        return None
+
+    @property
     def ssh_config(self) -> Path:
         """Configuration for `ssh -F`: the machines by name."""
         return self.directory / "ssh_config"
