@@ -82,6 +82,15 @@ def _explained(what: str) -> Iterator[None]:
         raise explain(what, error.errno or 0, error.strerror or str(error)) from error
 
 
+def link_exists(name: str) -> bool:
+    """Whether this network namespace has an interface of that name (/sys may show another's)."""
+    try:
+        socket.if_nametoindex(name)
+    except OSError:
+        return False
+    return True
+
+
 class Links:
     """A netlink socket in the network namespace of the calling process. Use as a context manager."""
 

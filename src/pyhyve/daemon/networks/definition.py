@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from uuid import UUID, uuid4
 
 from pyhyve.daemon.networks import faults
+from pyhyve.hostnet.links import link_exists
 from pyhyve.rpc.errors import ErrorCode
 from pyhyve.xml.document import Node, XmlError
 from pyhyve.xml.element import parse_element
@@ -94,11 +95,9 @@ def _no_name() -> LibvirtError:
 
 
 def _free_name(taken: set[str]) -> str:
-    from pathlib import Path  # noqa: PLC0415 - beside its use
-
     for number in range(_BRIDGES_MOST):
         name = f"virbr{number}"
-        if name not in taken and not Path("/sys/class/net", name).exists():
+        if name not in taken and not link_exists(name):
             return name
     raise faults.internal(f"Bridge generation exceeded max id {_BRIDGES_MOST}")
 

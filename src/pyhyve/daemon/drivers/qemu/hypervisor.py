@@ -28,6 +28,7 @@ from pyhyve.daemon.drivers.qemu.prepare import (
     preview_domain,
 )
 from pyhyve.daemon.drivers.qemu.process import MachineProcess, boot_id
+from pyhyve.hostnet.links import link_exists
 from pyhyve.rpc.errors import ErrorDomain
 from pyhyve.xml.character import CharSource
 from pyhyve.xml.devices import Devices
@@ -218,7 +219,7 @@ def _tap_names() -> Callable[[], str]:
 
     def free() -> str:
         number = 0
-        while f"vnet{number}" in taken or Path(f"/sys/class/net/vnet{number}").exists():
+        while f"vnet{number}" in taken or link_exists(f"vnet{number}"):
             number += 1
         taken.add(f"vnet{number}")
         return f"vnet{number}"

@@ -8,12 +8,11 @@ import fcntl
 import os
 import socket
 import struct
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pyhyve.daemon.domains.faults import failed, system_error
 from pyhyve.hostnet.errors import HostNetError
-from pyhyve.hostnet.links import Links
+from pyhyve.hostnet.links import Links, link_exists
 
 if TYPE_CHECKING:
     from pyhyve.daemon.errors import LibvirtError
@@ -49,7 +48,7 @@ def _remove(name: str) -> None:
 
 
 def _no_bridge(bridge: str, error: HostNetError) -> LibvirtError:
-    if not Path(f"/sys/class/net/{bridge}").exists():
+    if not link_exists(bridge):
         gone = OSError(errno.ENODEV, os.strerror(errno.ENODEV))
         return system_error(f"Cannot get interface MTU on '{bridge}'", gone)
     return failed(f"cannot connect to bridge '{bridge}': {error}")
