@@ -56,5 +56,5 @@ def build(paths: Paths, policy: Policy | None = None) -> Daemon:
     """Return a daemon with everything in it, not started."""
     daemon = Daemon(paths, policy)
     daemon.add_driver(QemuDriver(daemon, LinuxHost()))
-    daemon.add_driver(TestDriver())
+    daemon.add_driver(TestDriver(daemon))
     return daemon

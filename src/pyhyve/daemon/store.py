@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Collection", "Store"]
+__all__ = ["Collection", "MemoryStore", "Store"]
 
 _log = logging.getLogger(__name__)
 _Item = TypeVar("_Item")
@@ -114,6 +114,53 @@ class Collection(Generic[_Item]):
     async def _on_writer(self, work: Callable[[], None]) -> None:
         # Shielded: a client that hangs up must not leave the promise half kept and the caller unaware of it.
         await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._writer, work))
+
+
+class MemoryStore(Store):
+    """A store whose items last as long as it does: for drivers whose host is made up."""
+
+    def __init__(self) -> None:
+        super().__init__(Path("/nowhere"), Path("/nowhere"))
+
+    def collection(
+        self,
+        name: str,
+        *,
+        suffix: str,
+        parse: Callable[[bytes], _Item],
+        form: Callable[[_Item], bytes],
+        runtime: bool = False,
+    ) -> Collection[_Item]:
+        """Return a set of items that starts empty."""
+        return _MemoryCollection(Path("/nowhere", name), suffix, parse, form, self._writer)
+
+
+class _MemoryCollection(Collection[_Item]):
+    def __init__(
+        self,
+        directory: Path,
+        suffix: str,
+        parse: Callable[[bytes], _Item],
+        form: Callable[[_Item], bytes],
+        writer: ThreadPoolExecutor,
+    ) -> None:
+        super().__init__(directory, suffix, parse, form, writer)
+        self._items: dict[str, bytes] = {}
+
+    def load(self) -> dict[str, _Item]:
+        return {key: self._parse(data) for key, data in self._items.items()}
+
+    async def save(self, key: str, item: _Item) -> None:
+        self.save_now(key, item)
+
+    async def remove(self, key: str) -> None:
+        self.remove_now(key)
+
+    def save_now(self, key: str, item: _Item) -> None:
+        self._items[key] = self._form(item)
+
+    def remove_now(self, key: str) -> None:
+        self._items.pop(key, None)
 
 
 def _set_aside(path: Path, error: Exception) -> None:

@@ -40,6 +40,9 @@ class Machine(Protocol):
     pid: int
     """Its process."""
 
+    def times_ns(self) -> tuple[int, int]:
+        """Nanoseconds it ran as itself and in the kernel. Must not wait: this is asked again and again."""
+
     def has(self, command: str) -> bool:
         """Whether it knows a command."""
 
@@ -117,6 +120,9 @@ class Hypervisor(Protocol):
     emulators: Emulators
     sources: Mapping[str, NetworkSource]
     """Who connects network interfaces, by type."""
+
+    def complete(self, domain: Domain) -> Domain:
+        """Return a definition made whole, as it is kept. Raises LibvirtError. May block, on a thread."""
 
     async def prepare(self, domain: Domain, number: int) -> Domain:
         """Return the live definition of a machine about to start, with everything chosen. Raises LibvirtError."""

@@ -34,16 +34,13 @@ def _times(path: str) -> tuple[int, int] | None:
 def cpu_time_ns(domain: ManagedDomain) -> int:
     """Return how long a machine ran on the host's CPUs, in nanoseconds."""
     machine = domain.machine
-    if machine is None:
-        return 0
-    times = _times(f"/proc/{machine.pid}/stat")
-    return 0 if times is None else times[0] + times[1]
+    return 0 if machine is None else sum(machine.times_ns())
 
 
 def process_times_ns(domain: ManagedDomain) -> tuple[int, int]:
     """Return user and system nanoseconds of a machine."""
     machine = domain.machine
-    return (_times(f"/proc/{machine.pid}/stat") if machine is not None else None) or (0, 0)
+    return (0, 0) if machine is None else machine.times_ns()
 
 
 def thread_times_ns(pid: int, thread: int) -> tuple[int, int]:

@@ -9,7 +9,6 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from pyhyve.daemon.domains import lifecycle, reconnect, snapshots
-from pyhyve.daemon.domains.definition import complete_domain, define
 from pyhyve.daemon.domains.definition.parse import parse_domain
 from pyhyve.daemon.domains.definition.view import format_domain
 from pyhyve.daemon.domains.domain import ManagedDomain
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from pyhyve.daemon.daemon import Daemon
     from pyhyve.daemon.domains.hypervisor import Hypervisor
     from pyhyve.daemon.drivers.api import Driver
+    from pyhyve.daemon.store import Store
     from pyhyve.rpc.values import DhcpLease
     from pyhyve.rpc.values import Domain as DomainRef
     from pyhyve.xml.domain import Domain
@@ -38,7 +38,11 @@ _log = logging.getLogger(__name__)
 class DomainRegistry:
     """The domains of one driver. Drivers offer it under its class."""
 
-    def __init__(self, daemon: Daemon, driver: Driver, hypervisor: Hypervisor, name: str) -> None:
+    def __init__(
+        self, daemon: Daemon, driver: Driver, hypervisor: Hypervisor, name: str, store: Store | None = None
+    ) -> None:
+        """Domains are kept in a store, below ``name``: the daemon's, if none is given."""
+        store = store or daemon.store
         self.daemon = daemon
         self.driver = driver
         self.hypervisor = hypervisor
@@ -47,16 +51,14 @@ class DomainRegistry:
         self.by_name: dict[str, ManagedDomain] = {}
         self.by_id: dict[int, ManagedDomain] = {}
         self._last_id = 0
-        self.definitions = daemon.store.collection(
+        self.definitions = store.collection(
             f"{name}/domains", suffix=".xml", parse=_parse_definition, form=_form_definition
         )
-        self.autostarts = daemon.store.collection(
-            f"{name}/autostart", suffix=".on", parse=bool, form=lambda _: b"yes\n"
-        )
-        self.records = daemon.store.collection(
+        self.autostarts = store.collection(f"{name}/autostart", suffix=".on", parse=bool, form=lambda _: b"yes\n")
+        self.records = store.collection(
             f"{name}/machines", suffix=".json", parse=_parse_record, form=_form_record, runtime=True
         )
-        self.snapshots = daemon.store.collection(
+        self.snapshots = store.collection(
             f"{name}/snapshots", suffix=".json", parse=snapshots.parse_tree, form=snapshots.form_tree
         )
         self.snapshot_trees: dict[bytes, snapshots.SnapshotTree] = {}
@@ -93,13 +95,11 @@ class DomainRegistry:
 
     async def complete(self, text: str, *, validate: bool = False) -> Domain:
         """Parse a document and make it whole. Raises LibvirtError."""
-        domain, _ = await self.daemon.run_blocking(lambda: define(text, self.hypervisor.emulators, validate=validate))
-        return domain
+        return await self.daemon.run_blocking(lambda: self.hypervisor.complete(parse_domain(text, validate=validate)))
 
     async def complete_parsed(self, domain: Domain) -> Domain:
         """Make a parsed definition whole. Raises LibvirtError."""
-        completed, _ = await self.daemon.run_blocking(lambda: complete_domain(domain, self.hypervisor.emulators))
-        return completed
+        return await self.daemon.run_blocking(self.hypervisor.complete, domain)
 
     def check_unique(self, definition: Domain, *, inactive_only: bool = False) -> ManagedDomain | None:
         """Return the domain a definition is about, or None where it is new. Raises LibvirtError for a clash."""

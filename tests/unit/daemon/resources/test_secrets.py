@@ -30,7 +30,7 @@ XML = f"""<secret ephemeral='no' private='no'>
 def run(root: Path, work: Callable[[SecretRegistry], Awaitable[None]]) -> None:
     async def whole() -> None:
         daemon = Daemon(Paths.below(root, "system"))
-        driver = TestDriver()
+        driver = TestDriver(daemon)
         daemon.add_driver(driver)
         add(daemon, driver, "test")
         await daemon.start()

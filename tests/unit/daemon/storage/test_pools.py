@@ -30,7 +30,7 @@ def run(root: Path, work: Callable[[Daemon, PoolRegistry], Awaitable[None]]) -> 
 
     async def whole() -> None:
         daemon = Daemon(Paths.below(root / "daemon", "system"))
-        driver = TestDriver()
+        driver = TestDriver(daemon)
         daemon.add_driver(driver)
         add(daemon, driver, "test")
         await daemon.start()

@@ -37,7 +37,7 @@ from pyhyve.xml.domain import (
 )
 from pyhyve.xml.interface import Interface, InterfaceModel, Mac
 
-__all__ = ["Context", "complete_domain", "complete_interface", "define", "random_mac"]
+__all__ = ["Context", "complete_basics", "complete_domain", "complete_interface", "define", "random_mac"]
 
 _MEMORY_MAX_KIB: Final = 1 << 53
 
@@ -68,8 +68,7 @@ def define(text: str, emulators: Emulators, *, validate: bool = False) -> tuple[
 def complete_domain(domain: Domain, emulators: Emulators) -> tuple[Domain, Context]:
     """Return a domain with everything filled in, and what it was completed for. Raises LibvirtError."""
     domain, context = _choose_emulator(domain, emulators)
-    for step in (_basics, _memory, _vcpus, _cpu, _boot):
-        domain = step(domain, context)
+    domain = _boot(_cpu(complete_basics(domain), context), context)
     domain = normalize_nodes(domain)
     devices = domain.devices or Devices()
     devices = replace(
@@ -87,6 +86,13 @@ def complete_domain(domain: Domain, emulators: Emulators) -> tuple[Domain, Conte
     devices = assign_pci(devices, pcie=context.pcie, i440fx=context.i440fx)
     domain = replace(domain, devices=replace(devices, controller=group_controllers(devices.controller)))
     return domain, context
+
+
+def complete_basics(domain: Domain) -> Domain:
+    """Return a domain with what each has, whatever runs it. Raises LibvirtError."""
+    for step in (_basics, _memory, _vcpus):
+        domain = step(domain)
+    return domain
 
 
 def _choose_emulator(domain: Domain, emulators: Emulators) -> tuple[Domain, Context]:
@@ -111,8 +117,7 @@ def _choose_emulator(domain: Domain, emulators: Emulators) -> tuple[Domain, Cont
     return replace(domain, os=os, devices=replace(devices, emulator=path)), Context(emulator, machine)
 
 
-def _basics(domain: Domain, context: Context) -> Domain:
-    del context
+def _basics(domain: Domain) -> Domain:
     written = uuid.UUID(domain.uuid) if domain.uuid else uuid.uuid4()
     genid = domain.genid
     if genid is not None and not genid.uuid:
@@ -133,8 +138,7 @@ def _basics(domain: Domain, context: Context) -> Domain:
     )
 
 
-def _memory(domain: Domain, context: Context) -> Domain:
-    del context
+def _memory(domain: Domain) -> Domain:
     kib = domain.memory.kib
     if not kib or kib > _MEMORY_MAX_KIB:
         raise xml_error("Memory size must be specified via <memory> or in the <numa> configuration")
@@ -149,8 +153,7 @@ def _memory(domain: Domain, context: Context) -> Domain:
     )
 
 
-def _vcpus(domain: Domain, context: Context) -> Domain:
-    del context
+def _vcpus(domain: Domain) -> Domain:
     vcpu = domain.vcpu or Vcpu(count=1)
     count = vcpu.count or 1
     current = vcpu.current

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyhyve.daemon.domains.definition import complete_domain
 from pyhyve.daemon.domains.faults import system_error, unsupported
 from pyhyve.daemon.drivers.qemu.command import Launch, command_line
 from pyhyve.daemon.drivers.qemu.command.block import disk_nodes
@@ -64,6 +65,10 @@ class QemuHypervisor:
         if len(os.fsencode(directory)) > SOCKET_PATH_MAX - 40:
             directory = self._runtime / hashlib.sha256(name.encode()).hexdigest()[:16]
         return directory
+
+    def complete(self, domain: Domain) -> Domain:
+        """Return a definition made whole for its emulator."""
+        return complete_domain(domain, self.emulators)[0]
 
     async def prepare(self, domain: Domain, number: int) -> Domain:
         """Return the live definition of a machine about to start."""

@@ -63,6 +63,10 @@ class QemuMachine:
             raise internal(f"qemu unexpectedly closed the monitor: {said}") from error
         self._commands = frozenset(item["name"] for item in answer)
 
+    def times_ns(self) -> tuple[int, int]:
+        """How long it ran, as itself and in the kernel."""
+        return self._process.times_ns()
+
     def has(self, command: str) -> bool:
         """Whether the machine knows a command."""
         return command in self._commands

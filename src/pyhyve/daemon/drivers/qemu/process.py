@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["MachineProcess", "boot_id", "log_since", "process_start_time", "process_state"]
 
+_TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+_STAT_SIZE: Final = 1024
+"""Bytes of a process's stat file at most: some fifty numbers."""
 LOG_TAIL: Final = 16384
 """Bytes of a machine's log that are read when it failed to start."""
 
@@ -59,6 +62,7 @@ class MachineProcess:
     start_time: int
     child: subprocess.Popen[bytes] | None = None
     _descriptor: int = -1
+    _stat: int = -1
 
     @classmethod
     def start(cls, arguments: Sequence[str], fds: Sequence[int], log: Path) -> tuple[MachineProcess, int]:
@@ -95,6 +99,19 @@ class MachineProcess:
             return self.child.poll() is None
         return process_start_time(self.pid) == self.start_time and process_state(self.pid) not in {"Z", "X"}
 
+    def times_ns(self) -> tuple[int, int]:
+        """Return nanoseconds it ran as itself and in the kernel; none once it is gone.
+
+        The file stays open: opening it costs more than all the rest of a question about a domain.
+        """
+        try:
+            if self._stat < 0:
+                self._stat = os.open(f"/proc/{self.pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+            fields = os.pread(self._stat, _STAT_SIZE, 0).rpartition(b")")[2].split(None, 14)
+        except OSError:
+            return 0, 0
+        return int(fields[11]) * _TICK_NS, int(fields[12]) * _TICK_NS
+
     def watch(self, on_end: Callable[[int | None], None]) -> None:
         """Have ``on_end`` called with the exit status (None where it is not ours to know) once it ended."""
         loop = asyncio.get_running_loop()
@@ -114,6 +131,9 @@ class MachineProcess:
 
     def unwatch(self) -> None:
         """Stop watching."""
+        if self._stat >= 0:
+            os.close(self._stat)
+            self._stat = -1
         if self._descriptor >= 0:
             asyncio.get_running_loop().remove_reader(self._descriptor)
             os.close(self._descriptor)
