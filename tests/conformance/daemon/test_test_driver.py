@@ -42,9 +42,10 @@ COMMANDS = [
     "dumpxml test --inactive",
     "start test",
 ]
+INVALID = "error: Requested operation is not valid: domain is"
 WORDS = {
-    "error: internal error: domain 'test' not paused": "error: Requested operation is not valid: domain is already running",
-    "error: internal error: domain 'test' not running": "error: Requested operation is not valid: domain is not running",
+    "error: internal error: domain 'test' not paused": f"{INVALID} already running",
+    "error: internal error: domain 'test' not running": f"{INVALID} not running",
 }
 """What libvirt's test driver calls internal errors: here they are what its QEMU driver says."""
 EVENTS = """
