@@ -119,11 +119,11 @@ class Daemon:
     # -- life ---------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Bring up drivers, then parts."""
+        """Bring up parts, then drivers: machines need the networks and pools that parts are."""
         self._loop = asyncio.get_running_loop()
         self.paths.make()
         self._read_policy()
-        members: list[Part | Driver] = [*self.drivers, *self._parts.values()]
+        members: list[Part | Driver] = [*self._parts.values(), *self.drivers]
         for member in members:
             await member.start()
             self._started.append(member)

@@ -23,8 +23,16 @@ from pyhyve.daemon.procedures import (
     domain_snapshots,
     domain_tuning,
     events,
+    interface,
+    network,
     node,
+    node_device,
+    nwfilter,
+    secret,
+    storage_pool,
+    storage_volume,
 )
+from pyhyve.daemon.resources import wiring
 
 if TYPE_CHECKING:
     from pyhyve.daemon.access import Policy
@@ -47,7 +55,14 @@ HANDLERS = (
     domain_snapshots,
     domain_tuning,
     events,
+    interface,
+    network,
     node,
+    node_device,
+    nwfilter,
+    secret,
+    storage_pool,
+    storage_volume,
 )
 """Modules that register handlers when they are imported."""
 
@@ -55,6 +70,8 @@ HANDLERS = (
 def build(paths: Paths, policy: Policy | None = None) -> Daemon:
     """Return a daemon with everything in it, not started."""
     daemon = Daemon(paths, policy)
-    daemon.add_driver(QemuDriver(daemon, LinuxHost()))
+    qemu = QemuDriver(daemon, LinuxHost())
+    daemon.add_driver(qemu)
+    wiring.add(daemon, qemu, "qemu")
     daemon.add_driver(TestDriver(daemon))
     return daemon

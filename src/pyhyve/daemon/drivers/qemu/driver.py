@@ -10,6 +10,7 @@ from pyhyve.daemon.drivers.api import DriverBase, version_number
 from pyhyve.daemon.drivers.qemu.capabilities import capabilities, domain_capabilities
 from pyhyve.daemon.drivers.qemu.emulator import EmulatorCatalog
 from pyhyve.daemon.drivers.qemu.hypervisor import QemuHypervisor
+from pyhyve.daemon.drivers.qemu.references import NetworkPlug, References
 from pyhyve.daemon.drivers.qemu.taps import BridgeSource, EthernetSource
 from pyhyve.daemon.errors import LibvirtError
 from pyhyve.rpc.errors import ErrorDomain
@@ -36,12 +37,18 @@ class QemuDriver(DriverBase):
         self.uri = f"qemu:///{daemon.paths.instance}"
         self._instance = daemon.paths.instance
         self.emulators = EmulatorCatalog(daemon.paths.cache)
+        references = References(self)
         self.hypervisor = QemuHypervisor(
             self.emulators,
             daemon.paths.runtime / "qemu",
             daemon.paths.log / "qemu",
-            {"bridge": BridgeSource(), "ethernet": EthernetSource()},
+            {
+                "bridge": BridgeSource(),
+                "ethernet": EthernetSource(),
+                "network": NetworkPlug(references, self),
+            },
         )
+        self.hypervisor.references = references
         self.domains = DomainRegistry(daemon, self, self.hypervisor, "qemu")
         self.domains.listeners.append(notices.handle)
         self.add(DomainRegistry, self.domains)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from pyhyve.daemon.domains.emulators import Emulators
     from pyhyve.daemon.domains.hypervisor import MachineListener, MachineRecord, NetworkSource
+    from pyhyve.daemon.drivers.qemu.references import References
     from pyhyve.xml.character import Channel
     from pyhyve.xml.disk import Disk
     from pyhyve.xml.domain import Domain
@@ -58,6 +59,8 @@ class QemuHypervisor:
         self._log = log
         self.sources: Mapping[str, NetworkSource] = sources
         """Who connects network interfaces, by type."""
+        self.references: References | None = None
+        """Looks up networks and volumes that definitions refer to."""
 
     def runtime_directory(self, name: str) -> Path:
         """Directory of a machine's sockets. Long names are shortened: a socket's path has 107 bytes."""
@@ -72,6 +75,8 @@ class QemuHypervisor:
 
     async def prepare(self, domain: Domain, number: int) -> Domain:
         """Return the live definition of a machine about to start."""
+        if self.references is not None:
+            domain = self.references.resolve(domain)
         sockets = self.runtime_directory(f"{number}-{domain.name}")
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(None, prepare_domain, domain, number, sockets, _tap_names())
@@ -167,6 +172,8 @@ class QemuHypervisor:
 
     async def prepare_disk(self, disk: Disk, number: int) -> Disk:
         """Return a disk with its images looked up and numbered from ``number``."""
+        if self.references is not None:
+            disk = self.references.disk(disk)
         prepared, _ = await asyncio.get_running_loop().run_in_executor(None, prepare_disk, disk, number)
         return prepared
 

@@ -60,7 +60,11 @@ class BridgeSource:
     async def connect(self, interface: Interface, name: str) -> tuple[str, int]:
         """Make a tap on the interface's bridge."""
         bridge = interface.source.bridge if interface.source is not None else None
-        return await asyncio.to_thread(self._connect, bridge or "", name)
+        return await self.connect_to(bridge or "", name)
+
+    async def connect_to(self, bridge: str, name: str) -> tuple[str, int]:
+        """Make a tap on a bridge; return its name and descriptor. Raises LibvirtError."""
+        return await asyncio.to_thread(self._connect, bridge, name)
 
     @staticmethod
     def _connect(bridge: str, name: str) -> tuple[str, int]:
