@@ -186,7 +186,7 @@ def format_foreign(node: Node) -> str:
         node = _without_prefix(node, prefix)
     text = format_node(Node("metadata", children=(node,)))
     lines = text.splitlines()[1:-1]
-    return "\n".join(line.removeprefix("  ") for line in lines) + "\n"
+    return "\n".join(line.removeprefix("  ") for line in lines)
 
 
 def _without_prefix(node: Node, prefix: str) -> Node:
@@ -211,7 +211,8 @@ def _with_metadata(held: Domain, kind: int, text: str | None, key: str | None, u
         except XmlError as error:
             raise malformed(text, error, "metadata_xml") from error
         kept = (*kept, _with_prefix(root, key or "", uri or ""))
-    return replace(held, metadata=Node("metadata", children=kept) if kept else None)
+    present = bool(kept) or held.metadata is not None
+    return replace(held, metadata=Node("metadata", children=kept) if present else None)
 
 
 def _with_prefix(node: Node, key: str, uri: str) -> Node:

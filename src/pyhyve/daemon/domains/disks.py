@@ -84,13 +84,24 @@ async def statistics_by_alias(domain: ManagedDomain) -> dict[str, dict[str, int]
     for item in await domain.monitor("query-blockstats"):
         path = item.get("qdev") or ""
         alias = path.removeprefix("/machine/peripheral/").partition("/")[0]
-        found[alias or item.get("device", "")] = item["stats"]
+        stats = dict(item["stats"])
+        highest = item.get("parent", {}).get("stats", {}).get("wr_highest_offset")
+        if highest is not None:
+            stats["wr_highest_offset"] = highest
+        found[alias or item.get("device", "")] = stats
     return found
 
 
 def alias_of(disk: Disk) -> str:
     """Return a disk's alias."""
     return disk.alias.name if disk.alias is not None else ""
+
+
+def backend_of(domain: ManagedDomain, disk: Disk) -> str:
+    """Return what QEMU's commands about the guest's side of a disk call it."""
+    alias = alias_of(disk)
+    ours = domain.record is not None and "pyhyve-system" in domain.record.emulator
+    return f"/machine/peripheral/{alias}/virtio-backend" if disk.target.bus == "virtio" and not ours else alias
 
 
 async def block_statistics(domain: ManagedDomain, path: str) -> dict[str, int]:
@@ -238,7 +249,7 @@ async def set_io_tune(domain: ManagedDomain, path: str, params: Sequence[TypedPa
     if affect & Affect.LIVE and domain.live is not None:
         disk, values = _tuned(domain.live, path)
         merged = _merged(values, given)
-        arguments: dict[str, Any] = {"id": alias_of(disk)}
+        arguments: dict[str, Any] = {"id": backend_of(domain, disk)}
         for name, key in _TUNE:
             written = merged.get(name)
             if key == "group":

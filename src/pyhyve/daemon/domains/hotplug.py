@@ -12,6 +12,7 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from pyhyve.daemon.domains.definition.disks import complete_disk, insert_disk
 from pyhyve.daemon.domains.definition.find import COLLECTIONS, drop_device, each_device, with_collection
 from pyhyve.daemon.domains.definition.match import find_same
 from pyhyve.daemon.domains.definition.parse import parse_device
@@ -60,12 +61,12 @@ def _with_device(domain: Domain, name: str, device: Any) -> Domain:
             raise failed(f"a {name} device is already in the domain configuration", ErrorDomain.DOMAIN)
         return replace(domain, devices=with_collection(devices, name, device))
     if name == "disk":
-        for other in devices.disk:
-            if other.target.dev == device.target.dev:
-                raise LibvirtError(
-                    ErrorCode.OPERATION_INVALID, ErrorDomain.QEMU, f"target {device.target.dev} already exists"
-                )
-    return replace(domain, devices=with_collection(devices, name, (*held, device)))
+        disks = list(devices.disk)
+        insert_disk(disks, complete_disk(device, disks))
+        held = tuple(disks)
+    else:
+        held = (*held, device)
+    return replace(domain, devices=with_collection(devices, name, held))
 
 
 async def _store(domain: ManagedDomain, definition: Domain) -> None:

@@ -138,9 +138,6 @@ def _address(devices: Devices, name: str, device: Any) -> Address | None:
 
 async def _placed_disk(domain: ManagedDomain, disk: Disk) -> Disk:
     devices = domain.devices
-    for other in devices.disk:
-        if other.target.dev == disk.target.dev:
-            raise failed(f"target {disk.target.dev} already exists")
     disk = complete_disk(disk, devices.disk)
     if disk.target.bus in _COLD_BUSES:
         raise not_supported(f"disk device='{disk.device}' on bus '{disk.target.bus}' cannot be hot plugged.")

@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from pyhyve.xml.domain import Domain
     from pyhyve.xml.interface import Interface
 
-__all__ = ["addresses", "counters", "get_limits", "leased_name", "set_limits", "statistics"]
+__all__ = ["addresses", "all_counters", "counters", "get_limits", "leased_name", "set_limits", "statistics"]
 
-_COUNTERS: Final = ("bytes", "packets", "errors", "dropped")
 _LIMITS: Final = (
     ("inbound", "average"),
     ("inbound", "peak"),
@@ -37,17 +36,19 @@ _LIMITS: Final = (
 _LEASE, _AGENT, _ARP = 0, 1, 2
 
 
+def all_counters() -> dict[str, tuple[int, ...]]:
+    """Return each interface's counters as a guest behind it sees them: what the host sends, the guest receives."""
+    found = {}
+    for line in Path("/proc/thread-self/net/dev").read_text(encoding="ascii").splitlines()[2:]:
+        name, _, rest = line.partition(":")
+        numbers = [int(word) for word in rest.split()]
+        found[name.strip()] = (*numbers[8:12], *numbers[:4])
+    return found
+
+
 def counters(name: str) -> tuple[int, ...] | None:
-    """Return a tap's counters as its guest sees them (what the host sends, the guest receives), or None."""
-    base = Path("/sys/class/net", name, "statistics")
-    try:
-        read = {
-            side: [int((base / f"{side}_{what}").read_text(encoding="ascii")) for what in _COUNTERS]
-            for side in ("tx", "rx")
-        }
-    except (OSError, ValueError):
-        return None
-    return (*read["tx"], *read["rx"])
+    """Return one interface's counters, or None where there is none."""
+    return all_counters().get(name)
 
 
 def _known(held: Domain, device: str) -> Interface:

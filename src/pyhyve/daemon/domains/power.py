@@ -121,6 +121,4 @@ async def pm_suspend(domain: ManagedDomain, target: int, duration: int) -> None:
 async def pm_wakeup(domain: ManagedDomain) -> None:
     """Wake a guest up. Raises LibvirtError."""
     domain.require_active()
-    if domain.state is not DomainState.PMSUSPENDED:
-        raise invalid("Unable to wake up domain in this state")
     await domain.monitor("system_wakeup")

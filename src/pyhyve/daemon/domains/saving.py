@@ -52,7 +52,7 @@ __all__ = [
 ]
 
 _RUNNING, _PAUSED, _BYPASS_CACHE = 2, 4, 1
-_OPERATION_RESTORE, _OPERATION_SAVE, _OPERATION_DUMP = 2, 1, 6
+_OPERATION_SAVE, _OPERATION_DUMP = 2, 8
 _POLL_S: Final = 0.02
 _FORMATS: Final = ("elf", "kdump-zlib", "kdump-lzo", "kdump-snappy", "win-dmp")
 _CRASH, _LIVE, _BYPASS, _RESET, _MEMORY_ONLY = 1, 2, 4, 8, 16
@@ -299,7 +299,7 @@ async def _start_from(
         finally:
             os.close(descriptor)
         await lifecycle.began(domain)
-        domain.set_state(DomainState.PAUSED, PausedReason.USER)
+        domain.set_state(DomainState.PAUSED, PausedReason.MIGRATION)
         domain.lifecycle(LifecycleEvent.STARTED, StartedDetail.RESTORED)
         if running:
             await lifecycle.let_run(domain, RunningReason.RESTORED, 2)

@@ -52,7 +52,7 @@ __all__ = ["create"]
 
 _REDEFINE, _CURRENT, _NO_METADATA, _HALT, _DISK_ONLY, _REUSE = 1, 2, 4, 8, 16, 32
 _QUIESCE, _ATOMIC, _LIVE, _VALIDATE = 64, 128, 256, 512
-_OPERATION: Final = 3
+_OPERATION: Final = 6
 _INTERNAL_FORMATS: Final = frozenset({"qcow2"})
 
 

@@ -164,12 +164,13 @@ def _delay_ns(pid: int, thread: int) -> int:
 def _interfaces(domain: ManagedDomain, params: list[TypedParam]) -> None:
     held = domain.devices.interface
     params.append(_uint("net.count", len(held)))
+    known = interfaces.all_counters() if held else {}
     for number, item in enumerate(held):
         name = item.target.dev if item.target is not None else None
         if name is None:
             continue
         params.append(_text(f"net.{number}.name", name))
-        found = interfaces.counters(name)
+        found = known.get(name)
         if found is not None:
             params.extend(_count(f"net.{number}.{word}", value) for word, value in zip(_NET, found, strict=True))
 

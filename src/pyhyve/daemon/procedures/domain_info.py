@@ -82,6 +82,6 @@ async def get_hostname(call: Call, args: Any) -> str:
 @procedure("DOMAIN_GET_LAUNCH_SECURITY_INFO")
 def get_launch_security_info(call: Call, args: Any) -> list[object]:
     """Nothing: no machine is confidential."""
-    call.check_flags(args.flags, 0)
+    call.check_flags(args.flags, 4)
     domain_of(call, args.dom)
     return []

@@ -51,7 +51,7 @@ async def restore(call: Call, args: Any) -> None:
     """Start a machine from the file it was saved to."""
     flags = getattr(args, "flags", 0)
     call.check_flags(flags, _SAVE_FLAGS)
-    await saving.restore(registry_of(call), getattr(args, "from"), getattr(args, "dxml", None), flags)
+    await saving.restore(registry_of(call), args[0], getattr(args, "dxml", None), flags)
 
 
 @procedure("DOMAIN_RESTORE_PARAMS")

@@ -237,11 +237,14 @@ async def set_scheduler_parameters(call: Call, args: Any) -> None:
         await tuning.set_scheduler_parameters(domain, args.params, flags)
 
 
-def _parameters(reader: Callable[[ManagedDomain, int], list[TypedParam]]) -> Callable[[Call, Any], Any]:
+def _parameters(reader: Callable[[ManagedDomain, int], list[TypedParam]], count: int) -> Callable[[Call, Any], Any]:
     def handler(call: Call, args: Any) -> tuple[list[TypedParam], int]:
         call.check_flags(args.flags, 7)
-        params = reader(domain_of(call, args.dom), args.flags)
-        return (params[: args.nparams] if args.nparams else []), len(params)
+        domain = domain_of(call, args.dom)
+        if not args.nparams:
+            return [], count
+        params = reader(domain, args.flags)[: args.nparams]
+        return params, len(params)
 
     return handler
 
@@ -256,11 +259,11 @@ def _set_parameters(writer: Callable[[ManagedDomain, Any, int], Awaitable[None]]
     return handler
 
 
-procedure("DOMAIN_GET_MEMORY_PARAMETERS")(_parameters(tuning.memory_parameters))
+procedure("DOMAIN_GET_MEMORY_PARAMETERS")(_parameters(tuning.memory_parameters, 3))
 procedure("DOMAIN_SET_MEMORY_PARAMETERS")(_set_parameters(tuning.set_memory_parameters))
-procedure("DOMAIN_GET_BLKIO_PARAMETERS")(_parameters(tuning.blkio_parameters))
+procedure("DOMAIN_GET_BLKIO_PARAMETERS")(_parameters(tuning.blkio_parameters, 6))
 procedure("DOMAIN_SET_BLKIO_PARAMETERS")(_set_parameters(tuning.set_blkio_parameters))
-procedure("DOMAIN_GET_NUMA_PARAMETERS")(_parameters(tuning.numa_parameters))
+procedure("DOMAIN_GET_NUMA_PARAMETERS")(_parameters(tuning.numa_parameters, 2))
 procedure("DOMAIN_SET_NUMA_PARAMETERS")(_set_parameters(tuning.set_numa_parameters))
 procedure("DOMAIN_SET_PERF_EVENTS")(_set_parameters(tuning.set_perf_events))
 

@@ -196,7 +196,7 @@ def malformed(text: str, error: Exception, what: str) -> LibvirtError:
     message = re.sub(r", line \d+, column \d+( \(<string>, line \d+\))?$", "", str(cause.msg))
     lines = text.splitlines()
     line = lines[min(number, len(lines)) - 1] if lines else ""
-    place = max((cause.offset or 1) - 1, 0)
+    place = len(line) if message.startswith("Premature end") else max((cause.offset or 1) - 1, 0)
     start = max(0, place - _CONTEXT) if place > _CONTEXT else 0
     shown = line[start : start + _CONTEXT]
     pointer = "-" * max(min(place - start, len(shown)), 0) + "^"

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final
 
-from pyhyve.daemon.domains.faults import xml_error
+from pyhyve.daemon.domains.faults import internal, xml_error
+from pyhyve.rpc.errors import ErrorDomain
 from pyhyve.xml.address import Address, pci_address
 from pyhyve.xml.devices import Controller, ControllerTarget, Devices, ModelName
 
@@ -140,7 +141,7 @@ class _Map:
                     bus.used[slot] = {0}
                     return index, slot, 0
         if not self.grows or kind in {_Kind.ROOT, _Kind.DOWNSTREAM}:
-            raise xml_error("No more available PCI slots")
+            raise internal("No more available PCI slots", ErrorDomain.DOMAIN)
         if kind is _Kind.PCIE:
             index = self._grow("pcie-root-port")
         elif self.pcie:
@@ -159,7 +160,7 @@ class _Map:
                     return 0, slot, function
         slot_found = root.free_slot()
         if slot_found is None:
-            raise xml_error("No more available PCI slots")
+            raise internal("No more available PCI slots", ErrorDomain.DOMAIN)
         root.used[slot_found] = {0}
         self.ports.add(slot_found)
         return 0, slot_found, 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyhyve.daemon.domains import notices
+from pyhyve.daemon.domains.definition.view import RUNTIME_DIRECTORY
 from pyhyve.daemon.domains.registry import DomainRegistry
 from pyhyve.daemon.drivers.api import DriverBase, version_number
 from pyhyve.daemon.drivers.qemu.capabilities import capabilities, domain_capabilities
@@ -40,7 +41,7 @@ class QemuDriver(DriverBase):
         references = References(self)
         self.hypervisor = QemuHypervisor(
             self.emulators,
-            daemon.paths.runtime / "qemu",
+            daemon.paths.runtime / RUNTIME_DIRECTORY,
             daemon.paths.log / "qemu",
             {
                 "bridge": BridgeSource(),

@@ -51,6 +51,8 @@ def source_properties(kind: str, source: DiskSource) -> dict[str, Any]:
             port = f":{host.port}" if host.port else ""
             return {"driver": source.protocol, "url": f"{source.protocol}://{host.name}{port}/{source.name}"}
         raise unsupported(f"network disk protocol '{source.protocol}' not supported", ErrorDomain.QEMU)
+    if kind in {"volume", "nvme", "vhostuser", "vhostvdpa"}:
+        raise unsupported(f"disk type '{kind}' not supported", ErrorDomain.QEMU)
     if kind == "block" or source.dev:
         return {"driver": "host_device", "filename": source.dev}
     if kind == "dir":

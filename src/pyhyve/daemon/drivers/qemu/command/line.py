@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from pyhyve.daemon.domains.faults import unsupported
 from pyhyve.daemon.drivers.qemu.command.block import write_disks
 from pyhyve.daemon.drivers.qemu.command.characters import write_characters
 from pyhyve.daemon.drivers.qemu.command.devices import (
@@ -16,6 +17,7 @@ from pyhyve.daemon.drivers.qemu.command.devices import (
     write_others,
 )
 from pyhyve.daemon.drivers.qemu.command.launch import Command, Launch
+from pyhyve.rpc.errors import ErrorDomain
 from pyhyve.xml.devices import Devices
 
 if TYPE_CHECKING:
@@ -110,13 +112,15 @@ def _has_ram_id(machine: str) -> bool:
 
 
 def cpu_option(domain: Domain) -> str:
-    """Return ``-cpu``'s value."""
+    """Return ``-cpu``'s value. Raises LibvirtError for a mode the machine cannot have."""
     cpu = domain.cpu
     if cpu is None:
         return "max"
     if cpu.mode == "host-passthrough":
-        model = "host" if domain.type == "kvm" else "max"
-        parts = [model, *(["migratable=on"] if cpu.migratable == "on" and model == "host" else [])]
+        if domain.type != "kvm":
+            where = f"for x86_64 {domain.type} domain on x86_64 host is not supported by hypervisor"
+            raise unsupported(f"CPU mode 'host-passthrough' {where}", ErrorDomain.QEMU)
+        parts = ["host", *(["migratable=on"] if cpu.migratable == "on" else [])]
     elif cpu.mode in {"maximum", "host-model"}:
         parts = ["host" if cpu.mode == "host-model" and domain.type == "kvm" else "max"]
     else:
