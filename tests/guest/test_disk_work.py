@@ -40,9 +40,7 @@ def sparse(path: Path, size: int) -> Path:
 
 
 def test_ext4_survives_a_reboot(debian_6_1: Guest, tmp_path: Path, start: StartMachine) -> None:
-    tools = program_disk(
-        tmp_path / "tools", find_program("mke2fs", "e2fsprogs"), find_program("e2fsck", "e2fsprogs")
-    )
+    tools = program_disk(tmp_path / "tools", find_program("mke2fs", "e2fsprogs"), find_program("e2fsck", "e2fsprogs"))
     disk = tmp_path / "disk"
     create = [str(find_program("qemu-img", "qemu-utils")), "create", "-q", "-f", "qcow2", str(disk), "64M"]
     subprocess.run(create, check=True)
@@ -74,9 +72,7 @@ def test_deep_queues_discard_and_driver_resets(debian_6_1: Guest, tmp_path: Path
     tools = program_disk(tmp_path / "tools", compiled(tmp_path, WORK))
     disk = tmp_path / "disk"
     disk.write_bytes(os.urandom(1 << 20) * (DISK_BYTES >> 20))
-    console = start(
-        debian_6_1, APPEND, "--disk", f"{tools},format=raw,readonly=on", "--disk", f"{disk},format=raw"
-    )
+    console = start(debian_6_1, APPEND, "--disk", f"{tools},format=raw,readonly=on", "--disk", f"{disk},format=raw")
     console.wait_ready(BOOT_TIMEOUT_S)
     install_programs(console, "/dev/vda")
     said = console.run(f"disk /dev/vdb {WORK_SHARE}", WORK_TIMEOUT_S)
@@ -178,9 +174,7 @@ def test_full_file_system_stops_the_machine_and_loses_nothing(
     debian_6_1: Guest, small: Path, tmp_path: Path, start: StartMachine
 ) -> None:
     disk = sparse(small / "disk", 32 << 20)
-    console = start(
-        debian_6_1, APPEND, "--qmp", f"unix:{tmp_path}/qmp", "--disk", f"{disk},format=raw,werror=enospc"
-    )
+    console = start(debian_6_1, APPEND, "--qmp", f"unix:{tmp_path}/qmp", "--disk", f"{disk},format=raw,werror=enospc")
     console.wait_ready(BOOT_TIMEOUT_S)
     monitor = Monitor(tmp_path / "qmp")
     console.run("dd if=/dev/urandom of=/tmp/data bs=1M count=16")

@@ -39,6 +39,7 @@ def main() -> int:
     parser.add_argument("--guest", action="append", choices=KERNELS, help="guests to take along (default: all)")
     parser.add_argument("--qemu", action="store_true", help="take the host's QEMU along, as a peer")
     parser.add_argument("--timeout", type=float, default=4 * 3600, metavar="S")
+    parser.add_argument("--icount", action="store_true", help="count instructions as time (for benchmarks)")
     parser.add_argument("--prepare", action="store_true", help="build the image and the snapshot, run nothing")
     parser.add_argument("tests", nargs="*", help="pytest arguments")
     options = parser.parse_args()
@@ -64,7 +65,7 @@ def main() -> int:
         command = options.shell or f"exec {pytest_command(options.tests)}"
         if options.endurance is not None:
             command = f"exec {ENDURANCE} {options.endurance}"
-        return run(SETUP + command + "\n", extra=extra, timeout_s=options.timeout, echo=say)
+        return run(SETUP + command + "\n", extra=extra, timeout_s=options.timeout, echo=say, icount=options.icount)
     except (NestedError, UserError) as error:
         sys.stderr.write(f"nested machine: {error}\n")
         return 1

@@ -63,10 +63,13 @@ def missing() -> str | None:
     return None
 
 
-def _command(image: Path, snapshot: Path, payload: Path, monitor: Path) -> list[str]:
+def _command(image: Path, snapshot: Path, payload: Path, monitor: Path, *, icount: bool) -> list[str]:
+    # With -icount, time in the machine is the number of its instructions, 2 ns each: a busy host changes no figure.
+    counting = ["-accel", "tcg,tb-size=512", "-icount", "shift=1,sleep=off"]
+    accelerator = counting if icount else ["-accel", "tcg,thread=single,tb-size=512"]
     return [
         *_DIES_WITH_US, "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-        "-accel", "tcg,thread=single,tb-size=512", "-cpu", CPU_MODEL, "-m", str(MEMORY_MIB), "-smp", "1",
+        *accelerator, "-cpu", CPU_MODEL, "-m", str(MEMORY_MIB), "-smp", "1",
         "-kernel", str(image / "kernel"), "-initrd", str(image / "initrd"),
         "-append", KERNEL_ARGUMENTS,
         "-serial", "stdio", "-qmp", f"unix:{monitor},server=on,wait=off",
@@ -178,11 +181,11 @@ def _savevm(monitor: Path) -> None:
                 raise NestedError(msg)
 
 
-def cached_snapshot(echo: Callable[[str], None] = lambda _line: None) -> tuple[Path, Path]:
+def cached_snapshot(echo: Callable[[str], None] = lambda _line: None, *, icount: bool = False) -> tuple[Path, Path]:
     """The image directory and a qcow2 file with the snapshot in it, made when missing."""
     image = cached_image()
     nowhere = Path("/")
-    recipe = repr((_command(nowhere, nowhere, nowhere, nowhere), PAYLOAD_SIZE_BYTES, _qemu_version()))
+    recipe = repr((_command(nowhere, nowhere, nowhere, nowhere, icount=icount), PAYLOAD_SIZE_BYTES, _qemu_version()))
     final = image / f"snapshot-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.qcow2"
     with (image / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -192,7 +195,7 @@ def cached_snapshot(echo: Callable[[str], None] = lambda _line: None) -> tuple[P
             disk, payload, monitor = (Path(directory, name) for name in ("disk", "payload", "monitor"))
             subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "64M"], check=True)
             _allocate(payload)
-            with _running(_command(image, disk, payload, monitor), echo) as console:
+            with _running(_command(image, disk, payload, monitor, icount=icount), echo) as console:
                 mark = console.wait_for_mark(time.monotonic() + BOOT_TIMEOUT_S)
                 if mark != "ready":
                     raise NestedError(mark)
@@ -242,6 +245,7 @@ def run(
     timeout_s: float = 600,
     echo: Callable[[str], None] = print,
     niceness: int = 0,
+    icount: bool = False,
 ) -> int:
     """Run a shell script in the nested machine, in a directory with the project; returns its exit status.
 
@@ -249,22 +253,28 @@ def run(
     """
     for _ in range(ATTEMPTS - 1):
         try:
-            return _run_once(script, extra or {}, timeout_s, echo, niceness)
+            return _run_once(script, extra or {}, timeout_s, echo, niceness, icount=icount)
         except NestedStalledError as error:
             echo(f"{error}\nnested machine: it has stalled; starting again")
-    return _run_once(script, extra or {}, timeout_s, echo, niceness)
+    return _run_once(script, extra or {}, timeout_s, echo, niceness, icount=icount)
 
 
 def _run_once(
-    script: str, extra: Mapping[str, Path], timeout_s: float, echo: Callable[[str], None], niceness: int
+    script: str,
+    extra: Mapping[str, Path],
+    timeout_s: float,
+    echo: Callable[[str], None],
+    niceness: int,
+    *,
+    icount: bool,
 ) -> int:
-    image, snapshot = cached_snapshot(echo)
+    image, snapshot = cached_snapshot(echo, icount=icount)
     with tempfile.TemporaryDirectory(prefix="pyhyve-nested-") as directory:
         disk, payload, monitor = (Path(directory, name) for name in ("disk", "payload", "monitor"))
         shutil.copyfile(snapshot, disk)
         _write_payload(payload, script, extra)
         priority = ["nice", "-n", str(niceness)] if niceness else []
-        command = [*priority, *_command(image, disk, payload, monitor), "-loadvm", SNAPSHOT]
+        command = [*priority, *_command(image, disk, payload, monitor, icount=icount), "-loadvm", SNAPSHOT]
         with _running(command, echo) as console:
             console.write(str(int(time.time()) + 1))
             mark = console.wait_for_mark(time.monotonic() + timeout_s)

@@ -79,6 +79,10 @@ class Tap:
             msg = f"tap {name!r}: not an interface name (1 to {_NAME_BYTES} bytes)"
             raise NetError(msg)
         self.name = name
+        self.vhost: bool | None = None
+        """Whether the kernel shall move the packets (vhost-net); None: where it can."""
+        self.vhost_fds: list[int] = []
+        """Descriptors of vhost-net that were passed to us, for whoever uses it."""
         self._fds: list[int] = []
         self._active = queues
         self._loop: IoLoop | None = None
@@ -112,6 +116,11 @@ class Tap:
                 msg = f"tap {self.name}: its descriptor was opened without IFF_TAP or IFF_VNET_HDR"
                 raise NetError(msg)
             os.set_blocking(fd, False)
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """The descriptors, one for each pair of queues."""
+        return tuple(self._fds)
 
     @property
     def queues(self) -> int:
@@ -192,6 +201,9 @@ class Tap:
             if self._loop is not None:
                 self._loop.unwatch(fd)
             os.close(fd)
+        for fd in self.vhost_fds:
+            os.close(fd)
+        self.vhost_fds = []
         self._fds = []
 
 

@@ -76,7 +76,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--net",
         action="append",
         default=[],
-        metavar="user[,forward=tcp:2222:22]|bridge=NAME|tap=NAME|switch=PATH|none[,mac=ADDRESS]",
+        metavar="user[,forward=tcp:2222:22]|bridge=NAME|tap=NAME|switch=PATH|none[,mac=ADDRESS][,vhost=on|off]",
         help="a network card (repeatable)",
     )
     add(
@@ -203,12 +203,14 @@ def parse_net(text: str) -> NetConfig:
     if kind not in set(NetKind) or (target and kind in {NetKind.USER, NetKind.NONE}):
         msg = f"--net {text}: use user, bridge=NAME, tap=NAME, switch=PATH or none"
         raise InputError(msg)
-    pairs = parse_pairs("--net", words, {"forward", "mac"})
+    pairs = parse_pairs("--net", words, {"forward", "mac", "vhost"})
     forwards = tuple(parse_forward(value) for key, value in pairs if key == "forward")
     if forwards and kind != NetKind.USER:
         msg = f"--net {text}: forward works with user only"
         raise InputError(msg)
-    return NetConfig(NetKind(kind), target, dict(pairs).get("mac"), forwards)
+    given = dict(pairs)
+    vhost = parse_switch("--net", "vhost", given["vhost"]) if "vhost" in given else None
+    return NetConfig(NetKind(kind), target, given.get("mac"), forwards, vhost=vhost)
 
 
 def parse_number(option: str, text: str, kind: type[Number]) -> Number:

@@ -171,6 +171,8 @@ class NetConfig:
     forwards: tuple[PortForward, ...] = ()
     device_id: str = ""
     """Name of the card, for a monitor."""
+    vhost: bool | None = None
+    """Whether the host's kernel moves the packets; None: where it can (a tap, KVM, vhost-net)."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError on a malformed or multicast MAC address, or a missing bridge or tap name."""

@@ -22,11 +22,39 @@ class _RemovableNotify(Protocol):
         """Undo `on_notify`."""
 
 
+@runtime_checkable
+class _EventNotify(_RemovableNotify, Protocol):
+    """One that signals event descriptors."""
+
+    def attach_ioeventfd(self, event_fd: int, address: int, size: int) -> None:
+        """Signal `event_fd` for each guest write here."""
+
+
+class _EventRegistrar:
+    """KVM's way: event descriptors that the kernel signals; a vhost back end takes them directly."""
+
+    def __init__(self, engine: _EventNotify) -> None:
+        self._engine = engine
+
+    def __call__(self, address: int, size: int, callback: Callable[[int], None], /) -> Callable[[], None]:
+        """Call `callback` on a thread of the engine's."""
+        self._engine.on_notify(address, size, callback)
+        return lambda: self._engine.remove_notify(address)
+
+    def attach(self, address: int, size: int, event_fd: int) -> Callable[[], None]:
+        """Signal `event_fd`."""
+        self._engine.attach_ioeventfd(event_fd, address, size)
+        return lambda: self._engine.remove_notify(address)
+
+
 def notify_registrar(vm: Vm) -> NotifyRegistrar | None:
     """How the engine watches queue notifications by itself; None when they take the way through the bus."""
-    if not isinstance(vm, _RemovableNotify):
+    found: object = vm
+    if isinstance(found, _EventNotify):
+        return _EventRegistrar(found)
+    if not isinstance(found, _RemovableNotify):
         return None
-    engine: _RemovableNotify = vm
+    engine: _RemovableNotify = found
 
     def register(address: int, size: int, callback: Callable[[int], None], /) -> Callable[[], None]:
         engine.on_notify(address, size, callback)

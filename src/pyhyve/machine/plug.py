@@ -25,7 +25,9 @@ def open_net(net: NetConfig) -> NetBackend:
             ]
             return open_passt(forwards)
         case NetKind.TAP:
-            return Tap(net.target)
+            tap = Tap(net.target)
+            tap.vhost = net.vhost
+            return tap
         case NetKind.SWITCH:
             return connect_switch(net.target)
         case NetKind.BRIDGE:

@@ -116,6 +116,10 @@ class DeviceHooks:
     def quiesce(self) -> None:
         """Return when nothing outside the lock still uses guest memory."""
 
+    def kick_fd(self, index: int) -> int | None:
+        """An event descriptor that a kick of queue `index` may signal in place of `kick`; None for most devices."""
+        return None
+
     def drain(self) -> None:
         """Return when the requests under way are finished; no new one begins meanwhile."""
 

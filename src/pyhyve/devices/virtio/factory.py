@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pyhyve.backends.block import open_backend
 from pyhyve.backends.ioloop import IoLoop
+from pyhyve.backends.net import NetError
 from pyhyve.backends.vsock import VsockListener
 from pyhyve.devices.virtio.balloon import BalloonOptions, VirtioBalloon
 from pyhyve.devices.virtio.block import BlockOptions, VirtioBlock
 from pyhyve.devices.virtio.console import PortConfig, VirtioConsole
 from pyhyve.devices.virtio.net import NetOptions, VirtioNet
-from pyhyve.devices.virtio.pci import NotifyRegistrar, VirtioPci
+from pyhyve.devices.virtio.pci import EventRegistrar, NotifyRegistrar, VirtioPci
 from pyhyve.devices.virtio.rng import VirtioRng
 from pyhyve.devices.virtio.vsock import VirtioVsock
+from pyhyve.support.logs import late_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,11 +29,13 @@ if TYPE_CHECKING:
 
     from pyhyve.backends.chardev import EventLoop
     from pyhyve.backends.net import NetBackend
+    from pyhyve.backends.vhost import VhostBackend
     from pyhyve.devices.virtio.block import Failure
     from pyhyve.image.contract import Image
     from pyhyve.memory.guest import GuestMemory
 
 DeviceT = TypeVar("DeviceT")
+_LOG = late_logger(__name__)
 _MAC_PREFIX = b"\x52\x54\x00"
 
 
@@ -72,6 +76,33 @@ def make_disk(
     return PluggableDevice(function, device, close)
 
 
+def find_vhost(backend: NetBackend, register_notify: NotifyRegistrar | None) -> VhostBackend | None:
+    """The kernel's vhost-net for a tap whose kicks it can hear, where the host has it and nobody said no.
+
+    That is on KVM alone: the emulator must know of every write to guest memory, and vhost-net tells nobody.
+    """
+    from pyhyve.backends.tap import Tap  # noqa: PLC0415 - most machines have none
+
+    if not isinstance(backend, Tap):
+        return None
+    passed, backend.vhost_fds = backend.vhost_fds, []
+    engine: object = register_notify
+    if backend.vhost is not False and isinstance(engine, EventRegistrar):
+        from pyhyve.backends.vhost import KernelVhostNet  # noqa: PLC0415 - ditto
+
+        try:
+            return KernelVhostNet(backend.fds, fds=passed)
+        except NetError as error:
+            say = _LOG.warning if backend.vhost else _LOG.debug
+            say("tap %s: packets go through the machine's process: %s", backend.name, error)
+            return None
+    for fd in passed:
+        os.close(fd)
+    if backend.vhost:
+        _LOG.warning("tap %s: packets go through the machine's process: vhost-net needs KVM", backend.name)
+    return None
+
+
 def make_net(
     memory: GuestMemory,
     loop: IoLoop,
@@ -81,9 +112,21 @@ def make_net(
     mtu: int = 0,
     name: str = "virtio-net",
     register_notify: NotifyRegistrar | None = None,
+    vhost: VhostBackend | None = None,
 ) -> PluggableDevice[VirtioNet]:
-    """A network card on `backend`, which it takes over; served on `loop`."""
-    device = VirtioNet(memory, loop, backend, NetOptions(mac or make_mac(), mtu=mtu))
+    """A network card on `backend`, which it takes over; served on `loop`, or its data queues by `vhost`.
+
+    Without one the kernel's is taken for a tap, where it can be.
+    """
+    options = NetOptions(mac or make_mac(), mtu=mtu)
+    if vhost is None:
+        vhost = find_vhost(backend, register_notify)
+    if vhost is None:
+        device = VirtioNet(memory, loop, backend, options)
+    else:
+        from pyhyve.devices.virtio.vhost_net import VhostNet  # noqa: PLC0415 - few cards have one
+
+        device = VhostNet(memory, loop, backend, options, vhost)
     device.start(loop)
     function = VirtioPci(device, name=name, register_notify=register_notify)
     return PluggableDevice(function, device, device.close)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from struct import pack
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from pyhyve.devices.pci.device import PciDevice, PciFunctionState
 from pyhyve.devices.pci.msi import Msix
@@ -62,6 +62,14 @@ class NotifyRegistrar(Protocol):
 
     def __call__(self, address: int, size: int, callback: Callable[[int], None], /) -> Callable[[], None]:
         """Call `callback(value)` for each write of `size` bytes at `address`; returns what ends that."""
+
+
+@runtime_checkable
+class EventRegistrar(Protocol):
+    """An engine that can also signal an event descriptor."""
+
+    def attach(self, address: int, size: int, event_fd: int) -> Callable[[], None]:
+        """Signal `event_fd` for each write of `size` bytes at `address`; returns what ends that."""
 
 
 class CommonConfig:
@@ -328,9 +336,16 @@ class VirtioPci(PciDevice):
         if bar.address is not None:
             base = bar.address + _NOTIFY_OFFSET
             self._cancel_notify = [
-                self._register_notify(base + _NOTIFY_MULTIPLIER * queue.index, 2, self._notifier(queue.index))
+                self._watch(self._register_notify, base + _NOTIFY_MULTIPLIER * queue.index, queue.index)
                 for queue in self.device.queues
             ]
+
+    def _watch(self, register: NotifyRegistrar, address: int, index: int) -> Callable[[], None]:
+        """Have the engine watch one notification address."""
+        event_fd = self.device.kick_fd(index)
+        if event_fd is not None and isinstance(register, EventRegistrar):
+            return register.attach(address, 2, event_fd)
+        return register(address, 2, self._notifier(index))
 
     def _notifier(self, index: int) -> Callable[[int], None]:
         return lambda _value: self.device.kick(index)

@@ -12,6 +12,7 @@ from pyhyve.machine.block.errors import ChangeError, ChangeKind
 from pyhyve.support.logs import late_logger
 
 if TYPE_CHECKING:
+    from pyhyve.backends.tap import Tap
     from collections.abc import Callable, Iterator, Mapping
 
     from pyhyve.backends.net import NetBackend
@@ -134,12 +135,18 @@ class NetdevSet:
                 raise ChangeError(msg)
 
     def _open_tap(self, options: Mapping[str, Any]) -> NetBackend:
+        tap = self._make_tap(options)
+        tap.vhost = options.get("vhost")
+        tap.vhost_fds = [
+            self._descriptors.take(name)
+            for name in str(options.get("vhostfds") or options.get("vhostfd") or "").split(":")
+            if name
+        ]
+        return tap
+
+    def _make_tap(self, options: Mapping[str, Any]) -> Tap:
         from pyhyve.backends.tap import Tap  # noqa: PLC0415 - only machines with a tap need it
 
-        if options.get("vhost"):
-            for name in filter(None, str(options.get("vhostfd", "")).split(":")):
-                os.close(self._descriptors.take(name))
-            _LOG.warning("netdev tap: vhost-net is not used: packets go through the machine's process")
         passed = str(options.get("fds") or options.get("fd") or "")
         if passed:
             return Tap.adopt([self._descriptors.take(name) for name in passed.split(":")])

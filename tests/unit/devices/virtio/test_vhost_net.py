@@ -1,0 +1,226 @@
+"""A network card whose rings a vhost back end serves: here one that is written in Python, over the same memory."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pyhyve.backends.net import NetError
+from pyhyve.devices.virtio.chain import DmaSpace
+from pyhyve.devices.virtio.net import NetOptions
+from pyhyve.devices.virtio.queue import QueueLayout, RingFeatures, RingState
+from pyhyve.devices.virtio.spec import Feature, NetFeature
+from pyhyve.devices.virtio.split import SplitQueue
+from pyhyve.devices.virtio.vhost_net import VhostNet
+from pyhyve.testing.virtio_driver import VirtioDriver
+from pyhyve.testing.virtio_driver_transport import MiniMachine
+from tests.unit.devices.virtio.test_net import HEADER, MAC, MemoryNet, frame
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from pyhyve.backends.vhost import Vring
+    from pyhyve.memory.guest import GuestMemory, MemoryRegion
+
+RX, TX = 0, 1
+
+
+class PythonVhost:
+    """Serves split rings as vhost-net would, when `pump` is called."""
+
+    features = int(Feature.VERSION_1 | Feature.EVENT_IDX | Feature.INDIRECT_DESC | NetFeature.MRG_RXBUF)
+
+    def __init__(self, memory: GuestMemory) -> None:
+        self._memory = memory
+        self._rings: dict[int, tuple[SplitQueue, Vring]] = {}
+        self._negotiated = 0
+        self.regions: tuple[MemoryRegion, ...] = ()
+        self.sent: list[bytes] = []
+        self.starts: list[tuple[int, int]] = []
+        self.refuses = False
+        self.closed = False
+
+    def prepare(self, features: int, regions: Sequence[MemoryRegion]) -> None:
+        self._negotiated, self.regions = features, tuple(regions)
+
+    def start(self, queue: int, ring: Vring) -> None:
+        if self.refuses:
+            msg = "vhost-net: no"
+            raise NetError(msg)
+        (region,) = self.regions
+        places = (ring.descriptors_hva, ring.available_hva, ring.used_hva)
+        layout = QueueLayout(ring.size, *(place - region.hva + region.gpa for place in places))
+        features = RingFeatures(
+            event_index=bool(self._negotiated & Feature.EVENT_IDX),
+            indirect=bool(self._negotiated & Feature.INDIRECT_DESC),
+        )
+        served = SplitQueue(DmaSpace(self._memory), layout, features)
+        served.load(RingState(available=ring.base, used=ring.base))
+        served.enable_notify()
+        self._rings[queue] = (served, ring)
+        self.starts.append((queue, ring.base))
+
+    def stop(self, queue: int) -> int:
+        served, _ = self._rings.pop(queue)
+        return served.save().available
+
+    def close(self) -> None:
+        self.closed = True
+
+    def pump(self, *frames: bytes) -> None:
+        """Send what was kicked; receive `frames`."""
+        served, ring = self._rings[TX]
+        try:
+            os.eventfd_read(ring.kick_fd)
+        except BlockingIOError:
+            pass
+        else:
+            while (chain := served.pop()) is not None:
+                self.sent.append(b"".join(chain.readable))
+                served.push(chain, 0)
+            if served.flush():
+                os.eventfd_write(ring.call_fd, 1)
+        served, ring = self._rings[RX]
+        for data in frames:
+            chain = served.pop()
+            assert chain is not None
+            packet = HEADER + data
+            chain.writable[0][: len(packet)] = packet
+            served.push(chain, len(packet))
+        if frames and served.flush():
+            os.eventfd_write(ring.call_fd, 1)
+
+
+class Card:
+    def __init__(self, *, refuses: bool = False) -> None:
+        self.machine = MiniMachine()
+        self.vhost = PythonVhost(self.machine.memory)
+        self.vhost.refuses = refuses
+        self.net = MemoryNet()
+        self.device = VhostNet(self.machine.memory, self.machine.loop, self.net, NetOptions(MAC), self.vhost)
+        self.device.start(self.machine.loop)
+        self.transport = self.machine.plug_pci(self.device)
+        self.start()
+
+    def start(self) -> None:
+        self.driver = VirtioDriver(self.transport, self.machine.allocator)
+        self.features = self.transport.read_features()
+        self.driver.start(self.features)
+        self.machine.run()
+
+    def send(self, data: bytes) -> None:
+        self.driver.submit(TX, [self.driver.buffer(HEADER + data)])
+        self.machine.run()
+
+    def close(self) -> None:
+        self.device.close()
+        self.machine.close()
+
+
+@pytest.fixture
+def card() -> Iterator[Card]:
+    card = Card()
+    yield card
+    card.close()
+
+
+def test_only_what_the_back_end_can_do_is_offered(card: Card) -> None:
+    assert not card.features & (Feature.RING_PACKED | Feature.RING_RESET)
+    assert card.features & Feature.EVENT_IDX
+    assert card.features & NetFeature.CTRL_VQ
+
+
+def test_packets_go_through_the_back_end_both_ways(card: Card) -> None:
+    card.send(frame(payload=b"one"))
+    card.vhost.pump()
+    assert card.vhost.sent == [HEADER + frame(payload=b"one")]
+    assert card.net.sent == []
+    part = card.driver.buffer(2048)
+    card.driver.submit(RX, [part])
+    card.machine.run()
+    before = list(card.machine.messages)
+    card.vhost.pump(frame(payload=b"two"))
+    card.machine.run_events()
+    used = card.driver.queues[RX].poll()
+    assert used is not None
+    assert card.driver.read(part)[: used.written_bytes] == HEADER + frame(payload=b"two")
+    assert len(card.machine.messages) == len(before) + 1
+
+
+def test_stop_and_go_keeps_the_place_in_the_rings(card: Card) -> None:
+    for number in range(3):
+        card.send(frame(payload=b"%d" % number))
+    card.vhost.pump()
+    card.device.suspend()
+    assert card.device.queues[TX].ring is not None
+    assert card.device.queues[TX].ring.save() == RingState(available=3, used=3)
+    card.device.resume()
+    card.machine.run()
+    assert card.vhost.starts == [(RX, 0), (TX, 0), (RX, 0), (TX, 3)]
+    card.send(frame(payload=b"after"))
+    card.vhost.pump()
+    assert card.vhost.sent[-1] == HEADER + frame(payload=b"after")
+
+
+def test_reset_takes_the_rings_back_and_a_new_driver_begins_at_zero(card: Card) -> None:
+    card.send(frame())
+    card.vhost.pump()
+    card.device.reset()
+    card.start()
+    assert card.vhost.starts[-2:] == [(RX, 0), (TX, 0)]
+    card.send(frame(payload=b"again"))
+    card.vhost.pump()
+    assert card.vhost.sent[-1] == HEADER + frame(payload=b"again")
+
+
+def test_back_end_that_refuses_leaves_the_packets_to_the_device() -> None:
+    card = Card(refuses=True)
+    try:
+        card.send(frame(payload=b"slow"))
+        assert card.net.sent == [(0, HEADER + frame(payload=b"slow"))]
+        card.driver.queues[TX].add([card.driver.buffer(HEADER + frame(payload=b"event"))])
+        kick_fd = card.device.kick_fd(TX)
+        assert kick_fd is not None
+        os.eventfd_write(kick_fd, 1)  # as an engine does that watches the address by itself
+        card.machine.run_events()
+        card.machine.run()
+        assert card.net.sent[-1] == (0, HEADER + frame(payload=b"event"))
+    finally:
+        card.close()
+
+
+def test_kicks_are_event_descriptors_of_the_data_queues(card: Card) -> None:
+    assert card.device.kick_fd(RX) != card.device.kick_fd(TX)
+    assert card.device.kick_fd(2) is None
+
+
+def test_engine_signals_the_descriptor_where_it_can() -> None:
+    class Engine:
+        def __init__(self) -> None:
+            self.attached: dict[int, int] = {}
+            self.called: list[int] = []
+
+        def __call__(self, address: int, size: int, callback: Callable[[int], None], /) -> Callable[[], None]:
+            self.called.append(address)
+            return lambda: None
+
+        def attach(self, address: int, size: int, event_fd: int) -> Callable[[], None]:
+            self.attached[address] = event_fd
+            return lambda: self.attached.pop(address, None)
+
+    from pyhyve.devices.virtio.pci import VirtioPci
+
+    machine = MiniMachine()
+    device = VhostNet(machine.memory, machine.loop, MemoryNet(), NetOptions(MAC), PythonVhost(machine.memory))
+    engine = Engine()
+    function = VirtioPci(device, register_notify=engine)
+    machine.bus.attach(function)
+    from pyhyve.testing.virtio_driver_transport import PciDriverTransport
+
+    PciDriverTransport(machine, function, msix=True)
+    assert sorted(engine.attached.values()) == sorted([device.kick_fd(RX), device.kick_fd(TX)])
+    assert len(set(engine.called)) == 1  # the control queue
+    device.close()
+    machine.close()
