@@ -137,6 +137,7 @@ def test_packets_go_through_the_back_end_both_ways(card: Card) -> None:
     card.vhost.pump()
     assert card.vhost.sent == [HEADER + frame(payload=b"one")]
     assert card.net.sent == []
+    card.machine.run_events()
     part = card.driver.buffer(2048)
     card.driver.submit(RX, [part])
     card.machine.run()
