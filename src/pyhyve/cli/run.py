@@ -54,6 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--accel", default="auto", metavar="auto|kvm|jit", help="what runs the guest (default: auto)")
     add("--memory", default="512M", metavar="SIZE", help="guest memory (default: 512M)")
+    add("--hugepages", action="store_true", help="take it from the host's reserved huge pages, all at once")
     add("--cpus", default="1", metavar="N", help="virtual CPUs (default: 1)")
     add("--cpu", default="host", metavar="host|x86-64-v2|x86-64-v3[,±FEATURE]", help="what CPUID says (default: host)")
     add("--kernel", metavar="FILE", help="Linux bzImage or PVH ELF kernel")
@@ -248,6 +249,7 @@ def configuration(arguments: argparse.Namespace, *, can_boot: bool = False) -> M
         return MachineConfig(
             name=arguments.name,
             memory_bytes=parse_size("--memory", arguments.memory),
+            huge_pages=arguments.hugepages,
             cpus=parse_number("--cpus", arguments.cpus, int),
             accel=AccelChoice(arguments.accel),
             cpu=CpuModel.parse(arguments.cpu),

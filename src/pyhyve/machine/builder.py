@@ -396,7 +396,7 @@ def build(
         raise ConfigError(msg)
     has_firmware = config.kernel is None and not config.is_empty
     firmware = read_firmware(config.firmware or find_firmware()) if has_firmware else None
-    memory = GuestMemory(shared=config.memory is MemoryKind.SHARED)
+    memory = GuestMemory(shared=config.memory is MemoryKind.SHARED, huge_pages=config.huge_pages)
     try:
         for gpa, size in MemoryLayout.of(config.memory_bytes).ram_ranges:
             memory.add(gpa, size)

@@ -300,6 +300,8 @@ class MachineConfig:
 
     name: str = "guest"
     memory_bytes: int = 512 * MIB
+    huge_pages: bool = False
+    """Take guest memory from the host's reserved huge pages, all of it at the start."""
     cpus: int = 1
     accel: AccelChoice = AccelChoice.AUTO
     cpu: CpuModel = HOST

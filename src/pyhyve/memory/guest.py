@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 PAGE_SIZE_BYTES = 4096
 HUGE_PAGE_SIZE_BYTES = 2 << 20
+_MAP_HUGETLB, _MAP_HUGE_2MB = 0x40000, 21 << 26
 _MAP_NORESERVE = 0x4000
 """Linux `asm-generic/mman.h`: memory the guest never touches costs nothing (older type stubs lack the name)."""
 
@@ -37,6 +38,18 @@ class MemoryRegion:
     view: memoryview
 
 
+def _map_huge(gpa: int, size_bytes: int) -> mmap.mmap:
+    """Whole huge pages that hold `[gpa, gpa + size_bytes)`; raises MemoryError when so many are not reserved."""
+    first = gpa // HUGE_PAGE_SIZE_BYTES
+    count = -(-(gpa + size_bytes) // HUGE_PAGE_SIZE_BYTES) - first
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_HUGETLB | _MAP_HUGE_2MB
+    try:
+        return mmap.mmap(-1, count * HUGE_PAGE_SIZE_BYTES, flags)
+    except OSError as error:
+        msg = f"{count} huge pages of 2 MiB are not free (reserve some: echo N > /proc/sys/vm/nr_hugepages)"
+        raise MemoryError(msg) from error
+
+
 class GuestMemory:
     """The regions of one machine, sorted by address, never overlapping.
 
@@ -47,8 +60,10 @@ class GuestMemory:
     `mark_written` afterwards, so that translated code is dropped.
     """
 
-    def __init__(self, *, shared: bool = True) -> None:
+    def __init__(self, *, shared: bool = True, huge_pages: bool = False) -> None:
+        """`huge_pages` takes the host's reserved ones (hugetlbfs), at once and as a whole; not for shared memory."""
         self._shared = shared
+        self._huge_pages = huge_pages and not shared
         self._regions: list[MemoryRegion] = []
         self._starts: list[int] = []
         self._listeners: list[Callable[[int, int], None]] = []
@@ -77,12 +92,16 @@ class GuestMemory:
             if self._shared:
                 os.ftruncate(fd, size_bytes)
                 mapping = mmap.mmap(fd, size_bytes, mmap.MAP_SHARED | _MAP_NORESERVE)
+            elif self._huge_pages and size_bytes >= HUGE_PAGE_SIZE_BYTES:
+                mapping = _map_huge(gpa, size_bytes)
             else:
                 room = size_bytes + HUGE_PAGE_SIZE_BYTES
                 mapping = mmap.mmap(-1, room, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
                 with contextlib.suppress(OSError):  # a kernel without transparent huge pages
                     mapping.madvise(mmap.MADV_HUGEPAGE)
-        except (OSError, OverflowError) as error:
+        except (OSError, OverflowError, MemoryError) as error:
+            if isinstance(error, MemoryError):
+                raise
             if fd >= 0:
                 os.close(fd)
             msg = f"cannot map {size_bytes:#x} bytes of guest memory: {error}"
@@ -130,7 +149,7 @@ class GuestMemory:
         False, with nothing done, for a range that is not RAM of one region in full, or when the host cannot.
         """
         region = self.find(gpa)
-        if region is None or region.readonly or (gpa | length) % PAGE_SIZE_BYTES or length <= 0:
+        if self._huge_pages or region is None or region.readonly or (gpa | length) % PAGE_SIZE_BYTES or length <= 0:
             return False
         offset = gpa - region.gpa
         if offset + length > region.size_bytes:

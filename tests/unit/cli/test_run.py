@@ -69,7 +69,7 @@ def test_every_option_reaches_the_configuration(kernel: str, tmp_path: Path) -> 
         *("--net", "bridge=br100", "--net", "none", "--console", "unix:/tmp/x", "--name", "a", "--timeout", "2.5"),
         *("--rng", "--balloon", "--channel", "agent=unix:/tmp/a", "--channel", "log=file:/tmp/l"),
         *("--vsock", "3=unix:/tmp/v"),
-        *("--cpu", "x86-64-v2,-popcnt"),
+        *("--cpu", "x86-64-v2,-popcnt", "--hugepages"),
         *("--entry", "pvh", "--boot", "dc", "--no-reboot", "--trace", "exits,bus", "--cpus", "2"),
     )
     assert config == MachineConfig(
@@ -81,6 +81,7 @@ def test_every_option_reaches_the_configuration(kernel: str, tmp_path: Path) -> 
         initrd=Path(kernel),
         append="quiet",
         boot_entry=EntryMode.PVH,
+        huge_pages=True,
         cpu=CpuModel("x86-64-v2", removed=frozenset({"popcnt"})),
         disks=(
             DiskConfig(disk, "raw", readonly=True, snapshot=True, serial="S1"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,39 @@ def test_only_whole_pages_of_ram_are_released() -> None:
         assert not memory.release(gpa, length)
     assert memory.read(0, 4096) == b"\xaa" * 4096
     memory.close()
+
+
+def free_huge_pages() -> int:
+    path = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")
+    return int(path.read_text()) if path.exists() else 0
+
+
+def test_huge_pages_that_are_not_there_are_asked_for_by_number() -> None:
+    memory = GuestMemory(shared=False, huge_pages=True)
+    wanted = free_huge_pages() + 2
+    with pytest.raises(MemoryError, match=rf"{wanted} huge pages of 2 MiB are not free .*nr_hugepages"):
+        memory.add(0, wanted * HUGE_PAGE_SIZE_BYTES)
+    assert memory.regions == ()
+    memory.close()
+
+
+def test_huge_pages_are_taken_on_request() -> None:
+    pool = Path("/proc/sys/vm/nr_hugepages")
+    before = int(pool.read_text()) if pool.exists() else 0
+    try:
+        pool.write_text(str(before + 4))
+    except OSError:
+        pytest.skip("reserving huge pages needs root")
+    try:
+        if free_huge_pages() < 4:
+            pytest.skip("this host has no four huge pages to give")
+        memory = GuestMemory(shared=False, huge_pages=True)
+        low, high = memory.add(0, 0xA_0000), memory.add(0xC_0000, (4 << 20) - 0xC_0000)
+        assert (high.hva - high.gpa) % HUGE_PAGE_SIZE_BYTES == 0
+        memory.write(0xC_0000, b"\x5a")
+        smaps = Path("/proc/self/smaps").read_text()
+        assert re.search(r"Private_Hugetlb: +2048 kB", smaps)
+        assert low.view[0] == 0
+        memory.close()
+    finally:
+        pool.write_text(str(before))

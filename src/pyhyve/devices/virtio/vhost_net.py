@@ -46,7 +46,7 @@ class VhostNet(VirtioNet):
         super().__init__(memory, worker, backend, options)
         self.device_features &= ~(_DATA_FEATURES & ~vhost.features)
         self._memory = memory
-        self._loop = worker
+        self._event_loop = worker
         self._vhost = vhost
         self._data_queues = 2 * backend.queues
         self._kicks = [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(self._data_queues)]
@@ -77,7 +77,7 @@ class VhostNet(VirtioNet):
         super().close()
         self._vhost.close()
         for fd in (*self._kicks, *self._calls):
-            self._loop.unwatch(fd)
+            self._event_loop.unwatch(fd)
             os.close(fd)
         self._kicks, self._calls = [], []
 
@@ -137,11 +137,11 @@ class VhostNet(VirtioNet):
     def _watch_kicks(self) -> None:
         """Serve kicks here; on the worker's thread."""
         for index, fd in enumerate(self._kicks):
-            self._loop.watch(fd, READABLE, lambda _events, index=index, fd=fd: self._kicked(index, fd))  # type: ignore[misc]
+            self._event_loop.watch(fd, READABLE, lambda _events, index=index, fd=fd: self._kicked(index, fd))  # type: ignore[misc]
 
     def _unwatch_kicks(self) -> None:
         for fd in self._kicks:
-            self._loop.unwatch(fd)
+            self._event_loop.unwatch(fd)
 
     def _kicked(self, index: int, fd: int) -> None:
         try:

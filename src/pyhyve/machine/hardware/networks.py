@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,10 +11,10 @@ from pyhyve.machine.block.errors import ChangeError, ChangeKind
 from pyhyve.support.logs import late_logger
 
 if TYPE_CHECKING:
-    from pyhyve.backends.tap import Tap
     from collections.abc import Callable, Iterator, Mapping
 
     from pyhyve.backends.net import NetBackend
+    from pyhyve.backends.tap import Tap
     from pyhyve.machine.hardware.descriptors import Descriptors
 
 _LOG = late_logger(__name__)
