@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -85,17 +86,39 @@ def check_llvm() -> Finding:
     return Finding("llvm", State.OK, f"{detail}: the emulator works (--accel jit)")
 
 
+def check_accelerator() -> Finding:
+    """What `--accel auto` takes here, and why."""
+    from pyhyve.kvm.probe import cached_probe
+
+    found = cached_probe()
+    why = found.reason.partition(": join")[0]
+    if found.usable:
+        return Finding("accel", State.OK, f"--accel auto takes KVM: {why}")
+    return Finding("accel", State.OK, f"--accel auto takes the emulator: {why}")
+
+
 def check_kvm() -> Finding:
     """Which kind of KVM there is, found out by running a few instructions on it."""
-    from pyhyve.kvm.probe import KvmKind, probe
+    from pyhyve.kvm.probe import KvmKind, cached_probe
 
-    found = probe()
+    found = cached_probe()
     if found.usable:
         return Finding("kvm", State.OK, f"{found.reason} (--accel kvm)")
     reason, _, fix = found.reason.partition(": ")
     if found.kind is KvmKind.SOFTWARE:
         return Finding("kvm", State.LIMITED, f"{found.reason}; kernels run on the emulator (--accel jit)")
     return Finding("kvm", State.LIMITED if found.present else State.MISSING, reason, fix)
+
+
+def check_vhost() -> Finding:
+    """Whether the kernel can move packets between taps and guests on KVM."""
+    path = "/dev/vhost-net"
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        fix = "load the kernel module vhost_net (modprobe vhost_net)" if error.errno == errno.ENOENT else "run as root"
+        return Finding("vhost", State.MISSING, f"{path}: {error.strerror}; packets take the way through pyhyve", fix)
+    return Finding("vhost", State.OK, f"{path} opens: taps of machines on KVM use it")
 
 
 def check_tap() -> Finding:
@@ -173,11 +196,13 @@ def check_guests() -> Finding:
 CHECKS: tuple[Callable[[], Finding], ...] = (
     check_python,
     check_llvm,
+    check_accelerator,
     check_kvm,
     check_memory,
     check_cache,
     check_guests,
     check_tap,
+    check_vhost,
     check_bridge,
     check_program("nft", "nftables", "NAT for guest networks"),
     check_program("dnsmasq", "dnsmasq-base", "DHCP and DNS for guest networks"),

@@ -3,15 +3,16 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import pytest
+
 from pyhyve.cli import doctor
 from pyhyve.cli.doctor import Finding, State
 from pyhyve.cli.main import main
+from pyhyve.kvm.probe import KvmKind, KvmProbe
 from pyhyve.support.errors import ExitStatus
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 
 def test_json_is_one_object_with_every_check(empty_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -21,7 +22,9 @@ def test_json_is_one_object_with_every_check(empty_cache: Path, capsys: pytest.C
     assert shown["ok"] is True
     names = [check["name"] for check in shown["checks"]]
     assert len(names) == len(set(names))
-    assert {"kvm", "llvm", "tap", "bridge", "nft", "passt", "dnsmasq", "cache", "guests"} <= set(names)
+    assert {"accel", "kvm", "llvm", "tap", "vhost", "bridge", "nft", "passt", "dnsmasq", "cache", "guests"} <= set(
+        names
+    )
     assert all(check["state"] in set(State) and check["detail"] for check in shown["checks"])
 
 
@@ -42,3 +45,25 @@ def test_broken_need_is_exit_status_1(monkeypatch: pytest.MonkeyPatch, capsys: p
     shown = capsys.readouterr().out
     assert "broken" in shown
     assert "→ get [it]" in shown
+
+
+@pytest.mark.parametrize(
+    ("usable", "kind", "reason", "says"),
+    [
+        (
+            True,
+            KvmKind.HARDWARE,
+            "/dev/kvm runs guests in hardware (SVM)",
+            "takes KVM: /dev/kvm runs guests in hardware",
+        ),
+        (False, KvmKind.SOFTWARE, "/dev/kvm is a software flavour", "takes the emulator: /dev/kvm is a software"),
+        (False, KvmKind.NONE, "no permission to open /dev/kvm: join the group kvm", "emulator: no permission to open"),
+    ],
+)
+def test_accelerator_is_named_with_the_reason(
+    usable: bool, kind: KvmKind, reason: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = KvmProbe(present=True, usable=usable, api_version=12, kind=kind, reason=reason)
+    monkeypatch.setattr("pyhyve.kvm.probe.cached_probe", lambda: found)
+    assert says in doctor.check_accelerator().detail
+    assert doctor.check_kvm().state is (State.OK if usable else State.LIMITED)
