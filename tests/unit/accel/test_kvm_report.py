@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import pytest
+
 from pyhyve.accel.kvm_registers import names_to_system, system_to_names
 from pyhyve.accel.kvm_report import describe_exit
 from pyhyve.kvm import structures as s
-from pyhyve.kvm.abi import ExitReason
+from pyhyve.kvm.abi import ExitReason, InternalError
 
 
 def page(reason: int, union: bytes = b"") -> bytes:
@@ -57,3 +59,22 @@ def test_segment_attributes_round_trip() -> None:
     assert (sregs["cs.l"], sregs["cs.g"], sregs["tr.type"], sregs["ldt.unusable"], sregs["ds.dpl"]) == (1, 1, 11, 1, 3)
     found = system_to_names(sregs)
     assert {name: found[name] for name in values} == values
+
+
+@pytest.mark.parametrize("reason", sorted(ExitReason))
+def test_every_exit_reason_has_a_readable_report(reason: ExitReason) -> None:
+    text = describe_exit(page(reason))
+    assert "\n" not in text
+    explained = {
+        ExitReason.INTERNAL_ERROR: "KVM internal error",
+        ExitReason.FAIL_ENTRY: "refused to enter the guest",
+        ExitReason.UNKNOWN: "does not know hardware exit reason",
+    }
+    assert explained.get(reason, f"unexpected KVM exit {int(reason)} ({reason.name})") in text
+
+
+@pytest.mark.parametrize("error", sorted(InternalError))
+def test_every_internal_error_is_explained(error: InternalError) -> None:
+    text = describe_exit(page(ExitReason.INTERNAL_ERROR, int(error).to_bytes(4, "little") + bytes(4)))
+    assert text.startswith(f"KVM internal error {int(error)}: ")
+    assert len(text) > 40
