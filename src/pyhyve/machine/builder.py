@@ -252,7 +252,8 @@ class _Builder:
             self._add_net(net, f"#net{index}")
         for index, extra in enumerate(self.config.extras):
             add_extra(hardware, extra, index)
-        hardware.devices.add_all(additions.devices)
+        if additions.devices:
+            hardware.devices.add_all(additions.devices)
         for name in hardware.unused_drives():
             msg = f"drive: {name} is used by no device"
             raise ConfigError(msg)

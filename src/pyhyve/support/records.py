@@ -48,11 +48,11 @@ else:
             else:
                 self.default, self.factory, self.metadata = given, _MISSING, None
 
-    def dataclass(cls=None, /, *, frozen=False, slots=False, kw_only=False):
-        """As the standard decorator, with these three options."""
+    def dataclass(cls=None, /, *, frozen=False, slots=False, kw_only=False, eq=True):
+        """As the standard decorator, with these four options."""
         if cls is None:
-            return lambda decorated: _make(decorated, frozen=frozen, slots=slots, kw_only=kw_only)
-        return _make(cls, frozen=frozen, slots=slots, kw_only=kw_only)
+            return lambda decorated: _make(decorated, frozen=frozen, slots=slots, kw_only=kw_only, eq=eq)
+        return _make(cls, frozen=frozen, slots=slots, kw_only=kw_only, eq=eq)
 
     def replace(instance, /, **changes):
         """A copy of `instance` with other values in some fields."""
@@ -67,7 +67,7 @@ else:
                 changes[spec.name] = getattr(instance, spec.name)
         return cls(**changes)
 
-    def _make(cls, *, frozen, slots, kw_only):
+    def _make(cls, *, frozen, slots, kw_only, eq):
         specs = {}
         for base in cls.__mro__[-1:0:-1]:
             specs |= _inherited(base)
@@ -104,7 +104,7 @@ else:
                     setattr(cls, name, default)
                 elif name in namespace:
                     delattr(cls, name)
-        _equip(cls, tuple(specs.values()), namespace, frozen=frozen)
+        _equip(cls, tuple(specs.values()), namespace, frozen=frozen, eq=eq)
         return cls
 
     def _has_slot(cls, name) -> bool:
@@ -131,7 +131,7 @@ else:
             found[name] = _Spec(name, one.type, given, one.kw_only)
         return found
 
-    def _equip(cls, specs, namespace, *, frozen) -> None:
+    def _equip(cls, specs, namespace, *, frozen, eq) -> None:
         names = tuple(spec.name for spec in specs)
         cls._specs_ = specs
         cls._frozen_ = frozen
@@ -149,17 +149,17 @@ else:
             cls.__init__ = __init__
         if "__repr__" not in namespace:
             cls.__repr__ = _repr
-        if "__eq__" not in namespace:
+        if eq and "__eq__" not in namespace:
             cls.__eq__ = _eq
         if frozen:
-            if "__hash__" not in namespace or ("__eq__" in namespace and namespace["__hash__"] is None):
+            if (eq and "__hash__" not in namespace) or ("__eq__" in namespace and namespace["__hash__"] is None):
                 cls.__hash__ = _hash
             cls.__setattr__ = _refuse_set
             cls.__delattr__ = _refuse_delete
             if "__slots__" in cls.__dict__ and "__getstate__" not in namespace:
                 cls.__getstate__ = _getstate
                 cls.__setstate__ = _setstate
-        elif "__hash__" not in namespace:
+        elif eq and "__hash__" not in namespace:
             cls.__hash__ = None
 
     def _key_getter(names):

@@ -48,6 +48,11 @@ class Changing:
     b: dict[str, int] = field(default_factory=dict)
 
 
+@dataclass(slots=True, eq=False)
+class Unequal:
+    a: int
+
+
 @dataclass(frozen=True, slots=True)
 class Longer(Quick):
     extra: int = 9
@@ -150,6 +155,12 @@ def test_changing_records_have_no_hash() -> None:
     assert Changing(1).b == {}
     with pytest.raises(TypeError, match="unhashable"):
         hash(one)
+
+
+def test_records_without_equality_are_themselves() -> None:
+    one, other = Unequal(1), Unequal(1)
+    assert one != other
+    assert len({one, other, one}) == 2
 
 
 def test_either_kind_inherits_from_the_other() -> None:

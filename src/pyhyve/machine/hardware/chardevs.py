@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import socket
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyhyve.backends.chardev import ChardevError, NullChardev, remove_stale_socket
+from pyhyve.backends.chardev import ChardevError, NullChardev
 from pyhyve.backends.chardev_descriptors import (
     LoggedChardev,
     PtyChardev,
@@ -16,9 +14,9 @@ from pyhyve.backends.chardev_descriptors import (
     StreamChardev,
     SwitchedChardev,
 )
-from pyhyve.backends.chardev_socket import SocketChardev
 from pyhyve.backends.chardev_stdio import StdioChardev
 from pyhyve.machine.block.errors import ChangeError
+from pyhyve.support.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
 
 KINDS = ("null", "file", "pipe", "pty", "ringbuf", "socket", "stdio")
 DEFAULT_RING_BYTES = 65536
-_BACKLOG = 1
 
 
 @dataclass(slots=True, eq=False)
@@ -197,72 +194,24 @@ class ChardevSet:
             msg = f"chardev {label}: waiting for a client is not supported: add wait=off"
             raise ChangeError(msg)
         address = flat_address(data["addr"])
+        from pyhyve.machine.hardware import chardev_sockets as sockets  # noqa: PLC0415 - few have one
+
         match address["type"]:
             case "fd":
-                return self._open_passed(str(address["str"]), is_server=is_server)
+                name = str(address["str"])
+                return sockets.take_over(self._descriptors.take(name), name, is_server=is_server)
             case "unix":
                 path = str(address["path"])
-                if is_server:
-                    return _listen_unix(path)
-                peer = socket.socket(socket.AF_UNIX)
-                try:
-                    peer.connect(path)
-                except OSError:
-                    peer.close()
-                    raise
-                return SocketChardev(f"unix:{path}", peer=peer), f"unix:{path}"
+                return sockets.listen_unix(path) if is_server else sockets.connect_unix(path)
             case "inet":
                 host, port = str(address["host"]), str(address["port"])
-                return _open_tcp(host, port, is_server=is_server)
+                return sockets.open_tcp(host, port, is_server=is_server)
             case kind:
                 msg = f"chardev {label}: sockets of type {kind} are not supported (use unix, inet or fd)"
                 raise ChangeError(msg)
-
-    def _open_passed(self, name: str, *, is_server: bool) -> tuple[Chardev, str]:
-        passed = socket.socket(fileno=self._descriptors.take(name))
-        passed.set_inheritable(False)
-        shown = passed.getsockname()
-        where = f"unix:{shown}" if isinstance(shown, str) and shown else f"fd:{name}"
-        if is_server:
-            description = f"{where},server=on"
-            return SocketChardev(description, listener=passed), description
-        return SocketChardev(where, peer=passed), where
 
 
 def flat_address(address: Mapping[str, Any]) -> Mapping[str, Any]:
     """`SocketAddressLegacy` (members under `data`) as a `SocketAddress`; that passes as it is."""
     data = address.get("data")
     return {"type": address["type"], **data} if isinstance(data, dict) else address
-
-
-def _listen_unix(path: str) -> tuple[Chardev, str]:
-    listener = socket.socket(socket.AF_UNIX)
-    try:
-        remove_stale_socket(Path(path))
-        listener.bind(path)
-        listener.listen(_BACKLOG)
-    except OSError:
-        listener.close()
-        raise
-    description = f"unix:{path},server=on"
-    return SocketChardev(description, listener=listener, path=Path(path)), description
-
-
-def _open_tcp(host: str, port: str, *, is_server: bool) -> tuple[Chardev, str]:
-    family, kind, protocol, _, where = socket.getaddrinfo(
-        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE if is_server else 0
-    )[0]
-    opened = socket.socket(family, kind, protocol)
-    try:
-        if not is_server:
-            opened.connect(where)
-            return SocketChardev(f"tcp:{host}:{port}", peer=opened), f"tcp:{host}:{port}"
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        opened.bind(where)
-        opened.listen(_BACKLOG)
-    except OSError:
-        opened.close()
-        raise
-    name = opened.getsockname()
-    description = f"tcp:{name[0]}:{name[1]},server=on"
-    return SocketChardev(description, listener=opened), description

@@ -7,12 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from pyhyve.devices.virtio.error_policy import ErrorPolicy, is_full
 from pyhyve.machine.block.errors import ChangeError
-from pyhyve.machine.block.graph import BlockGraph
 from pyhyve.machine.hardware.chardevs import ChardevSet
 from pyhyve.machine.hardware.descriptors import Descriptors
-from pyhyve.machine.hardware.devices import DeviceTree
-from pyhyve.machine.hardware.networks import NetdevSet
-from pyhyve.machine.hardware.objects import ObjectSet
 
 if TYPE_CHECKING:
     import threading
@@ -27,8 +23,11 @@ if TYPE_CHECKING:
     from pyhyve.devices.virtio.block import Failure
     from pyhyve.devices.virtio.pci import NotifyRegistrar
     from pyhyve.machine.block.attach import Attachment
+    from pyhyve.machine.block.graph import BlockGraph
     from pyhyve.machine.block.node import BlockNode
-    from pyhyve.machine.hardware.devices import PluggedDevice
+    from pyhyve.machine.hardware.devices import DeviceTree, PluggedDevice
+    from pyhyve.machine.hardware.networks import NetdevSet
+    from pyhyve.machine.hardware.objects import ObjectSet
     from pyhyve.machine.io import MachineLoop
     from pyhyve.memory.guest import GuestMemory
 
@@ -66,11 +65,7 @@ class Hardware:
         self.notify = notify
         self.pci_bus_name = "pci.0"
         self.descriptors = Descriptors()
-        self.blocks = BlockGraph()
         self.chardevs = ChardevSet(self.descriptors, quit_requested)
-        self.netdevs = NetdevSet(self.descriptors)
-        self.objects = ObjectSet()
-        self.devices = DeviceTree(self)
         self.balloon: PluggedDevice | None = None
         self.hotplug: PciHotplug | None = None
         self.serial_ports: list[tuple[int, int]] = []
@@ -80,7 +75,6 @@ class Hardware:
         self._drives: dict[str, BlockNode] = {}
         self._drive_serials: dict[str, str] = {}
         self._add_port = add_port
-        self.devices.on_deleted = self._deleted
         self.io_stopped: Callable[[dict[str, Any]], None] | None = None
         """Called with an event's data when a disk's error policy wants the machine to stop; any thread."""
         self.balloon_polling_s = 0
@@ -91,6 +85,38 @@ class Hardware:
         """Whether something was added or removed after the machine was built."""
         self.is_running = False
         """Whether the guest has started: devices that come now are announced to it."""
+
+    # -- made when something is put in: a machine with a console alone loads none of their modules --------------------
+
+    @functools.cached_property
+    def blocks(self) -> BlockGraph:
+        """Block nodes."""
+        from pyhyve.machine.block.graph import BlockGraph  # noqa: PLC0415 - see above
+
+        return BlockGraph()
+
+    @functools.cached_property
+    def netdevs(self) -> NetdevSet:
+        """Network backends."""
+        from pyhyve.machine.hardware.networks import NetdevSet  # noqa: PLC0415 - see above
+
+        return NetdevSet(self.descriptors)
+
+    @functools.cached_property
+    def objects(self) -> ObjectSet:
+        """User-created objects."""
+        from pyhyve.machine.hardware.objects import ObjectSet  # noqa: PLC0415 - see above
+
+        return ObjectSet()
+
+    @functools.cached_property
+    def devices(self) -> DeviceTree:
+        """Devices."""
+        from pyhyve.machine.hardware.devices import DeviceTree  # noqa: PLC0415 - see above
+
+        tree = DeviceTree(self)
+        tree.on_deleted = self._deleted
+        return tree
 
     def tell(self, name: str, data: dict[str, Any] | None = None) -> None:
         """Something happened that a monitor sends an event for."""
@@ -255,7 +281,8 @@ class Hardware:
 
     def reset(self) -> None:
         """The machine is reset, with its lock held: unplugs under way are done."""
-        self._withdraw([plugged for plugged in self.devices if plugged.unplug_requested])
+        if "devices" in self.__dict__:
+            self._withdraw([plugged for plugged in self.devices if plugged.unplug_requested])
         if self.hotplug is not None:
             self.hotplug.reset()
 
@@ -272,11 +299,10 @@ class Hardware:
             closer()
         self.on_close.clear()
         self.on_event = None
-        self.devices.close()
-        self.netdevs.close()
-        self.chardevs.close()
-        self.objects.close()
-        self.blocks.close()
+        for name in ("devices", "netdevs", "chardevs", "objects", "blocks"):
+            part = self.__dict__.get(name)
+            if part is not None:
+                part.close()
         self.descriptors.close()
 
 
