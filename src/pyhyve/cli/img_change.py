@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from pyhyve.cli.img_options import (
     ProgressPrinter,
@@ -24,6 +23,7 @@ from pyhyve.image.contract import BackingReference, ImageError, ImageUnsupported
 from pyhyve.image.filename import resolve_relative
 from pyhyve.image.opening import OpenSettings, open_image, parse_size
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyhyve.cli.img_parser import Arguments, VerbParser
     from pyhyve.image.contract import Image

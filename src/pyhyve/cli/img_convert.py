@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from pyhyve.cli.img_options import (
     ProgressPrinter,
@@ -24,7 +22,9 @@ from pyhyve.image.contract import BackingReference, ImageError, ImageUnsupported
 from pyhyve.image.filename import is_network, parse_image_options, resolve_relative
 from pyhyve.image.opening import OpenSettings, create_image, open_image, open_reference, parse_size
 from pyhyve.image.registry import find_format
+from pyhyve.support.records import replace
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyhyve.cli.img_parser import Arguments, VerbParser
     from pyhyve.image.contract import Image

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from pyhyve.cli.img_options import (
     ProgressPrinter,
@@ -19,7 +17,9 @@ from pyhyve.cli.img_options import (
 from pyhyve.cli.img_parser import Usage
 from pyhyve.image.contract import ImageError
 from pyhyve.image.opening import OpenSettings, create_image, open_image, parse_size
+from pyhyve.support.records import dataclass, replace
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyhyve.cli.img_parser import Arguments, VerbParser
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pyhyve.cli.img_options import add_quiet, create_options, option_help, wants_help
 from pyhyve.cli.img_parser import Usage
 from pyhyve.image.contract import BackingReference, ImageError
@@ -11,6 +9,7 @@ from pyhyve.image.filename import parse_reference, resolve_relative
 from pyhyve.image.opening import OpenSettings, create_image, open_image, parse_size
 from pyhyve.image.registry import find_format
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 

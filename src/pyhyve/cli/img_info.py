@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from typing import TYPE_CHECKING, cast
 
+from pyhyve.cli.img_json import json_text
 from pyhyve.cli.img_options import (
     add_output,
     add_quiet,
@@ -22,8 +21,10 @@ from pyhyve.image.contract import ImageError, ImageUnsupportedError
 from pyhyve.image.filename import parse_reference, resolve_relative
 from pyhyve.image.opening import MAX_CHAIN_DEPTH, OpenSettings, open_image, parse_size
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from typing import Any
 
     from pyhyve.cli.img_parser import Arguments, VerbParser
     from pyhyve.image.contract import CheckResult, Extent, Image, SnapshotInfo
@@ -100,8 +101,8 @@ def snapshot_table(snapshots: Sequence[SnapshotInfo]) -> str:
     return "\n".join(lines)
 
 
-def _print_info(info: Mapping[str, object], snapshots: Sequence[SnapshotInfo]) -> None:
-    size, used = cast("int", info["virtual-size"]), cast("int | None", info.get("actual-size"))
+def _print_info(info: Mapping[str, Any], snapshots: Sequence[SnapshotInfo]) -> None:
+    size, used = info["virtual-size"], info.get("actual-size")
     print(f"image: {info['filename']}\nfile format: {info['format']}")
     print(f"virtual size: {human_size(size)} ({size} bytes)")
     print(f"disk size: {'unavailable' if used is None else human_size(used)}")
@@ -167,7 +168,7 @@ def run_info(arguments: Arguments) -> int:
     found = [(describe(image), image.snapshots()) for image in _chain(arguments)]
     if arguments.output == "json":
         infos = [info for info, _ in found]
-        print(json.dumps(infos if arguments.backing_chain else infos[0], indent=4, ensure_ascii=False))
+        print(json_text(infos if arguments.backing_chain else infos[0]))
         return 0
     for number, (info, snapshots) in enumerate(found):
         if number:
@@ -211,7 +212,7 @@ def run_check(arguments: Arguments) -> int:
             "fragmented-clusters": result.fragmented_clusters, "compressed-clusters": result.compressed_clusters,
         }  # fmt: skip
         fields |= {name: value for name, value in optional.items() if value}
-        print(json.dumps(fields | {"filename": arguments.filename, "format": format_name}, indent=4))
+        print(json_text(fields | {"filename": arguments.filename, "format": format_name}))
     elif not arguments.quiet:
         _print_check(result)
     if result.corruptions:
@@ -263,7 +264,7 @@ def configure_map(parser: VerbParser) -> None:
 
 def merged_map(extents: Iterator[Extent]) -> Iterator[Extent]:
     """Neighbours that continue each other become one extent."""
-    from dataclasses import replace
+    from pyhyve.support.records import replace
 
     last: Extent | None = None
     for extent in extents:
@@ -356,7 +357,7 @@ def run_measure(arguments: Arguments) -> int:
         fields = {"required": found.required, "fully-allocated": found.fully_allocated}
         if found.bitmaps is not None:
             fields["bitmaps"] = found.bitmaps
-        print(json.dumps(fields, indent=4))
+        print(json_text(fields))
     else:
         print(f"required size: {found.required}\nfully allocated size: {found.fully_allocated}")
         if found.bitmaps is not None:

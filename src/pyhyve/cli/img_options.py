@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from pyhyve.image.contract import ImageError
 from pyhyve.image.filename import parse_image_options, parse_reference
 from pyhyve.image.opening import OpenSettings, open_reference, parse_create_options
+from pyhyve.support.records import replace
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 

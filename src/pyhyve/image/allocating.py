@@ -10,7 +10,7 @@ import threading
 from abc import abstractmethod
 from typing import TYPE_CHECKING, NamedTuple
 
-from pyhyve.image.contract import Image, LayerExtent, LayerState
+from pyhyve.image.contract import Image, ImageFormatError, LayerExtent, LayerState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -49,8 +49,9 @@ class AllocatingImage(Image):
         """Store the start of `view` where no plain DATA is yet; returns how many bytes were stored (at least 1)."""
 
     def _read_packed(self, run: Run, part: memoryview, offset: int) -> None:
-        """Fill `part` from a packed run."""
-        raise NotImplementedError
+        """Fill `part` from a packed run; only formats whose `_locate` gives such runs have this."""
+        msg = f"format '{self.format_name}' has no packed data, yet its table names some"
+        raise ImageFormatError(msg)
 
     def _write_back(self) -> None:
         """Data, then tables, each followed by a barrier."""

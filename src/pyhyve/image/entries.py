@@ -8,12 +8,13 @@ from __future__ import annotations
 import sys
 from array import array
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Literal
 
 from pyhyve.image.contract import ImageFormatError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Literal
 
     from pyhyve.image.storage import Storage
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
-from typing import TYPE_CHECKING
 
 from pyhyve.image.contract import ImageError
 from pyhyve.support.records import dataclass, field
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_NAME_BYTES = 64 * 1024
-_PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_PROTOCOL_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+.-")
 NETWORK_PREFIXES = ("nbd:", "nbd+tcp:", "nbd+unix:")
 
 
@@ -39,7 +37,8 @@ def is_network(name: str) -> bool:
 
 def has_protocol(name: str) -> bool:
     """Whether `name` starts with a protocol prefix rather than being a path."""
-    return bool(_PROTOCOL.match(name))
+    prefix, colon, _ = name.partition(":")
+    return bool(colon and prefix) and prefix[0].isalpha() and _PROTOCOL_CHARACTERS.issuperset(prefix)
 
 
 def resolve_relative(name: str, beside: str) -> str:
@@ -77,6 +76,8 @@ def parse_image_options(text: str) -> ImageReference:
 
 
 def _parse_json(text: str) -> ImageReference:
+    import json  # noqa: PLC0415 - few names are JSON
+
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:

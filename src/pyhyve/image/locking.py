@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import struct
-from enum import IntFlag
 
 from pyhyve.image.contract import ImageLockedError
 
@@ -21,8 +20,8 @@ _F_OFD_SETLK = 37
 _FLOCK = struct.Struct("hhqqi4x")
 
 
-class Permission(IntFlag):
-    """Block permissions by bit, as QEMU numbers them."""
+class Permission:
+    """Block permissions by bit, as QEMU numbers them; plain numbers, so that short commands need not make flags."""
 
     CONSISTENT_READ = 1
     WRITE = 2

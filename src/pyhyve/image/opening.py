@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, BinaryIO
 
 from pyhyve.image.contract import (
     BackingReference,
@@ -33,8 +32,10 @@ from pyhyve.image.registry import PROBE_SIZE_BYTES, find_format, probe_format
 from pyhyve.image.storage import FileObjectStorage, FileStorage, Storage
 from pyhyve.support.records import dataclass, field, replace
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import BinaryIO
 
 MAX_CHAIN_DEPTH = 200
 CACHE_MODES = ("writeback", "none", "writethrough", "directsync", "unsafe")

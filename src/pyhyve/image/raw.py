@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pyhyve.image.contract import (
     SECTOR_SIZE_BYTES,
     CreateOption,
@@ -17,6 +15,7 @@ from pyhyve.image.contract import (
     OptionType,
 )
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import cast
 
 from pyhyve.image.contract import ImageFormat, ImageUnsupportedError
 from pyhyve.support.records import dataclass
@@ -24,7 +23,7 @@ class FormatEntry:
 ENTRIES: tuple[FormatEntry, ...] = (
     FormatEntry("raw", "pyhyve.image.raw"),
     FormatEntry("qcow2", "pyhyve.image.qcow2", ((0, b"QFI\xfb"),)),
-    FormatEntry("qcow", "pyhyve.image.qcow", ((0, b"QFI\xfb"),)),
+    FormatEntry("qcow", "pyhyve.image.qcow", ((0, b"QFI\xfb\0\0\0\1"),)),
     FormatEntry(
         "vmdk",
         "pyhyve.image.vmdk",
@@ -59,7 +58,8 @@ def find_format(name: str) -> ImageFormat:
     if not isinstance(getattr(module, "FORMAT", None), ImageFormat):
         msg = f"Format '{name}' is not part of this installation"
         raise ImageUnsupportedError(msg)
-    return cast("ImageFormat", module.FORMAT)
+    found: ImageFormat = module.FORMAT
+    return found
 
 
 def probe_format(head: bytes, filename: str) -> str:

@@ -5,18 +5,20 @@ All methods may be called from several threads at once; ranges past the end read
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import io
 import os
 import stat
-import threading
-from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from pyhyve.image.contract import ImageError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import ctypes
     from collections.abc import Iterator, Sequence
+    from typing import BinaryIO, Protocol
+else:
+    Protocol = object  # importing `typing` would be felt in short commands
 
 _IOV_MAX = 1024
 MAX_OFFSET = (1 << 63) - 1  # what off_t holds; damaged tables ask for more
@@ -83,12 +85,14 @@ class Storage(Protocol):
         """Release; idempotent."""
 
 
-_libc = None
+_libc: ctypes.CDLL | None = None
 
 
 def _fallocate(fd: int, mode: int, offset: int, length: int) -> bool:
     """fallocate(2); False when the filesystem cannot do it."""
     global _libc  # noqa: PLW0603 - loading libc costs a millisecond of start-up that most commands do not need
+    import ctypes  # noqa: PLC0415 - as above
+
     if _libc is None:
         _libc = ctypes.CDLL(None, use_errno=True)
         _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
@@ -311,6 +315,8 @@ class FileObjectStorage:
 
     def __init__(self, file: BinaryIO, filename: str = "<file>", *, writable: bool | None = None) -> None:
         self._file = file
+        import threading  # noqa: PLC0415 - images in files start more quickly without it
+
         self._lock = threading.Lock()
         self.filename = filename
         self.writable = file.writable() if writable is None else writable

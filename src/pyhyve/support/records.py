@@ -11,7 +11,7 @@ the other.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+TYPE_CHECKING = False  # `typing` would be felt in short commands
 
 if TYPE_CHECKING:
     from dataclasses import dataclass, field, replace

@@ -11,7 +11,7 @@ import pytest
 
 from pyhyve.image.contract import ImageLockedError
 from pyhyve.image.opening import OpenSettings, create_image, open_image
-from tests.conformance.image.conftest import OUR_IMG, environment, qemu_img, run
+from tests.conformance.image.conftest import OUR_IMG, environment, qemu_img, require, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,6 +69,48 @@ def test_we_respect_the_locks_of_qemu(disk: Path) -> None:
     finally:
         holder.communicate(b"quit\n", timeout=30)
     open_image(str(disk), OpenSettings(writable=True)).close()
+
+
+@pytest.fixture
+def machine(disk: Path) -> Iterator[None]:
+    """A QEMU machine that holds the disk for writing."""
+    require("qemu-system-x86_64")
+    socket_path = disk.with_name("qmp.sock")
+    process = subprocess.Popen(
+        ["qemu-system-x86_64", "-accel", "tcg", "-m", "32", "-S", "-display", "none", "-nodefaults", "-qmp",
+         f"unix:{socket_path},server=on,wait=off", "-drive", f"file={disk},format=qcow2,if=virtio"]
+    )  # fmt: skip
+    try:
+        wait_for(socket_path)  # made after the drives are open
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.mark.usefixtures("machine")
+def test_disk_of_a_running_qemu_machine_is_left_alone(disk: Path) -> None:
+    for verb in ("info", "check", "map"):
+        assert "lock" in run([*OUR_IMG, verb, str(disk)]).stderr
+    for words in (("resize", str(disk), "+1M"), ("snapshot", "-c", "s", str(disk)), ("commit", str(disk))):
+        failed = run([*OUR_IMG, *words])
+        assert failed.returncode == 1
+        assert "lock" in failed.stderr
+    assert run([*OUR_IMG, "info", "-U", str(disk)]).returncode == 0
+    assert run([*OUR_IMG, "convert", "-U", "-O", "raw", str(disk), str(disk) + ".raw"]).returncode == 0
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_qemu_machine_does_not_start_on_our_disk(disk: Path, writable: bool) -> None:
+    require("qemu-system-x86_64")
+    command = [
+        "qemu-system-x86_64", "-accel", "tcg", "-m", "32", "-S", "-display", "none", "-nodefaults", "-monitor", "none",
+        "-drive", f"file={disk},format=qcow2,if=virtio",
+    ]  # fmt: skip
+    with open_image(str(disk), OpenSettings(writable=writable)):
+        refused = run(command)
+    assert refused.returncode == 1
+    assert "lock" in refused.stderr
 
 
 @pytest.fixture

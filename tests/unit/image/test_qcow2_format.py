@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +18,7 @@ from pyhyve.image.qcow2.format import (
     parse_header,
     parse_snapshot_table,
 )
+from pyhyve.support.records import replace
 
 if TYPE_CHECKING:
     from typing import Any

@@ -168,7 +168,7 @@ def add_bitmap(image: Image, name: str = "b0", granularity_bits: Any = 16, flags
     directory, _ = meta.allocate(1, exact=True)
     meta.storage.pwrite(data, directory)
     meta.write_back()
-    from dataclasses import replace
+    from pyhyve.support.records import replace
 
     meta.write_header(replace(meta.header, bitmaps=BitmapsExtension(1, len(data), directory), autoclear_features=1))
 

@@ -9,14 +9,14 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 from pyhyve.image.contract import Image, ImageError, LayerState
 from pyhyve.image.operations.work import CHUNK_BYTES, Piece, Turnstile, Zeroes, default_threads, pieces, run_parallel
 from pyhyve.image.raw import RawImage
+from pyhyve.support.records import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 

@@ -7,24 +7,31 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from collections import namedtuple
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from typing import NamedTuple, TypeVar
 
     from pyhyve.image.contract import Extent, Image
 
-_T = TypeVar("_T")
 CHUNK_BYTES = 2 << 20
 MAP_STEP_BYTES = 1 << 30
 
 
-class Piece(NamedTuple):
-    """A range of the disk that is all zero or not known to be."""
+if TYPE_CHECKING:
+    _T = TypeVar("_T")
 
-    offset: int
-    length: int
-    zero: bool
+    class Piece(NamedTuple):
+        """A range of the disk that is all zero or not known to be."""
+
+        offset: int
+        length: int
+        zero: bool
+
+else:
+    Piece = namedtuple("Piece", "offset length zero")  # noqa: PYI024 - `typing` would be felt in short commands
 
 
 def default_threads(limit: int | None = None) -> int:

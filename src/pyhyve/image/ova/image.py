@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pyhyve.image.contract import (
@@ -17,6 +16,7 @@ from pyhyve.image.contract import (
 from pyhyve.image.ova.format import MAX_OVF_BYTES, Member, members, parse_ovf
 from pyhyve.image.ova.window import WindowStorage
 from pyhyve.image.registry import PROBE_SIZE_BYTES, find_format, probe_format
+from pyhyve.support.records import replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -6,9 +6,6 @@ image is closed: after a crash every reader sees that it cannot be trusted.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
-
 from pyhyve.image.contract import ImageFormatError
 from pyhyve.image.qcow2.format import (
     OFFSET_MASK,
@@ -18,7 +15,9 @@ from pyhyve.image.qcow2.format import (
     parse_bitmap_directory,
 )
 from pyhyve.image.qcow2.tables import load_u64, store_u64
+from pyhyve.support.records import replace
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from array import array
     from collections.abc import Iterator
@@ -70,10 +69,9 @@ def bitmap_host_runs(meta: Metadata) -> Iterator[tuple[int, int]]:
                 yield (word & OFFSET_MASK) >> bits, 1
 
 
-@dataclass(slots=True)
 class _Recording:
-    entry: BitmapEntry
-    bits: bytearray
+    def __init__(self, entry: BitmapEntry, bits: bytearray) -> None:
+        self.entry, self.bits = entry, bits
 
 
 class DirtyBitmaps:

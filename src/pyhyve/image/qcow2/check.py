@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from pyhyve.image.contract import CheckResult, ImageFormatError
 from pyhyve.image.qcow2.bitmaps import bitmap_host_runs
@@ -25,7 +23,9 @@ from pyhyve.image.qcow2.format import (
 from pyhyve.image.qcow2.refcount import Counts, pack_counts, unpack_counts
 from pyhyve.image.qcow2.snapshots import load_snapshots, refresh_copied_flags, table_bytes
 from pyhyve.image.qcow2.tables import run_length, store_u64
+from pyhyve.support.records import replace
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyhyve.image.qcow2.format import Header
     from pyhyve.image.qcow2.metadata import Metadata
@@ -33,17 +33,14 @@ if TYPE_CHECKING:
 _MAX_MESSAGES = 10_000
 
 
-@dataclass(slots=True)
 class References:
     """Expected counts by refcount block number; counts too large for the width are in `overflow`."""
 
-    meta: Metadata
-    result: CheckResult
-    blocks: dict[int, Counts] = field(default_factory=dict)
-    overflow: Counter[int] = field(default_factory=Counter)
-
-    def __post_init__(self) -> None:
-        self._set_shape(self.meta.header.refcount_order)
+    def __init__(self, meta: Metadata, result: CheckResult) -> None:
+        self.meta, self.result = meta, result
+        self.blocks: dict[int, Counts] = {}
+        self.overflow: Counter[int] = Counter()
+        self._set_shape(meta.header.refcount_order)
 
     def _set_shape(self, order: int) -> None:
         self.order = order
@@ -51,12 +48,6 @@ class References:
         self.max_count = min((1 << (1 << order)) - 1, 255 if order < 3 else (1 << 64) - 1)
         self.file_clusters = -(-self.meta.storage.size_bytes >> self.meta.cluster_bits)
         self.end_cluster = -(-self.meta.storage.size_bytes >> self.meta.cluster_bits) + 1
-
-    per_block: int = 0
-    order: int = 4
-    max_count: int = 0
-    end_cluster: int = 0
-    file_clusters: int = 0
 
     def add(self, first: int, count: int, times: int = 1) -> None:
         """Count `times` references to a run; a run far past the end of the file is a corruption."""

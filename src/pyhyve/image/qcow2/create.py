@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from pyhyve.image.contract import CreateRequest, ImageError, ImageFormatError, ImageUnsupportedError, OpenRequest
 from pyhyve.image.qcow2.format import (
@@ -20,7 +18,9 @@ from pyhyve.image.qcow2.format import (
 from pyhyve.image.qcow2.refcount import RefcountStructure, pack_counts, unpack_counts
 from pyhyve.image.qcow2.tables import ascending
 from pyhyve.image.raw import preallocate
+from pyhyve.support.records import replace
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyhyve.image.qcow2.image import Qcow2Image
     from pyhyve.image.storage import Storage

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field, replace
-from enum import IntEnum, IntFlag
+from enum import IntEnum
 
 from pyhyve.image.contract import ImageFormatError, ImageUnsupportedError, SnapshotInfo
+from pyhyve.support.records import dataclass, replace
 
 MAGIC = b"QFI\xfb"
 V2_HEADER_LENGTH = 72
@@ -36,8 +36,8 @@ ALL_SUBCLUSTERS = 0xFFFF_FFFF
 ALL_ZERO_SUBCLUSTERS = 0xFFFF_FFFF << 32
 
 
-class Incompatible(IntFlag):
-    """incompatible_features."""
+class Incompatible:
+    """incompatible_features. Flags here are plain numbers: to combine members of an IntFlag takes a microsecond."""
 
     DIRTY = 1
     CORRUPT = 2
@@ -49,13 +49,13 @@ class Incompatible(IntFlag):
 KNOWN_INCOMPATIBLE = 31
 
 
-class Compatible(IntFlag):
+class Compatible:
     """compatible_features."""
 
     LAZY_REFCOUNTS = 1
 
 
-class Autoclear(IntFlag):
+class Autoclear:
     """autoclear_features."""
 
     BITMAPS = 1
@@ -143,7 +143,7 @@ class Header:
     data_file: str | None = None
     bitmaps: BitmapsExtension | None = None
     feature_name_table: bool = True
-    unknown_extensions: tuple[tuple[int, bytes], ...] = field(default=())
+    unknown_extensions: tuple[tuple[int, bytes], ...] = ()
 
     @property
     def cluster_size(self) -> int:
@@ -477,7 +477,7 @@ def build_snapshot_table(entries: tuple[SnapshotEntry, ...]) -> bytes:
     return bytes(table)
 
 
-class BitmapFlag(IntFlag):
+class BitmapFlag:
     """Flags of a bitmap directory entry."""
 
     IN_USE = 1

@@ -7,7 +7,6 @@ the mapping of guest clusters first claims them, so that two requests never allo
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from pyhyve.image.contract import (
     ImageError,
@@ -25,6 +24,7 @@ from pyhyve.image.qcow2.mapping import Run, RunKind
 from pyhyve.image.qcow2.reading import Qcow2Reader
 from pyhyve.image.qcow2.tables import ascending, run_length
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from array import array
     from collections.abc import Iterator, Sequence

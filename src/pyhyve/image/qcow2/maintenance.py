@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from pyhyve.image.contract import CheckResult, ImageError, ImageUnsupportedError
 from pyhyve.image.qcow2.format import (
@@ -18,7 +16,9 @@ from pyhyve.image.qcow2.format import (
 )
 from pyhyve.image.qcow2.snapshots import free_vm_state
 from pyhyve.image.qcow2.tables import store_u64
+from pyhyve.support.records import replace
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
 from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple
 
 from pyhyve.image.contract import ImageFormatError
 from pyhyve.image.qcow2.format import (
@@ -16,8 +16,10 @@ from pyhyve.image.qcow2.format import (
 )
 from pyhyve.image.qcow2.tables import run_length
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from array import array
+    from typing import NamedTuple
 
     from pyhyve.image.qcow2.metadata import Metadata
 
@@ -31,17 +33,22 @@ class RunKind(IntEnum):
     COMPRESSED = 3
 
 
-class Run(NamedTuple):
-    """`length` bytes in one state.
+if TYPE_CHECKING:
 
-    `host` is the byte in the data file (DATA; others when preallocated, else 0), `entry` the first L2 word. A
-    compressed run is one cluster or a part of it.
-    """
+    class Run(NamedTuple):
+        """`length` bytes in one state.
 
-    kind: RunKind
-    length: int
-    host: int
-    entry: int
+        `host` is the byte in the data file (DATA; others when preallocated, else 0), `entry` the first L2 word. A
+        compressed run is one cluster or a part of it.
+        """
+
+        kind: RunKind
+        length: int
+        host: int
+        entry: int
+
+else:
+    Run = namedtuple("Run", "kind length host entry")  # noqa: PYI024 - importing `typing` would be felt in short commands
 
 
 class Mapping:

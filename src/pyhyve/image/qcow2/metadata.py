@@ -13,8 +13,6 @@ import threading
 from array import array
 from collections import OrderedDict
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from pyhyve.image.contract import ImageFormatError
 from pyhyve.image.qcow2.format import (
@@ -29,7 +27,9 @@ from pyhyve.image.qcow2.format import (
     build_header,
 )
 from pyhyve.image.qcow2.tables import load_u64, store_u64
+from pyhyve.support.records import replace
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import struct
 from collections import OrderedDict
-from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from pyhyve.image.contract import (
     BackingReference,
@@ -21,7 +19,6 @@ from pyhyve.image.contract import (
     OpenRequest,
     SnapshotInfo,
 )
-from pyhyve.image.qcow2.compression import Codec, codec_for
 from pyhyve.image.qcow2.format import (
     AUTOCLEAR_OFFSET,
     MAX_CLUSTER_BITS,
@@ -33,10 +30,13 @@ from pyhyve.image.qcow2.format import (
 )
 from pyhyve.image.qcow2.mapping import Mapping, Run, RunKind
 from pyhyve.image.qcow2.metadata import Metadata
+from pyhyve.support.records import replace
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from pyhyve.image.qcow2.compression import Codec
     from pyhyve.image.storage import Storage
 
 _DECOMPRESSED_CACHE_CLUSTERS = 16
@@ -255,6 +255,8 @@ class Qcow2Reader(Image):
     def codec(self) -> Codec:
         """Compression of this image's clusters."""
         if self._codec is None:
+            from pyhyve.image.qcow2.compression import codec_for  # noqa: PLC0415 - as most commands need none
+
             self._codec = codec_for(self.meta.header.compression_type)
         return self._codec
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import sys
 from array import array
 from collections import OrderedDict
-from typing import TYPE_CHECKING
 
 from pyhyve.image.contract import ImageError, ImageFormatError
 from pyhyve.image.qcow2.format import MAX_REFCOUNT_TABLE_SIZE_BYTES, REFTABLE_FIELDS_OFFSET, REFTABLE_OFFSET_MASK
 from pyhyve.image.qcow2.tables import load_u64, store_u64
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 

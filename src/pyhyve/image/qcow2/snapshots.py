@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from pyhyve.image.contract import ImageError, ImageFormatError, ImageUnsupportedError
 from pyhyve.image.qcow2.format import (
@@ -26,7 +24,9 @@ from pyhyve.image.qcow2.format import (
     parse_snapshot_table,
 )
 from pyhyve.image.qcow2.tables import ascending, run_length, store_u64
+from pyhyve.support.records import replace
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import zlib
+from abc import ABC, abstractmethod
 from array import array
 from collections import OrderedDict
 from typing import TYPE_CHECKING
@@ -38,7 +39,7 @@ _SECTOR_BITS = 9
 _MAX_SECTOR = 0xFFFFFFFF
 
 
-class Extent:
+class Extent(ABC):
     """`[start, start + length)` of the disk, in bytes."""
 
     def __init__(self, storage: Storage | None, start: int, length: int, type_name: str) -> None:
@@ -47,9 +48,9 @@ class Extent:
         self.length = length
         self.type_name = type_name
 
+    @abstractmethod
     def locate(self, offset: int, length: int) -> Run:
         """The run at `offset` of the extent."""
-        raise NotImplementedError
 
 
 class FlatExtent(Extent):
