@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.daemon.domains import placement
+from pyhyve.daemon.domains.agent import CHANNEL as AGENT_CHANNEL
 from pyhyve.daemon.domains.faults import failed, internal, invalid
 from pyhyve.daemon.domains.hypervisor import MachineRecord
 from pyhyve.daemon.domains.states import (
@@ -48,6 +49,8 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
+_DISCONNECTED, _DOMAIN_STARTED = 2, 1
+"""virConnectDomainEventAgentLifecycleState and its reason."""
 STATE_WAIT_S: Final = 10.0
 """How long a machine may take from obeying a command to saying so."""
 
@@ -188,6 +191,8 @@ async def _set_up(domain: ManagedDomain) -> None:
         except LibvirtError as error:
             _log.debug("%s: %s", domain.name, error)
     await placement.apply(domain)
+    if any(item.target is not None and item.target.name == AGENT_CHANNEL for item in devices.channel):
+        domain.publish(DomainEvent.AGENT_LIFECYCLE, _DISCONNECTED, _DOMAIN_STARTED)
 
 
 async def _give_up(domain: ManagedDomain) -> None:

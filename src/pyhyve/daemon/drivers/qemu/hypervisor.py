@@ -239,13 +239,23 @@ def _tap_names() -> Callable[[], str]:
     return free
 
 
+def _with_state(channel: Channel, opened: set[str]) -> Channel:
+    """Return a channel that says whether somebody in the guest has it open."""
+    if channel.target is None or channel.target.type != "virtio" or channel.type != "unix" or channel.alias is None:
+        return channel
+    state = "connected" if chardev_id(channel.alias.name) in opened else "disconnected"
+    return replace(channel, target=replace(channel.target, state=state))
+
+
 async def _with_terminals(machine: QemuMachine, domain: Domain) -> Domain:
     """Return a live definition with the terminals its machine opened."""
     devices = domain.devices or Devices()
     everything: tuple[Any, ...] = (*devices.serial, *devices.parallel, *devices.channel, *devices.console)
-    if not any(item.type == "pty" for item in everything):
+    if not any(item.type in {"pty", "unix"} for item in everything):
         return domain
-    found = {item["label"]: item.get("filename", "") for item in await machine.execute("query-chardev")}
+    answer = await machine.execute("query-chardev")
+    found = {item["label"]: item.get("filename", "") for item in answer}
+    opened = {item["label"] for item in answer if item.get("frontend-open")}
 
     def placed(item: Any) -> Any:
         alias = item.alias.name if item.alias is not None else ""
@@ -268,7 +278,7 @@ async def _with_terminals(machine: QemuMachine, domain: Domain) -> Domain:
         devices,
         serial=serials,
         parallel=tuple(placed(item) for item in devices.parallel),
-        channel=tuple(placed(item) for item in devices.channel),
+        channel=tuple(_with_state(placed(item), opened) for item in devices.channel),
         console=tuple(consoles),
     )
     return replace(domain, devices=devices)
