@@ -111,7 +111,7 @@ def define(uri: str, xml: str, count: int) -> dict[str, Any]:
     """Define so many domains beside what there is."""
     connection = libvirt.open(uri)
     have = len(connection.listAllDomains())
-    for number in range(count - have):
+    for number in range(have, count):
         connection.defineXML(xml.replace("NAME", f"bench-{number}"))
     return {"us": 0, "result": len(connection.listAllDomains())}
 

@@ -10,13 +10,12 @@ import asyncio
 import contextlib
 import logging
 import os
-import time
 from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pyhyve.daemon.access import AllowAll, denied_to_readers, extra_permissions, object_of, objects_in
-from pyhyve.daemon.dispatch import Call, Encoded, Registered, registered
+from pyhyve.daemon.dispatch import Call, Encoded, Registered, Turn, registered
 from pyhyve.daemon.errors import LibvirtError, api_name
 from pyhyve.daemon.streams import INCOMING_MAX, Hole, Stream
 from pyhyve.rpc.codec import XdrError
@@ -51,8 +50,6 @@ _log = logging.getLogger(__name__)
 
 CALLS_MAX: Final = 16
 """Calls of one client that are served at the same time."""
-TURN_S: Final = 0.0005
-"""How long an answer is worked on before others have their turn."""
 UNREAD_MAX: Final = 1 << 20
 """Bytes a client may leave unread before its next calls wait in its socket."""
 BACKLOG_MAX: Final = 64 << 20
@@ -460,18 +457,16 @@ class Connection:
 
 
 async def _encode_in_pieces(row: Procedure, item_codec: Codec, items: Sequence[object]) -> bytes:
-    """Encode a long list, letting others have their turn every :data:`TURN_S`. Raises XdrError."""
+    """Encode a long list, letting others have their turn. Items may be encoded already. Raises XdrError."""
     most = row.ret_codec.fields[0].type.most or 0
     if len(items) > most:
         msg = f"more than {most} items"
         raise XdrError(msg)
     pieces = [len(items).to_bytes(4, "big")]
-    until = time.perf_counter() + TURN_S
+    turn = Turn()
     for item in items:
-        pieces.append(item_codec.encode(item))
-        if time.perf_counter() > until:
-            await asyncio.sleep(0)
-            until = time.perf_counter() + TURN_S
+        pieces.append(item.payload if isinstance(item, Encoded) else item_codec.encode(item))
+        await turn.over()
     return b"".join(pieces)
 
 

@@ -14,7 +14,9 @@ function runs on the event loop, at once: it must not wait for anything. A corou
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,17 +36,34 @@ if TYPE_CHECKING:
     from pyhyve.rpc.codec import Codec
     from pyhyve.rpc.procedures import Procedure
 
-__all__ = ["Call", "Encoded", "Registered", "procedure", "registered"]
+__all__ = ["TURN_S", "Call", "Encoded", "Registered", "Turn", "procedure", "registered"]
 
+TURN_S: Final = 0.0005
+"""How long an answer is worked on before others have their turn."""
 _LONG_ITEMS: Final = frozenset({"stats_record"})
 """Structures of which one takes tens of microseconds to encode."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """An answer already encoded, for answers that are made in pieces."""
+    """An answer already encoded, for answers that are made in pieces; or an item of a list that is such an answer."""
 
     payload: bytes
+
+
+class Turn:
+    """For work that may take long on the event loop: lets others have their turn every :data:`TURN_S`."""
+
+    __slots__ = ("_until",)
+
+    def __init__(self) -> None:
+        self._until = time.perf_counter() + TURN_S
+
+    async def over(self) -> None:
+        """Let others have their turn if this one has lasted long enough."""
+        if time.perf_counter() > self._until:
+            await asyncio.sleep(0)
+            self._until = time.perf_counter() + TURN_S
 
 
 @dataclass(slots=True)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from pyhyve.daemon.connection import Connection
+    from pyhyve.daemon.dispatch import Encoded
     from pyhyve.daemon.domains.hypervisor import Machine, MachineRecord
     from pyhyve.daemon.domains.registry import DomainRegistry
     from pyhyve.xml.domain import Domain
@@ -76,6 +77,8 @@ class ManagedDomain:
         """The connection it ends with (autodestroy)."""
         self.parts: dict[str, Any] = {}
         """What modules of this package keep with it while it runs."""
+        self.statistics_at_rest: tuple[Domain, tuple[object, ...], Encoded] | None = None
+        """What :mod:`~pyhyve.daemon.domains.statistics` keeps while it does not run."""
         self.gone = asyncio.Event()
         self.changed = asyncio.Event()
         self._lock = asyncio.Lock()

@@ -6,10 +6,12 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from pyhyve.daemon.dispatch import Encoded, Turn
 from pyhyve.daemon.domains import disks, information, interfaces, memory, placement
 from pyhyve.daemon.domains.definition.chains import chain_of
 from pyhyve.daemon.domains.images import image_sizes
 from pyhyve.daemon.errors import LibvirtError
+from pyhyve.rpc.codec import codec
 from pyhyve.rpc.values import ParamType, StatsRecord, TypedParam
 
 if TYPE_CHECKING:
@@ -68,27 +70,53 @@ def _text(name: str, value: str) -> TypedParam:
     return TypedParam(name, ParamType.STRING, value)
 
 
-async def collect(domains: Iterable[ManagedDomain], stats: int, flags: int) -> list[StatsRecord]:
+async def collect(domains: Iterable[ManagedDomain], stats: int, flags: int) -> list[StatsRecord | Encoded]:
     """Return the statistics of domains; what a machine does not answer is left out."""
     limit = asyncio.Semaphore(_AT_ONCE)
 
-    async def one(domain: ManagedDomain) -> StatsRecord:
-        if not domain.active:
-            return StatsRecord(domain.ref, await _statistics(domain, stats, flags))
+    async def ask(domain: ManagedDomain) -> StatsRecord:
         async with limit:
             return StatsRecord(domain.ref, await _statistics(domain, stats, flags))
 
-    found: list[StatsRecord] = []
-    chunk: list[ManagedDomain] = []
+    found: list[StatsRecord | Encoded] = []
+    asked: list[tuple[int, asyncio.Task[StatsRecord]]] = []
+    turn = Turn()
     for domain in domains:
-        chunk.append(domain)
-        if len(chunk) == _AT_ONCE:
-            found.extend(await asyncio.gather(*map(one, chunk)))
-            chunk.clear()
-            await asyncio.sleep(0)  # other clients have their turn
-    if chunk:
-        found.extend(await asyncio.gather(*map(one, chunk)))
+        at_rest = await _at_rest(domain, stats, flags)
+        if at_rest is None:
+            asked.append((len(found), asyncio.create_task(ask(domain))))
+            at_rest = _NOTHING
+        found.append(at_rest)
+        await turn.over()
+    for place, task in asked:
+        found[place] = await task
     return found
+
+
+_NOTHING: Final = Encoded(b"")
+
+
+async def _at_rest(domain: ManagedDomain, stats: int, flags: int) -> Encoded | None:
+    """Return the statistics of a domain nobody has to be asked about: it does not run, and has no images.
+
+    They are kept until the domain changes: a host has more domains than machines.
+    """
+    definition = domain.definition
+    if domain.active or definition is None:
+        return None
+    key = (int(domain.state), domain.reason, domain.name, stats, flags & _BACKING)
+    kept = domain.statistics_at_rest
+    if kept is not None and kept[0] is definition and kept[1] == key:
+        return kept[2]
+    if stats & _BLOCK and any(map(chain_of, domain.devices.disk)):
+        return None
+    record = StatsRecord(domain.ref, await _statistics(domain, stats, flags))
+    encoded = Encoded(_RECORD.encode(record))
+    domain.statistics_at_rest = (definition, key, encoded)
+    return encoded
+
+
+_RECORD: Final = codec("item stats_record")
 
 
 async def _statistics(domain: ManagedDomain, stats: int, flags: int) -> list[TypedParam]:

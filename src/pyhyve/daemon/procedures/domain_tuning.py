@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from pyhyve.daemon.dispatch import procedure
+from pyhyve.daemon.dispatch import Encoded, procedure
 from pyhyve.daemon.domains import interfaces, memory, statistics, tuning, vcpus
 from pyhyve.daemon.errors import LibvirtError
 from pyhyve.daemon.procedures.domain_access import domain_of, registry_of, visible
@@ -163,7 +163,7 @@ async def set_vcpu(call: Call, args: Any) -> None:
 
 
 @procedure("CONNECT_GET_ALL_DOMAIN_STATS")
-async def get_all_domain_stats(call: Call, args: Any) -> list[StatsRecord]:
+async def get_all_domain_stats(call: Call, args: Any) -> list[StatsRecord | Encoded]:
     """All statistics of domains."""
     call.check_flags(args.flags, _LIST_FLAGS | _STATS_NOWAIT | _STATS_BACKING | _STATS_ENFORCE)
     registry = registry_of(call)
