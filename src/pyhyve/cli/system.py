@@ -29,16 +29,26 @@ PROG = "pyhyve-system-x86_64"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one machine; returns the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        status = run(list(sys.argv[1:] if arguments is None else arguments))
+        status = run(words)
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Exception as error:  # noqa: BLE001 - the one place where everything ends up
         status, message = explain(error)
-        print(f"{PROG}: {message}", file=sys.stderr)
+        print(f"{_time(words)}{PROG}: {message}", file=sys.stderr)
         return status
+
+
+def _time(words: Sequence[str]) -> str:
+    """The time in front of a message, when `-msg timestamp=on` asks for it."""
+    if not any(word in {"timestamp=on", "timestamp"} for word in words):
+        return ""
+    from datetime import UTC, datetime
+
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ ")
 
 
 def run(words: list[str]) -> int:
@@ -50,13 +60,17 @@ def run(words: list[str]) -> int:
             print(settings.help_text, end="")
             return ExitStatus.DONE
     config = settings.configuration()
+    if settings.log_file is not None:
+        log_into(settings.log_file)
     with background(wanted=settings.daemonize) as ready, pid_file(settings.pidfile):
-        outcome = run_machine(config, settings.monitors, ready)
+        outcome = run_machine(config, settings.monitors, ready, settings.incoming)
     return report(outcome)
 
 
-def run_machine(config: MachineConfig, monitors: Sequence[MonitorSocket], ready: Callable[[], None]) -> Outcome:
-    """Build the machine, call `ready`, and run it to its end."""
+def run_machine(
+    config: MachineConfig, monitors: Sequence[MonitorSocket], ready: Callable[[], None], incoming: str = ""
+) -> Outcome:
+    """Build the machine, call `ready`, and run it to its end; `incoming` is where its state comes from."""
     from pyhyve.machine.builder import build
     from pyhyve.machine.monitor.monitor import Monitor, TerminalUse
 
@@ -71,11 +85,26 @@ def run_machine(config: MachineConfig, monitors: Sequence[MonitorSocket], ready:
                 else:
                     (people if monitor.for_people else listeners).append(_listen(monitor))
             machine = build(config)
-        if monitors:
-            Monitor(machine, listeners, people=people, terminal=terminal).start()
+        machine.awaits_state = bool(incoming)
+        if monitors or incoming:
+            serving = Monitor(machine, listeners, people=people, terminal=terminal)
+            serving.start()
+            if incoming not in {"", "defer"}:
+                serving.execute("migrate-incoming", {"uri": incoming})
         with stopped_by_signals(machine.request_stop, restore):
             ready()
             return machine.run()
+
+
+def log_into(path: Path) -> None:
+    """Write the log into a file, without colours or progress. Raises UserError."""
+    import logging
+
+    try:
+        logging.basicConfig(filename=path, format="%(asctime)s %(name)s: %(message)s", level=logging.INFO)
+    except OSError as error:
+        msg = f"-D {path}: {error.strerror}"
+        raise UserError(msg) from error
 
 
 def report(outcome: Outcome) -> int:

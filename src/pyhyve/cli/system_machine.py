@@ -64,6 +64,7 @@ OPTIONS = {
     "hdc": Option("FILE", "another disk"),
     "hdd": Option("FILE", "another disk"),
     "help": Option("", "show this"),
+    "incoming": Option("defer|fd:N|file:PATH|unix:PATH|tcp:HOST:PORT|exec:COMMAND", "take a saved machine from there"),
     "initrd": Option("FILE", "initial RAM file system"),
     "kernel": Option("FILE", "Linux bzImage or PVH ELF kernel"),
     "m": Option("[size=]SIZE", "guest memory (default: 128M)"),
@@ -128,8 +129,9 @@ class SystemSettings:
     _serials: list[str] = field(default_factory=list)
     _mons: list[tuple[str, bool]] = field(default_factory=list)
     _memory_backend: str = ""
+    incoming: str = ""
+    """Where the machine's state comes from; `defer`: a monitor says it later."""
     log_file: Path | None = None
-    timestamps: bool = False
 
     def handle(self, name: str, value: str) -> None:
         """Take one option. Raises InputError."""
@@ -265,6 +267,9 @@ class SystemSettings:
     def _handle_snapshot(self, _value: str) -> None:
         self._snapshot = True
 
+    def _handle_incoming(self, value: str) -> None:
+        self.incoming = value
+
     def _handle_nodefaults(self, _value: str) -> None:
         self._has_defaults = False
 
@@ -273,7 +278,7 @@ class SystemSettings:
 
     def _handle_msg(self, value: str) -> None:
         given = parse_properties("-msg", value)
-        self.timestamps = given.switch("timestamp", default=False)
+        given.switch("timestamp", default=False)  # `system.main` looks for it itself: it also reports mistakes here
         given.only("guest-name", "off")
         given.finish()
 

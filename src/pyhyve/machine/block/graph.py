@@ -351,7 +351,7 @@ def _reason(error: ImageError | OSError) -> str:
         return error.strerror or str(error)
     if isinstance(error, ImageLockedError):
         # The text ends with the file's name in brackets.
-        path = str(error).rpartition("[")[2].rstrip("].")
+        path = str(error).rpartition("[")[2].rstrip("].?")
         holders = describe_holders(Path(path))
         return f"{error} It is open in {holders}." if holders else str(error)
     return str(error)

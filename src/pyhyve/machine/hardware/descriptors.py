@@ -60,6 +60,10 @@ class Descriptors:
         os.set_inheritable(fd, False)  # noqa: FBT003 - the function's one argument
         return fd
 
+    def take_named(self, name: str) -> int | None:
+        """The descriptor called `name`, which the caller owns then; None when there is none."""
+        return self._named.pop(name, None)
+
     # -- sets ---------------------------------------------------------------------------------------------------------
 
     def add_to_set(self, number: int | None, fd: int, opaque: str | None) -> int:

@@ -2,15 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pyhyve.machine.monitor.errors import QmpError
 from pyhyve.machine.monitor.group import CommandGroup
+
+if TYPE_CHECKING:
+    from pyhyve.machine.migration import Migration, MigrationStatus
+    from pyhyve.machine.migration_uri import MigrationUri
+    from pyhyve.machine.monitor.commands import MachineCommands
+
+_PAGE_BYTES = 4096
+_DEFAULTS = {"max-bandwidth": 128 << 20, "downtime-limit": 300}
 
 
 class MigrationCommands(CommandGroup):
-    """Migration."""
+    """Migration. The guest stands still while it is written: limits of bandwidth and downtime have nothing to limit."""
 
-    _events = False
+    def __init__(self, commands: MachineCommands) -> None:
+        super().__init__(commands)
+        self._events = False
+        self._parameters = dict(_DEFAULTS)
+        self._made: Migration | None = None
+
+    @property
+    def _migration(self) -> Migration:
+        if self._made is None:
+            from pyhyve.machine.migration import Migration  # noqa: PLC0415 - few machines are saved
+
+            self._made = Migration(self.machine, self._changed)
+        return self._made
+
+    def _changed(self, status: MigrationStatus) -> None:
+        if self._events:
+            self.hardware.tell("MIGRATION", {"status": str(status)})
+
+    def _uri(self, text: str) -> MigrationUri:
+        from pyhyve.machine.migration_uri import parse_uri  # noqa: PLC0415 - few machines are saved
+        from pyhyve.state.errors import StateError  # noqa: PLC0415
+
+        try:
+            return parse_uri(text, self.hardware.descriptors.take_named)
+        except StateError as error:
+            raise QmpError(str(error)) from error
 
     def query_migrate_capabilities(self) -> list[dict[str, Any]]:
         """What can be switched."""
@@ -20,3 +54,74 @@ class MigrationCommands(CommandGroup):
         """Switch it."""
         for entry in capabilities:
             self._events = bool(entry["state"])
+
+    def query_migrate_parameters(self) -> dict[str, Any]:
+        """What was set."""
+        return dict(self._parameters)
+
+    def migrate_set_parameters(self, **arguments: int) -> None:
+        """Set them."""
+        self._parameters |= {key.replace("_", "-"): value for key, value in arguments.items()}
+
+    def migrate(
+        self, uri: str, *, detach: bool = True, blk: bool = False, inc: bool = False, resume: bool = False
+    ) -> None:
+        """Save the machine into a stream, in the background; disks are not part of it."""
+        del detach
+        if blk or inc or resume:
+            msg = "migration of disks, and resuming a migration, are not supported"
+            raise QmpError(msg)
+        from pyhyve.state.errors import StateError  # noqa: PLC0415 - few machines are saved
+
+        try:
+            self._migration.start(self._uri(uri))
+        except StateError as error:
+            raise QmpError(str(error)) from error
+
+    def migrate_incoming(self, uri: str) -> None:
+        """Take the machine's state from a stream; it was started with `-incoming defer`."""
+        from pyhyve.state.errors import StateError  # noqa: PLC0415 - few machines are saved
+
+        try:
+            self._migration.receive(self._uri(uri))
+        except StateError as error:
+            raise QmpError(str(error)) from error
+
+    def migrate_cancel(self) -> None:
+        """Take the wish to save back."""
+        self._migration.cancel()
+
+    def query_migrate(self) -> dict[str, Any]:
+        """How far it got."""
+        if self._made is None or str(self._made.status) == "none":
+            return {}
+        progress, status = self._made.progress, str(self._made.status)
+        info: dict[str, Any] = {"status": status, "total-time": progress.total_ms}
+        if status == "failed" and self._made.error:
+            info["error-desc"] = self._made.error
+        if self._made.is_incoming:
+            return info
+        if status == "completed":
+            info["downtime"] = progress.downtime_ms
+        info["setup-time"] = progress.setup_ms
+        info["ram"] = {
+            "transferred": progress.transferred_bytes,
+            "remaining": 0 if status == "completed" else progress.total_bytes,
+            "total": progress.total_bytes,
+            "duplicate": (progress.total_bytes - progress.normal_bytes) // _PAGE_BYTES,
+            "skipped": 0,
+            "normal": progress.normal_bytes // _PAGE_BYTES,
+            "normal-bytes": progress.normal_bytes,
+            "dirty-pages-rate": 0,
+            "mbps": 0.0,
+            "dirty-sync-count": 1,
+            "postcopy-requests": 0,
+            "page-size": _PAGE_BYTES,
+            "multifd-bytes": 0,
+            "pages-per-second": 0,
+            "precopy-bytes": 0,
+            "downtime-bytes": progress.transferred_bytes,
+            "postcopy-bytes": 0,
+            "dirty-sync-missed-zero-copy": 0,
+        }
+        return info

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
+from collections import deque
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,7 @@ class Monitor:
         self._loop = IoLoop("monitor")
         self._commands = MachineCommands(machine)
         self._greeting = Greeting(version_info())
+        self._events: deque[bytes] = deque()
         self._servers = [MonitorServer(self._loop, listener, self._converse) for listener in listeners]
         self._servers += [MonitorServer(self._loop, listener, self._chat) for listener in people]
         self._terminal: MonitorServer | None = None
@@ -79,6 +81,10 @@ class Monitor:
             server = self._terminal
             self._loop.call_soon(lambda: server.connect(Terminal()))
         self._started = True
+
+    def execute(self, name: str, arguments: dict[str, Any]) -> Any:  # noqa: ANN401 - any JSON value
+        """Carry out a command of our own. Raises QmpError."""
+        return self._commands.execute(name, arguments)
 
     def close(self) -> None:
         """Send what was answered and disconnect; idempotent."""
@@ -109,7 +115,7 @@ class Monitor:
         return names
 
     def _converse(self, send: Callable[[bytes], None], descriptors: PassedDescriptors) -> Session:
-        return Session(self._commands, self._greeting, send, descriptors)
+        return Session(self._commands, self._greeting, send, descriptors, self._send_events)
 
     def _chat(self, send: Callable[[bytes], None], descriptors: PassedDescriptors) -> HumanSession:
         del descriptors
@@ -117,8 +123,13 @@ class Monitor:
 
     def _tell(self, name: str, data: dict[str, Any]) -> None:
         """Something happened that is an event; any thread."""
-        message = event_message(name, data, time.time_ns() // 1000)
-        self._loop.call_soon(lambda: self._broadcast(message))
+        self._events.append(event_message(name, data, time.time_ns() // 1000))
+        self._loop.call_soon(self._send_events)
+
+    def _send_events(self) -> None:
+        """Tell everybody what happened; also called before a reply, which comes after what its command caused."""
+        while self._events:
+            self._broadcast(self._events.popleft())
 
     def _observe(self, notice: Notice) -> None:
         """A change of the machine, on its control thread."""

@@ -73,9 +73,14 @@ class Session:
         greeting: Greeting,
         send: Callable[[bytes], None],
         descriptors: PassedDescriptors | None = None,
+        before_reply: Callable[[], None] | None = None,
     ) -> None:
-        """Sends the greeting. `descriptors` are those that the client passes along."""
+        """Sends the greeting. `descriptors` are those that the client passes along.
+
+        `before_reply` is called when a command was carried out: it sends the events that this caused.
+        """
         self._descriptors = descriptors
+        self._before_reply = before_reply
         self._dispatcher = dispatcher
         self._send = send
         self._stream = JsonStream()
@@ -100,6 +105,8 @@ class Session:
             except Exception as error:  # noqa: BLE001 - a mistake of ours costs one answer, not the machine
                 _LOG.debug("a command failed", exc_info=True)
                 reply["error"] = QmpError(f"internal error: {type(error).__name__}: {error}").as_json()
+            if self._before_reply is not None:
+                self._before_reply()
             self._send(encode(reply))
 
     def event(self, message: bytes) -> None:

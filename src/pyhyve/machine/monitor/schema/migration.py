@@ -2,14 +2,67 @@
 
 from __future__ import annotations
 
-from pyhyve.machine.monitor.types import Command, Part, Struct
+from pyhyve.machine.monitor.types import Command, Event, Part, Struct
 
 PART = Part(
-    enums={"MigrationCapability": ("events",)},
-    structs={"MigrationCapabilityStatus": Struct({"capability": "MigrationCapability", "state": "bool"})},
+    enums={
+        "MigrationCapability": ("events",),
+        "MigrationStatus": (
+            "none",
+            "setup",
+            "cancelling",
+            "cancelled",
+            "active",
+            "completed",
+            "failed",
+            "device",
+        ),
+    },
+    structs={
+        "MigrationCapabilityStatus": Struct({"capability": "MigrationCapability", "state": "bool"}),
+        "MigrationParameters": Struct({"*max-bandwidth": "size", "*downtime-limit": "int"}),
+        "MigrationInfo": Struct(
+            {
+                "*status": "MigrationStatus",
+                "*ram": "MigrationStats",
+                "*total-time": "int",
+                "*downtime": "int",
+                "*setup-time": "int",
+                "*error-desc": "str",
+            }
+        ),
+        "MigrationStats": Struct(
+            {
+                "transferred": "int",
+                "remaining": "int",
+                "total": "int",
+                "duplicate": "int",
+                "skipped": "int",
+                "normal": "int",
+                "normal-bytes": "int",
+                "dirty-pages-rate": "int",
+                "mbps": "number",
+                "dirty-sync-count": "int",
+                "postcopy-requests": "int",
+                "page-size": "int",
+                "multifd-bytes": "int",
+                "pages-per-second": "int",
+                "precopy-bytes": "int",
+                "downtime-bytes": "int",
+                "postcopy-bytes": "int",
+                "dirty-sync-missed-zero-copy": "int",
+            }
+        ),
+    },
     commands={
+        "query-migrate": Command(returns="MigrationInfo"),
         "query-migrate-capabilities": Command(returns=["MigrationCapabilityStatus"]),
         "migrate-set-capabilities": Command({"capabilities": ["MigrationCapabilityStatus"]}),
+        "query-migrate-parameters": Command(returns="MigrationParameters"),
+        "migrate-set-parameters": Command({"*max-bandwidth": "size", "*downtime-limit": "int"}),
+        "migrate": Command({"uri": "str", "*blk": "bool", "*inc": "bool", "*detach": "bool", "*resume": "bool"}),
+        "migrate-incoming": Command({"uri": "str"}),
+        "migrate_cancel": Command(),
     },
-    events={},
+    events={"MIGRATION": Event({"status": "MigrationStatus"})},
 )
