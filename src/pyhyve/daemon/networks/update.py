@@ -111,6 +111,8 @@ def update(network: Network, command: int, section: int, parent_index: int, xml:
     if new.name != element:
         detail = f"unexpected element <{new.name}>, expecting <{element}>, while updating network '{network.name}'"
         raise faults.xml(detail)
+    if where is Section.PORTGROUP and not new.children:
+        new = replace(new, spread=True)  # a container, as libvirt writes it
     if where is Section.IP_DHCP_RANGE and what is Command.MODIFY:
         raise faults.not_supported("dhcp ranges cannot be modified, only added or deleted")
     if where is Section.IP_DHCP_HOST and not {"mac", "name", "id"} & dict(new.attributes).keys():
