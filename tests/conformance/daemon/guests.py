@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 CODE = bytes.fromhex(
@@ -18,7 +19,7 @@ CODE = bytes.fromhex(
 GREETING = b"ready\n"
 EMULATORS = {
     "qemu": shutil.which("qemu-system-x86_64"),
-    "pyhyve": shutil.which("pyhyve-system-x86_64", path=f"{Path(__file__).parents[3]}/.venv/bin"),
+    "pyhyve": shutil.which("pyhyve-system-x86_64", path=str(Path(sys.executable).parent)),
 }
 
 

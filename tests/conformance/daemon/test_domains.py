@@ -424,3 +424,55 @@ def test_guest_without_an_agent_is_not_asked(run: Virsh, tmp_path: Path) -> None
     assert "state='disconnected'" in run("dumpxml", "agent")
     run("destroy", "agent")
     run("undefine", "agent")
+
+
+def test_external_snapshots_are_merged_when_deleted(run: Virsh, tmp_path: Path) -> None:
+    base = qcow2(tmp_path / "m.qcow2")
+    define(run, tmp_path, document("merge", base))
+    run("snapshot-create-as", "merge", "off", "--disk-only")
+    assert str(tmp_path / "m.off") in run("domblklist", "merge")
+    assert "revert to external snapshot not supported" in run("snapshot-revert", "merge", "off", fails=True)
+    run("snapshot-delete", "merge", "off")
+    assert str(base) in run("domblklist", "merge")
+    assert not (tmp_path / "m.off").exists()
+    run("start", "merge")
+    for name in ("e1", "e2"):
+        run("snapshot-create-as", "merge", name, "--disk-only")
+    run("snapshot-delete", "merge", "e1")
+    assert run("dumpxml", "merge").count("<backingStore") == 2
+    run("snapshot-delete", "merge", "e2")
+    assert str(base) in run("domblklist", "merge")
+    assert str(base) in run("domblklist", "merge", "--inactive")
+    memory = tmp_path / "memory"
+    run("snapshot-create-as", "merge", "m1", "--memspec", str(memory), "--diskspec", "vda,snapshot=external")
+    assert memory.stat().st_size > 4096
+    assert "Location:       external" in run("snapshot-info", "merge", "m1")
+    run("snapshot-delete", "merge", "m1")
+    assert run("snapshot-list", "merge", "--name") == ""
+    assert run("domstate", "merge") == "running"
+    run("destroy", "merge")
+    run("undefine", "merge")
+
+
+@pytest.mark.skipif(EMULATORS["pyhyve"] is None, reason="pyhyve is not installed")
+def test_our_own_emulator_is_driven_the_same_way(daemon: DaemonProcess, run: Virsh, tmp_path: Path) -> None:
+    disk = tmp_path / "own.qcow2"
+    raw = make_disk(tmp_path / "own.raw")
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(disk)], check=True)
+    devices = "<serial type='pty'/><channel type='unix'><target type='virtio' name='org.example.a'/></channel>"
+    text = document("own", disk, emulator="pyhyve", devices=devices)
+    said = python(daemon, CONSOLE.replace("dom.destroy()", ""), text, timeout=120)
+    assert "b'echo this'" in said
+    run("suspend", "own")
+    assert run("domstate", "own", "--reason") == "paused (user)"
+    run("resume", "own")
+    run("snapshot-create-as", "own", "s", "--disk-only", "--no-metadata")
+    run("blockcommit", "own", "vda", "--active", "--pivot")
+    assert str(disk) in run("domblklist", "own")
+    other = make_disk(tmp_path / "other.raw")
+    run("attach-disk", "own", str(other), "vdb")
+    assert str(other) in run("domblklist", "own")
+    assert "block.1.name=vdb" in run("domstats", "own")
+    run("reset", "own")
+    run("destroy", "own")
+    assert "own" not in run("list", "--all", "--name").split()

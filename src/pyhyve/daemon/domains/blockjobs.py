@@ -27,7 +27,19 @@ from pyhyve.xml.element import to_node
 if TYPE_CHECKING:
     from pyhyve.daemon.domains.domain import ManagedDomain
 
-__all__ = ["BlockJob", "JobKind", "abort", "disk_named", "info", "job_event", "jobs_of", "refresh", "start_job"]
+__all__ = [
+    "PIVOT",
+    "BlockJob",
+    "JobKind",
+    "abort",
+    "disk_named",
+    "info",
+    "job_event",
+    "jobs_of",
+    "refresh",
+    "start_job",
+    "wait",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +62,7 @@ class JobStatus(IntEnum):
     READY = 3
 
 
-_PIVOT, _ASYNC = 2, 1
+PIVOT, _ASYNC = 2, 1
 _WORDS: Final = {
     JobKind.PULL: "pull",
     JobKind.COPY: "copy",
@@ -185,6 +197,7 @@ def job_event(domain: ManagedDomain, data: dict[str, Any]) -> None:
         job.ready = True
         _show_mirror(domain, job)
         _keep(domain)
+        domain.notify()
         _publish(domain, job, JobStatus.READY)
     elif status == "concluded":
         domain.registry.spawn(conclude(domain, job), f"the end of {job.id} of {domain.name}")
@@ -341,7 +354,7 @@ async def abort(domain: ManagedDomain, path: str, flags: int) -> None:
     job = job_on(domain, disk)
     if job is None:
         raise invalid_argument(f"disk {disk.target.dev} does not have an active block job")
-    if flags & _PIVOT:
+    if flags & PIVOT:
         if job.kind not in {JobKind.COPY, JobKind.ACTIVE_COMMIT}:
             detail = f"job type of disk '{disk.target.dev}' does not support pivot"
             raise LibvirtError(ErrorCode.OPERATION_INVALID, ErrorDomain.QEMU, detail)
@@ -358,10 +371,15 @@ async def abort(domain: ManagedDomain, path: str, flags: int) -> None:
         job.canceled = True
         await domain.monitor("block-job-cancel", {"device": job.id, "force": not job.ready})
     if not flags & _ASYNC:
-        while jobs_of(domain).get(job.id) is job and domain.active:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(0.5):
-                    await domain.changed.wait()
+        await wait(domain, job)
+
+
+async def wait(domain: ManagedDomain, job: BlockJob, *, until_ready: bool = False) -> None:
+    """Wait until a job is over, or (``until_ready``) its target has everything."""
+    while jobs_of(domain).get(job.id) is job and domain.active and not (until_ready and job.ready):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await domain.changed.wait()
 
 
 async def set_speed(domain: ManagedDomain, path: str, bandwidth: int, flags: int) -> None:

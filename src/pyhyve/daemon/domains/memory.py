@@ -124,9 +124,9 @@ async def statistics(domain: ManagedDomain) -> list[MemoryStat]:
             answer = {}
         for name, value in answer.get("stats", {}).items():
             tag = _TAGS.get(name)
-            if tag is not None and value != _UNKNOWN:
+            if tag is not None and 0 <= value < _UNKNOWN:
                 found.append(MemoryStat(tag[0], value >> tag[1]))
-        if "last-update" in answer:
+        if 0 <= answer.get("last-update", -1) < _UNKNOWN:
             found.append(MemoryStat(_LAST_UPDATE, answer["last-update"]))
     found.append(MemoryStat(_RSS, information.resident_kib(domain)))
     return found

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyhyve.daemon.domains import jobs, lifecycle
-from pyhyve.daemon.domains.faults import failed, invalid_argument, not_supported
+from pyhyve.daemon.domains.faults import failed, invalid_argument, unsupported
 from pyhyve.daemon.domains.snapshot_create import internal_disks, snapshot_nodes
+from pyhyve.daemon.domains.snapshot_merge import check_mergeable, merge
 from pyhyve.daemon.domains.snapshots import find, is_external, save_tree, tree_of
 from pyhyve.daemon.domains.states import (
     DefinedDetail,
@@ -51,7 +52,7 @@ async def revert(domain: ManagedDomain, name: str, flags: int) -> None:
         detail = "transient domain needs to request run or pause to revert to inactive snapshot"
         raise LibvirtError(ErrorCode.OPERATION_INVALID, ErrorDomain.QEMU, detail)
     if is_external(item):
-        raise not_supported("revert to external snapshot not supported yet")
+        raise unsupported("revert to external snapshot not supported yet")
     if item.domain is None and not flags & _FORCE:
         detail = f"snapshot '{name}' lacks domain '{domain.name}' rollback info"
         raise LibvirtError(ErrorCode.SNAPSHOT_REVERT_RISKY, ErrorDomain.QEMU, detail)
@@ -161,7 +162,7 @@ async def delete(domain: ManagedDomain, name: str, flags: int) -> None:
         if not flags & _METADATA_ONLY:
             for key in doomed:
                 if is_external(tree.items[key]):
-                    await _check_external(domain, key)
+                    check_mergeable(domain, tree.items[key], flags & (_CHILDREN | _CHILDREN_ONLY))
         for key in doomed:
             if not flags & _METADATA_ONLY:
                 await _delete_data(domain, key)
@@ -169,17 +170,11 @@ async def delete(domain: ManagedDomain, name: str, flags: int) -> None:
             await save_tree(domain)
 
 
-async def _check_external(domain: ManagedDomain, name: str) -> None:
-    item = tree_of(domain).items[name]
-    memory_only = not any(disk.snapshot == "external" for disk in (item.disks.disk if item.disks is not None else ()))
-    if not memory_only:
-        raise not_supported("deletion of external disk snapshots not supported")
-
-
 async def _delete_data(domain: ManagedDomain, name: str) -> None:
     item = tree_of(domain).items[name]
     if item.memory is not None and item.memory.snapshot == "external" and item.memory.file:
         Path(item.memory.file).unlink(missing_ok=True)
+    await merge(domain, item)
     if not any(disk.snapshot == "internal" for disk in (item.disks.disk if item.disks is not None else ())):
         return
     if domain.active:
