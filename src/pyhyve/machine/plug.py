@@ -31,7 +31,9 @@ def open_net(net: NetConfig) -> NetBackend:
         case NetKind.SWITCH:
             return connect_switch(net.target)
         case NetKind.BRIDGE:
-            return tap_on_bridge(net.target)
+            tap = tap_on_bridge(net.target)
+            tap.vhost = net.vhost
+            return tap
         case _:
             msg = f"net: a card of kind {net.kind} cannot be plugged in"
             raise ConfigError(msg)
