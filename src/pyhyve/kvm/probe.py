@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import grp
 import mmap
 import os
@@ -110,6 +111,15 @@ def _run_once(vcpu: VcpuHandle) -> str | None:
     return f"a test program ended with exit {reason}"
 
 
+_HINTS = {
+    errno.EBUSY: ": another hypervisor holds the processor's virtualization, end it first",
+    errno.ENOMEM: ": the host has too little memory left",
+    errno.EMFILE: ": this process has too many open files (ulimit -n)",
+    errno.ENFILE: ": the host has too many open files",
+}
+"""What to do about a host that is busy or too small."""
+
+
 def _flavour() -> str:
     """Name of the KVM back-end module, when the kernel shows it."""
     for module, name in (("kvm_intel", "VMX"), ("kvm_amd", "SVM"), ("kvm_pvm", "PVM")):
@@ -148,7 +158,7 @@ def probe(path: str = DEVICE_PATH) -> KvmProbe:
             missing = [capability.name for capability in _REQUIRED if not system.check(capability)]
             trouble = _run_payload(system)
         except KvmError as error:
-            reason = f"{path} opens but {error.strerror}"
+            reason = f"{path} opens but {error.strerror}{_HINTS.get(error.errno or 0, '')}"
             return KvmProbe(present, usable=False, api_version=version, kind=KvmKind.NONE, reason=reason)
     if trouble is not None:
         reason = f"{path} is a software flavour of KVM{_flavour()}: {trouble}"

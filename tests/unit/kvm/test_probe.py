@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import errno
 import os
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pyhyve.kvm.ioctls import KvmError
 from pyhyve.kvm.probe import KvmKind, probe
 
 if TYPE_CHECKING:
@@ -49,3 +51,42 @@ def test_the_host_is_probed_quickly_and_consistently() -> None:
     assert found.usable == (found.kind is KvmKind.HARDWARE)
     if os.environ.get("PYHYVE_KVM_REAL"):
         assert found.kind is KvmKind.HARDWARE
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (errno.EBUSY, "another hypervisor holds the processor's virtualization"),
+        (errno.ENOMEM, "too little memory"),
+        (errno.EMFILE, "too many open files"),
+        (errno.EINVAL, "KVM_CREATE_VM: Invalid argument"),
+    ],
+)
+def test_host_that_is_busy_or_too_small_says_so(
+    code: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Busy:
+        api_version = 12
+
+        def __init__(self, _path: str) -> None:
+            pass
+
+        def __enter__(self) -> Busy:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def check(self, _capability: object) -> int:
+            return 1
+
+        def create_vm(self) -> None:
+            raise KvmError(code, f"KVM_CREATE_VM: {os.strerror(code)}")
+
+    path = tmp_path / "kvm"
+    path.touch()
+    monkeypatch.setattr("pyhyve.kvm.probe.KvmSystem", Busy)
+    found = probe(str(path))
+    assert (found.present, found.usable, found.kind) == (True, False, KvmKind.NONE)
+    assert found.reason.startswith(f"{path} opens but KVM_CREATE_VM: ")
+    assert says in found.reason
