@@ -3,7 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import pytest
 
@@ -71,7 +71,7 @@ def test_host_that_is_busy_or_too_small_says_so(
         def __init__(self, _path: str) -> None:
             pass
 
-        def __enter__(self) -> Busy:
+        def __enter__(self) -> Self:
             return self
 
         def __exit__(self, *_: object) -> None:
