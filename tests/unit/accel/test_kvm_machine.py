@@ -12,6 +12,7 @@ import pytest
 
 from pyhyve.accel.api import ExitKind
 from pyhyve.accel.cpu_models import CpuModel, CpuUnavailableError, available
+from pyhyve.accel.kvm import KvmSetupError
 from pyhyve.kvm.abi import Cap, MpState
 from pyhyve.kvm.system import KvmSystem
 
@@ -164,6 +165,36 @@ def test_model_beyond_the_host_is_refused_by_name(tiny: Tiny) -> None:
     with pytest.raises(CpuUnavailableError, match=f"{lacking[0]}, which this host lacks"):
         tiny("f4", cpu_model=CpuModel.parse(f"host,+{lacking[0]}"))
     assert len(list(Path("/proc/self/fd").iterdir())) == before + 1  # the guest's memory
+
+
+def test_tsc_runs_at_the_frequency_asked_for(tiny: Tiny) -> None:
+    with KvmSystem() as system:
+        if not system.check(Cap.GET_TSC_KHZ):
+            pytest.skip("this KVM does not tell the frequency of the TSC")
+    machine = tiny("f4")
+    machine.enter()
+    host_khz = machine.vcpu.handle.tsc_khz()
+    assert host_khz > 0
+    same = tiny("f4", tsc_khz=host_khz)
+    same.enter()
+    assert same.vcpu.handle.tsc_khz() == host_khz
+
+
+def test_tsc_that_cannot_be_scaled_is_refused(tiny: Tiny) -> None:
+    with KvmSystem() as system:
+        if system.check(Cap.TSC_CONTROL) or not system.check(Cap.GET_TSC_KHZ):
+            pytest.skip("this host scales the TSC")
+    machine = tiny("f4")
+    machine.enter()
+    slower_khz = machine.vcpu.handle.tsc_khz() // 3
+    slow = tiny("f4", tsc_khz=slower_khz)
+    message = ""
+    try:
+        slow.enter()
+    except KvmSetupError as error:
+        message = str(error)
+    # KVM may also accept a lower frequency without hardware for it, and catch up at exits.
+    assert f"cannot be scaled to {slower_khz} kHz" in message or slow.vcpu.handle.tsc_khz() == slower_khz
 
 
 def test_kvmclock_moves_on(tiny: Tiny) -> None:
