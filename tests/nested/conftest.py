@@ -1,44 +1,55 @@
-"""Starts the nested machine once the tests are collected: it works beside the others until its result is asked for."""
+"""Starts the nested machine once the tests are collected: it works beside the others until its result is asked for.
+
+In a process of its own: other tests change the environment, and count descriptors.
+"""
 
 from __future__ import annotations
 
-import threading
+import json
+import os
+import subprocess
+import sys
+import tempfile
 
 import pytest
 
-from pyhyve.support.errors import UserError
-from tests.nested import machine, suite
+from tests.nested import machine
+from tests.nested.suite import Outcome
 
 FIXTURE = "nested_suite"
-TIMEOUT_S = 3600
 NICENESS = 10
+UNAVAILABLE = 77
+"""Exit status of a suite that cannot be built here."""
 
 
 class BackgroundSuite:
-    """The short suite on a thread of its own."""
+    """The short suite, running."""
 
     def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.outcome: suite.Outcome | None = None
-        self.error: Exception | None = None
-        self._thread = threading.Thread(target=self._main, name="nested-suite", daemon=True)
-        self._thread.start()
+        self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115 - `wait` closes it
+        command = [sys.executable, "-m", "tests.nested", "--background", str(NICENESS)]
+        self._process = subprocess.Popen(
+            [*machine.DIES_WITH_US, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            cwd=machine.REPOSITORY,
+            env=os.environ | {"PYTHONPATH": f"{machine.REPOSITORY / 'src'}{os.pathsep}{machine.REPOSITORY}"},
+        )
 
-    def _main(self) -> None:
-        try:
-            self.outcome = suite.run_suite(short=True, echo=self.lines.append, timeout_s=TIMEOUT_S, niceness=NICENESS)
-        except Exception as error:  # noqa: BLE001 - raised where the result is asked for
-            self.error = error
-
-    def wait(self) -> suite.Outcome:
+    def wait(self) -> Outcome:
         """Its outcome; skips when it cannot be built here."""
-        self._thread.join()
-        if isinstance(self.error, UserError):
-            pytest.skip(f"the nested machine cannot be built here: {self.error}")
-        if self.error is not None:
-            raise self.error
-        assert self.outcome is not None
-        return self.outcome
+        status = self._process.wait()
+        self._output.seek(0)
+        lines = self._output.read().splitlines() or ["nothing was printed"]
+        self._output.close()
+        if status == UNAVAILABLE:
+            pytest.skip(f"the nested machine cannot be built here: {lines[-1]}")
+        try:
+            summary = json.loads(lines[-1])["summary"]
+        except (ValueError, KeyError, TypeError):
+            summary = f"exit status {status}"
+        return Outcome(status == 0, summary, tuple(lines))
 
 
 _RUNNING: dict[str, BackgroundSuite] = {}

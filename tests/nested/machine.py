@@ -43,7 +43,7 @@ SNAPSHOT = "ready"
 _MARK = "@@nested:"
 
 
-_DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
+DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
 """However the tests end, the emulator goes with them (util-linux, setpriv(1))."""
 
 
@@ -68,7 +68,7 @@ def _command(image: Path, snapshot: Path, payload: Path, monitor: Path, *, icoun
     counting = ["-accel", "tcg,tb-size=512", "-icount", "shift=1,sleep=off"]
     accelerator = counting if icount else ["-accel", "tcg,thread=single,tb-size=512"]
     return [
-        *_DIES_WITH_US, "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+        *DIES_WITH_US, "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
         *accelerator, "-cpu", CPU_MODEL, "-m", str(MEMORY_MIB), "-smp", "1",
         "-kernel", str(image / "kernel"), "-initrd", str(image / "initrd"),
         "-append", KERNEL_ARGUMENTS,
