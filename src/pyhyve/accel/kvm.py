@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 from typing import TYPE_CHECKING, ClassVar
@@ -19,7 +20,7 @@ from pyhyve.state.errors import StateError
 from pyhyve.support.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from pyhyve.accel.cpu_models import CpuModel
     from pyhyve.kvm.cpuid import CpuidEntry
@@ -372,11 +373,15 @@ class KvmVm:
         """Now on the guest's kvmclock."""
         return self.handle.clock()["clock"]
 
-    def resume_clock(self, clock_ns: int, vcpus: Iterable[KvmVcpu] = ()) -> None:
-        """After a pause: set kvmclock to where it stood, and keep the guest's watchdogs quiet."""
+    def resume_clock(self, clock_ns: int) -> None:
+        """Set kvmclock."""
         self.handle.set_clock(clock_ns)
-        for vcpu in vcpus:
-            vcpu.handle.note_pause()
+
+    def note_pause(self) -> None:
+        """The vCPUs stood still: keep the soft-lockup watchdogs of guests with kvmclock quiet. No vCPU may run."""
+        for vcpu in self._vcpus:
+            with contextlib.suppress(KvmError):  # a guest that does not use kvmclock
+                vcpu.handle.note_pause()
 
     def close(self) -> None:
         """Free everything; idempotent. No vCPU may be running."""

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pyhyve.machine.lifecycle import Lifecycle, MachineState
 from pyhyve.machine.notices import Notice, NoticeKind, RunActions, ShutdownCause
@@ -89,6 +89,14 @@ class MachineParts:
     pm: AcpiPm | None = None
     inventory: Inventory | None = None
     """What a monitor shows of the machine."""
+
+
+@runtime_checkable
+class _NotesPauses(Protocol):
+    """An engine that tells the guest of a pause."""
+
+    def note_pause(self) -> None:
+        """The vCPUs stood still for a while, and will go on."""
 
 
 class Machine:
@@ -449,6 +457,9 @@ class Machine:
         self.lifecycle.enter(MachineState.RUNNING)
         self._notify(NoticeKind.RESUME)
         self.resume_devices()
+        engine: object = self.parts.vm
+        if isinstance(engine, _NotesPauses):
+            engine.note_pause()
         self._unpark_all()
 
     def suspend_devices(self) -> None:

@@ -206,6 +206,14 @@ def test_kvmclock_moves_on(tiny: Tiny) -> None:
     assert machine.vm.clock_ns() - first < 10_000_000_000
 
 
+def test_pause_is_noted_whether_the_guest_cares_or_not(tiny: Tiny) -> None:
+    machine = tiny("e610 f4")
+    machine.enter()
+    machine.vm.note_pause()
+    machine.run_to(ExitKind.IO)
+    machine.vm.note_pause()
+
+
 def test_close_is_idempotent_and_frees_descriptors(tiny: Tiny) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     machine = tiny("f4")

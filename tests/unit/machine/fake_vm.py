@@ -112,12 +112,16 @@ class FakeVm:
         self.memory = memory
         self.vcpus: list[FakeVcpu] = []
         self.closed = False
+        self.pauses_noted = 0
         self._scripts = scripts
 
     def create_vcpu(self, index: int) -> FakeVcpu:
         vcpu = FakeVcpu(index, self._scripts[index])
         self.vcpus.append(vcpu)
         return vcpu
+
+    def note_pause(self) -> None:
+        self.pauses_noted += 1
 
     def irqchip(self) -> InterruptChip:
         raise NotImplementedError

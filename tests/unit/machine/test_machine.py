@@ -269,6 +269,7 @@ def test_pause_and_resume(tmp_path: Path) -> None:
     run.machine.resume()
     run.machine.request_stop()
     thread.join(10)
+    assert run.vms[0].pauses_noted == 1
     assert not thread.is_alive()
     assert run.machine.state is MachineState.SHUTDOWN
 
