@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from pyhyve.support.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from contextlib import AbstractContextManager
 
 SUMMARY = "a guest's disk"
 SOURCE = Path(__file__).parent / "guest" / "disk.c"
@@ -42,9 +44,19 @@ class Measured:
     """Figures of one side: a boot gives one of each case, handed out as the cases ask for them."""
 
     def __init__(
-        self, command: Callable[[Path], list[str]], directory: Path, cases: Iterable[str], result: str
+        self,
+        command: Callable[[Path], list[str]],
+        directory: Path,
+        cases: Iterable[str],
+        result: str,
+        *,
+        beside: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """`command(directory)` boots; the guest prints `case=figure` for each of `cases`, and `result=…`."""
+        """`command(directory)` boots; the guest prints `case=figure` for each of `cases`, and `result=…`.
+
+        `beside` is held meanwhile.
+        """
+        self._beside = beside
         self._command = command
         self._directory = directory
         self._cases = set(cases)
@@ -60,9 +72,10 @@ class Measured:
     def _boot(self) -> None:
         command = self._command(self._directory)
         try:
-            done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT_S, check=False
-            )
+            with self._beside():
+                done = subprocess.run(
+                    command, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT_S, check=False
+                )
         except subprocess.TimeoutExpired as error:
             msg = f"{command[0]}: the guest did not finish within {TIMEOUT_S} s"
             raise UserError(msg) from error
