@@ -362,6 +362,13 @@ class Machine:
         """How far the guest's clocks are behind the present, after a restore."""
         return 0 if self._catch_up is None else self._catch_up.left_ns
 
+    def stop_settling(self) -> None:
+        """Guest memory is about to be replaced: leave off making it the machine's own. Not for the control thread."""
+        if self._settling is not None:
+            self._settling.stop()
+            self._settling.wait()
+            self._settling = None
+
     def settle(self, settling: Settling) -> None:
         """Have a restored machine's memory made its own, in the background."""
         self._settling = settling

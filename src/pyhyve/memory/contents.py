@@ -10,8 +10,7 @@ import os
 import threading
 import time
 from typing import TYPE_CHECKING, Any
-
-from zlib_ng.zlib_ng import crc32
+from zlib import crc32
 
 from pyhyve.memory.guest import HUGE_PAGE_SIZE_BYTES, PAGE_SIZE_BYTES
 from pyhyve.state.errors import StateError

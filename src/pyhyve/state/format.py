@@ -8,8 +8,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from zlib_ng.zlib_ng import crc32
+from zlib import crc32
 
 from pyhyve.state.errors import StateError, StateTruncatedError
 

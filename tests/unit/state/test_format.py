@@ -6,9 +6,9 @@ import random
 import struct
 import tracemalloc
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 import pytest
-from zlib_ng.zlib_ng import crc32
 
 from pyhyve.state.errors import StateError
 from pyhyve.state.format import HEADER_BYTES, LIMITS, MAX_PIECE_BYTES, PAGE_BYTES, Piece, build_head, parse_head

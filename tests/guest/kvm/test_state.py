@@ -1,0 +1,58 @@
+"""Linux on real KVM, saved and restored: in the nested machine, or where a host has it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pyhyve.kvm.probe import cached_probe
+from pyhyve.machine.config import AccelChoice, MachineConfig
+from tests.guest.in_process import RunningMachine
+from tests.guest.kvm.test_boot import guest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [
+    pytest.mark.kvm,
+    pytest.mark.guest,
+    pytest.mark.skipif(not cached_probe().usable, reason=f"needs hardware KVM: {cached_probe().reason}"),
+]
+ROUNDS = 3
+CLOCK_TOLERANCE_S = 3.0
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_linux_goes_on_after_each_restore(cpus: int, tmp_path: Path) -> None:
+    kernel, initrd = guest("debian")
+    config = MachineConfig(
+        memory_bytes=256 << 20,
+        cpus=cpus,
+        accel=AccelChoice.KVM,
+        kernel=kernel,
+        initrd=initrd,
+        append="console=ttyS0 quiet panic=-1",
+    )
+    machine = RunningMachine.boot(config)
+    machine.expect("pyhyve guest ready", 200)
+    machine.shell("seq 1000 > /tmp/numbers")
+    expected = machine.shell("sha256sum < /tmp/numbers").split()[0]
+    machine.shell("(while :; do sha256sum < /tmp/numbers >> /tmp/sums; done) & :")
+    before = 0
+    for _ in range(ROUNDS):
+        time.sleep(1)
+        machine.save(tmp_path / "state")
+        machine.stop()
+        machine = RunningMachine.restore(tmp_path / "state")
+        found = machine.shell("sort /tmp/sums | uniq -c").split()
+        assert found[1:] == [expected, "-"], found
+        assert int(found[0]) > before
+        before = int(found[0])
+        deadline = time.monotonic() + 60
+        while abs(int(machine.shell("date +%s")) - time.time()) > CLOCK_TOLERANCE_S:
+            assert time.monotonic() < deadline, "the guest's clock is wrong"
+        assert machine.shell("grep -c ^processor /proc/cpuinfo") == str(cpus)
+        assert machine.shell("dmesg | grep -cE 'lockup|stall|BUG|unstable'") == "0"
+    machine.stop()
