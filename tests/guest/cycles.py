@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 _HOST, _GUEST, _PORT = "10.87.0.1", "10.87.0.2", 8087
 _DATA_BYTES = 4 * MIB
 _CLOCK_TOLERANCE_S = 1.5
-_COMPLAINTS = r"soft lockup|stall|BUG|WARNING|I/O error|unstable|hung"
+_COMPLAINTS = r"soft lockup|stall|BUG|WARNING|I/O error|skew is too large|hung"
+"""Not "unstable": on a busy host a read of the ACPI timer takes so long that Linux gives up on comparing clocks."""
 
 
 def main() -> int:

@@ -14,8 +14,8 @@ from pyhyve.image.opening import OpenSettings, open_image
 from pyhyve.machine.builder import build
 from pyhyve.machine.config import MIB, AccelChoice, DiskConfig, MachineConfig
 from pyhyve.machine.lifecycle import MachineState
+from pyhyve.machine.snapshot_jobs import all_disks
 from pyhyve.machine.snapshots import (
-    SnapshotDisk,
     delete_snapshot,
     load_snapshot,
     save_snapshot,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from pyhyve.guest.builder import Guest
     from pyhyve.machine.machine import Machine
+    from pyhyve.machine.snapshots import SnapshotDisk
 
 
 def make_image(path: Path, size: str = "64M", image_format: str = "qcow2") -> Path:
@@ -44,11 +45,7 @@ def make_image(path: Path, size: str = "64M", image_format: str = "qcow2") -> Pa
 
 
 def disks_of(machine: Machine) -> list[SnapshotDisk]:
-    assert machine.parts.inventory is not None
-    return [
-        SnapshotDisk(f"virtio{number}", disk.plugged.device.backend.image)
-        for number, disk in enumerate(machine.parts.inventory.disks)
-    ]
+    return all_disks(machine)
 
 
 def tiny_config(directory: Path, *images: Path, image_format: str = "qcow2") -> MachineConfig:

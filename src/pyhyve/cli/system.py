@@ -7,17 +7,18 @@ import fcntl
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyhyve.cli.main import explain
 from pyhyve.cli.run import closed_on_failure, open_monitor, preserved_terminal, stopped_by_signals
+from pyhyve.cli.system_containment import contain
 from pyhyve.cli.system_machine import OPTIONS, SystemSettings
 from pyhyve.cli.system_options import split_command_line
 from pyhyve.support.errors import ExitStatus, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from pyhyve.cli.system_machine import MonitorSocket
     from pyhyve.machine.config import MachineConfig
@@ -63,14 +64,12 @@ def run(words: list[str]) -> int:
     if settings.log_file is not None:
         log_into(settings.log_file)
     with background(wanted=settings.daemonize) as ready, pid_file(settings.pidfile):
-        outcome = run_machine(config, settings.monitors, ready, settings.incoming)
+        outcome = run_machine(config, settings, ready)
     return report(outcome)
 
 
-def run_machine(
-    config: MachineConfig, monitors: Sequence[MonitorSocket], ready: Callable[[], None], incoming: str = ""
-) -> Outcome:
-    """Build the machine, call `ready`, and run it to its end; `incoming` is where its state comes from."""
+def run_machine(config: MachineConfig, settings: SystemSettings, ready: Callable[[], None]) -> Outcome:
+    """Build the machine, call `ready`, and run it to its end."""
     from pyhyve.machine.builder import build
     from pyhyve.machine.monitor.monitor import Monitor, TerminalUse
 
@@ -79,21 +78,43 @@ def run_machine(
     terminal = TerminalUse.NONE
     with preserved_terminal() as restore:
         with closed_on_failure(listeners), closed_on_failure(people):
-            for monitor in monitors:
+            for monitor in settings.monitors:
                 if monitor.address == "stdio":
                     terminal = TerminalUse.PEOPLE if monitor.for_people else TerminalUse.PROGRAMS
                 else:
                     (people if monitor.for_people else listeners).append(_listen(monitor))
             machine = build(config)
+        incoming = settings.incoming
         machine.awaits_state = bool(incoming)
-        if monitors or incoming:
-            serving = Monitor(machine, listeners, people=people, terminal=terminal)
-            serving.start()
-            if incoming not in {"", "defer"}:
+        try:
+            if settings.loadvm:
+                from pyhyve.machine.snapshot_jobs import restore_at_start
+
+                restore_at_start(machine, settings.loadvm)
+            serving = None
+            if settings.monitors or incoming:
+                serving = Monitor(machine, listeners, people=people, terminal=terminal)
+            if incoming not in {"", "defer"} and serving is not None:
                 serving.execute("migrate-incoming", {"uri": incoming})
+            contain(config, settings.runas, _paths_of(settings), sandbox=settings.sandbox)
+            if serving is not None:
+                serving.start()
+        except BaseException:
+            machine.close()
+            raise
         with stopped_by_signals(machine.request_stop, restore):
             ready()
             return machine.run()
+
+
+def _paths_of(settings: SystemSettings) -> list[Path]:
+    """Files of the process, rather than of its machine."""
+    sockets = [
+        Path(monitor.address.removeprefix("unix:"))
+        for monitor in settings.monitors
+        if monitor.address.startswith("unix:")
+    ]
+    return [path.resolve() for path in (settings.pidfile, settings.log_file, *sockets) if path is not None]
 
 
 def log_into(path: Path) -> None:

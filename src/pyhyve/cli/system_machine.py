@@ -12,6 +12,7 @@ from pyhyve.accel.cpu_models import MAX, MODEL_NAMES, CpuModel, CpuModelError
 from pyhyve.cli.options import existing_file, parse_size
 from pyhyve.cli.run import parse_number
 from pyhyve.cli.system_chardevs import parse_chardev, parse_serial
+from pyhyve.cli.system_containment import check_identity, parse_sandbox
 from pyhyve.cli.system_devices import DeviceSet
 from pyhyve.cli.system_options import Option, Properties, parse_properties
 from pyhyve.machine.config import (
@@ -67,6 +68,7 @@ OPTIONS = {
     "incoming": Option("defer|fd:N|file:PATH|unix:PATH|tcp:HOST:PORT|exec:COMMAND", "take a saved machine from there"),
     "initrd": Option("FILE", "initial RAM file system"),
     "kernel": Option("FILE", "Linux bzImage or PVH ELF kernel"),
+    "loadvm": Option("TAG", "go on from a snapshot in the disks"),
     "m": Option("[size=]SIZE", "guest memory (default: 128M)"),
     "M": Option("pc", "as -machine"),
     "machine": Option("[type=]pc,…", "machine type (-machine help lists them)"),
@@ -88,6 +90,8 @@ OPTIONS = {
     "pidfile": Option("FILE", "write the process id there, and lock it"),
     "qmp": Option("stdio|unix:PATH|tcp:HOST:PORT,server=on,wait=off", "QMP on a socket"),
     "rtc": Option("base=utc|localtime|TIME", "what the clock shows at the start"),
+    "runas": Option("USER|UID:GID", "become another user once all is set up"),
+    "sandbox": Option("on|off", "system calls and files of the process are limited once all is set up"),
     "S": Option("", "do not start before a monitor says so"),
     "serial": Option("stdio|null|none|pty|file:PATH|unix:PATH|tcp:HOST:PORT|chardev:ID", "where a serial port goes"),
     "smp": Option("[cpus=]N,sockets=N,dies=N,cores=N,threads=N", "number of processors and how they are grouped"),
@@ -130,6 +134,9 @@ class SystemSettings:
     _mons: list[tuple[str, bool]] = field(default_factory=list)
     _memory_backend: str = ""
     incoming: str = ""
+    loadvm: str = ""
+    runas: str = ""
+    sandbox: bool = False
     """Where the machine's state comes from; `defer`: a monitor says it later."""
     log_file: Path | None = None
 
@@ -163,6 +170,9 @@ class SystemSettings:
         users += [name for name, backend in self._chardevs.items() if backend["type"] == "stdio" and name not in taken]
         if len(users) > 1:
             msg = "stdio: can be used once only (by a serial port or a monitor)"
+            raise InputError(msg)
+        if self.incoming and self.loadvm:
+            msg = "'incoming' and 'loadvm' options are mutually exclusive"
             raise InputError(msg)
         if users and self.daemonize:
             msg = "-daemonize: nothing can be on the terminal (-serial null or -serial file:PATH)"
@@ -269,6 +279,15 @@ class SystemSettings:
 
     def _handle_incoming(self, value: str) -> None:
         self.incoming = value
+
+    def _handle_loadvm(self, value: str) -> None:
+        self.loadvm = value
+
+    def _handle_runas(self, value: str) -> None:
+        self.runas = check_identity(value)
+
+    def _handle_sandbox(self, value: str) -> None:
+        self.sandbox = parse_sandbox(value)
 
     def _handle_nodefaults(self, _value: str) -> None:
         self._has_defaults = False

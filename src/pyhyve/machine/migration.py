@@ -71,6 +71,8 @@ class Migration:
         self.status = MigrationStatus.NONE
         self.error = ""
         self.is_incoming = False
+        self.max_bandwidth = 0
+        """Bytes per second that are written at most; 0 for as fast as possible."""
         self.progress = Progress()
 
     def _enter(self, status: MigrationStatus) -> None:
@@ -97,7 +99,7 @@ class Migration:
         """Save the machine into `uri`. Returns at once; raises StateError when it cannot even begin."""
         self._begin(incoming=False)
         try:
-            stream = open_outgoing(uri, self._cancelled.is_set)
+            stream = open_outgoing(uri, self._cancelled.is_set, self.max_bandwidth)
         except (OSError, StateError) as error:
             self.error = _reason(error)
             self._enter(MigrationStatus.FAILED)

@@ -59,13 +59,17 @@ class Outgoing:
     """A stream to write to; leaving it closes it. `finish` makes what was written last, or raises."""
 
     def __init__(
-        self, fd: int, is_cancelled: Callable[[], bool], process: subprocess.Popen[bytes] | None = None, path: str = ""
+        self,
+        fd: int,
+        sink: Callable[[int], StateSink],
+        process: subprocess.Popen[bytes] | None = None,
+        path: str = "",
     ) -> None:
         """Takes `fd` over; `path` is removed again unless `finish` is reached."""
         self._fd = fd
         self._process = process
         self._path = path
-        self.sink: StateSink = FdSink(fd, is_cancelled)
+        self.sink = sink(fd)
 
     def __enter__(self) -> Self:
         return self
@@ -129,11 +133,15 @@ class Incoming:
             self._process.wait()
 
 
-def open_outgoing(uri: MigrationUri, is_cancelled: Callable[[], bool]) -> Outgoing:
-    """Open `uri` for writing. Raises OSError and StateError."""
+def open_outgoing(uri: MigrationUri, is_cancelled: Callable[[], bool], max_bandwidth: int = 0) -> Outgoing:
+    """Open `uri` for writing, at most so many bytes per second when there is a limit. Raises OSError and StateError."""
+
+    def sink(fd: int) -> StateSink:
+        return FdSink(fd, is_cancelled, max_bandwidth)
+
     match uri.kind:
         case "fd":
-            return Outgoing(uri.fd, is_cancelled)
+            return Outgoing(uri.fd, sink)
         case "exec":
             read_end, write_end = os.pipe()
             try:
@@ -143,15 +151,15 @@ def open_outgoing(uri: MigrationUri, is_cancelled: Callable[[], bool]) -> Outgoi
                 raise
             finally:
                 os.close(read_end)
-            return Outgoing(write_end, is_cancelled, process)
+            return Outgoing(write_end, sink, process)
         case "file":
-            return _outgoing_file(uri.target, is_cancelled)
+            return _outgoing_file(uri.target, sink)
         case _:
             with _connect(uri) as connection:
-                return Outgoing(connection.detach(), is_cancelled)
+                return Outgoing(connection.detach(), sink)
 
 
-def _outgoing_file(target: str, is_cancelled: Callable[[], bool]) -> Outgoing:
+def _outgoing_file(target: str, sink: Callable[[int], StateSink]) -> Outgoing:
     """A file, written from an offset on; a new one is removed again when the state does not become complete."""
     path, offset = _path_and_offset(target)
     if not offset and not _is_special(path):
@@ -162,7 +170,7 @@ def _outgoing_file(target: str, is_cancelled: Callable[[], bool]) -> Outgoing:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     if offset:
         os.lseek(fd, offset, os.SEEK_SET)
-    return Outgoing(fd, is_cancelled, path=path if is_new else "")
+    return Outgoing(fd, sink, path=path if is_new else "")
 
 
 def _is_special(path: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import time
 from typing import TYPE_CHECKING, Protocol
 
 from pyhyve.state.errors import StateCancelledError, StateTruncatedError
@@ -45,10 +46,12 @@ class StateSource(Protocol):
 class FdSink:
     """Writes to a descriptor; in a file, zeros become holes. Whoever reads a pipe may take his time."""
 
-    def __init__(self, fd: int, is_cancelled: Callable[[], bool] = lambda: False) -> None:
-        """StateCancelledError is raised once `is_cancelled` says so."""
+    def __init__(self, fd: int, is_cancelled: Callable[[], bool] = lambda: False, max_bandwidth: int = 0) -> None:
+        """StateCancelledError is raised once `is_cancelled` says so; `max_bandwidth` is in bytes a second, or 0."""
         self._fd = fd
         self._is_cancelled = is_cancelled
+        self._max_bandwidth = max_bandwidth
+        self._due_s = time.monotonic()
         try:
             self.start = os.lseek(fd, 0, os.SEEK_CUR)
             self._can_seek = True
@@ -63,8 +66,14 @@ class FdSink:
         while view:
             if self._is_cancelled():
                 raise StateCancelledError
+            if self._max_bandwidth and (early_s := self._due_s - time.monotonic()) > 0:
+                time.sleep(min(early_s, _POLL_MS / 1000))
+                continue
             try:
-                view = view[os.write(self._fd, view[:_WRITE_BYTES]) :]
+                done = os.write(self._fd, view[:_WRITE_BYTES])
+                view = view[done:]
+                if self._max_bandwidth:
+                    self._due_s = max(self._due_s, time.monotonic() - 1) + done / self._max_bandwidth
             except BlockingIOError:
                 poll = select.poll()
                 poll.register(self._fd, select.POLLOUT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import threading
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pyhyve.image.storage import Storage
     from pyhyve.machine.block.attach import Attachment
 
+_LOG = logging.getLogger(__name__)
 MAX_NODES = 4096
 CACHE_OPTIONS: dict[str, dict[str, Any]] = {
     "writeback": {},
@@ -175,7 +177,10 @@ class BlockGraph:
                     node.image.backing = None
             # What is stored in a file before the file.
             for node in sorted(self.nodes.values(), key=lambda node: node.is_protocol):
-                node.close()
+                try:
+                    node.close()
+                except (ImageError, OSError) as error:  # a full disk: the others are closed all the same
+                    _LOG.warning("%s: %s", node.filename, error)
             self.nodes.clear()
 
     # -- opening ------------------------------------------------------------------------------------------------------

@@ -151,12 +151,14 @@ class BlockNode:
     def close(self) -> None:
         """Close image and storage of this node alone; idempotent."""
         image, self.image = self.image, None
-        if image is not None:
-            image.backing = None
-            image.close()
-        storage, self.storage = self.storage, None
-        if storage is not None:
-            storage.close()
+        try:
+            if image is not None:
+                image.backing = None
+                image.close()
+        finally:  # an image that cannot be written back, on a full disk, is not kept locked
+            storage, self.storage = self.storage, None
+            if storage is not None:
+                storage.close()
 
 
 def location(options: Mapping[str, Any]) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pyhyve.backends.block import BlockError
+from pyhyve.image.contract import ImageError
 from pyhyve.machine.block.errors import ChangeError, ChangeKind
 from pyhyve.machine.hardware import realize
 from pyhyve.machine.hardware.models import check_properties, find_model
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from pyhyve.machine.hardware.hardware import Hardware
     from pyhyve.machine.hardware.models import Model
 
+_LOG = logging.getLogger(__name__)
 PERIPHERAL = "/machine/peripheral"
 PERIPHERAL_ANON = "/machine/peripheral-anon"
 
@@ -194,5 +198,9 @@ class DeviceTree:
         """Take everything out, for the machine's end."""
         self.on_deleted = None
         for plugged in reversed(self._devices):
-            plugged.take_out()
+            while plugged.undo:
+                try:
+                    plugged.take_out()
+                except (OSError, BlockError, ImageError) as error:  # a full disk: the rest is taken out all the same
+                    _LOG.warning("%s: %s", plugged.path, error)
         self._devices.clear()

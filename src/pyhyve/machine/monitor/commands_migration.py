@@ -17,7 +17,11 @@ _DEFAULTS = {"max-bandwidth": 128 << 20, "downtime-limit": 300}
 
 
 class MigrationCommands(CommandGroup):
-    """Migration. The guest stands still while it is written: limits of bandwidth and downtime have nothing to limit."""
+    """Migration, and snapshots in the disks.
+
+    The guest stands still while it is written: a limit of the downtime has nothing to limit, one of the bandwidth
+    counts when somebody sets it.
+    """
 
     def __init__(self, commands: MachineCommands) -> None:
         super().__init__(commands)
@@ -61,6 +65,7 @@ class MigrationCommands(CommandGroup):
 
     def migrate_set_parameters(self, **arguments: int) -> None:
         """Set them."""
+        self._migration.max_bandwidth = arguments.get("max_bandwidth", self._migration.max_bandwidth)
         self._parameters |= {key.replace("_", "-"): value for key, value in arguments.items()}
 
     def migrate(
@@ -125,3 +130,26 @@ class MigrationCommands(CommandGroup):
             "dirty-sync-missed-zero-copy": 0,
         }
         return info
+
+    # -- snapshots ----------------------------------------------------------------------------------------------------
+
+    def snapshot_save(self, job_id: str, tag: str, vmstate: str, devices: list[str]) -> None:
+        """Keep the machine in its disks, as a job."""
+        self._job("snapshot-save", job_id, tag, vmstate, devices)
+
+    def snapshot_load(self, job_id: str, tag: str, vmstate: str, devices: list[str]) -> None:
+        """Go back to a snapshot, as a job."""
+        self._job("snapshot-load", job_id, tag, vmstate, devices)
+
+    def snapshot_delete(self, job_id: str, tag: str, devices: list[str]) -> None:
+        """Remove a snapshot, as a job."""
+        self._job("snapshot-delete", job_id, tag, "", devices)
+
+    def _job(self, kind: str, name: str, tag: str, keeper: str, devices: list[str]) -> None:
+        from pyhyve.machine.snapshot_jobs import SnapshotJob  # noqa: PLC0415 - few machines are saved
+
+        jobs = self._commands.block_services.jobs
+        jobs.check_name(name)
+        job = SnapshotJob(kind, name, self.machine, jobs.tell)
+        job.prepare(tag, keeper, devices)
+        jobs.add(job)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pyhyve.machine.monitor.errors import QmpError
+from pyhyve.machine.monitor.human_snapshots import HumanSnapshots
 from pyhyve.machine.monitor.registers import describe_registers
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class HumanMonitor:
         """Acts through the QMP commands."""
         self._commands = commands
         self._cpu = 0
+        self._snapshots = HumanSnapshots(commands)
         self._verbs: dict[str, tuple[str, str, Callable[[], str]]] = {
             "cont": ("c", "resume emulation", self._qmp("cont")),
             "help": ("?", "show this", self._help),
@@ -37,9 +39,11 @@ class HumanMonitor:
             "chardev": ("the character devices", self._info_chardev),
             "cpus": ("the processors", self._info_cpus),
             "kvm": ("whether KVM runs the guest", self._info_kvm),
+            "migrate": ("how a migration stands", self._snapshots.migration),
             "name": ("the machine's name", self._info_name),
             "pci": ("the PCI functions", self._info_pci),
             "registers": ("the chosen processor's registers", self._info_registers),
+            "snapshots": ("the snapshots of machine and disks", self._snapshots.snapshots),
             "status": ("whether the machine runs", self._info_status),
             "uuid": ("the machine's UUID", self._info_uuid),
             "version": ("the version", self._info_version),
@@ -61,6 +65,11 @@ class HumanMonitor:
             return self._info(words[1:])
         if words[0] == "cpu":
             return self._choose_cpu(words[1:])
+        if words[0] in self._snapshots.verbs:
+            try:
+                return self._snapshots.execute(words[0], words[1:])
+            except QmpError as error:
+                return f"Error: {error}{END_OF_LINE}"
         for name, (short, _, action) in self._verbs.items():
             if words[0] in {name, short}:
                 if len(words) > 1:
@@ -83,6 +92,7 @@ class HumanMonitor:
 
     def _help(self) -> str:
         lines = [f"{name}{f'|{short}' if short else ''} -- {what}" for name, (short, what, _) in self._verbs.items()]
+        lines += [f"{name} -- {what}" for name, (what, _) in self._snapshots.verbs.items()]
         lines += ["cpu index -- choose a processor", "info subcommand -- show something of the machine"]
         return "".join(line + END_OF_LINE for line in sorted(lines))
 

@@ -163,7 +163,7 @@ def conforms(value: object, type_name: str | list[str]) -> bool:
             and all(name in value or optional for name, optional in members.items())
             and all(conforms(item, types[name]) for name, item in value.items())
         )
-    wanted = {"str": str, "int": int, "size": int, "number": (int, float), "bool": bool}[type_name]
+    wanted = {"str": str, "int": int, "size": int, "uint64": int, "number": (int, float), "bool": bool}[type_name]
     return isinstance(value, wanted)
 
 

@@ -63,6 +63,9 @@ PART = Part(
         "migrate": Command({"uri": "str", "*blk": "bool", "*inc": "bool", "*detach": "bool", "*resume": "bool"}),
         "migrate-incoming": Command({"uri": "str"}),
         "migrate_cancel": Command(),
+        "snapshot-delete": Command({"job-id": "str", "tag": "str", "devices": ["str"]}),
+        "snapshot-load": Command({"job-id": "str", "tag": "str", "vmstate": "str", "devices": ["str"]}),
+        "snapshot-save": Command({"job-id": "str", "tag": "str", "vmstate": "str", "devices": ["str"]}),
     },
     events={"MIGRATION": Event({"status": "MigrationStatus"})},
 )

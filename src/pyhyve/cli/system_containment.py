@@ -1,0 +1,81 @@
+"""Giving up rights: `-runas` and `-sandbox`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyhyve.cli.system_options import parse_properties
+from pyhyve.support.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pyhyve.machine.config import MachineConfig
+
+_DENIED = ("obsolete", "elevateprivileges", "spawn", "resourcecontrol")
+"""What QEMU denies on request; here it is always denied."""
+_PATH_KEYS = {"filename", "file", "path", "logfile", "mem-path"}
+_ONLY_READ = ("kernel", "initrd", "firmware")
+
+
+def parse_sandbox(value: str) -> bool:
+    """The value of `-sandbox`: whether there is to be one. Raises InputError."""
+    given = parse_properties("-sandbox", value, "enable")
+    wanted = given.switch("enable", default=False)
+    for key in _DENIED:
+        given.only(key, "deny")
+    given.finish()
+    return wanted
+
+
+def contain(config: MachineConfig, runas: str, paths: list[Path], *, sandbox: bool) -> None:
+    """Become `runas`, if given, and enter the sandbox, if wanted; all that the machine needs is open by now.
+
+    `paths` are files beside those of the configuration that are still to be written or removed. Raises UserError.
+    """
+    if not runas and not sandbox:
+        return
+    from pyhyve.sandbox.contain import become, enter, find_identity
+
+    if runas:
+        become(find_identity(runas))
+    if sandbox:
+        written = [path.parent for path in (*paths, *_written(config))]
+        read = [Path(found) for name in _ONLY_READ if (found := getattr(config, name)) is not None]
+        enter(readable=[path.resolve().parent for path in read], writable=written)
+
+
+def _written(config: MachineConfig) -> Iterator[Path]:
+    """Files of the configuration that the machine writes, or whose neighbours (overlays, sockets) it makes."""
+    for disk in config.disks:
+        yield Path(disk.path).resolve()
+    if config.console.path is not None:
+        yield config.console.path.resolve()
+    yield from _paths_in([
+        *config.additions.blockdevs, *config.additions.objects, *(backend for _, backend in config.additions.chardevs),
+        *config.additions.netdevs,
+    ])  # fmt: skip
+
+
+def _paths_in(value: Any) -> Iterator[Path]:  # noqa: ANN401 - JSON values
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key in _PATH_KEYS and isinstance(item, str):
+                yield Path(item).resolve()
+            else:
+                yield from _paths_in(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _paths_in(item)
+
+
+def check_identity(text: str) -> str:
+    """The value of `-runas`. Raises InputError."""
+    from pyhyve.sandbox.contain import find_identity
+
+    if not text:
+        msg = "-runas: needs a user"
+        raise InputError(msg)
+    find_identity(text)
+    return text

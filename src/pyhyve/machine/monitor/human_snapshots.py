@@ -1,0 +1,94 @@
+"""Snapshots and migration in the monitor for people."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from pyhyve.machine.monitor.errors import QmpError
+from pyhyve.machine.snapshot_jobs import all_disks
+from pyhyve.machine.snapshots import delete_snapshot, load_snapshot, save_snapshot, state_disk
+from pyhyve.state.errors import StateError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyhyve.machine.monitor.commands import MachineCommands
+
+_KIB = 1024
+_HEADING = f"{'ID':<10}{'TAG':<17}{'VM SIZE':>8}{'DATE':>20}{'VM CLOCK':>15}"
+
+
+class HumanSnapshots:
+    """`savevm`, `loadvm`, `delvm`, `migrate`, `info snapshots` and `info migrate`: each takes words, gives text."""
+
+    def __init__(self, commands: MachineCommands) -> None:
+        self._commands = commands
+        self.verbs: dict[str, tuple[str, Callable[[list[str]], str]]] = {
+            "savevm": ("keep the machine in its disks", self._savevm),
+            "loadvm": ("go back to a snapshot", self._loadvm),
+            "delvm": ("remove a snapshot", self._delvm),
+            "migrate": ("save the machine into a stream", self._migrate),
+            "migrate_cancel": ("take that back", self._migrate_cancel),
+        }
+
+    def execute(self, name: str, words: list[str]) -> str:
+        """Carry out a verb. Raises QmpError."""
+        try:
+            return self.verbs[name][1](words)
+        except (StateError, OSError) as error:
+            raise QmpError(str(error)) from error
+
+    def _one(self, name: str, words: list[str]) -> str:
+        if len(words) != 1:
+            msg = f"{name}: string expected"
+            raise QmpError(msg)
+        return words[0]
+
+    def _savevm(self, words: list[str]) -> str:
+        tag = words[0] if words else time.strftime("vm-%Y%m%d%H%M%S")
+        disks = all_disks(self._commands.machine)
+        save_snapshot(self._commands.machine, disks, state_disk(disks), tag)
+        return ""
+
+    def _loadvm(self, words: list[str]) -> str:
+        disks = all_disks(self._commands.machine)
+        load_snapshot(self._commands.machine, disks, state_disk(disks), self._one("loadvm", words))
+        return ""
+
+    def _delvm(self, words: list[str]) -> str:
+        delete_snapshot(self._commands.machine, all_disks(self._commands.machine), self._one("delvm", words))
+        return ""
+
+    def _migrate(self, words: list[str]) -> str:
+        self._commands.execute("migrate", {"uri": self._one("migrate", [word for word in words if word != "-d"])})
+        return ""
+
+    def _migrate_cancel(self, words: list[str]) -> str:
+        del words
+        self._commands.execute("migrate_cancel", {})
+        return ""
+
+    def snapshots(self) -> str:
+        """`info snapshots`."""
+        disks = [disk for disk in all_disks(self._commands.machine) if disk.can_have_snapshots]
+        if not disks:
+            return "No available block device supports snapshots"
+        found = [entry for entry in disks[0].image.snapshots() if entry.vm_state_size_bytes]
+        if not found:
+            return "There is no snapshot available."
+        lines = ["List of snapshots present on all disks:", _HEADING]
+        for entry in found:
+            clock_ms = entry.vm_clock_ns // 1_000_000
+            clock = f"{clock_ms // 3_600_000:02}:{clock_ms // 60_000 % 60:02}:{clock_ms // 1000 % 60:02}"
+            date = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.date_s))
+            size = f"{entry.vm_state_size_bytes / _KIB / _KIB:.3g} MiB"
+            lines.append(f"{'--':<10}{entry.name:<16} {size:>8}{date:>20}{clock:>11}.{clock_ms % 1000:03}")
+        return "\n".join(lines)
+
+    def migration(self) -> str:
+        """`info migrate`."""
+        info = self._commands.execute("query-migrate", {})
+        lines = [f"Migration status: {info['status']}"] if info else []
+        lines += [f"total time: {info['total-time']} ms"] if "total-time" in info else []
+        return "\n".join(lines)
