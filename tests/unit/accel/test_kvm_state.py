@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from .conftest import TinyMachine
 
-COUNT = "bb0000 43 89d8 e640 ebf9"
-"""xor-free counter: MOV BX,0; INC BX; MOV AX,BX; OUT 40h,AL; JMP back to INC."""
-ECHO = "e440 e641 ebfa"
-"""IN AL,40h; OUT 41h,AL; again."""
+COUNT = "bb0000 43 89d8 e6e0 ebf9"
+"""xor-free counter: MOV BX,0; INC BX; MOV AX,BX; OUT E0h,AL; JMP back to INC."""
+ECHO = "e4e0 e6e1 ebfa"
+"""IN AL,E0h; OUT E1h,AL; again."""
 
 
 def transfer(source: TinyMachine, target: TinyMachine) -> None:

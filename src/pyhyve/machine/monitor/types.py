@@ -19,13 +19,14 @@ BUILTINS: dict[str, str] = {
     "str": "string",
     "int": "int",
     "size": "int",
+    "uint64": "int",
     "number": "number",
     "bool": "boolean",
     "any": "value",
     "null": "null",
 }
 """Built-in types, and the JSON type that introspection gives for them."""
-BUILTIN_NAMES = {"size": "int"}
+BUILTIN_NAMES = {"size": "int", "uint64": "int"}
 """Built-in types that introspection shows under another name."""
 
 
