@@ -360,6 +360,31 @@ class KvmVm:
         self.handle.set_ioeventfd(event_fd, address, size, match=match, is_port=is_port)
         self._ioeventfds.append((event_fd, address, size, match, is_port))
 
+    def route_event(self, event_fd: int, address: int, data: int) -> Callable[[], None] | None:
+        """Send this MSI for each signal of `event_fd` (a vhost back end's call); returns what ends that.
+
+        None when that cannot be done: without the in-kernel chip, or when KVM has no more routes.
+        """
+        if not self.has_kernel_irqchip:
+            return None
+        chip = self._irqchip
+        try:
+            gsi = chip.route_msi(address, data)
+        except (KvmError, StopIteration):
+            return None
+        try:
+            chip.attach_irqfd(event_fd, gsi)
+        except KvmError:
+            chip.drop_route(gsi)
+            return None
+
+        def end() -> None:
+            with contextlib.suppress(KvmError):
+                chip.detach_irqfd(event_fd, gsi)
+                chip.drop_route(gsi)
+
+        return end
+
     def coalesce(self, address: int, size_bytes: int, *, is_port: bool = False) -> None:
         """Deliver writes here only together with the next exit of another kind (VGA memory, an index port)."""
         self.handle.coalesce(address, size_bytes, is_port=is_port)

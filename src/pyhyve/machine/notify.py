@@ -29,6 +29,9 @@ class _EventNotify(_RemovableNotify, Protocol):
     def attach_ioeventfd(self, event_fd: int, address: int, size: int) -> None:
         """Signal `event_fd` for each guest write here."""
 
+    def route_event(self, event_fd: int, address: int, data: int) -> Callable[[], None] | None:
+        """Send this message for each signal of `event_fd`; returns what ends that."""
+
 
 class _EventRegistrar:
     """KVM's way: event descriptors that the kernel signals; a vhost back end takes them directly."""
@@ -45,6 +48,10 @@ class _EventRegistrar:
         """Signal `event_fd`."""
         self._engine.attach_ioeventfd(event_fd, address, size)
         return lambda: self._engine.remove_notify(address)
+
+    def route(self, event_fd: int, address: int, data: int) -> Callable[[], None] | None:
+        """Send a message for each signal, in the kernel."""
+        return self._engine.route_event(event_fd, address, data)
 
 
 def notify_registrar(vm: Vm) -> NotifyRegistrar | None:

@@ -222,3 +222,21 @@ def test_close_is_idempotent_and_frees_descriptors(tiny: Tiny) -> None:
     machine.close()
     machine.close()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_event_becomes_a_message_in_the_kernel(tiny: Tiny) -> None:
+    machine = tiny("f4")
+    event_fd = os.eventfd(0)
+    try:
+        end = machine.vm.route_event(event_fd, 0xFEE00000, 0x4025)
+        other = machine.vm.route_event(event_fd, 0xFEE00000, 0x4026)
+        assert end is not None
+        assert other is None  # one descriptor has one message
+        end()
+        end()
+        again = machine.vm.route_event(event_fd, 0xFEE00000, 0x4026)
+        assert again is not None
+        again()
+    finally:
+        os.close(event_fd)
+    assert tiny("f4", kernel_irqchip=False).vm.route_event(0, 0xFEE00000, 0x4025) is None

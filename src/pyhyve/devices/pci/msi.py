@@ -11,6 +11,8 @@ from pyhyve.state.errors import StateError
 from pyhyve.state.record import record
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pyhyve.devices.pci.device import PciDevice
 
 _PBA_ALIGN_BYTES = 2048
@@ -82,6 +84,8 @@ class Msix:
         )
         self.offset = device.add_capability(CapabilityId.MSIX, body, b"\x00\xc0")
         device.msix = self
+        self.on_change: Callable[[], None] | None = None
+        """Called after the guest changed what `message` may give; on its vCPU's thread."""
         self.reset()
 
     @property
@@ -115,6 +119,18 @@ class Msix:
             self._table[:] = state.table
             self._pending[:] = state.pending
 
+    def message(self, vector: int) -> tuple[int, int] | None:
+        """Address and data that `vector` sends now; None while it is off or masked, or there is no such vector."""
+        if not 0 <= vector < self.vectors:
+            return None
+        if self.control & (spec.MSIX_ENABLE | spec.MSIX_FUNCTION_MASK) != spec.MSIX_ENABLE:
+            return None
+        with self._lock:
+            entry = self._table[vector * spec.MSIX_ENTRY_SIZE_BYTES :][: spec.MSIX_ENTRY_SIZE_BYTES]
+        if entry[12] & spec.MSIX_VECTOR_MASKED:
+            return None
+        return int.from_bytes(entry[:8], "little"), int.from_bytes(entry[8:12], "little")
+
     def notify(self, vector: int) -> None:
         """Send `vector`'s message, or remember it while masked; ignored when MSI-X is off. Any thread."""
         if not 0 <= vector < self.vectors:
@@ -146,10 +162,14 @@ class Msix:
             return
         with self._lock:
             self._table[offset : offset + size] = value.to_bytes(size, "little")
+        if self.on_change is not None:
+            self.on_change()
         self._send_unmasked(offset // spec.MSIX_ENTRY_SIZE_BYTES)
 
     def config_written(self, offset: int, size: int) -> None:
         """Message control may have changed: send what is no longer masked."""
+        if self.on_change is not None and offset < self.offset + 4 and offset + size > self.offset + 2:
+            self.on_change()
         if offset < self.offset + 4 and offset + size > self.offset + 2 and any(self._pending):
             for vector in range(self.vectors):
                 self._send_unmasked(vector)

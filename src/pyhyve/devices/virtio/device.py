@@ -120,6 +120,13 @@ class DeviceHooks:
         """An event descriptor that a kick of queue `index` may signal in place of `kick`; None for most devices."""
         return None
 
+    def call_fd(self, index: int) -> int | None:
+        """An event descriptor that is signalled for queue `index`'s interrupts; None for most devices."""
+        return None
+
+    def calls_routed(self, index: int, *, is_routed: bool) -> None:
+        """Whether somebody else turns signals of `call_fd` into interrupts from now on."""
+
     def drain(self) -> None:
         """Return when the requests under way are finished; no new one begins meanwhile."""
 

@@ -71,6 +71,13 @@ class EventRegistrar(Protocol):
     def attach(self, address: int, size: int, event_fd: int) -> Callable[[], None]:
         """Signal `event_fd` for each write of `size` bytes at `address`; returns what ends that."""
 
+    def route(self, event_fd: int, address: int, data: int) -> Callable[[], None] | None:
+        """Send this message for each signal of `event_fd`; returns what ends that, or None where it cannot be done."""
+
+
+def _nothing() -> None:
+    pass
+
 
 class CommonConfig:
     """The common configuration structure (4.1.4.3): registers in, device calls out."""
@@ -79,6 +86,8 @@ class CommonConfig:
         """`vectors` is the number of MSI-X vectors the driver may choose from."""
         self._device = device
         self._vectors = vectors
+        self.vector_changed: Callable[[], None] = _nothing
+        """Called after the driver gave a queue a vector."""
         self.reset()
 
     def reset(self) -> None:
@@ -174,6 +183,7 @@ class CommonConfig:
         device = self._device
         if offset == CommonReg.QUEUE_MSIX_VECTOR:
             queue.vector = self._checked_vector(value)
+            self.vector_changed()
         elif offset == CommonReg.QUEUE_RESET:
             if value == 1 and device.has_feature(Feature.RING_RESET):
                 device.reset_queue(queue.index)
@@ -231,8 +241,12 @@ class VirtioPci(PciDevice):
         self._isr_lock = threading.Lock()
         vectors = len(device.queues) + 1
         self._common = CommonConfig(device, vectors)
+        self._common.vector_changed = self.refresh_routes
         self.add_bar(_STRUCTURES_BAR, _BAR_BYTES, BarKind.MEM32, _Structures(self, self._common), width=8)
         self._msix = Msix(self, _MSIX_BAR, vectors)
+        self._routes: dict[int, tuple[tuple[int, int], Callable[[], None]]] = {}
+        if any(device.call_fd(queue.index) is not None for queue in device.queues):
+            self._msix.on_change = self.refresh_routes
         self._add_structure(PciCap.COMMON, _COMMON_OFFSET, COMMON_BYTES)
         self._add_structure(PciCap.ISR, _ISR_OFFSET, 1)
         self._add_structure(PciCap.DEVICE, _CONFIG_OFFSET, 0x1000)
@@ -283,6 +297,7 @@ class VirtioPci(PciDevice):
     def reset(self) -> None:
         """Reset the function and the device behind it."""
         self.device.reset()
+        self.refresh_routes()
         self._common.reset()
         with self._isr_lock:
             self._isr = 0
@@ -317,6 +332,7 @@ class VirtioPci(PciDevice):
 
     def resume(self) -> None:
         """Let the device go on."""
+        self.refresh_routes()
         self.device.resume()
 
     def _identity(self, config: bytes | bytearray) -> bytes:
@@ -346,6 +362,27 @@ class VirtioPci(PciDevice):
         if event_fd is not None and isinstance(register, EventRegistrar):
             return register.attach(address, 2, event_fd)
         return register(address, 2, self._notifier(index))
+
+    def refresh_routes(self) -> None:
+        """Have the engine turn calls of the device's back end into messages, as the guest wants them now."""
+        engine: object = self._register_notify
+        if not isinstance(engine, EventRegistrar):
+            return
+        for queue in self.device.queues:
+            event_fd = self.device.call_fd(queue.index)
+            if event_fd is None:
+                continue
+            wanted = self._msix.message(queue.vector)
+            current = self._routes.get(queue.index)
+            if current is not None and current[0] == wanted:
+                continue
+            if current is not None:
+                del self._routes[queue.index]
+                current[1]()
+            cancel = None if wanted is None else engine.route(event_fd, *wanted)
+            if wanted is not None and cancel is not None:
+                self._routes[queue.index] = (wanted, cancel)
+            self.device.calls_routed(queue.index, is_routed=cancel is not None)
 
     def _notifier(self, index: int) -> Callable[[int], None]:
         return lambda _value: self.device.kick(index)

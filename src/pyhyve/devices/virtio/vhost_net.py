@@ -57,11 +57,31 @@ class VhostNet(VirtioNet):
         """What a write to queue `index`'s notification address may signal instead of `kick`."""
         return self._kicks[index] if index < self._data_queues else None
 
+    def call_fd(self, index: int) -> int | None:
+        """What is signalled when the back end wants to interrupt for queue `index`."""
+        return self._calls[index] if index < len(self._calls) else None
+
+    def calls_routed(self, index: int, *, is_routed: bool) -> None:
+        """Leave the calls of queue `index` to the engine, or listen to them here."""
+        if is_routed:
+            self.worker.call_soon(lambda: self._ignore(index))
+        else:
+            self.worker.call_soon(lambda: self._listen(index))
+
     def start(self, loop: IoLoop) -> None:
         """Listen for interrupts."""
         super().start(loop)
-        for index, fd in enumerate(self._calls):
-            loop.watch(fd, READABLE, lambda _events, index=index, fd=fd: self._called(index, fd))  # type: ignore[misc]
+        for index in range(self._data_queues):
+            self._listen(index)
+
+    def _ignore(self, index: int) -> None:
+        if index < len(self._calls):
+            self._event_loop.unwatch(self._calls[index])
+
+    def _listen(self, index: int) -> None:
+        if index < len(self._calls):
+            fd = self._calls[index]
+            self._event_loop.watch(fd, READABLE, lambda _events: self._called(index, fd))
 
     def _called(self, index: int, fd: int) -> None:
         try:

@@ -54,9 +54,7 @@ def test_ring_in_memory_of_an_earlier_ring_starts_empty(*, packed: bool) -> None
     pair.allocator.rewind(0x1000)
     kind = type(pair.driver)
     driver = kind(pair.allocator, 8, event_index=False, indirect=False)
-    device = (PackedQueue if packed else SplitQueue)(
-        DmaSpace(pair.memory), driver.layout, RingFeatures(packed=packed)
-    )
+    device = (PackedQueue if packed else SplitQueue)(DmaSpace(pair.memory), driver.layout, RingFeatures(packed=packed))
     assert driver.layout == pair.driver.layout
     assert device.pop() is None
     assert driver.poll() is None

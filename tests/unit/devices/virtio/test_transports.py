@@ -173,9 +173,7 @@ def test_queue_reset_gives_the_queue_back(machine: MiniMachine, kind: str, packe
 
 
 @pytest.mark.parametrize("kind", ["pci-msix", "mmio"])
-def test_ring_outside_memory_fails_the_device(
-    machine: MiniMachine, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ring_outside_memory_fails_the_device(machine: MiniMachine, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     transport = plug(machine, kind)
     enable = transport.enable_queue
     monkeypatch.setattr(

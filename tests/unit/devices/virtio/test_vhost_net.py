@@ -10,12 +10,13 @@ import pytest
 from pyhyve.backends.net import NetError
 from pyhyve.devices.virtio.chain import DmaSpace
 from pyhyve.devices.virtio.net import NetOptions
+from pyhyve.devices.virtio.pci import VirtioPci
 from pyhyve.devices.virtio.queue import QueueLayout, RingFeatures, RingState
 from pyhyve.devices.virtio.spec import Feature, NetFeature
 from pyhyve.devices.virtio.split import SplitQueue
 from pyhyve.devices.virtio.vhost_net import VhostNet
 from pyhyve.testing.virtio_driver import VirtioDriver
-from pyhyve.testing.virtio_driver_transport import MiniMachine
+from pyhyve.testing.virtio_driver_transport import MiniMachine, PciDriverTransport
 from tests.unit.devices.virtio.test_net import HEADER, MAC, MemoryNet, frame
 
 if TYPE_CHECKING:
@@ -197,31 +198,95 @@ def test_kicks_are_event_descriptors_of_the_data_queues(card: Card) -> None:
     assert card.device.kick_fd(2) is None
 
 
-def test_engine_signals_the_descriptor_where_it_can() -> None:
-    class Engine:
-        def __init__(self) -> None:
-            self.attached: dict[int, int] = {}
-            self.called: list[int] = []
+class Engine:
+    """What KVM does for a card: descriptors that the kernel signals, and that become messages there."""
 
-        def __call__(self, address: int, size: int, callback: Callable[[int], None], /) -> Callable[[], None]:
-            self.called.append(address)
-            return lambda: None
+    def __init__(self) -> None:
+        self.attached: dict[int, int] = {}
+        self.called: list[int] = []
+        self.routes: dict[int, tuple[int, int]] = {}
 
-        def attach(self, address: int, size: int, event_fd: int) -> Callable[[], None]:
-            self.attached[address] = event_fd
-            return lambda: self.attached.pop(address, None)
+    def __call__(self, address: int, size: int, callback: Callable[[int], None], /) -> Callable[[], None]:
+        self.called.append(address)
+        return lambda: None
 
-    from pyhyve.devices.virtio.pci import VirtioPci
+    def attach(self, address: int, size: int, event_fd: int) -> Callable[[], None]:
+        self.attached[address] = event_fd
+        return lambda: self.attached.pop(address, None)
 
-    machine = MiniMachine()
-    device = VhostNet(machine.memory, machine.loop, MemoryNet(), NetOptions(MAC), PythonVhost(machine.memory))
-    engine = Engine()
-    function = VirtioPci(device, register_notify=engine)
-    machine.bus.attach(function)
-    from pyhyve.testing.virtio_driver_transport import PciDriverTransport
+    def route(self, event_fd: int, address: int, data: int) -> Callable[[], None] | None:
+        assert event_fd not in self.routes
+        self.routes[event_fd] = (address, data)
+        return lambda: self.routes.pop(event_fd, None)
 
-    PciDriverTransport(machine, function, msix=True)
-    assert sorted(engine.attached.values()) == sorted([device.kick_fd(RX), device.kick_fd(TX)])
-    assert len(set(engine.called)) == 1  # the control queue
-    device.close()
-    machine.close()
+
+class EngineCard:
+    """A card on such an engine, with a driver that uses MSI-X."""
+
+    def __init__(self) -> None:
+        self.machine = MiniMachine()
+        self.vhost = PythonVhost(self.machine.memory)
+        self.device = VhostNet(self.machine.memory, self.machine.loop, MemoryNet(), NetOptions(MAC), self.vhost)
+        self.device.start(self.machine.loop)
+        self.engine = Engine()
+        self.function = VirtioPci(self.device, register_notify=self.engine)
+        self.machine.bus.attach(self.function)
+        self.transport = PciDriverTransport(self.machine, self.function, msix=True)
+        self.driver = VirtioDriver(self.transport, self.machine.allocator)
+        self.driver.start(self.transport.read_features())
+        self.machine.run()
+
+    def mask(self, vector: int, *, masked: bool) -> None:
+        self.function.bars[1].device.write(16 * vector + 12, 4, int(masked))
+        self.machine.run()
+
+    def send(self, data: bytes) -> None:
+        self.driver.submit(TX, [self.driver.buffer(HEADER + data)])
+        self.machine.run()
+        os.eventfd_write(self.engine.attached[min(self.engine.attached) + 4 * TX], 1)
+        self.vhost.pump()
+
+
+@pytest.fixture
+def engine_card() -> Iterator[EngineCard]:
+    card = EngineCard()
+    yield card
+    card.device.close()
+    card.machine.close()
+
+
+def test_engine_signals_the_descriptor_where_it_can(engine_card: EngineCard) -> None:
+    kicks = [engine_card.device.kick_fd(RX), engine_card.device.kick_fd(TX)]
+    assert sorted(engine_card.engine.attached.values()) == sorted(kicks)
+    assert len(set(engine_card.engine.called)) == 1  # the control queue
+
+
+def test_calls_become_messages_in_the_engine(engine_card: EngineCard) -> None:
+    calls = [engine_card.device.call_fd(index) for index in (RX, TX)]
+    assert sorted(engine_card.engine.routes) == sorted(calls)
+    assert len({data for _, data in engine_card.engine.routes.values()}) == 2
+    before = len(engine_card.machine.messages)
+    engine_card.send(frame())
+    engine_card.machine.run_events()
+    assert len(engine_card.machine.messages) == before  # the engine has it: nobody here listens
+    assert os.eventfd_read(calls[TX]) == 1
+
+
+def test_masked_vector_is_kept_for_later(engine_card: EngineCard) -> None:
+    call = engine_card.device.call_fd(TX)
+    vector = engine_card.device.queues[TX].vector
+    engine_card.mask(vector, masked=True)
+    assert call not in engine_card.engine.routes
+    before = len(engine_card.machine.messages)
+    engine_card.send(frame())
+    engine_card.machine.run_events()
+    assert len(engine_card.machine.messages) == before
+    engine_card.mask(vector, masked=False)
+    assert len(engine_card.machine.messages) == before + 1  # it was pending
+    assert call in engine_card.engine.routes
+
+
+def test_reset_ends_the_routes(engine_card: EngineCard) -> None:
+    engine_card.function.reset()
+    engine_card.machine.run()
+    assert engine_card.engine.routes == {}
