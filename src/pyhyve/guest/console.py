@@ -161,14 +161,14 @@ class GuestConsole:
             if remaining_s <= 0:
                 raise ConsoleError(self._story(f"the machine still runs after {timeout_s:g} s"))
             self._read(remaining_s)
-        return self._process.wait(STOP_TIMEOUT_S)
+        return self._process.wait(STOP_TIMEOUT_S * self._patience)
 
     def close(self) -> None:
         """End the process if it still runs; idempotent."""
         if self._process.poll() is None:
             self._process.terminate()
             try:
-                self._process.wait(STOP_TIMEOUT_S)
+                self._process.wait(STOP_TIMEOUT_S * self._patience)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from pyhyve.state.contract import Saveable
 
 _LOG = late_logger(__name__)
-_PARK_TIMEOUT_S = 5.0
+_PARK_TIMEOUT_S = 20.0
+"""A vCPU leaves guest code in microseconds, but only when its host gives it a processor."""
 _SWITCH_INTERVAL_S = 0.0005
 """How long a Python thread may keep others from running: the I/O thread must not delay an exit for long."""
 
