@@ -130,6 +130,10 @@ def test_our_client_moves_a_disk_through_qemu_nbd(their_server: str, disk: Path)
     assert run([*OUR_IMG, "convert", "-O", "raw", their_server, str(copy)]).returncode == 0
     assert copy.read_bytes() == flat.read_bytes()
     assert run([*OUR_IMG, "compare", their_server, str(flat)]).returncode == 0
+    # An export is there already: convert writes into it, without -n as well.
+    assert run([*OUR_IMG, "convert", "-O", "raw", str(flat), their_server]).returncode == 0
+    assert run([*OUR_IMG, "convert", "-n", "-O", "raw", str(flat), their_server]).returncode == 0
+    assert run([*OUR_IMG, "compare", their_server, str(flat)]).returncode == 0
     with open_image(their_server, OpenSettings("raw", writable=True)) as image:
         image.pwrite(b"ours" * 100_000, 5_000_000)
         image.write_zeroes(1 << 20, 1 << 20)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pyhyve.backends.block import open_backend
 from pyhyve.image.contract import ImageError
 from pyhyve.image.opening import OpenSettings, create_image, open_image
 from pyhyve.image.storage import FileStorage
@@ -109,3 +110,20 @@ def test_file_system_without_direct_access_is_told(tmp_path: Path, monkeypatch: 
         open_image(str(tmp_path / "a"), OpenSettings("raw", cache="none"))
     with pytest.raises(ImageError, match="Invalid cache option"):
         open_image(str(tmp_path / "a"), OpenSettings("raw", cache="cold"))
+
+
+@pytest.mark.parametrize("format_name", ["raw", "qcow2"])
+def test_machine_reads_and_writes_past_the_page_cache_at_any_alignment(place: Path, format_name: str) -> None:
+    path = str(place.with_suffix("." + format_name))
+    create_image(path, format_name, 1 << 20)
+    backend = open_backend(open_image(path, OpenSettings(format_name, writable=True, cache="none")))
+    memory, data = bytearray(70_000), random.Random(4).randbytes(8192)
+    views = [memoryview(data)[:512], memoryview(data)[512:4608], memoryview(data)[4608:]]
+    backend.write(views, 512 * 3)
+    backend.flush()
+    odd = [memoryview(memory)[5:1029], memoryview(memory)[3001:10169]]
+    backend.read(odd, 512 * 3)
+    assert b"".join(odd) == data
+    backend.close()
+    with open_image(path, OpenSettings(format_name)) as image:
+        assert read(image, 512 * 3, len(data)) == data
