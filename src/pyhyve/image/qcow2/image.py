@@ -402,28 +402,39 @@ class Qcow2Image(Qcow2Reader):
                     low += count
                     continue
                 table = meta.writable_table(l1_index)
-                entries = table.entries
-                for word in range(index * words, (index + count) * words, words):
-                    if not (hint and plain and not entries[word]):
-                        self._zero_entry(entries, word, unmap=unmap)
+                at, stop = index, index + count
+                while at < stop:
+                    at += self._zero_run(table.entries, at, stop - at, unmap=unmap, skip_empty=hint and plain)
                 meta.mark_table(l1_index, table, index * words, (index + count) * words)
             low += count
 
-    def _zero_entry(self, entries: array[int], word: int, *, unmap: bool) -> None:
-        entry = entries[word]
-        extended, version3 = self.meta.header.extended_l2, self.meta.header.version >= 3
-        owned = version3 and bool(entry & OFLAG_COPIED) and not entry & OFLAG_COMPRESSED
+    def _zero_run(self, entries: array[int], index: int, limit: int, *, unmap: bool, skip_empty: bool) -> int:
+        """Make guest clusters from `index` of a table read as zero, those that are alike; returns how many.
+
+        With `skip_empty` unallocated clusters stay so.
+        """
+        header, size, words = self.meta.header, self._cluster_size, self.meta.words_per_entry
+        firsts = entries if words == 1 else entries[::2]
+        entry = firsts[index]
+        host = entry & OFFSET_MASK
+        compressed = bool(entry & OFLAG_COMPRESSED)
+        count = 1 if compressed else run_length(firsts, index, limit, size if host else 0)
+        if skip_empty and not entry:
+            return count
+        owned = header.version >= 3 and bool(entry & OFLAG_COPIED) and not compressed
         keep = owned and (not unmap or self.data is not self.storage)
         if not keep:
-            self._forget(entry)
-            entry = 0
-        if extended:
-            entries[word] = entry
-            entries[word + 1] = ALL_ZERO_SUBCLUSTERS
-        elif version3:
-            entries[word] = entry | OFLAG_ZERO
-        else:
-            entries[word] = 0
+            if host and not compressed and self.data is self.storage:
+                self.meta.free(host, count * size)
+            else:
+                self._forget(entry)
+            entry = host = 0
+        flag = OFLAG_ZERO if header.version >= 3 and words == 1 else 0
+        low, high = index * words, (index + count) * words
+        entries[low:high:words] = ascending(entry | flag, count, size if host else 0)
+        if words == 2:
+            entries[low + 1 : high : 2] = ascending(ALL_ZERO_SUBCLUSTERS, count, 0)
+        return count
 
     def discard(self, offset: int, length: int) -> None:
         """Free whole clusters; with a backing image they become zero clusters (version 2 keeps them then)."""

@@ -14,7 +14,7 @@ from pyhyve.image.qcow2.format import (
     Compatible,
     Incompatible,
 )
-from pyhyve.image.qcow2.snapshots import free_vm_state
+from pyhyve.image.qcow2.snapshots import free_vm_state, host_runs
 from pyhyve.image.qcow2.tables import store_u64
 from pyhyve.support.records import replace
 
@@ -94,9 +94,8 @@ def _free_past(image: Qcow2Image, size_bytes: int) -> None:
             if meta.table(l1_index) is not None:
                 table = meta.writable_table(l1_index)
                 low, high = index * words, (index + count) * words
-                for entry in table.entries[low:high:words]:
-                    if entry:
-                        meta.free_entry(entry)
+                for host, taken in host_runs(meta, table.entries[low:high]):
+                    meta.free(host << meta.cluster_bits, taken << meta.cluster_bits)
                 table.entries[low:high] = array("Q", (0,)) * (high - low)
                 meta.mark_table(l1_index, table, low, high)
                 if index == 0:
