@@ -26,6 +26,7 @@ CASE_TIMEOUT_S = 5  # of CPU time: other work on the host is no fault of a case
 BATCH_TIMEOUT_S = 3600
 MEMORY_LIMIT_BYTES = 200 << 20
 BATCH = 2000
+REPORT_BATCHES = 25
 
 
 class TooSlowError(Exception):
@@ -104,12 +105,17 @@ def main(words: list[str] | None = None) -> int:
     context = multiprocessing.get_context("fork")
     with context.Pool(arguments.jobs, start_worker) as pool:
         results = pool.imap_unordered(run_batch, spans)
-        for _ in spans:
-            found, bad = results.next(BATCH_TIMEOUT_S)  # a worker that hangs ends the run
-            outcomes += found
-            failures += bad
-            if len(failures) > 20:
-                break
+        try:
+            for done in range(1, len(spans) + 1):
+                found, bad = results.next(BATCH_TIMEOUT_S)  # a worker that hangs ends the run
+                outcomes += found
+                failures += bad
+                if done % REPORT_BATCHES == 0:
+                    sys.stderr.write(f"{sum(outcomes.values())} of {arguments.cases}, {len(failures)} failed\n")
+                if len(failures) > 20:
+                    break
+        except KeyboardInterrupt:
+            sys.stderr.write("interrupted\n")
     seconds = time.monotonic() - begin
     total = sum(outcomes.values())
     kinds = ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items()))
