@@ -23,7 +23,7 @@ from pyhyve.devices.virtio.mmio import VirtioMmio
 from pyhyve.devices.virtio.net import NetOptions, VirtioNet
 from pyhyve.devices.virtio.pci import VirtioPci
 from pyhyve.devices.virtio.rng import VirtioRng
-from pyhyve.devices.virtio.scsi import VirtioScsiCdrom
+from pyhyve.devices.virtio.scsi import ScsiCdrom, VirtioScsi
 from pyhyve.devices.virtio.spec import DescFlag, Feature, Status
 from pyhyve.devices.virtio.vsock import VirtioVsock
 from pyhyve.devices.virtio.vsock_packet import VsockHeader
@@ -287,7 +287,9 @@ class HostileDriver:
             console.start(loop)  # type: ignore[arg-type]
             return console
         if kind == "scsi":
-            return VirtioScsiCdrom(memory, loop, _Disk(rng))
+            scsi = VirtioScsi(memory, loop)
+            scsi.targets[0] = ScsiCdrom(_Disk(rng))
+            return scsi
         if kind == "vsock":
             self._sockets = _Sockets(rng)
             vsock = VirtioVsock(memory, loop, GUEST_CID, self._sockets)
