@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import gc
 import getpass
 import grp
 import logging
@@ -142,6 +143,9 @@ async def _serve(paths: Paths, settings: Settings, options: argparse.Namespace) 
         await daemon.start()
         where = await _listen(service, paths, settings, options)
         daemon.spawn(service.watch(), "watch clients")
+        # What was read so far stays: the collector need not look at a thousand definitions again and again.
+        gc.collect()
+        gc.freeze()
         _log.info("ready, listening on %s", ", ".join(where))
         notify("READY=1")
         await stop.wait()
