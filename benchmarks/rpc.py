@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import functools
 import json
+import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +23,7 @@ SUMMARY = "calls to the daemon"
 DOMAINS: Final = 1000
 CLIENTS: Final = 8
 TIMEOUT_S: Final = 900
+_MACHINE: Final = "bench-0"
 _CLIENT: Final = Path(__file__).parent / "rpc_client.py"
 _TEST: Final = "test+unix:///default"
 _QEMU: Final = "qemu:///system"
@@ -50,13 +55,20 @@ class _Bench:
 
     def __init__(self) -> None:
         self.ours, self.peer = start_ours(), start_libvirtd()
+        atexit.register(self._clear_up)  # before the daemons end: what was registered last is called first
+
+    def _clear_up(self) -> None:
+        """End the machines, which outlive their daemons."""
+        for daemon in (self.ours, self.peer):
+            with contextlib.suppress(UserError, subprocess.TimeoutExpired):
+                _ask(daemon, _QEMU, "destroy", _MACHINE)
 
     @functools.cache  # noqa: B019 - one instance lives as long as the process
     def running_machine(self) -> None:
         """A machine of QEMU's in each."""
         for daemon in (self.ours, self.peer):
             _ask(daemon, _QEMU, "define", _QEMU_DOMAIN, 1)
-            _ask(daemon, _QEMU, "start", "bench-0")
+            _ask(daemon, _QEMU, "start", _MACHINE)
 
     @functools.cache  # noqa: B019 - ditto
     def many(self, base: str) -> None:
@@ -83,6 +95,7 @@ class _Bench:
 def plan() -> Plan:
     """Small calls first; then with a thousand domains."""
     version = require_peers()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # an ordinary end, so that everything is cleared up
     bench = _Bench()
     cases = []
     for base in (_QEMU, _TEST):

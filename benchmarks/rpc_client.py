@@ -125,6 +125,15 @@ def start(uri: str, name: str) -> dict[str, Any]:
     return {"us": 0, "result": domain.state()[0]}
 
 
+def destroy(uri: str, name: str) -> dict[str, Any]:
+    """End a domain that runs; that there is none is well too."""
+    connection = libvirt.open(uri)
+    for domain in connection.listAllDomains(1):
+        if domain.name() == name:
+            domain.destroy()
+    return {"us": 0, "result": 0}
+
+
 def main() -> None:
     """Do one job."""
     job, uri, *rest = sys.argv[1:]
@@ -132,6 +141,8 @@ def main() -> None:
         answer = define(uri, rest[0], int(rest[1]))
     elif job == "start":
         answer = start(uri, rest[0])
+    elif job == "destroy":
+        answer = destroy(uri, rest[0])
     elif job == "beside":
         answer = latency_beside_statistics(uri, int(rest[0]))
     else:

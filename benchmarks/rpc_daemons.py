@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -39,9 +40,13 @@ exec libvirtd -f "$0/libvirtd.conf" -p "$0/pid"
 class Daemon:
     """A running daemon and its socket."""
 
-    def __init__(self, command: list[str], socket: Path, log: Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, command: list[str], directory: Path, socket: Path, environment: dict[str, str] | None = None
+    ) -> None:
         """Start it and wait for its socket. Raises UserError with the end of its log where there comes none."""
         self.socket = socket
+        self._directory = directory
+        log = directory / "log.txt"
         with log.open("wb") as file:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=os.environ | (environment or {})
@@ -62,7 +67,7 @@ class Daemon:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def stop(self) -> None:
-        """End it."""
+        """End it, and remove its directory."""
         if self._process.poll() is None:
             self._process.terminate()
             try:
@@ -70,6 +75,7 @@ class Daemon:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+        shutil.rmtree(self._directory, ignore_errors=True)
 
 
 def require_peers() -> str:
@@ -87,11 +93,11 @@ def require_peers() -> str:
 
 def start_libvirtd() -> Daemon:
     """Start libvirtd."""
-    directory = tempfile.mkdtemp(prefix="bench-libvirtd-")
+    directory = Path(tempfile.mkdtemp(prefix="bench-libvirtd-"))
     lines = [f'unix_sock_dir = "{directory}"', 'auth_unix_rw = "none"', 'auth_unix_ro = "none"']
-    Path(directory, "libvirtd.conf").write_text("\n".join(lines) + "\n", encoding="ascii")
-    command = ["unshare", "-m", "-n", "bash", "-c", _LIBVIRTD, directory]
-    return Daemon(command, Path(directory, "libvirt-sock"), Path(directory, "log"))
+    (directory / "libvirtd.conf").write_text("\n".join(lines) + "\n", encoding="ascii")
+    command = ["unshare", "-m", "-n", "bash", "-c", _LIBVIRTD, str(directory)]
+    return Daemon(command, directory, directory / "libvirt-sock")
 
 
 def start_ours() -> Daemon:
@@ -99,4 +105,4 @@ def start_ours() -> Daemon:
     root = Path(tempfile.mkdtemp(prefix="bench-daemon-"))
     command = ["unshare", "-m", "-n", sys.executable, "-m", "pyhyve", "daemon", "--root", str(root)]
     environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    return Daemon(command, root / "run" / "virtpyhyved-sock", root / "log.txt", environment)
+    return Daemon(command, root, root / "run" / "virtpyhyved-sock", environment)
