@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from tests.fuzz.virtio.hostile import DEVICES, HostileDriver
 
 _CASES_PER_MACHINE = 5000
+_CASES_PER_WATCH = 64
 _HANG_S = 60
+"""Longest time that so many cases may take on a busy host."""
 _GROWTH_LIMIT_KIB = 64 << 10
 
 
@@ -31,9 +33,10 @@ def run(cases: int, seed: int, kinds: list[str]) -> tuple[int, float]:
         kind = kinds[turn % len(kinds)]
         case_seed = seed * 1_000_003 + turn
         driver = HostileDriver(kind, random.Random(case_seed))
-        faulthandler.dump_traceback_later(_HANG_S, exit=True)
         count = min(_CASES_PER_MACHINE, cases - done)
         for number in range(count):
+            if number % _CASES_PER_WATCH == 0:
+                faulthandler.dump_traceback_later(_HANG_S, exit=True)
             start = time.perf_counter()
             try:
                 driver.run_case()
