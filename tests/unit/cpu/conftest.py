@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import llvmlite.binding as llvm
 import pytest
 
-from pyhyve.cpu.engine.state import JUMP_CACHE_ENTRIES, JUMP_ENTRY, TLB_BYTES, TLB_ENTRIES
+from pyhyve.cpu.engine.state import JUMP_CACHE_ENTRIES, JUMP_ENTRY, JUMP_PAGES, TLB_BYTES, TLB_ENTRIES
 from pyhyve.cpu.isa.x86.state import STATE, TLB_TABLES, Gpr, Seg
 from pyhyve.cpu.lang import Array, Int, Kernel, Module, Pointer
 
@@ -34,6 +34,7 @@ class Processor:
         self._marks = (ctypes.c_uint8 * (TLB_ENTRIES * TLB_TABLES))()
         self._log = (ctypes.c_uint16 * (TLB_ENTRIES * TLB_TABLES))()
         self._jump = (ctypes.c_uint8 * (JUMP_CACHE_ENTRIES * JUMP_ENTRY.size_bytes + 64))()
+        self._jump_pages = (ctypes.c_uint8 * JUMP_PAGES)()
         self._page_code = (ctypes.c_uint64 * (RAM_BYTES >> 12))()
         self._page_blocks = (ctypes.c_uint32 * (RAM_BYTES >> 12))()
         self._owners = (ctypes.c_uint64 * (RAM_BYTES >> 12))()
@@ -52,6 +53,7 @@ class Processor:
         for name in ("large_base", "large_mask", "large_global_base", "large_global_mask"):
             self[name] = (1 << 64) - 1
         self["jump_cache"] = ctypes.addressof(self._jump) + align & ~align
+        self["jump_pages"] = ctypes.addressof(self._jump_pages)
         self["page_code"] = ctypes.addressof(self._page_code)
         self["page_blocks"] = ctypes.addressof(self._page_blocks)
         self["owners"] = ctypes.addressof(self._owners)

@@ -13,6 +13,7 @@ from pyhyve.cpu.engine.softmmu import Access
 from pyhyve.cpu.engine.state import (
     BLOCK,
     HASH_ENTRIES,
+    JUMP_PAGES,
     MAX_BLOCKS,
     NO_ADDRESS,
     PAGE_BYTES,
@@ -190,6 +191,7 @@ class Dispatcher:
                 if st.tag_local == 0 and st.tlb_marks[slot] != 0:
                     # Found by a tag that outlasts the page: the next local flush must change that tag.
                     st.jump_local = 1
+                st.jump_pages[(pc >> PAGE_SHIFT) & (JUMP_PAGES - 1)] = 1
                 entry.pc = pc
                 entry.tag = st.lookup_tag
                 entry.code = block.code

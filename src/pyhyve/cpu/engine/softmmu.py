@@ -15,7 +15,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 from pyhyve.cpu.engine.state import (
-    JUMP_PAGE_ENTRIES,
+    JUMP_PAGES,
     NO_ADDRESS,
     PAGE_BYTES,
     PAGE_MASK,
@@ -26,7 +26,6 @@ from pyhyve.cpu.engine.state import (
     WATCH_WRITE,
     WATCHPOINTS,
     Stop,
-    jump_page,
     retag,
 )
 from pyhyve.cpu.lang import PRESERVE_MOST, U8, U16, U32, U64, Pointer, Struct, Value, current, inline, kernel, u64
@@ -112,6 +111,14 @@ class SoftMmu:
         def flush_index(st: Any, index: Any) -> None:
             current().fill_bytes(st.tlb_base.offset(index * TLB_BYTES), 0xFF, u64(TLB_BYTES))
 
+        @kernel(pointer, name="mmu.forget_jumps")
+        def forget_jumps(st: Any) -> None:
+            """Forget every address looked up in the jump cache."""
+            current().fill_bytes(st.jump_pages, 0, u64(JUMP_PAGES))
+            st.jump_local = 0
+            st.generation = st.generation + 1
+            retag(st)
+
         @kernel(pointer, name="mmu.flush_all")
         def flush_all(st: Any) -> None:
             """Forget every translation, and every address looked up in the jump cache."""
@@ -124,9 +131,7 @@ class SoftMmu:
                 st.tlb_marks[st.tlb_log[i]] = 0
                 i += 1
             st.tlb_log_count = 0
-            st.jump_local = 0
-            st.generation = st.generation + 1
-            retag(st)
+            forget_jumps(st)
             st.count_flush = st.count_flush + 1
 
         @kernel(pointer, name="mmu.flush_local")
@@ -162,11 +167,8 @@ class SoftMmu:
                 entry.write = NO_ADDRESS
                 entry.fetch = NO_ADDRESS
                 i += 1
-            first = jump_page(address)
-            i = 0
-            while i < JUMP_PAGE_ENTRIES:
-                st.jump_cache[first + i].pc = NO_ADDRESS
-                i += 1
+            if st.jump_pages[(address >> PAGE_SHIFT) & (JUMP_PAGES - 1)] != 0:
+                forget_jumps(st)
 
         @kernel(pointer, U64, result=U64, name="mmu.protect_code_page")
         def protect_code_page(st: Any, hva_page: Any) -> Any:

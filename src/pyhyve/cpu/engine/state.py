@@ -13,10 +13,10 @@ from pyhyve.cpu.lang import U8, U16, U32, U64, Array, Pointer, Struct, Value, in
 TLB_ENTRIES = 1024
 TLB_ENTRY_SHIFT = 5
 TLB_BYTES = TLB_ENTRIES << TLB_ENTRY_SHIFT
-JUMP_PAGE_SHIFT = 6
-JUMP_PAGE_ENTRIES = 1 << JUMP_PAGE_SHIFT
-JUMP_CACHE_ENTRIES = 256 * JUMP_PAGE_ENTRIES
-"""The jump cache keeps the addresses of one page together, so that a page can be dropped from it."""
+_JUMP_CACHE_SHIFT = 14
+JUMP_CACHE_ENTRIES = 1 << _JUMP_CACHE_SHIFT
+JUMP_PAGES = 4096
+"""Marks of pages, by number modulo this, that the jump cache may hold addresses of."""
 PAGE_SHIFT = 12
 PAGE_BYTES = 1 << PAGE_SHIFT
 PAGE_MASK = (1 << 64) - PAGE_BYTES
@@ -112,7 +112,7 @@ def add_engine_fields(state: Struct) -> Struct:
     state.add("link_stub", U64).add("link_site", U64)
     state.add("mode", U64).add("generation", U64).add("local_generation", U64)
     state.add("tag_local", U64).add("jump_local", U64)
-    state.add("jump_cache", Pointer(JUMP_ENTRY))
+    state.add("jump_cache", Pointer(JUMP_ENTRY)).add("jump_pages", Pointer(U8))
     state.add("tlb", Pointer(TLB_ENTRY)).add("tlb_base", Pointer(TLB_ENTRY))
     state.add("tlb_marks", Pointer(U8)).add("tlb_log", Pointer(U16)).add("tlb_log_count", U64)
     state.add("walk_lasting", U64)
@@ -153,13 +153,7 @@ NO_ADDRESS = (1 << 64) - 1
 @inline
 def jump_slot(pc: Value) -> Value:
     """Index of `pc` in the jump cache."""
-    return ((pc ^ (pc >> JUMP_PAGE_SHIFT)) & (JUMP_PAGE_ENTRIES - 1)) | jump_page(pc)
-
-
-@inline
-def jump_page(pc: Value) -> Value:
-    """Index of the first of the jump cache's entries for the page of `pc`."""
-    return (pc >> (PAGE_SHIFT - JUMP_PAGE_SHIFT)) & (JUMP_CACHE_ENTRIES - JUMP_PAGE_ENTRIES)
+    return (pc ^ (pc >> _JUMP_CACHE_SHIFT)) & (JUMP_CACHE_ENTRIES - 1)
 
 
 @inline

@@ -12,6 +12,7 @@ from pyhyve.cpu.engine.state import (
     HASH_ENTRIES,
     JUMP_CACHE_ENTRIES,
     JUMP_ENTRY,
+    JUMP_PAGES,
     MAX_BLOCKS,
     MAX_REGIONS,
     NO_ADDRESS,
@@ -100,6 +101,7 @@ class EngineVcpu:
         self._table("tlb_marks", TLB_ENTRIES * indexes)
         self._table("tlb_log", 2 * TLB_ENTRIES * indexes)
         self._table("jump_cache", JUMP_CACHE_ENTRIES * JUMP_ENTRY.size_bytes)
+        self._table("jump_pages", JUMP_PAGES)
         self._table("block_table", MAX_BLOCKS * BLOCK.size_bytes)
         self._table("hash_table", HASH_ENTRIES * 4)
         if len(regions) > MAX_REGIONS:
