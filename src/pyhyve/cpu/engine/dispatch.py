@@ -269,7 +269,13 @@ class Dispatcher:
                         link(st, code)
                     st.link_stub = 0
                 st.count_entered = st.count_entered + 1
+                alone = st.single
+                if alone != 0:
+                    # An indirect jump must not find its target and go on.
+                    st.lookup_tag = NO_ADDRESS
                 enter(st, code)
+                if alone != 0:
+                    retag(st)
                 if st.single != 0 and st.stop == 0:
                     st.single = 0
                     st.access_done = 0

@@ -304,3 +304,14 @@ def test_cr8_is_the_task_priority_of_the_local_apic(guest: Guest) -> None:
     reason.value = 0x70
     assert guest.resume().kind == ExitKind.HALT
     assert guest.vcpu.read_registers()["rbx"] == 7
+
+
+def test_single_step_trap_follows_indirect_jumps_that_are_in_the_jump_cache(guest: Guest) -> None:
+    guest.gate(1, 0x18000)
+    guest.code("ffc3 48cf", at=0x18000)  # inc ebx; iretq
+    # f: nop; ret       twice: call rdx; then with TF: call rdx; nop; and off again
+    guest.code("90 c3", at=0x12000)
+    guest.code("ffd2 ffd2 9c 810c2400010000 9d ffd2 90 9c 812424fffeffff 9d 90 f4")
+    registers = guest.run_to_halt(rdx=0x12000, rbx=0)
+    # call, nop, ret, nop, pushfq, and, popfq: the last one began with TF set.
+    assert registers["rbx"] == 7

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from pyhyve.cpu.engine.context import StencilContext
 from pyhyve.cpu.isa.x86 import addressing, faults, flags
 from pyhyve.cpu.isa.x86.addressing import operand_linear
+from pyhyve.cpu.isa.x86.mode import next_code
 from pyhyve.cpu.isa.x86.state import STATE
 from pyhyve.cpu.lang import U64, Int, Pointer, Value, is_staged, u64
-from pyhyve.cpu.lang.builder import UNLIKELY
+from pyhyve.cpu.lang.builder import LIKELY, UNLIKELY
 
 if TYPE_CHECKING:
     from pyhyve.cpu.isa.x86.variant import Variant
@@ -240,6 +241,16 @@ class X86Context(StencilContext):
     def check_target(self, target: Value) -> None:
         """#GP(0) at this instruction for a transfer to a non-canonical address or beyond the code segment."""
         self.call(addressing.check_near_target, target)
+
+    def go_on(self) -> None:
+        """Go on at `pc`, which a kernel has set, in the mode that it may have changed."""
+        code = next_code(self.st)
+        for known in self.builder.branch(code != 0, LIKELY):
+            if known:
+                target, tlb = code.cast(U64), self.st.tlb.get()
+                self.builder.emit(f"musttail call preserve_nonecc void {target.ir}(ptr %st, ptr {tlb.ir}, i64 0)")
+                self.builder.ret()
+        self.leave()
 
     def commit(self) -> None:
         """Write the registers and flags held back."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyhyve.cpu.engine.state import TLB_ENTRIES, retag
+from pyhyve.cpu.engine.state import TLB_ENTRIES, jump_slot, retag
 from pyhyve.cpu.isa.x86.spec import Cr0, Cr4, Efer, Eflags
 from pyhyve.cpu.isa.x86.state import STATE, Seg
 from pyhyve.cpu.lang import U32, U64, Pointer, kernel, u32, u64
@@ -23,6 +23,21 @@ _ATTR_DB = 1 << 14
 _ATTR_UNUSABLE = 1 << 16
 _FULL_LIMIT = 0xFFFFFFFF
 _X87, _MMX, _SSE = 1 << 1, 1 << 2, 1 << 3
+
+
+@kernel(Pointer(STATE), result=U64, name="x86.next_code", attributes="nounwind noinline")
+def next_code(st: Any) -> Any:
+    """Host code for `pc` in the present mode, 0 when the dispatcher must look first.
+
+    For ends of blocks that have changed more than `pc`: flags, the mode, translations.
+    """
+    busy = (st.deferred | st.interrupt_shadow | (st.eflags & Eflags.TF)).zext(64) | st.single | st.watch_on | st.step
+    if busy != 0:
+        return 0
+    entry = st.jump_cache[jump_slot(st.pc)]
+    if entry.pc == st.pc and entry.tag == st.lookup_tag:
+        return entry.code
+    return 0
 
 
 @kernel(Pointer(STATE), name="x86.mode_changed", attributes="nounwind noinline")

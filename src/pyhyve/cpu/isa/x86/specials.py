@@ -48,6 +48,12 @@ def leave(c: X86Context) -> None:
     c.leave()
 
 
+def leave_shadowed(c: X86Context) -> None:
+    """`leave` behind STI: no interrupt before one more instruction."""
+    c.st.interrupt_shadow = 1
+    leave(c)
+
+
 def undefined(c: X86Context) -> None:
     """#UD."""
     c.save_pc()
@@ -173,6 +179,7 @@ _ALL: list[tuple[str, Callable[[X86Context], None]]] = [
     ("link", link),
     ("goto", goto),
     ("leave", leave),
+    ("leave_shadowed", leave_shadowed),
     ("undefined", undefined),
     ("too_long", too_long),
     ("call_beyond", call_beyond),

@@ -30,9 +30,10 @@ from pyhyve.cpu.isa.x86.decode_tables import (
 )
 from pyhyve.cpu.isa.x86.memory import TLB_SUPERVISOR, TLB_USER, mmu
 from pyhyve.cpu.isa.x86.mode import MODE_FLAT, MODE_SS_BIG
+from pyhyve.cpu.isa.x86.rows import tables
 from pyhyve.cpu.isa.x86.specials import BIT_OFFSET_FIRST, EA_FIRST, NUMBERS
 from pyhyve.cpu.isa.x86.state import STATE, Gpr, Seg
-from pyhyve.cpu.lang import U8, U64, Pointer, kernel, u64
+from pyhyve.cpu.lang import U8, U32, U64, Pointer, kernel, table, u64
 
 MAX_INSTRUCTIONS = 64
 _ROOM = 12
@@ -76,6 +77,24 @@ def terminator(st: Any, index: Any, target: Any, single: Any) -> None:
         stencil = u64(NUMBERS["link"])
     emit(st, index, stencil, target, target)
     st.uops[index].v0 = target
+
+
+def _row_number(name: str) -> int:
+    return next(number for number, row in enumerate(tables().rows) if row is not None and row.name == name)
+
+
+sti_row = table("x86_sti_row", U32, lambda: [_row_number("sti")])
+"""Number of STI's row."""
+
+
+@kernel(P, U64, U64, U64, U64, name="x86.end_before")
+def end_before(st: Any, index: Any, target: Any, single: Any, row: Any) -> None:
+    """Uop `index` ends the block, whose last instruction is of `row`, before `target`."""
+    if row == sti_row()[0].zext(64) and single == 0:
+        emit(st, index, u64(NUMBERS["leave_shadowed"]), target, target)
+        st.uops[index].v0 = target
+    else:
+        terminator(st, index, target, single)
 
 
 @kernel(P, U64, U64, result=U64, name="x86.register_offset")
@@ -420,6 +439,7 @@ def translate_block(st: Any, single: Any) -> Any:
     first = linear
     window = st.code_page_hva + (linear & (PAGE_BYTES - 1))
     done: U64 = 0
+    last_row: U64 = 0
     st.block_gpa2 = NO_ADDRESS
     while done == 0:
         in_page = PAGE_BYTES - (linear & (PAGE_BYTES - 1))
@@ -435,7 +455,7 @@ def translate_block(st: Any, single: Any) -> Any:
         if length > in_page:
             if instructions != 0:
                 # Let it start a block of its own.
-                terminator(st, count, pc, single)
+                end_before(st, count, pc, single, last_row)
                 count += 1
                 break
             if ((st.mode >> 2) & 3) != 2 and pc + in_page > st.seg_limit[Seg.CS]:
@@ -508,10 +528,11 @@ def translate_block(st: Any, single: Any) -> Any:
             or count + _ROOM > MAX_UOPS
             or ((linear ^ first) & PAGE_MASK) != 0
         ):
-            terminator(st, count, npc, single)
+            end_before(st, count, npc, single, row)
             count += 1
             done = u64(1)
         pc = npc
+        last_row = row
     st.block_length = linear - first
     drop_dead_flags(st, count)
     return count

@@ -18,10 +18,11 @@ from pyhyve.cpu.isa.x86 import (
     segments,
     transfer,
 )
-from pyhyve.cpu.isa.x86.spec import EventKind
+from pyhyve.cpu.isa.x86.spec import Eflags, EventKind
 from pyhyve.cpu.isa.x86.state import Gpr, Seg
 from pyhyve.cpu.isa.x86.strings import STRINGS
 from pyhyve.cpu.isa.x86.table import Row, row
+from pyhyve.cpu.lang.builder import LIKELY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +40,7 @@ def _size(c: X86Context) -> Value:
 def _finish(c: X86Context) -> None:
     """The kernel did everything but advance."""
     c.st.pc = c.next_pc
-    c.leave()
+    c.go_on()
 
 
 def _then_leave(kernel: Any, *arguments: str) -> Semantics:
@@ -66,7 +67,7 @@ def _transfers(kernel: Any, *arguments: str) -> Semantics:
 
     def semantics(c: X86Context) -> None:
         c.call(kernel, *(_argument(c, a) for a in arguments))
-        c.leave()
+        c.go_on()
 
     return semantics
 
@@ -194,7 +195,7 @@ def _far_memory(kernel: Any) -> Semantics:
         offset = c.load(c.part(0, c.bits // 8), c.bits).zext(64)
         selector = c.load(c.part(c.bits // 8, 2), 16).zext(64)
         c.call(kernel, selector, offset, _size(c), c.next_pc)
-        c.leave()
+        c.go_on()
 
     return semantics
 
@@ -202,7 +203,7 @@ def _far_memory(kernel: Any) -> Semantics:
 def _far_direct(kernel: Any) -> Semantics:
     def semantics(c: X86Context) -> None:
         c.call(kernel, c.symbol("V1", "u31"), c.symbol("V0", ""), _size(c), c.next_pc)
-        c.leave()
+        c.go_on()
 
     return semantics
 
@@ -210,7 +211,7 @@ def _far_direct(kernel: Any) -> Semantics:
 def _far_return(c: X86Context) -> None:
     extra = c.symbol("V0", "u31") if c.variant.forms else c.constant(0)
     c.call(interrupt_return.far_return, _size(c), extra)
-    c.leave()
+    c.go_on()
 
 
 def _interrupt_number(c: X86Context) -> None:
@@ -328,6 +329,31 @@ def _access_control(on: int) -> Semantics:
     return semantics
 
 
+def _disable_interrupts(c: X86Context) -> None:
+    """CLI; privileged code needs no look at IOPL."""
+    for privileged in c.builder.branch((c.st.mode & 3) == 0, LIKELY):
+        if privileged:
+            c.st.eflags = c.st.eflags & ~c.constant(Eflags.IF, 32)
+        else:
+            c.call(flow.disable_interrupts)
+
+
+def _enable_interrupts(c: X86Context) -> None:
+    """STI. Interrupts wait for the instruction after it.
+
+    None is looked for before the next block, so that when none has been set aside there is nothing to hold off; the
+    translator does not let a block end here.
+    """
+    quiet = ((c.st.mode & 3) == 0) & (c.st.deferred == 0) & (c.st.single == 0)
+    for nothing_waits in c.builder.branch(quiet, LIKELY):
+        if nothing_waits:
+            c.st.eflags = c.st.eflags | c.constant(Eflags.IF, 32)
+        else:
+            c.call(flow.enable_interrupts)
+            c.st.pc = c.next_pc
+            c.builder.ret()
+
+
 def _string(name: str) -> Semantics:
     def semantics(c: X86Context) -> None:
         kernel = STRINGS[name, c.bits // 8]
@@ -386,8 +412,8 @@ ROWS: tuple[Row, ...] = (
     row("8C", "mov_from_seg", "Ev Sw", _move_from_segment, flags="n", memory_bits=16),
     *(row(f"8E /{number}", "gone", "Sw Ev", _undefined, size="v", ends=True) for number in (1, 6, 7)),
     row("8E", "mov_to_seg", "Sw Ev", _move_to_segment, size="v", flags="n", ends=True, memory_bits=16, stores=False),
-    row("FA", "cli", "", _then_next(flow.disable_interrupts)),
-    row("FB", "sti", "", _then_leave(flow.enable_interrupts), ends=True),
+    row("FA", "cli", "", _disable_interrupts),
+    row("FB", "sti", "", _enable_interrupts),
     row("F4", "hlt", "", _transfers(flow.halt, "next"), ends=True),
     row("CC", "int3", "", _interrupt_fixed(3, EventKind.SOFTWARE_EXCEPTION), ends=True),
     row("CD", "int", "Ib", _interrupt_number, ends=True),
@@ -406,7 +432,7 @@ ROWS: tuple[Row, ...] = (
     row("0F 07", "sysret", "", _transfers(transfer.sysret, "size"), size="v", ends=True),
     row("0F 34", "sysenter", "", _transfers(transfer.sysenter), ends=True),
     row("0F 35", "sysexit", "", _transfers(transfer.sysexit, "size"), size="v", ends=True),
-    row("0F 01 F8", "swapgs", "", _then_leave(transfer.swapgs), ends=True, mode="64"),
+    row("0F 01 F8", "swapgs", "", _then_next(transfer.swapgs), mode="64"),
     row("0F 01 F9", "rdtscp", "", _then_next(msr.rdtscp)),
     row("0F 01 D1", "xsetbv", "", _then_leave(control.xsetbv), ends=True),
     row("NP 0F 01 CA", "clac", "", _access_control(0), ends=True),

@@ -141,7 +141,7 @@ def pop_flags(c: X86Context) -> None:
     c.commit()
     write_popped_flags(c.st, value, c.constant(c.bits))
     c.st.pc = c.next_pc
-    c.leave()
+    c.go_on()
 
 
 def load_ah(c: X86Context) -> None:
