@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import llvmlite.binding as llvm
 import pytest
 
-from pyhyve.cpu.engine.state import JUMP_CACHE_ENTRIES, JUMP_ENTRY, JUMP_PAGES, TLB_BYTES, TLB_ENTRIES
+from pyhyve.cpu.engine.state import (
+    JUMP_CACHE_ENTRIES,
+    JUMP_ENTRY,
+    JUMP_PAGES,
+    TLB_BYTES,
+    TLB_ENTRIES,
+    TLB_ENTRY,
+    TLB_VICTIMS,
+)
 from pyhyve.cpu.isa.x86.state import STATE, TLB_TABLES, Gpr, Seg
 from pyhyve.cpu.lang import Array, Int, Kernel, Module, Pointer
 
@@ -31,6 +39,7 @@ class Processor:
         self.ram = (ctypes.c_uint8 * (RAM_BYTES + 4096))()
         self.ram_base = ctypes.addressof(self.ram) + 4095 & ~4095
         self._tlb = (ctypes.c_uint8 * (TLB_BYTES * TLB_TABLES + 64))()
+        self._victims = (ctypes.c_uint8 * (TLB_ENTRY.size_bytes * TLB_VICTIMS * TLB_TABLES))()
         self._marks = (ctypes.c_uint8 * (TLB_ENTRIES * TLB_TABLES))()
         self._log = (ctypes.c_uint16 * (TLB_ENTRIES * TLB_TABLES))()
         self._jump = (ctypes.c_uint8 * (JUMP_CACHE_ENTRIES * JUMP_ENTRY.size_bytes + 64))()
@@ -49,6 +58,8 @@ class Processor:
         self["tlb_base"] = ctypes.addressof(self._tlb) + align & ~align
         self["tlb"] = self["tlb_base"]
         self["tlb_marks"], self["tlb_log"] = ctypes.addressof(self._marks), ctypes.addressof(self._log)
+        self["tlb_victims"] = ctypes.addressof(self._victims)
+        ctypes.memset(self._victims, 0xFF, ctypes.sizeof(self._victims))
         ctypes.memset(self._marks, 0, ctypes.sizeof(self._marks))
         for name in ("large_base", "large_mask", "large_global_base", "large_global_mask"):
             self[name] = (1 << 64) - 1
@@ -119,6 +130,7 @@ class Processor:
     def flush(self) -> None:
         """Empty the TLB after changing tables behind the processor's back."""
         ctypes.memset(self._tlb, 0xFF, ctypes.sizeof(self._tlb))
+        ctypes.memset(self._victims, 0xFF, ctypes.sizeof(self._victims))
         ctypes.memset(self._marks, 0, ctypes.sizeof(self._marks))
         self["tlb_log_count"] = 0
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pyhyve.cpu.engine.regions import Regions
     from pyhyve.cpu.engine.sharing import Owners
 
+_JUMP = 0xE9
 DEAD_MODE = NO_ADDRESS
 """`mode` of a dropped block: matches no lookup."""
 
@@ -26,7 +27,7 @@ class Blocks:
         @kernel(U64, U64, name="blocks.write_jump")
         def write_jump(at: Any, target: Any) -> None:
             """Make the host code at `at` a 5-byte `jmp target`."""
-            at.cast(U8)[0] = 0xE9
+            at.cast(U8)[0] = _JUMP
             (at + 1).cast(U32)[0] = (target - (at + 5)).trunc(32)
 
         @kernel(pointer, U64, U64, result=Pointer(BLOCK), name="blocks.find")
@@ -111,9 +112,15 @@ class Blocks:
                 release(st, page)
 
         self.write_jump = write_jump
+        self.is_dropped = _is_jump
         self.find = find
         self.add = add
         self.invalidate = invalidate
+
+
+@inline
+def _is_jump(code: Value) -> Value:
+    return code.cast(U8)[0] == _JUMP
 
 
 @inline

@@ -276,6 +276,13 @@ class Dispatcher:
                 enter(st, code)
                 if alone != 0:
                     retag(st)
+                left = st.left_block
+                if left != 0:
+                    # A block was left at its head. If it is a dropped one, to which others still jump, send them on.
+                    st.left_block = 0
+                    if blocks.is_dropped(left):
+                        st.link_stub = left
+                        st.link_site = 0
                 if st.single != 0 and st.stop == 0:
                     st.single = 0
                     st.access_done = 0

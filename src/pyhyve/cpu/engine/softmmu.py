@@ -22,6 +22,8 @@ from pyhyve.cpu.engine.state import (
     PAGE_SHIFT,
     TLB_BYTES,
     TLB_ENTRIES,
+    TLB_ENTRY,
+    TLB_VICTIMS,
     WATCH_READ,
     WATCH_WRITE,
     WATCHPOINTS,
@@ -119,6 +121,10 @@ class SoftMmu:
             st.generation = st.generation + 1
             retag(st)
 
+        @kernel(pointer, name="mmu.flush_victims")
+        def flush_victims(st: Any) -> None:
+            current().fill_bytes(st.tlb_victims, 0xFF, u64(indexes * TLB_VICTIMS * TLB_ENTRY.size_bytes))
+
         @kernel(pointer, name="mmu.flush_all")
         def flush_all(st: Any) -> None:
             """Forget every translation, and every address looked up in the jump cache."""
@@ -126,6 +132,7 @@ class SoftMmu:
             while i < indexes:
                 flush_index(st, i)
                 i += 1
+            flush_victims(st)
             i = 0
             while i < st.tlb_log_count:
                 st.tlb_marks[st.tlb_log[i]] = 0
@@ -150,6 +157,7 @@ class SoftMmu:
                 st.tlb_marks[slot] = 0
                 i += 1
             st.tlb_log_count = 0
+            flush_victims(st)
             st.local_generation = st.local_generation + 1
             if st.jump_local != 0:
                 st.jump_local = 0
@@ -167,6 +175,13 @@ class SoftMmu:
                 entry.write = NO_ADDRESS
                 entry.fetch = NO_ADDRESS
                 i += 1
+            i = 0
+            page = address & PAGE_MASK
+            while i < indexes * TLB_VICTIMS:
+                victim = st.tlb_victims[i]
+                if victim.read == page or victim.write == page or victim.fetch == page:
+                    _invalidate(victim)
+                i += 1
             if st.jump_pages[(address >> PAGE_SHIFT) & (JUMP_PAGES - 1)] != 0:
                 forget_jumps(st)
 
@@ -179,6 +194,13 @@ class SoftMmu:
                 entry = st.tlb_base[i]
                 if entry.write != NO_ADDRESS and (entry.write + entry.addend) == hva_page:
                     entry.write = NO_ADDRESS
+                    found += 1
+                i += 1
+            i = 0
+            while i < indexes * TLB_VICTIMS:
+                victim = st.tlb_victims[i]
+                if victim.write != NO_ADDRESS and (victim.write + victim.addend) == hva_page:
+                    victim.write = NO_ADDRESS
                     found += 1
                 i += 1
             return found
@@ -203,11 +225,57 @@ class SoftMmu:
                         return 1
             return 0
 
+        @kernel(pointer, U64, name="mmu.mark_local")
+        def mark_local(st: Any, slot: Any) -> None:
+            """Log the entry `slot` for `flush_local`."""
+            if st.tlb_marks[slot] == 0:
+                st.tlb_marks[slot] = 1
+                st.tlb_log[st.tlb_log_count] = slot.trunc(16)
+                st.tlb_log_count = st.tlb_log_count + 1
+
+        @kernel(pointer, U64, U64, U64, result=U64, name="mmu.recall")
+        def recall(st: Any, address: Any, access: Any, index: Any) -> Any:
+            """Bring back the entry for `access`, if another has displaced it lately; 1 when it was found."""
+            page = address & PAGE_MASK
+            entry = _entry(st, address, index)
+            i: U64 = 0
+            while i < TLB_VICTIMS:
+                victim = st.tlb_victims[index * TLB_VICTIMS + i]
+                tag = victim.read
+                if access == Access.WRITE:
+                    tag = victim.write
+                elif access == Access.FETCH:
+                    tag = victim.fetch
+                if tag == page:
+                    _swap(entry, victim)
+                    # Whether it was logged is not known any more.
+                    mark_local(st, _slot(address, index))
+                    return 1
+                i += 1
+            return 0
+
+        @kernel(pointer, U64, U64, name="mmu.displace")
+        def displace(st: Any, page: Any, index: Any) -> None:
+            """Keep the entry that is about to be filled for `page`, if it holds another."""
+            entry = _entry(st, page, index)
+            held = entry.read & entry.write & entry.fetch
+            if held != NO_ADDRESS and held != page:
+                number = st.tlb_next_victim & (TLB_VICTIMS - 1)
+                st.tlb_next_victim = number + 1
+                victim = st.tlb_victims[index * TLB_VICTIMS + number]
+                victim.read = entry.read
+                victim.write = entry.write
+                victim.addend = entry.addend
+                victim.fetch = entry.fetch
+                _invalidate(entry)
+
         @kernel(pointer, U64, U64, U64, result=U64, name="mmu.fill")
         def fill(st: Any, address: Any, access: Any, index: Any) -> Any:
             """Translate for `access`, install the page, and return the host address, 0 for a device; may fault."""
             if index == checked:
                 return fill(st, address, access, unchecked)
+            if recall(st, address, access, index) != 0:
+                return address + _entry(st, address, index).addend
             gpa = translate(st, address, access, index)
             if st.stop != 0:
                 return 0
@@ -215,14 +283,11 @@ class SoftMmu:
             hva = host_address(st, gpa)
             if hva == 0:
                 return 0
+            page = address & PAGE_MASK
+            displace(st, page, index)
             entry = _entry(st, address, index)
             if st.walk_lasting == 0:
-                slot = ((address >> PAGE_SHIFT) & (TLB_ENTRIES - 1)) + index * TLB_ENTRIES
-                if st.tlb_marks[slot] == 0:
-                    st.tlb_marks[slot] = 1
-                    st.tlb_log[st.tlb_log_count] = slot.trunc(16)
-                    st.tlb_log_count = st.tlb_log_count + 1
-            page = address & PAGE_MASK
+                mark_local(st, _slot(address, index))
             addend = (hva & PAGE_MASK) - page
             if entry.addend != addend:
                 entry.read = NO_ADDRESS
@@ -621,6 +686,25 @@ class SoftMmu:
 
 
 @inline
+def _slot(address: Value, index: Value) -> Value:
+    return ((address >> PAGE_SHIFT) & (TLB_ENTRIES - 1)) + index * TLB_ENTRIES
+
+
+@inline
 def _entry(st: Value, address: Value, index: Value) -> Value:
-    slot = (address >> PAGE_SHIFT) & (TLB_ENTRIES - 1)
-    return st.tlb_base[slot + index * TLB_ENTRIES]
+    return st.tlb_base[_slot(address, index)]
+
+
+@inline
+def _invalidate(entry: Value) -> None:
+    entry.read = NO_ADDRESS
+    entry.write = NO_ADDRESS
+    entry.fetch = NO_ADDRESS
+
+
+@inline
+def _swap(a: Value, b: Value) -> None:
+    for name in ("read", "write", "addend", "fetch"):
+        first, second = getattr(a, name).get(), getattr(b, name).get()
+        setattr(a, name, second)
+        setattr(b, name, first)

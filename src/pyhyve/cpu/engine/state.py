@@ -12,6 +12,8 @@ from pyhyve.cpu.lang import U8, U16, U32, U64, Array, Pointer, Struct, Value, in
 
 TLB_ENTRIES = 1024
 TLB_ENTRY_SHIFT = 5
+TLB_VICTIMS = 8
+"""Entries a translation index keeps of those that others displaced."""
 TLB_BYTES = TLB_ENTRIES << TLB_ENTRY_SHIFT
 _JUMP_CACHE_SHIFT = 14
 JUMP_CACHE_ENTRIES = 1 << _JUMP_CACHE_SHIFT
@@ -109,11 +111,12 @@ def add_engine_fields(state: Struct) -> Struct:
     state.add("stop", U32).add("request", U32)
     state.add("deferred", U32).add("deferred_pad", U32)
     state.add("lookup_tag", U64)
-    state.add("link_stub", U64).add("link_site", U64)
+    state.add("link_stub", U64).add("link_site", U64).add("left_block", U64)
     state.add("mode", U64).add("generation", U64).add("local_generation", U64)
     state.add("tag_local", U64).add("jump_local", U64)
     state.add("jump_cache", Pointer(JUMP_ENTRY)).add("jump_pages", Pointer(U8))
     state.add("tlb", Pointer(TLB_ENTRY)).add("tlb_base", Pointer(TLB_ENTRY))
+    state.add("tlb_victims", Pointer(TLB_ENTRY)).add("tlb_next_victim", U64)
     state.add("tlb_marks", Pointer(U8)).add("tlb_log", Pointer(U16)).add("tlb_log_count", U64)
     state.add("walk_lasting", U64)
     state.add("single", U64)
@@ -143,8 +146,8 @@ def add_engine_fields(state: Struct) -> Struct:
 
 
 MIDST = (
-    "stop", "request", "deferred", "link_stub", "single", "access_done", "access_next", "event_waits", "written_count",
-    "written_all",
+    "stop", "request", "deferred", "link_stub", "left_block", "single", "access_done", "access_next", "event_waits",
+    "written_count", "written_all",
 )  # fmt: skip
 """Fields that say what a vCPU is in the midst of: all zero, it is at `pc` and nothing is asked of it."""
 NO_ADDRESS = (1 << 64) - 1
@@ -183,6 +186,7 @@ __all__ = [
     "TLB_ENTRIES",
     "TLB_ENTRY",
     "TLB_ENTRY_SHIFT",
+    "TLB_VICTIMS",
     "UOP",
     "Request",
     "Stop",

@@ -19,6 +19,8 @@ from pyhyve.cpu.engine.state import (
     REGION,
     TLB_BYTES,
     TLB_ENTRIES,
+    TLB_ENTRY,
+    TLB_VICTIMS,
 )
 from pyhyve.support.errors import UserError
 
@@ -98,6 +100,7 @@ class EngineVcpu:
         table = self._table("tlb_base", TLB_BYTES * indexes)
         table[:] = b"\xff" * len(table)
         self.set("tlb", self.get("tlb_base"))
+        self._table("tlb_victims", TLB_VICTIMS * TLB_ENTRY.size_bytes * indexes)
         self._table("tlb_marks", TLB_ENTRIES * indexes)
         self._table("tlb_log", 2 * TLB_ENTRIES * indexes)
         self._table("jump_cache", JUMP_CACHE_ENTRIES * JUMP_ENTRY.size_bytes)

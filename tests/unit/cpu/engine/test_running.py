@@ -315,3 +315,15 @@ def test_single_step_trap_follows_indirect_jumps_that_are_in_the_jump_cache(gues
     registers = guest.run_to_halt(rdx=0x12000, rbx=0)
     # call, nop, ret, nop, pushfq, and, popfq: the last one began with TF set.
     assert registers["rbx"] == 7
+
+
+def test_jumps_to_code_that_was_replaced_are_sent_on(guest: Guest) -> None:
+    # L: inc eax; jmp M; M: add ebx, 1; dec ecx; jnz L; hlt: chained within a page; then the host rewrites M.
+    guest.code("ffc0 e939000000", at=CODE)
+    guest.code("83c301 ffc9 75b9 f4", at=CODE + 0x40)
+    guest.run_to_halt(rip=CODE, rax=0, rbx=0, rcx=100)
+    guest.code("83c302", at=CODE + 0x40)
+    before = guest.vcpu.engine.get("count_entered")
+    registers = guest.run_to_halt(rip=CODE, rax=0, rbx=0, rcx=1000)
+    assert (registers["rax"], registers["rbx"]) == (1000, 2000)
+    assert guest.vcpu.engine.get("count_entered") - before < 20

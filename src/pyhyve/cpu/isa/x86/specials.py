@@ -22,6 +22,7 @@ def head(c: X86Context) -> None:
     request = c.builder.load(c.st.ref("request"), volatile=True)
     for asked in c.builder.branch(request != 0, UNLIKELY):
         if asked:
+            c.st.left_block = c.symbol("HOT")
             c.save_pc()
             c.builder.ret()
 
