@@ -40,6 +40,7 @@ class Processor:
         self.ram_base = ctypes.addressof(self.ram) + 4095 & ~4095
         self._tlb = (ctypes.c_uint8 * (TLB_BYTES * TLB_TABLES + 64))()
         self._victims = (ctypes.c_uint8 * (TLB_ENTRY.size_bytes * TLB_VICTIMS * TLB_TABLES))()
+        self._victim_marks = (ctypes.c_uint8 * (TLB_VICTIMS * TLB_TABLES))()
         self._marks = (ctypes.c_uint8 * (TLB_ENTRIES * TLB_TABLES))()
         self._log = (ctypes.c_uint16 * (TLB_ENTRIES * TLB_TABLES))()
         self._jump = (ctypes.c_uint8 * (JUMP_CACHE_ENTRIES * JUMP_ENTRY.size_bytes + 64))()
@@ -59,6 +60,7 @@ class Processor:
         self["tlb"] = self["tlb_base"]
         self["tlb_marks"], self["tlb_log"] = ctypes.addressof(self._marks), ctypes.addressof(self._log)
         self["tlb_victims"] = ctypes.addressof(self._victims)
+        self["tlb_victim_marks"] = ctypes.addressof(self._victim_marks)
         ctypes.memset(self._victims, 0xFF, ctypes.sizeof(self._victims))
         ctypes.memset(self._marks, 0, ctypes.sizeof(self._marks))
         for name in ("large_base", "large_mask", "large_global_base", "large_global_mask"):

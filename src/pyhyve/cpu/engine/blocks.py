@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pyhyve.cpu.engine.state import BLOCK, HASH_ENTRIES, NO_ADDRESS, PAGE_BYTES, PAGE_MASK, PAGE_SHIFT, jump_slot
+from pyhyve.cpu.engine.state import BLOCK, HASH_ENTRIES, NO_ADDRESS, PAGE_BYTES, PAGE_MASK, PAGE_SHIFT
 from pyhyve.cpu.lang import U8, U32, U64, Pointer, Struct, Value, inline, kernel, u64
 
 if TYPE_CHECKING:
+    from pyhyve.cpu.engine.jumps import Jumps
     from pyhyve.cpu.engine.regions import Regions
     from pyhyve.cpu.engine.sharing import Owners
 
@@ -19,7 +20,7 @@ DEAD_MODE = NO_ADDRESS
 class Blocks:
     """Kernels over the block array, its hash table and the per-page lists."""
 
-    def __init__(self, state: Struct, regions: Regions, owners: Owners) -> None:
+    def __init__(self, state: Struct, regions: Regions, owners: Owners, jumps: Jumps) -> None:
         pointer = Pointer(state)
         page_index = regions.page_index
         release = owners.release
@@ -92,9 +93,7 @@ class Blocks:
                 if block.mode == DEAD_MODE or (start < last and first < end):
                     if block.mode != DEAD_MODE:
                         block.mode = DEAD_MODE
-                        cached = st.jump_cache[jump_slot(block.pc)]
-                        if cached.code == block.code:
-                            cached.pc = NO_ADDRESS
+                        jumps.drop(st, block.pc, block.code)
                         if block.leave != 0:
                             write_jump(block.code, block.leave)
                 else:

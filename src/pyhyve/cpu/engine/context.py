@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pyhyve.cpu.engine.state import PAGE_MASK, PAGE_SHIFT, TLB_ENTRIES, TLB_ENTRY, TLB_ENTRY_SHIFT, jump_slot
+from pyhyve.cpu.engine.jumps import jump_entry
+from pyhyve.cpu.engine.state import PAGE_MASK, PAGE_SHIFT, TLB_ENTRIES, TLB_ENTRY, TLB_ENTRY_SHIFT
 from pyhyve.cpu.lang import U32, U64, Int, Pointer, Value
 from pyhyve.cpu.lang.builder import LIKELY, UNLIKELY, Builder
 
@@ -216,7 +217,7 @@ class StencilContext:
     def go_to(self, target: Value) -> None:
         """Go to the block at guest address `target`: through the jump cache, or else the dispatcher."""
         pc = target.get()
-        entry = self.st.jump_cache[jump_slot(pc)]
+        entry = jump_entry(self.st, pc)
         for same in self.builder.branch(entry.pc == pc, LIKELY):
             if same:
                 for valid in self.builder.branch(entry.tag == self.st.lookup_tag, LIKELY):
@@ -224,6 +225,13 @@ class StencilContext:
                         code = entry.code.cast(U64)
                         self.write_held()
                         self._tail(code.ir)
+        # Not in its first place: there is a second one.
+        other = self.mmu.jumps.find(self.st, pc)
+        for known in self.builder.branch(other != 0, UNLIKELY):
+            if known:
+                code = other.cast(U64)
+                self.write_held()
+                self._tail(code.ir)
         self.check_target(pc)
         self.write_held()
         self.st.pc = pc

@@ -13,7 +13,6 @@ from pyhyve.cpu.engine.softmmu import Access
 from pyhyve.cpu.engine.state import (
     BLOCK,
     HASH_ENTRIES,
-    JUMP_PAGES,
     MAX_BLOCKS,
     NO_ADDRESS,
     PAGE_BYTES,
@@ -22,7 +21,6 @@ from pyhyve.cpu.engine.state import (
     TLB_ENTRIES,
     Request,
     Stop,
-    jump_slot,
     retag,
 )
 from pyhyve.cpu.engine.stitch import make_stitch
@@ -156,9 +154,10 @@ class Dispatcher:
         def look_up(st: Any) -> Any:
             """Host code for `pc`; 0 when something is pending instead."""
             pc = st.pc
-            entry = st.jump_cache[jump_slot(pc)]
-            if st.single == 0 and entry.pc == pc and entry.tag == st.lookup_tag:
-                return entry.code
+            if st.single == 0:
+                known = mmu.jumps.find(st, pc)
+                if known != 0:
+                    return known
             linear = isa.linear_pc(st)
             if st.stop != 0:
                 return 0
@@ -191,10 +190,7 @@ class Dispatcher:
                 if st.tag_local == 0 and st.tlb_marks[slot] != 0:
                     # Found by a tag that outlasts the page: the next local flush must change that tag.
                     st.jump_local = 1
-                st.jump_pages[(pc >> PAGE_SHIFT) & (JUMP_PAGES - 1)] = 1
-                entry.pc = pc
-                entry.tag = st.lookup_tag
-                entry.code = block.code
+                mmu.jumps.keep(st, pc, block.code)
             return block.code
 
         @kernel(pointer, U64, name="dispatch.link")

@@ -15,7 +15,6 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 from pyhyve.cpu.engine.state import (
-    JUMP_PAGES,
     NO_ADDRESS,
     PAGE_BYTES,
     PAGE_MASK,
@@ -33,6 +32,7 @@ from pyhyve.cpu.engine.state import (
 from pyhyve.cpu.lang import PRESERVE_MOST, U8, U16, U32, U64, Pointer, Struct, Value, current, inline, kernel, u64
 
 if TYPE_CHECKING:
+    from pyhyve.cpu.engine.jumps import Jumps
     from pyhyve.cpu.engine.regions import Regions
     from pyhyve.cpu.engine.sharing import Owners
     from pyhyve.cpu.lang import Kernel
@@ -87,7 +87,9 @@ class SoftMmu:
         owners: Owners,
         indexes: int,
         alignment_checks: AlignmentChecks,
+        jumps: Jumps,
     ) -> None:
+        self.jumps = jumps
         self.state = state
         self._alignment_checks = alignment_checks
         self._regions = regions
@@ -104,7 +106,7 @@ class SoftMmu:
         check_address = self._check_address
         checked, unchecked = self._alignment_checks.index, self._alignment_checks.translates_as
         misaligned = self._alignment_checks.misaligned
-        owners = self._owners
+        owners, jumps = self._owners, self.jumps
         host_address = self._regions.host_address
         page_index = self._regions.page_index
         is_readonly = self._regions.is_readonly
@@ -112,14 +114,6 @@ class SoftMmu:
         @kernel(pointer, U64, name="mmu.flush_index")
         def flush_index(st: Any, index: Any) -> None:
             current().fill_bytes(st.tlb_base.offset(index * TLB_BYTES), 0xFF, u64(TLB_BYTES))
-
-        @kernel(pointer, name="mmu.forget_jumps")
-        def forget_jumps(st: Any) -> None:
-            """Forget every address looked up in the jump cache."""
-            current().fill_bytes(st.jump_pages, 0, u64(JUMP_PAGES))
-            st.jump_local = 0
-            st.generation = st.generation + 1
-            retag(st)
 
         @kernel(pointer, name="mmu.flush_victims")
         def flush_victims(st: Any) -> None:
@@ -138,7 +132,7 @@ class SoftMmu:
                 st.tlb_marks[st.tlb_log[i]] = 0
                 i += 1
             st.tlb_log_count = 0
-            forget_jumps(st)
+            jumps.forget(st)
             st.count_flush = st.count_flush + 1
 
         @kernel(pointer, name="mmu.flush_local")
@@ -182,8 +176,7 @@ class SoftMmu:
                 if victim.read == page or victim.write == page or victim.fetch == page:
                     _invalidate(victim)
                 i += 1
-            if st.jump_pages[(address >> PAGE_SHIFT) & (JUMP_PAGES - 1)] != 0:
-                forget_jumps(st)
+            jumps.forget_page(st, address)
 
         @kernel(pointer, U64, result=U64, name="mmu.protect_code_page")
         def protect_code_page(st: Any, hva_page: Any) -> Any:
@@ -248,8 +241,11 @@ class SoftMmu:
                     tag = victim.fetch
                 if tag == page:
                     _swap(entry, victim)
-                    # Whether it was logged is not known any more.
-                    mark_local(st, _slot(address, index))
+                    slot = _slot(address, index)
+                    was_local = st.tlb_marks[slot]
+                    if st.tlb_victim_marks[index * TLB_VICTIMS + i] != 0:
+                        mark_local(st, slot)
+                    st.tlb_victim_marks[index * TLB_VICTIMS + i] = was_local
                     return 1
                 i += 1
             return 0
@@ -267,6 +263,7 @@ class SoftMmu:
                 victim.write = entry.write
                 victim.addend = entry.addend
                 victim.fetch = entry.fetch
+                st.tlb_victim_marks[index * TLB_VICTIMS + number] = st.tlb_marks[_slot(page, index)]
                 _invalidate(entry)
 
         @kernel(pointer, U64, U64, U64, result=U64, name="mmu.fill")

@@ -116,7 +116,7 @@ def add_engine_fields(state: Struct) -> Struct:
     state.add("tag_local", U64).add("jump_local", U64)
     state.add("jump_cache", Pointer(JUMP_ENTRY)).add("jump_pages", Pointer(U8))
     state.add("tlb", Pointer(TLB_ENTRY)).add("tlb_base", Pointer(TLB_ENTRY))
-    state.add("tlb_victims", Pointer(TLB_ENTRY)).add("tlb_next_victim", U64)
+    state.add("tlb_victims", Pointer(TLB_ENTRY)).add("tlb_victim_marks", Pointer(U8)).add("tlb_next_victim", U64)
     state.add("tlb_marks", Pointer(U8)).add("tlb_log", Pointer(U16)).add("tlb_log_count", U64)
     state.add("walk_lasting", U64)
     state.add("single", U64)

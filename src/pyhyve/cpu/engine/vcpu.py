@@ -101,6 +101,7 @@ class EngineVcpu:
         table[:] = b"\xff" * len(table)
         self.set("tlb", self.get("tlb_base"))
         self._table("tlb_victims", TLB_VICTIMS * TLB_ENTRY.size_bytes * indexes)
+        self._table("tlb_victim_marks", TLB_VICTIMS * indexes)
         self._table("tlb_marks", TLB_ENTRIES * indexes)
         self._table("tlb_log", 2 * TLB_ENTRIES * indexes)
         self._table("jump_cache", JUMP_CACHE_ENTRIES * JUMP_ENTRY.size_bytes)

@@ -110,3 +110,33 @@ def test_many_pages_are_all_dropped(guest: Guest) -> None:
     touch = "be00000000 8a1e 81c600100000 81fe00008000 72f0"
     guest.code(read + touch + read + remap(PTE, OTHER | 3) + WRITE_CR3 + read + "f4")
     assert guest.run_to_halt(cr4=CR4 | PGE)["rax"] & 0xFF == ord("B")
+
+
+@pytest.mark.parametrize("flags", [0, GLOBAL])
+def test_displaced_entries_follow_the_same_rules(guest: Guest, flags: int) -> None:
+    # The page and one 4 MiB above it share a place in the TLB: each displaces the other, and comes back.
+    far = PAGE + (4 << 20)
+    guest.map(PAGE, PAGE, 3 | flags)
+    guest.memory.write(PAGE, b"A" * 8)
+    guest.memory.write(OTHER, b"B" * 8)
+    read = "8a0425" + PAGE.to_bytes(4, "little").hex()
+    displace = "8a1c25" + far.to_bytes(4, "little").hex()  # mov bl, [far]
+    change = read + displace + remap(PTE, OTHER | 3 | flags)
+    guest.code(change + WRITE_CR3 + displace + read + "f4")
+    # That a global page stays is allowed, not promised: it shares its place with one that does not.
+    assert chr(guest.run_to_halt(cr4=CR4 | PGE, rip=CODE)["rax"] & 0xFF) in ("AB" if flags else "B")
+    guest.map(PAGE, PAGE, 3 | flags)
+    guest.code(change + INVLPG + displace + read + "f4")
+    assert chr(guest.run_to_halt(cr4=CR4 | PGE, rip=CODE)["rax"] & 0xFF) == "B"
+
+
+def test_displaced_entries_do_not_outlast_the_code_that_is_made_of_their_pages(guest: Guest) -> None:
+    # Write to a page, displace its entry, run code from it (so that writes must be seen), bring the entry back, write.
+    far = PAGE + (4 << 20)
+    store = "c60425" + (PAGE + 1).to_bytes(4, "little").hex()  # mov byte [PAGE + 1], n
+    displace = "8a1c25" + far.to_bytes(4, "little").hex()
+    guest.code("b000 c3", at=PAGE)
+    call = "ffd2"
+    guest.code(f"{store}01 {displace} {call} 0fb6f0 {store}02 {displace} {call} {store}07 {call} f4")
+    registers = guest.run_to_halt(rdx=PAGE)
+    assert (registers["rsi"], registers["rax"] & 0xFF) == (1, 7)

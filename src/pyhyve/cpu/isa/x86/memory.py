@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pyhyve.cpu.engine.blocks import Blocks
+from pyhyve.cpu.engine.jumps import Jumps
 from pyhyve.cpu.engine.sharing import Owners
 from pyhyve.cpu.engine.softmmu import AlignmentChecks, SoftMmu
 from pyhyve.cpu.isa.x86 import faults, paging
@@ -26,7 +27,8 @@ TLB_INDEXES = 3
 """Tables that are filled."""
 
 owners = Owners(STATE, regions)
-blocks = Blocks(STATE, regions, owners)
+jumps = Jumps(STATE)
+blocks = Blocks(STATE, regions, owners, jumps)
 mmu = SoftMmu(
     STATE,
     regions,
@@ -36,6 +38,7 @@ mmu = SoftMmu(
     owners,
     TLB_INDEXES,
     AlignmentChecks(TLB_USER_ALIGNED, TLB_USER, faults.ac),
+    jumps,
 )
 
 

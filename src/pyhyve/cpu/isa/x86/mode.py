@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyhyve.cpu.engine.state import TLB_ENTRIES, jump_slot, retag
+from pyhyve.cpu.engine.state import TLB_ENTRIES, retag
+from pyhyve.cpu.isa.x86.memory import jumps
 from pyhyve.cpu.isa.x86.spec import Cr0, Cr4, Efer, Eflags
 from pyhyve.cpu.isa.x86.state import STATE, Seg
 from pyhyve.cpu.lang import U32, U64, Pointer, kernel, u32, u64
@@ -34,10 +35,7 @@ def next_code(st: Any) -> Any:
     busy = (st.deferred | st.interrupt_shadow | (st.eflags & Eflags.TF)).zext(64) | st.single | st.watch_on | st.step
     if busy != 0:
         return 0
-    entry = st.jump_cache[jump_slot(st.pc)]
-    if entry.pc == st.pc and entry.tag == st.lookup_tag:
-        return entry.code
-    return 0
+    return jumps.find(st, st.pc)
 
 
 @kernel(Pointer(STATE), name="x86.mode_changed", attributes="nounwind noinline")
