@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from pyhyve.cpu.isa.x86 import faults
-from pyhyve.cpu.isa.x86.memory import TLB_USER_ALIGNED
+from pyhyve.cpu.isa.x86.memory import TLB_USER_ALIGNED, current_index, mmu
 from pyhyve.cpu.isa.x86.mode import MODE_FLAT
-from pyhyve.cpu.isa.x86.spec import Cr0, Cr4
+from pyhyve.cpu.isa.x86.spec import Cr0, Cr4, PageFault, Vector
 from pyhyve.cpu.isa.x86.state import STATE, Seg
 from pyhyve.cpu.lang import U64, Pointer, kernel, u64
 
@@ -72,6 +72,15 @@ def check_segment(st: Any, offset: Any, segment: Any, size: Any, access: Any) ->
             bad = u64(1)
     elif last > limit:
         bad = u64(1)
+    if bad != 0 and size == _FX_BYTES:
+        # The start of such an area is reached before its end is looked at.
+        first = check_segment(st, offset, segment, 4, 0)
+        if st.stop == 0:
+            mmu.probe_read(st, first, u64(4), current_index(st))
+            if st.stop != 0 and write != 0 and st.event_vector == Vector.PF:
+                st.event_error = st.event_error | PageFault.WRITE
+        if st.stop != 0:
+            return 0
     if bad != 0:
         if segment == Seg.SS:
             faults.ss(st, 0)
