@@ -7,7 +7,7 @@ JOBS ?= $(shell nproc)
 export PYTHON
 export PYTHONPATH := src
 
-.PHONY: help demo test lint unit test-kvm fuzz-cpu fuzz-img fuzz-rpc fuzz-virtio bench setup setup-test clean
+.PHONY: help demo test lint unit test-kvm fuzz-cpu fuzz-img fuzz-qmp fuzz-rpc fuzz-virtio bench setup setup-test clean
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo 'make fuzz-cpu   compare CASES=$(CASES) random instructions with the host CPU'
 	@echo 'make fuzz-virtio CASES=$(CASES) malformed rings and registers for every virtio device'
 	@echo 'make fuzz-img   feed damaged disk images to the image code'
+	@echo 'make fuzz-qmp   send CASES=$(CASES) damaged requests to the monitor'
 	@echo 'make fuzz-rpc   send CASES=$(CASES) damaged frames to the daemon'
 	@echo 'make bench      run all benchmarks, write benchmarks/RESULTS.md'
 	@echo 'make clean      remove .venv and all caches in this directory'
@@ -53,6 +54,9 @@ fuzz-cpu: setup-test
 
 fuzz-img: setup-test
 	$(BIN)/python -m tests.fuzz.image
+
+fuzz-qmp: setup-test
+	$(BIN)/python -m tests.fuzz.qmp --cases $(CASES)
 
 fuzz-virtio: setup-test
 	$(BIN)/python -m tests.fuzz.virtio --cases $(CASES) --jobs $(JOBS)

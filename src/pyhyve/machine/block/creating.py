@@ -39,8 +39,10 @@ class CreateJob(Job):
         size = int(options.pop("size", 0))
         if driver == "file":
             made = create_file(options["filename"])
-            made.truncate(size)
-            made.close()
+            try:
+                made.truncate(size)
+            finally:
+                made.close()
             return
         below = options.pop("file")
         if not isinstance(below, str):
@@ -78,5 +80,5 @@ def create_for(path: str, format_name: str, size_bytes: int, backing: BlockNode 
     below = None if backing is None else BackingReference(backing.filename, backing.driver)
     try:
         create_image(path, format_name, size_bytes, None, below)
-    except (ImageError, OSError) as error:
+    except (ImageError, OSError, ValueError) as error:
         raise ChangeError(str(error)) from error

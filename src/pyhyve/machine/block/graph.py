@@ -92,7 +92,7 @@ class BlockGraph:
             if snapshot and not readonly:
                 try:
                     image = open_overlay(path, OpenSettings(format_name=format_name, writable=True, cache=cache))
-                except (ImageError, OSError) as error:
+                except (ImageError, OSError, ValueError) as error:
                     raise ChangeError(_reason(error)) from error
                 return self._adopt(image, node_name or self.fresh_name(), {"driver": "qcow2"}, readonly=False)
             if format_name is None:
@@ -158,7 +158,7 @@ class BlockGraph:
             image.close()
             try:
                 self._open_image(node, writable=writable)
-            except (ImageError, OSError) as error:
+            except (ImageError, OSError, ValueError) as error:
                 self._open_image(node, writable=not writable)
                 raise ChangeError(_reason(error)) from error
             finally:
@@ -222,7 +222,7 @@ class BlockGraph:
                 node.probe() if node.auto_readonly else node.borrow_storage(writable=not node.readonly)
             else:
                 self._open_format(node)
-        except (ImageError, OSError) as error:
+        except (ImageError, OSError, ValueError) as error:
             self._undo(node)
             raise ChangeError(_reason(error)) from error
         except BaseException:
@@ -339,7 +339,7 @@ class BlockGraph:
     def _probe(self, path: str) -> str:
         try:
             storage = open_storage(path, OpenSettings(lock=False))
-        except (ImageError, OSError) as error:
+        except (ImageError, OSError, ValueError) as error:
             raise ChangeError(_reason(error)) from error
         try:
             return probe_format(storage.pread(PROBE_SIZE_BYTES, 0), path)
@@ -351,7 +351,7 @@ def _as_backing_error(text: str) -> str:
     return text if text.startswith("Could not open backing") else f"Could not open backing file: {text}"
 
 
-def _reason(error: ImageError | OSError) -> str:
+def _reason(error: ImageError | OSError | ValueError) -> str:
     if isinstance(error, OSError):
         return error.strerror or str(error)
     if isinstance(error, ImageLockedError):

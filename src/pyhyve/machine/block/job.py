@@ -218,7 +218,7 @@ class Job(ABC):
             self._enter(JobStatus.ABORTING)
             self._block_event("BLOCK_JOB_CANCELLED")
             self._conclude()
-        except (ImageError, BlockError, OSError, ChangeError) as error:
+        except (ImageError, BlockError, OSError, ValueError, ChangeError) as error:
             self._fail(str(error) or type(error).__name__)
         except Exception as error:  # noqa: BLE001 - a mistake of ours costs one job, not the machine
             _LOG.exception("job %s failed", self.name)

@@ -137,7 +137,7 @@ class BlockNode:
             try:
                 storage = self.borrow_storage(writable=not self.readonly)
                 self.image = RawImage(OpenRequest(storage, not self.readonly, _no_sibling))
-            except (ImageError, OSError) as error:
+            except (ImageError, OSError, ValueError) as error:
                 raise ChangeError(str(error)) from error
         return self.image
 
@@ -165,6 +165,9 @@ def location(options: Mapping[str, Any]) -> str:
     """The path or network address of a protocol node's options."""
     if options["driver"] == "nbd":
         server = options["server"]
+        if server["type"] not in {"inet", "unix"}:
+            msg = f"nbd: servers of type {server['type']} are not supported (use inet or unix)"
+            raise ChangeError(msg)
         if server["type"] == "unix":
             return f"nbd+unix:///{options.get('export', '')}?socket={server['path']}"
         return f"nbd://{server['host']}:{server['port']}/{options.get('export', '')}"

@@ -11,7 +11,9 @@ from pyhyve.machine.block.attach import drained
 from pyhyve.machine.block.errors import ChangeError
 
 if TYPE_CHECKING:
-    from pyhyve.image.contract import SnapshotInfo
+    from collections.abc import Sequence
+
+    from pyhyve.image.contract import Image, SnapshotInfo
     from pyhyve.machine.block.services import BlockServices
 
 
@@ -28,9 +30,16 @@ def check_internal(services: BlockServices, device: str, name: str) -> None:
     if image.format_name != "qcow2":
         msg = f"Block format '{image.format_name}' used by device '{device}' does not support internal snapshots"
         raise ChangeError(msg)
-    if image.find_snapshot(name, by_id=False) is not None:
+    if any(entry.name == name for entry in _listed(image)):
         msg = f"Snapshot with name '{name}' already exists on device '{device}'"
         raise ChangeError(msg)
+
+
+def _listed(image: Image) -> Sequence[SnapshotInfo]:
+    try:
+        return image.snapshots()
+    except (ImageError, OSError) as error:
+        raise ChangeError(str(error)) from error
 
 
 def take_internal(services: BlockServices, device: str, name: str, clock_ns: int) -> SnapshotInfo:
@@ -51,7 +60,7 @@ def delete_internal(services: BlockServices, device: str, identifier: str | None
     node, attachment = services.find(device)
     image = node.need_image()
     found = next(
-        (entry for entry in image.snapshots() if identifier in {None, entry.id} and name in {None, entry.name}),
+        (entry for entry in _listed(image) if identifier in {None, entry.id} and name in {None, entry.name}),
         None,
     )
     if found is None:

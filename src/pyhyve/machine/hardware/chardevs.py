@@ -140,11 +140,15 @@ class ChardevSet:
             chardev, description = self._open(label, str(backend["type"]), data)
             if "logfile" in data:
                 flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if data.get("logappend") else os.O_TRUNC)
-                chardev = LoggedChardev(chardev, self._open_file(str(data["logfile"]), flags))
+                try:
+                    chardev = LoggedChardev(chardev, self._open_file(str(data["logfile"]), flags))
+                except BaseException:
+                    chardev.close()
+                    raise
         except ChardevError as error:
             raise ChangeError(str(error)) from error
-        except OSError as error:
-            msg = f"Failed to open chardev '{label}': {error.strerror or error}"
+        except (OSError, ValueError) as error:
+            msg = f"Failed to open chardev '{label}': {getattr(error, 'strerror', None) or error}"
             raise ChangeError(msg) from error
         return chardev, description
 
@@ -161,9 +165,13 @@ class ChardevSet:
                 return RingChardev(int(data.get("size", DEFAULT_RING_BYTES))), "ringbuf"
             case "file":
                 flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if data.get("append") else os.O_TRUNC)
-                output = self._open_file(str(data["out"]), flags)
-                source = self._open_file(str(data["in"]), os.O_RDONLY) if "in" in data else None
-                return StreamChardev(output, source), "file"
+                source = self._open_file(str(data["in"]), os.O_RDONLY | os.O_NONBLOCK) if "in" in data else None
+                try:
+                    return StreamChardev(self._open_file(str(data["out"]), flags), source), "file"
+                except BaseException:
+                    if source is not None:
+                        os.close(source)
+                    raise
             case "pipe":
                 return self._open_pipe(str(data["device"])), "pipe"
             case "socket":

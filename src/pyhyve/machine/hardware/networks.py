@@ -58,8 +58,8 @@ class NetdevSet:
             backend = self._open(options)
         except NetError as error:
             raise ChangeError(str(error)) from error
-        except OSError as error:
-            msg = f"netdev {name}: {error.strerror or error}"
+        except (OSError, ValueError) as error:
+            msg = f"netdev {name}: {getattr(error, 'strerror', None) or error}"
             raise ChangeError(msg) from error
         netdev = Netdev(name, options, backend)
         self._netdevs[name] = netdev

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import Any
 
 from pyhyve.backends.chardev_descriptors import LoggedChardev, RingChardev
@@ -76,7 +75,7 @@ class ChardevCommands(CommandGroup):
         ring = self._ring(device)
         try:
             raw = base64.b64decode(data, validate=True) if format == "base64" else data.encode(errors="replace")
-        except binascii.Error as error:
+        except ValueError as error:  # binascii.Error among them
             msg = "Base64 data is not valid"
             raise QmpError(msg) from error
         with self.machine.parts.lock:

@@ -153,7 +153,12 @@ class HumanMonitor:
     def _info_block(self) -> str:
         lines = []
         for drive in self._query("query-block"):
-            inserted = drive["inserted"]
+            inserted = drive.get("inserted")
+            if inserted is None:
+                lines.append(
+                    f"{drive['device'] or drive['qdev']}: [not inserted]\n    Attached to:      {drive['qdev']}"
+                )
+                continue
             mode = "read-only, " if inserted["ro"] else ""
             lines.append(
                 f"{drive['device']} ({inserted['node-name']}): {inserted['file']} ({mode}{inserted['drv']})\n"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+
+from pyhyve.image.contract import ImageError
 
 if TYPE_CHECKING:
     from pyhyve.backends.block import BlockStatistics
@@ -102,14 +105,16 @@ def _image_info(node: BlockNode, *, flat: bool) -> dict[str, Any]:
         "virtual-size": image.size_bytes,
         "dirty-flag": bool(image.dirty),
     }
-    used = image.disk_usage_bytes()
-    if used is not None:
-        info["actual-size"] = used
-    if image.cluster_size_bytes:
-        info["cluster-size"] = image.cluster_size_bytes
-    snapshots = image.snapshots()
-    if snapshots:
-        info["snapshots"] = [snapshot_info(entry) for entry in snapshots]
+    with suppress(ImageError, OSError):
+        # A file that somebody damaged: what can be told of it is told.
+        used = image.disk_usage_bytes()
+        if used is not None:
+            info["actual-size"] = used
+        if image.cluster_size_bytes:
+            info["cluster-size"] = image.cluster_size_bytes
+        snapshots = image.snapshots()
+        if snapshots:
+            info["snapshots"] = [snapshot_info(entry) for entry in snapshots]
     info |= _backing_info(node, image, flat=flat)
     return info
 

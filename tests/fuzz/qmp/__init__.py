@@ -1,0 +1,1 @@
+"""Hostile and random requests for the monitor."""
