@@ -47,7 +47,7 @@ OPTIONS = {
     "audiodev": Option("none,id=ID", "no sound"),
     "bios": Option("FILE", "firmware image"),
     "blockdev": Option("driver=D,node-name=N,…", "a block node, for a device"),
-    "boot": Option("[order=]cdn,once=cdn,menu=on|off", "boot order: disk, CD-ROM, network"),
+    "boot": Option("[order=]cdn,once=cdn", "boot order: disk, CD-ROM, network"),
     "cdrom": Option("FILE", "a CD-ROM image"),
     "chardev": Option(
         "null|stdio|file|pipe|pty|ringbuf|socket,id=ID,…", "a character device, for devices and monitors"
@@ -437,7 +437,7 @@ class SystemSettings:
             self._changes["boot_order"] = order
         if once is not None:
             self._changes["boot_once"] = once
-        self._changes["boot_menu"] = given.switch("menu", default=False)
+        given.only("menu", "off", "no", "false")
         self._changes["boot_strict"] = given.switch("strict", default=False)
         given.finish()
 

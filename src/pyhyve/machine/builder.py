@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pyhyve.accel.select import open_vm
@@ -32,7 +33,7 @@ from pyhyve.machine import trace
 from pyhyve.machine.block.errors import ChangeError
 from pyhyve.machine.chardevs import open_chardev
 from pyhyve.machine.clock import ClockTsc
-from pyhyve.machine.config import ConfigError, MemoryKind
+from pyhyve.machine.config import ConfigError, MemoryKind, RtcBase
 from pyhyve.machine.empty import open_empty
 from pyhyve.machine.hardware.extras import add_extra, describe_console
 from pyhyve.machine.hardware.hardware import Hardware
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from pyhyve.accel.api import InterruptChip, Vm
     from pyhyve.backends.chardev import Chardev
     from pyhyve.backends.net import NetBackend
-    from pyhyve.devices.contracts import IrqLine
+    from pyhyve.devices.contracts import Clock, IrqLine
     from pyhyve.machine.config import DiskConfig, MachineConfig, NetConfig
 
 _FIRMWARE_LOG = late_logger("pyhyve.firmware")
@@ -87,6 +88,17 @@ class _GsiLine:
 
 def _log_firmware(text: str, *values: object) -> None:
     _FIRMWARE_LOG.debug(text, *values)
+
+
+def _whole_order(first: str) -> str:
+    return first + "".join(letter for letter in "cd" if letter not in first)
+
+
+def _clock_offset_ns(config: MachineConfig, clock: Clock) -> int:
+    """How far the guest's clock starts from the host's UTC."""
+    if config.rtc_start_s is not None:
+        return config.rtc_start_s * 1_000_000_000 - clock.wall_ns()
+    return time.localtime().tm_gmtoff * 1_000_000_000 if config.rtc is RtcBase.LOCALTIME else 0
 
 
 class _Builder:
@@ -176,10 +188,11 @@ class _Builder:
     def _chipset(self) -> None:
         machine, add, resets = self.machine, self.ports.add, self.parts.resets
         clock, timers = self.loop.clock, self.loop.timers
-        first = self.config.boot_order
-        order = first + "".join(letter for letter in "cd" if letter not in first)
+        always = _whole_order(self.config.boot_order)
+        order = _whole_order(self.config.boot_once) if self.config.boot_once else always
         contents = cmos_memory_bytes(self.layout.below_4g, self.layout.above_4g, self.config.cpus, order)
-        rtc = Mc146818(clock, timers, self.line(8), contents)
+        rtc = Mc146818(clock, timers, self.line(8), contents, _clock_offset_ns(self.config, clock))
+        resets.append(lambda: rtc.set_boot_order(always))
         keyboard = I8042(machine.reset_requested)
         port_a = SystemControlPortA(machine.reset_requested)
         sci = SharedLine(self.line(SCI_IRQ))
@@ -392,7 +405,7 @@ def build(
     `console` replaces the configured one. Raises UserError (and its kinds ConfigError, AccelError, ChardevError)
     when something cannot be had; kernels are read by `run`.
     """
-    if config.kernel is None and "n" in config.boot_order:
+    if config.kernel is None and "n" in config.boot_order + config.boot_once:
         msg = "boot: no network card here has a boot ROM (use c for disks, d for CD-ROMs)"
         raise ConfigError(msg)
     has_firmware = config.kernel is None and not config.is_empty

@@ -330,14 +330,13 @@ class MachineConfig:
     """None: each processor is a socket."""
     boot_once: str = ""
     """Boot order of the first start alone; empty: as always."""
-    boot_menu: bool = False
     rtc: RtcBase = RtcBase.UTC
     rtc_start_s: int | None = None
     """Time of the clock at the start, in seconds since 1970; None: the host's."""
     is_empty: bool = False
     """Nothing is started: the machine is there to be asked what there could be (QEMU's `none`)."""
     boot_strict: bool = False
-    """Firmware tries nothing beyond the devices with a `bootindex`."""
+    """As libvirt always asks for; firmware tries the other disks and CD-ROMs all the same."""
     memory: MemoryKind = MemoryKind.PRIVATE
     passed_fds: tuple[tuple[int, int], ...] = ()
     """Inherited descriptors: the number of a set, and the descriptor."""

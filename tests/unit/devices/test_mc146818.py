@@ -12,10 +12,10 @@ START = 1_700_000_000 * NS  # 2023-11-14 22:13:20 UTC, a Tuesday
 
 
 class Rtc:
-    def __init__(self) -> None:
+    def __init__(self, offset_ns: int = 0) -> None:
         self.time = FakeTime(START)
         self.line = FakeLine()
-        self.chip = Mc146818(self.time, self.time, self.line, {0x5F: 3})
+        self.chip = Mc146818(self.time, self.time, self.line, {0x5F: 3}, offset_ns)
 
     def __getitem__(self, register: int) -> int:
         self.chip.write(0, 1, register)
@@ -33,6 +33,16 @@ def rtc() -> Rtc:
 
 def test_time_reads_in_bcd(rtc: Rtc) -> None:
     assert [rtc[r] for r in (0, 2, 4, 6, 7, 8, 9, 0x32)] == [0x20, 0x13, 0x22, 3, 0x14, 0x11, 0x23, 0x20]
+
+
+def test_time_starts_elsewhere() -> None:
+    rtc = Rtc(offset_ns=-3600 * NS)
+    assert [rtc[r] for r in (0, 2, 4)] == [0x20, 0x13, 0x21]
+
+
+def test_boot_order_changes(rtc: Rtc) -> None:
+    rtc.chip.set_boot_order("dcn")
+    assert (rtc[0x3D], rtc[0x38]) == (0x23, 0x41)
 
 
 def test_binary_and_twelve_hour_modes(rtc: Rtc) -> None:

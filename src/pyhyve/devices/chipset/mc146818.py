@@ -58,11 +58,15 @@ _C_IRQ, _C_PF, _C_AF, _C_UF = 0x80, 0x40, 0x20, 0x10
 _BOOT_CODES = {"c": 2, "d": 3, "n": 4}
 
 
+def _boot_order_bytes(boot_order: str) -> dict[int, int]:
+    codes = [*[_BOOT_CODES[letter] for letter in boot_order][:3], 0, 0, 0]
+    return {Register.BOOT_ORDER: codes[0] | codes[1] << 4, Register.BOOT_ORDER_HIGH: codes[2] << 4 | 1}
+
+
 def cmos_memory_bytes(below_4g: int, above_4g: int, cpus: int, boot_order: str) -> dict[int, int]:
     """CMOS contents through which PC firmware learns memory size, CPU count and boot order."""
     extended_kib = min(max(below_4g - (1 << 20), 0) >> 10, 0xFFFF)
     above_16m = min(max(below_4g - (16 << 20), 0) >> 16, 0xFFFF)
-    codes = [*[_BOOT_CODES[letter] for letter in boot_order][:3], 0, 0, 0]
     values = {
         Register.EQUIPMENT: 0x02,
         Register.BASE_MEMORY_LOW: 640 & 0xFF,
@@ -73,8 +77,7 @@ def cmos_memory_bytes(below_4g: int, above_4g: int, cpus: int, boot_order: str) 
         Register.EXTENDED_MEMORY_LOW_COPY + 1: extended_kib >> 8,
         Register.MEMORY_ABOVE_16M_LOW: above_16m & 0xFF,
         Register.MEMORY_ABOVE_16M_LOW + 1: above_16m >> 8,
-        Register.BOOT_ORDER: codes[0] | codes[1] << 4,
-        Register.BOOT_ORDER_HIGH: codes[2] << 4 | 1,
+        **_boot_order_bytes(boot_order),
         Register.CPU_COUNT: cpus - 1,
     }
     values.update({Register.MEMORY_ABOVE_4G_LOW + i: above_4g >> 16 >> (8 * i) & 0xFF for i in range(3)})
@@ -101,12 +104,14 @@ class Mc146818State:
 
 
 class Mc146818:
-    """The clock; time is UTC. `irq` drives its interrupt line."""
+    """The clock; time is UTC unless `offset_ns` moves it. `irq` drives its interrupt line."""
 
     state_type: ClassVar = Mc146818State
     state_version: ClassVar = 1
 
-    def __init__(self, clock: Clock, timers: TimerSource, irq: IrqLine, contents: dict[int, int]) -> None:
+    def __init__(
+        self, clock: Clock, timers: TimerSource, irq: IrqLine, contents: dict[int, int], offset_ns: int = 0
+    ) -> None:
         """`contents` are bytes of CMOS memory by register."""
         self._clock = clock
         self._irq = irq
@@ -115,10 +120,15 @@ class Mc146818:
         self._memory = bytearray(128)
         for register, value in contents.items():
             self._memory[register] = value
-        self._offset_ns = 0
+        self._offset_ns = offset_ns
         self._stopped: datetime | None = None
         self._index = 0
         self.reset()
+
+    def set_boot_order(self, boot_order: str) -> None:
+        """What firmware tries from its next start on."""
+        for register, value in _boot_order_bytes(boot_order).items():
+            self._memory[register] = value
 
     def reset(self) -> None:
         """Return to the power-on state; time and memory are on the battery."""
