@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,7 +22,7 @@ from pyhyve.rpc.errors import ErrorCode, ErrorDomain
 from pyhyve.xml.devices import Devices
 from pyhyve.xml.disk import Disk, DiskSource
 from pyhyve.xml.document import Node
-from pyhyve.xml.element import to_node
+from pyhyve.xml.element import replace, to_node
 
 if TYPE_CHECKING:
     from pyhyve.daemon.domains.domain import ManagedDomain

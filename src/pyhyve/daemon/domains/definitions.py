@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.daemon.domains import saving, snapshots
 from pyhyve.daemon.domains.definition.parse import malformed
 from pyhyve.daemon.domains.definition.view import XmlFlags, format_domain, inactive_view, migratable_view
+from pyhyve.daemon.domains.domain import StoredDefinition
 from pyhyve.daemon.domains.faults import failed, invalid, invalid_argument, system_error, xml_error
 from pyhyve.daemon.domains.states import Affect, DefinedDetail, LifecycleEvent
 from pyhyve.daemon.errors import LibvirtError
 from pyhyve.daemon.events import DomainEvent
 from pyhyve.rpc.errors import ErrorCode, ErrorDomain
 from pyhyve.xml.document import Node, XmlError, format_node, parse_document
+from pyhyve.xml.element import replace
 
 if TYPE_CHECKING:
     from pyhyve.daemon.domains.domain import ManagedDomain
@@ -94,7 +95,9 @@ async def rename(domain: ManagedDomain, name: str) -> None:
     if name in registry.by_name:
         raise failed(f"domain with name '{name}' already exists", _DOM)
     old = domain.name
-    await registry.definitions.save(name, replace(definition, name=name))
+    renamed = replace(definition, name=name)
+    text = format_domain(renamed, secure=True)
+    await registry.definitions.save(name, StoredDefinition(name, domain.uuid, text))
     await saving.rename_managed(domain, name)
     await snapshots.rename(domain, name)
     if domain.autostart:
@@ -105,7 +108,7 @@ async def rename(domain: ManagedDomain, name: str) -> None:
     del registry.by_name[old]
     domain.name = name
     registry.by_name[name] = domain
-    domain.definition = replace(definition, name=name)
+    domain.definition = renamed
     domain.lifecycle(LifecycleEvent.DEFINED, DefinedDetail.RENAMED)
 
 
@@ -127,9 +130,9 @@ def document(domain: ManagedDomain, flags: int) -> str:
     live = domain.live
     if live is not None and not flags & XmlFlags.INACTIVE:
         held = migratable_view(live) if flags & XmlFlags.MIGRATABLE else live
-        return format_domain(held, secure=secure)
+        return domain.text_of(held, secure=secure)
     if domain.definition is not None:
-        return format_domain(domain.definition, secure=secure)
+        return domain.text_of(domain.definition, secure=secure)
     return format_domain(inactive_view(domain.current), secure=secure)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.daemon.domains import definitions
@@ -15,6 +14,7 @@ from pyhyve.daemon.errors import LibvirtError
 from pyhyve.rpc.errors import ErrorCode, ErrorDomain
 from pyhyve.rpc.values import DiskError, ParamType, TypedParam
 from pyhyve.xml.document import Node
+from pyhyve.xml.element import replace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

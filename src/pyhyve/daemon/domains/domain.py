@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import time
 import uuid
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from pyhyve.daemon.domains.definition.parse import parse_live_domain
 from pyhyve.daemon.domains.definition.view import format_domain
 from pyhyve.daemon.domains.faults import invalid, not_supported
 from pyhyve.daemon.domains.states import Affect, DomainState, LifecycleEvent, ShutoffReason
@@ -27,10 +29,19 @@ if TYPE_CHECKING:
     from pyhyve.daemon.domains.registry import DomainRegistry
     from pyhyve.xml.domain import Domain
 
-__all__ = ["JOB_WAIT_S", "AsyncJob", "ManagedDomain"]
+__all__ = ["JOB_WAIT_S", "AsyncJob", "ManagedDomain", "StoredDefinition"]
 
 JOB_WAIT_S: Final = 30.0
 """How long a change waits for the one under way."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDefinition:
+    """A definition as it is kept."""
+
+    name: str
+    uuid: bytes
+    text: str
 
 
 class AsyncJob:
@@ -59,8 +70,9 @@ class ManagedDomain:
         self.name = name
         self.uuid = identity
         self.id = -1
-        self.definition: Domain | None = None
-        """What it is the next time it starts; None where it is transient."""
+        self._definition: Domain | None = None
+        self._stored: StoredDefinition | None = None
+        self._texts: dict[tuple[bool, bool], tuple[Domain, str]] = {}
         self.live: Domain | None = None
         """What runs now."""
         self.state = DomainState.SHUTOFF
@@ -102,9 +114,25 @@ class ManagedDomain:
         return self.id >= 0
 
     @property
+    def definition(self) -> Domain | None:
+        """What it is the next time it starts; None where it is transient. Read when somebody asks for it."""
+        if self._stored is not None:
+            self._definition = parse_live_domain(self._stored.text)
+            self._stored = None
+        return self._definition
+
+    @definition.setter
+    def definition(self, definition: Domain | None) -> None:
+        self._definition, self._stored = definition, None
+
+    def take_stored(self, stored: StoredDefinition) -> None:
+        """Have a definition that was kept and is not read yet."""
+        self._definition, self._stored = None, stored
+
+    @property
     def persistent(self) -> bool:
         """Whether it stays when its machine ends."""
-        return self.definition is not None
+        return self._definition is not None or self._stored is not None
 
     @property
     def current(self) -> Domain:
@@ -201,14 +229,23 @@ class ManagedDomain:
         """Write its machine's record."""
         if self.record is not None:
             if self.live is not None:
-                self.record.live = format_domain(self.live, secure=True)
+                self.record.live = self.text_of(self.live, secure=True)
             self.record.name = self.name
             await self.registry.records.save(self.uuid_text, self.record)
 
     async def save_definition(self) -> None:
         """Write its definition."""
         if self.definition is not None:
-            await self.registry.definitions.save(self.name, self.definition)
+            text = self.text_of(self.definition, secure=True)
+            await self.registry.definitions.save(self.name, StoredDefinition(self.name, self.uuid, text))
+
+    def text_of(self, held: Domain, *, secure: bool) -> str:
+        """Return the document of what runs or of the definition, written once for as long as it is the same."""
+        key = (held is self.live, secure)
+        known = self._texts.get(key)
+        if known is None or known[0] is not held:
+            known = self._texts[key] = (held, format_domain(held, secure=secure))
+        return known[1]
 
     # -- events -------------------------------------------------------------------------------------------------------
 

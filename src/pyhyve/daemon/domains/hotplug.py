@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.daemon.domains.definition.disks import complete_disk, insert_disk
@@ -24,7 +23,7 @@ from pyhyve.daemon.events import DomainEvent
 from pyhyve.rpc.errors import ErrorCode, ErrorDomain
 from pyhyve.xml.devices import Devices
 from pyhyve.xml.document import Node, XmlError
-from pyhyve.xml.element import Element, from_node, without_unknown
+from pyhyve.xml.element import Element, from_node, replace
 
 if TYPE_CHECKING:
     from pyhyve.daemon.domains.domain import ManagedDomain
@@ -44,13 +43,13 @@ def read_device(text: str) -> tuple[str, Any]:
     if root.name not in COLLECTIONS and root.name != "graphics":
         raise unsupported(f"unknown device type '{root.name}'")
     try:
-        holder = from_node(Devices, Node("devices", children=(root,)))
+        holder = from_node(Devices, Node("devices", children=(root,)), keep_unknown=False)
     except XmlError as error:
         raise xml_error(str(error)) from error
     held = getattr(holder, root.name)
     device = held[0] if isinstance(held, tuple) else held
     assert isinstance(device, Element)  # noqa: S101 - for the type checker: every collection holds elements
-    return root.name, without_unknown(device)
+    return root.name, device
 
 
 def _with_device(domain: Domain, name: str, device: Any) -> Domain:

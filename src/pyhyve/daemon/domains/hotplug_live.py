@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.daemon.domains.definition.aliases import controller_alias, disk_alias, free_alias
@@ -23,7 +22,7 @@ from pyhyve.rpc.errors import ErrorDomain
 from pyhyve.xml.address import Address, Alias
 from pyhyve.xml.devices import Devices
 from pyhyve.xml.disk import BackingStore
-from pyhyve.xml.element import from_node
+from pyhyve.xml.element import from_node, replace
 from pyhyve.xml.interface import InterfaceTarget, Link
 
 if TYPE_CHECKING:

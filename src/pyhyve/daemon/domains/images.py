@@ -20,6 +20,9 @@ __all__ = ["ChainLink", "backing_links", "image_sizes", "open_quietly"]
 
 _WITHOUT_BACKING: Final = frozenset({"raw", "luks", "iso", "dir", "vpc", "vdi"})
 DEPTH_MAX: Final = 200
+CAPACITIES_MAX: Final = 10_000
+_CAPACITIES: Final[dict[tuple[str, str], tuple[tuple[int, int, int], int]]] = {}
+"""Capacities of images that did not change since somebody looked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,5 +103,11 @@ def image_sizes(path: str, image_format: str) -> tuple[int, int, int]:
         physical, allocation = state.st_size, state.st_blocks * 512
     if image_format == "raw":
         return physical, allocation, physical
-    with open_quietly(path, image_format) as image:
-        return image.size_bytes, allocation, physical
+    key, stamp = (path, image_format), (state.st_mtime_ns, physical, state.st_ino)
+    known = _CAPACITIES.get(key)
+    if known is None or known[0] != stamp:
+        if len(_CAPACITIES) >= CAPACITIES_MAX:
+            _CAPACITIES.clear()
+        with open_quietly(path, image_format) as image:
+            known = _CAPACITIES[key] = (stamp, image.size_bytes)
+    return known[1], allocation, physical

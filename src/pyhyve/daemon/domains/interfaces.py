@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +13,7 @@ from pyhyve.daemon.domains.faults import invalid_argument, not_supported
 from pyhyve.daemon.domains.states import Affect
 from pyhyve.rpc.values import DomainInterface, IpAddr, ParamType, TypedParam
 from pyhyve.xml.document import Node
+from pyhyve.xml.element import replace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

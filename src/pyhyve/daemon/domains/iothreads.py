@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pyhyve.daemon.domains import definitions, placement
@@ -11,6 +10,7 @@ from pyhyve.daemon.domains.faults import invalid_argument
 from pyhyve.daemon.domains.states import Affect
 from pyhyve.rpc.values import IoThreadInfo
 from pyhyve.xml.document import Node
+from pyhyve.xml.element import replace
 from pyhyve.xml.tuning import CpuTune, IothreadPin
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +16,7 @@ from pyhyve.rpc.errors import ErrorDomain
 from pyhyve.rpc.values import MemoryStat
 from pyhyve.xml.devices import StatsPeriod
 from pyhyve.xml.domain import CurrentMemory, Memory
+from pyhyve.xml.element import replace
 
 if TYPE_CHECKING:
     from pyhyve.daemon.domains.domain import ManagedDomain

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.daemon.domains import blockjobs, hotplug, lifecycle
@@ -25,6 +24,7 @@ from pyhyve.daemon.events import DomainEvent
 from pyhyve.rpc.values import ParamType, TypedParam
 from pyhyve.xml.devices import Devices
 from pyhyve.xml.domain import CurrentMemory
+from pyhyve.xml.element import replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,10 +8,11 @@ import logging
 import uuid
 from typing import TYPE_CHECKING, Any
 
+from lxml import etree
+
 from pyhyve.daemon.domains import lifecycle, reconnect, snapshots
 from pyhyve.daemon.domains.definition.parse import parse_domain
-from pyhyve.daemon.domains.definition.view import format_domain
-from pyhyve.daemon.domains.domain import ManagedDomain
+from pyhyve.daemon.domains.domain import ManagedDomain, StoredDefinition
 from pyhyve.daemon.domains.faults import failed, invalid
 from pyhyve.daemon.domains.hypervisor import MachineRecord
 from pyhyve.daemon.domains.states import DefinedDetail, LifecycleEvent
@@ -178,16 +179,15 @@ class DomainRegistry:
     async def start(self) -> None:
         """Read definitions, find machines, start what starts by itself."""
         held = await self.daemon.run_blocking(self.definitions.load)
-        for name, definition in held.items():
-            if definition.name != name:
-                _log.warning("the definition of %s is in the file of %s", definition.name, name)
-            try:
-                self.check_unique(definition)
-            except LibvirtError as error:
-                _log.error("leaving out a definition: %s", error)
+        for name, stored in held.items():
+            if stored.name != name:
+                _log.warning("the definition of %s is in the file of %s", stored.name, name)
+            if stored.uuid in self.by_uuid or stored.name in self.by_name:
+                _log.error("leaving out a definition: there is another of '%s' or its UUID", stored.name)
                 continue
-            domain = self.add(definition)
-            domain.definition = definition
+            domain = ManagedDomain(self, stored.name, stored.uuid)
+            self.by_uuid[domain.uuid] = self.by_name[domain.name] = domain
+            domain.take_stored(stored)
         for name in await self.daemon.run_blocking(self.autostarts.load):
             if name in self.by_name:
                 self.by_name[name].autostart = True
@@ -235,16 +235,23 @@ async def _end_quietly(domain: ManagedDomain) -> None:
         _log.info("%s: %s", domain.name, error)
 
 
-def _parse_definition(data: bytes) -> Domain:
+def _parse_definition(data: bytes) -> StoredDefinition:
+    """Read as much of a definition as it takes to find it again."""
+    parser = etree.XMLParser(resolve_entities=False, no_network=True)
     try:
-        return parse_domain(data.decode())
-    except (LibvirtError, UnicodeDecodeError) as error:
+        root = etree.fromstring(data, parser)
+        name, identity = root.findtext("name"), uuid.UUID(root.findtext("uuid") or "").bytes
+        if root.tag != "domain" or not name:
+            msg = "not a definition"
+            raise ValueError(msg)
+        return StoredDefinition(name, identity, data.decode())
+    except etree.XMLSyntaxError as error:
         msg = f"not a definition: {error}"
         raise ValueError(msg) from error
 
 
-def _form_definition(domain: Domain) -> bytes:
-    return format_domain(domain, secure=True).encode()
+def _form_definition(stored: StoredDefinition) -> bytes:
+    return stored.text.encode()
 
 
 def _parse_record(data: bytes) -> MachineRecord:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,7 +31,7 @@ from pyhyve.image.contract import ImageError
 from pyhyve.image.opening import OpenSettings, open_image
 from pyhyve.xml.devices import Devices
 from pyhyve.xml.disk import DiskSource
-from pyhyve.xml.element import to_node
+from pyhyve.xml.element import replace, to_node
 from pyhyve.xml.snapshot import (
     DomainSnapshot,
     SnapshotDisk,

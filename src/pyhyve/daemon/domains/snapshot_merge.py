@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from pyhyve.image.opening import OpenSettings, open_image
 from pyhyve.image.operations.chain import commit
 from pyhyve.xml.devices import Devices
 from pyhyve.xml.disk import DiskSource
+from pyhyve.xml.element import replace
 
 if TYPE_CHECKING:
     from pyhyve.daemon.domains.domain import ManagedDomain

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +29,7 @@ from pyhyve.image.contract import ImageError
 from pyhyve.image.opening import OpenSettings, open_image
 from pyhyve.rpc.errors import ErrorCode, ErrorDomain
 from pyhyve.xml.domain import Domain
-from pyhyve.xml.element import from_node
+from pyhyve.xml.element import from_node, replace
 
 if TYPE_CHECKING:
     from pyhyve.daemon.domains.domain import ManagedDomain

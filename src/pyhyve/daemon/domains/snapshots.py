@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.daemon.domains.definition.parse import parse_root
@@ -11,7 +11,7 @@ from pyhyve.daemon.domains.faults import xml_error
 from pyhyve.daemon.errors import LibvirtError
 from pyhyve.rpc.errors import ErrorCode, ErrorDomain
 from pyhyve.xml.document import XmlError
-from pyhyve.xml.element import format_element, from_node, parse_element, without_unknown
+from pyhyve.xml.element import format_element, from_node, parse_element, replace
 from pyhyve.xml.snapshot import DomainSnapshot, SnapshotParent
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def parse_snapshot(text: str) -> DomainSnapshot:
     """Read a client's document. Raises LibvirtError."""
     root = parse_root(text, "domainsnapshot", "domain_snapshot")
     try:
-        return without_unknown(from_node(DomainSnapshot, root))
+        return from_node(DomainSnapshot, root, keep_unknown=False)
     except XmlError as error:
         raise xml_error(str(error), ErrorDomain.DOMAIN_SNAPSHOT) from error
 

@@ -24,7 +24,7 @@ __all__ = ["ALL", "collect"]
 _STATE, _CPU, _BALLOON, _VCPU, _INTERFACE, _BLOCK, _PERF, _IOTHREAD = 1, 2, 4, 8, 16, 32, 64, 128
 _MEMORY, _DIRTYRATE, _VM = 256, 512, 1024
 ALL: Final = 2047
-_AT_ONCE: Final = 64
+_AT_ONCE: Final = 32
 """Machines that are asked at the same time."""
 _BACKING: Final = 1 << 30
 _BALLOON_WORDS: Final = {

@@ -6,7 +6,6 @@ the words libvirt has for a host without them, and those of definitions are stor
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.daemon.domains import definitions
@@ -14,6 +13,7 @@ from pyhyve.daemon.domains.faults import invalid, invalid_argument
 from pyhyve.daemon.domains.states import Affect
 from pyhyve.rpc.values import ParamType, TypedParam
 from pyhyve.xml.document import Node
+from pyhyve.xml.element import replace
 from pyhyve.xml.tuning import CpuTune
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.daemon.domains import agent, definitions, information, notices, placement
@@ -14,6 +13,7 @@ from pyhyve.daemon.errors import LibvirtError
 from pyhyve.rpc.errors import ErrorDomain
 from pyhyve.rpc.values import ParamType, TypedParam, VcpuInfo
 from pyhyve.xml.domain import Vcpu
+from pyhyve.xml.element import replace
 from pyhyve.xml.tuning import CpuTune, EmulatorPin, VcpuPin
 
 if TYPE_CHECKING:

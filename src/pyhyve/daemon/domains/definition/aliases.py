@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pyhyve.daemon.domains.definition.names import disk_index
 from pyhyve.xml.address import Alias
+from pyhyve.xml.element import replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyhyve.xml.disk import BackingStore, DiskDriver, DiskSource, Format
-from pyhyve.xml.element import from_node, to_node
+from pyhyve.xml.element import from_node, replace, to_node
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

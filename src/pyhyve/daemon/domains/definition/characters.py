@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from pyhyve.xml.address import Address
@@ -14,6 +13,7 @@ from pyhyve.xml.character import (
     Console,
     Serial,
 )
+from pyhyve.xml.element import replace
 
 if TYPE_CHECKING:
     from pyhyve.xml.devices import Devices

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from pyhyve.daemon.domains.definition.characters import complete_characters
@@ -35,6 +35,7 @@ from pyhyve.xml.domain import (
     Memory,
     Vcpu,
 )
+from pyhyve.xml.element import replace
 from pyhyve.xml.interface import Interface, InterfaceModel, Mac
 
 __all__ = ["Context", "complete_basics", "complete_domain", "complete_interface", "define", "random_mac"]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from pyhyve.xml.devices import Controller, Devices
+from pyhyve.xml.element import replace
 
 if TYPE_CHECKING:
     from pyhyve.daemon.domains.emulators import Emulator

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from pyhyve.daemon.domains.definition.names import disk_index, disk_prefix
@@ -11,6 +10,7 @@ from pyhyve.rpc.errors import ErrorDomain
 from pyhyve.xml.address import Address
 from pyhyve.xml.disk import Disk, DiskDriver, DiskSource
 from pyhyve.xml.document import Node
+from pyhyve.xml.element import replace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

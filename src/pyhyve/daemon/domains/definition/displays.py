@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from pyhyve.daemon.domains.faults import unsupported
 from pyhyve.xml.devices import Audio, Devices, Graphics, GraphicsListen, Video, VideoModel
+from pyhyve.xml.element import replace
 
 if TYPE_CHECKING:
     from pyhyve.daemon.domains.emulators import Emulator

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.daemon.domains.faults import invalid_argument
+from pyhyve.xml.element import replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from pyhyve.xml.document import Node
+from pyhyve.xml.element import replace
 from pyhyve.xml.quantities import scaled_kib
 
 if TYPE_CHECKING:

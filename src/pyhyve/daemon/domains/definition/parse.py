@@ -17,7 +17,7 @@ from pyhyve.daemon.errors import LibvirtError
 from pyhyve.rpc.errors import ErrorCode, ErrorDomain
 from pyhyve.xml.document import Node, XmlError, parse_document
 from pyhyve.xml.domain import Domain
-from pyhyve.xml.element import INTEGER, from_node, without_unknown
+from pyhyve.xml.element import INTEGER, from_node
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -237,12 +237,12 @@ def parse_domain(text: str, *, validate: bool = False) -> Domain:
     _check_head(root)
     for device in _child(root, "devices", Node("devices")).children:
         check_device(device)
-    return without_unknown(_read(root))
+    return _read(root, keep_unknown=False)
 
 
-def _read(root: Node) -> Domain:
+def _read(root: Node, *, keep_unknown: bool = True) -> Domain:
     try:
-        return from_node(Domain, root)
+        return from_node(Domain, root, keep_unknown=keep_unknown)
     except XmlError as error:
         raise xml_error(str(error)) from error
 

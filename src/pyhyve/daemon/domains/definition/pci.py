@@ -7,7 +7,7 @@ place (they are given addresses before everything else).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +15,7 @@ from pyhyve.daemon.domains.faults import internal, xml_error
 from pyhyve.rpc.errors import ErrorDomain
 from pyhyve.xml.address import Address, pci_address
 from pyhyve.xml.devices import Controller, ControllerTarget, Devices, ModelName
+from pyhyve.xml.element import replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

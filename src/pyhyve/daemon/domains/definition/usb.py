@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pyhyve.xml.address import Address
+from pyhyve.xml.element import replace
 
 if TYPE_CHECKING:
     from pyhyve.xml.devices import Devices

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from enum import IntFlag
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
@@ -11,7 +10,7 @@ from pyhyve.daemon.domains.definition.disks import complete_disk
 from pyhyve.xml.devices import Devices
 from pyhyve.xml.disk import BackingStore
 from pyhyve.xml.document import format_node
-from pyhyve.xml.element import format_element, to_node
+from pyhyve.xml.element import format_element, replace, to_node
 
 if TYPE_CHECKING:
     from pyhyve.xml.domain import Domain

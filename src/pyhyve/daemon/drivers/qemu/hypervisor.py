@@ -9,7 +9,6 @@ import logging
 import os
 import shutil
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +32,7 @@ from pyhyve.hostnet.links import link_exists
 from pyhyve.rpc.errors import ErrorDomain
 from pyhyve.xml.character import CharSource
 from pyhyve.xml.devices import Devices
+from pyhyve.xml.element import replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

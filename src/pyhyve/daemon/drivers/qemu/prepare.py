@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from pyhyve.daemon.domains.definition.aliases import assign_aliases
@@ -16,7 +15,7 @@ from pyhyve.xml.devices import Devices
 from pyhyve.xml.disk import BackingStore, DiskSource, Format
 from pyhyve.xml.document import Node
 from pyhyve.xml.domain import CurrentMemory, Memory
-from pyhyve.xml.element import to_node
+from pyhyve.xml.element import replace, to_node
 from pyhyve.xml.interface import InterfaceTarget
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
@@ -16,6 +15,7 @@ from pyhyve.daemon.storage.volume import VolumeType
 from pyhyve.rpc.errors import ErrorDomain
 from pyhyve.xml.devices import Devices
 from pyhyve.xml.disk import DiskSource
+from pyhyve.xml.element import replace
 
 if TYPE_CHECKING:
     from pyhyve.daemon.drivers.api import Driver

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -13,6 +12,7 @@ from pyhyve.daemon.domains.faults import unsupported
 from pyhyve.daemon.drivers.test.machine import TestMachine
 from pyhyve.daemon.errors import LibvirtError
 from pyhyve.rpc.errors import ErrorDomain
+from pyhyve.xml.element import replace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
