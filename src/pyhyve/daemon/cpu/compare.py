@@ -64,8 +64,9 @@ def baseline(
     expand: bool = False,
     only_migratable: bool = False,
     allowed: Collection[str] | None = None,
+    available: AbstractSet[str] | None = None,
 ) -> str:
-    """Return the ``<cpu>`` of what all have. Raises LibvirtError where that is nothing."""
+    """Return the ``<cpu>`` of what all have, of what is ``available``. Raises LibvirtError where that is nothing."""
     for cpu in cpus:
         if cpu.model is None:
             detail = "no CPU model specified" if cpu.mode == "custom" else f"unsupported CPU mode: {cpu.mode}"
@@ -75,6 +76,8 @@ def baseline(
             raise LibvirtError(ErrorCode.NO_SUPPORT, ErrorDomain.CPU, detail)
     vendor = _common_vendor(cpus)
     common = set.intersection(*(cpu.required() for cpu in cpus)) - _FOLLOWS_SYSTEM
+    if available is not None:
+        common &= available
     if not common:
         detail = "CPUs are incompatible"
         raise LibvirtError(ErrorCode.OPERATION_FAILED, ErrorDomain.CPU, detail)

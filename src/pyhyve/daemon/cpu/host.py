@@ -17,13 +17,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pyhyve.daemon.cpu.kvm import feature_msr
+from pyhyve.daemon.cpu.kvm import feature_msr, supported_leaves
 from pyhyve.daemon.cpu.model import VENDOR_STRINGS, feature_places
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["HostCpu", "host_cpu"]
+__all__ = ["HostCpu", "host_cpu", "kvm_features"]
 
 Registers = tuple[int, int, int, int]
 _NAMES: Final = ("eax", "ebx", "ecx", "edx")
@@ -179,6 +179,15 @@ def from_kernel(text: str) -> HostCpu:
         int(bits[1]) if bits else None,
         _microcode(text),
     )
+
+
+@cache
+def kvm_features() -> frozenset[str]:
+    """Return the features KVM can give a guest here; none where there is no KVM."""
+    leaves = supported_leaves()
+    if not leaves:
+        return frozenset()
+    return _from_instruction(lambda leaf, subleaf: leaves.get((leaf, subleaf), (0, 0, 0, 0))).features
 
 
 @cache

@@ -9,7 +9,7 @@ from pyhyve.kvm.abi import Cap, Ioctl
 from pyhyve.kvm.ioctls import KvmError, call
 from pyhyve.kvm.system import KvmSystem
 
-__all__ = ["feature_msr", "tsc_frequency"]
+__all__ = ["feature_msr", "supported_leaves", "tsc_frequency"]
 
 _HZ_PER_KHZ: Final = 1000
 
@@ -24,6 +24,16 @@ def feature_msr(index: int) -> int | None:
             return s.MSR_ENTRY.unpack_ints(buffer, s.MSRS.size_bytes)["data"]
     except (OSError, KvmError):
         return None
+
+
+def supported_leaves() -> dict[tuple[int, int], tuple[int, int, int, int]]:
+    """Return what CPUID can answer a guest, by leaf and subleaf; nothing where there is no KVM."""
+    try:
+        with KvmSystem() as system:
+            entries = system.supported_cpuid()
+    except (OSError, KvmError):
+        return {}
+    return {(entry.function, entry.index): (entry.eax, entry.ebx, entry.ecx, entry.edx) for entry in entries}
 
 
 def tsc_frequency() -> tuple[int, bool] | None:

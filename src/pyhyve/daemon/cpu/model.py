@@ -10,7 +10,17 @@ from pyhyve.daemon.cpu.tables import FEATURES, MODELS, VENDORS
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["ARCHITECTURES", "FEATURE_ORDER", "Model", "Place", "feature_places", "in_order", "migratable", "models"]
+__all__ = [
+    "ARCHITECTURES",
+    "FEATURE_ORDER",
+    "Model",
+    "Place",
+    "feature_places",
+    "from_emulator",
+    "in_order",
+    "migratable",
+    "models",
+]
 
 ARCHITECTURES: Final = frozenset({"x86_64", "i686"})
 """Architectures whose models these are."""
@@ -80,6 +90,25 @@ feature_places: Final[dict[str, tuple[Place, ...]]] = {
 FEATURE_ORDER: Final[dict[str, int]] = {name: number for number, name in enumerate(feature_places)}
 """Order in which libvirt lists features."""
 _STUCK: Final = frozenset(name.removeprefix("-") for name, _, _ in _WORDS if name.startswith("-"))
+
+
+_EMULATORS_NAMES: Final = {
+    "lahf-lm": "lahf_lm",
+    "pclmulqdq": "pclmuldq",
+    "sse3": "pni",
+    "sse4-1": "sse4.1",
+    "sse4-2": "sse4.2",
+    "xd": "nx",
+}
+"""QEMU's names of features that libvirt calls otherwise; others differ by hyphens at most."""
+
+
+def from_emulator(names: Iterable[str]) -> frozenset[str]:
+    """Return the features with these of QEMU's names; what is no feature of a CPU is left out."""
+    candidates = (
+        candidate for name in names for candidate in (_EMULATORS_NAMES.get(name, name), name.replace("-", "_"))
+    )
+    return frozenset(candidate for candidate in candidates if candidate in feature_places)
 
 
 def migratable(feature: str) -> bool:

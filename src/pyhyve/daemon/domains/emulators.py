@@ -46,6 +46,8 @@ class Emulator:
     """Types of ``-object`` it has."""
     stamp: tuple[int, int] = (0, 0)
     """Size and time of its file (nanoseconds) when it was asked."""
+    cpu_features: frozenset[str] = frozenset()
+    """Features its own CPU (not KVM's) has at most, in its own words."""
     properties: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Properties of some of its devices, by device."""
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.daemon.cpu.compare import Comparison, baseline, compare
 from pyhyve.daemon.cpu.definition import parse_cpu
+from pyhyve.daemon.cpu.guest import GuestCpus
 from pyhyve.daemon.cpu.host import host_cpu
 from pyhyve.daemon.cpu.model import ARCHITECTURES, OTHER_ARCHITECTURES, models
 from pyhyve.daemon.dispatch import procedure
@@ -13,6 +14,7 @@ from pyhyve.daemon.errors import LibvirtError
 from pyhyve.rpc.errors import ErrorCode, ErrorDomain
 
 if TYPE_CHECKING:
+    from pyhyve.daemon.cpu.guest import GuestCpu
     from pyhyve.daemon.dispatch import Call
 
 _FAIL_INCOMPATIBLE: Final = 1  # VIR_CONNECT_COMPARE_CPU_FAIL_INCOMPATIBLE
@@ -42,6 +44,48 @@ async def connect_compare_cpu(call: Call, args: Any) -> int:
             raise result
         return Comparison.INCOMPATIBLE
     return result
+
+
+async def _guest_cpu(call: Call, args: Any) -> GuestCpu:
+    """Return the CPU machines of a kind can have. Raises LibvirtError."""
+    guests = call.driver.offers(GuestCpus)  # type: ignore[type-abstract] # drivers offer objects under contracts
+    if guests is None:
+        raise LibvirtError.no_support(call.function, ErrorDomain.DOMAIN)
+    return await call.daemon.run_blocking(guests.guest_cpu, args.emulator, args.arch, args.machine, args.virttype)
+
+
+@procedure("CONNECT_COMPARE_HYPERVISOR_CPU")
+async def connect_compare_hypervisor_cpu(call: Call, args: Any) -> int:
+    """Compare a CPU with the one machines of a kind can have."""
+    call.check_flags(args.flags, _FAIL_INCOMPATIBLE | _VALIDATE_XML)
+    cpu = await _guest_cpu(call, args)
+    described = parse_cpu(args.xml_cpu)
+    if described.mode in {"host-passthrough", "maximum"}:
+        return Comparison.SUPERSET
+    result = compare(cpu.features, cpu.vendor, described)
+    if isinstance(result, LibvirtError):
+        if args.flags & _FAIL_INCOMPATIBLE:
+            raise result
+        return Comparison.INCOMPATIBLE
+    return result
+
+
+@procedure("CONNECT_BASELINE_HYPERVISOR_CPU")
+async def connect_baseline_hypervisor_cpu(call: Call, args: Any) -> str:
+    """Return what CPUs have in common that machines of a kind can have."""
+    call.check_flags(args.flags, _EXPAND_FEATURES | _MIGRATABLE)
+    cpu = await _guest_cpu(call, args)
+    if not args.xml_cpus:
+        msg = f"ncpus in {call.function} must not be zero"
+        raise LibvirtError(ErrorCode.INVALID_ARG, ErrorDomain.DOMAIN, msg)
+    flags = args.flags
+    return baseline(
+        [parse_cpu(document) for document in args.xml_cpus],
+        expand=bool(flags & _EXPAND_FEATURES),
+        only_migratable=bool(flags & _MIGRATABLE),
+        allowed=cpu.models or None,
+        available=cpu.features,
+    )
 
 
 @procedure("CONNECT_BASELINE_CPU")

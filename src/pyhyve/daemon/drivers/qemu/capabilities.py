@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from pyhyve.daemon.cpu.guest import GuestCpu
+from pyhyve.daemon.cpu.host import host_cpu, kvm_features
+from pyhyve.daemon.cpu.model import from_emulator
 from pyhyve.daemon.domains.emulators import HOST_ARCHITECTURE, Emulator
 from pyhyve.daemon.domains.faults import invalid_argument
 from pyhyve.daemon.errors import LibvirtError
 from pyhyve.daemon.host.describe import host_node
+from pyhyve.rpc.errors import ErrorDomain
 from pyhyve.xml.document import Node, format_node
 
 if TYPE_CHECKING:
@@ -103,14 +107,10 @@ def _supported(name: str, *children: Node, supported: bool = True) -> Node:
     return Node(name, (("supported", "yes" if supported else "no"),), children=children)
 
 
-def domain_capabilities(
-    catalog: EmulatorCatalog,
-    path: str | None,
-    architecture: str | None,
-    machine_name: str | None,
-    virt_type: str | None,
-) -> str:
-    """Return what a domain may have. Blocks. Raises LibvirtError where nothing runs such a domain."""
+def chosen_emulator(
+    catalog: EmulatorCatalog, path: str | None, architecture: str | None, virt_type: str | None
+) -> tuple[Emulator, str]:
+    """Return the emulator for a kind of domain, and the kind ("kvm" or "qemu"). Blocks. Raises LibvirtError."""
     wanted = architecture or HOST_ARCHITECTURE
     path = path or catalog.default_path(wanted, virt_type or "qemu")
     if path is None:
@@ -126,6 +126,19 @@ def domain_capabilities(
     kind = virt_type or ("kvm" if emulator.kvm else "qemu")
     if kind == "kvm" and not emulator.kvm:
         raise invalid_argument(f"the accel '{kind}' is not supported by '{path}' on this host")
+    return emulator, kind
+
+
+def domain_capabilities(
+    catalog: EmulatorCatalog,
+    path: str | None,
+    architecture: str | None,
+    machine_name: str | None,
+    virt_type: str | None,
+) -> str:
+    """Return what a domain may have. Blocks. Raises LibvirtError where nothing runs such a domain."""
+    emulator, kind = chosen_emulator(catalog, path, architecture, virt_type)
+    path = emulator.path
     machine = emulator.machine(machine_name)
     if machine is None:
         raise invalid_argument(f"the machine '{machine_name}' is not supported by emulator '{path}'")
@@ -228,3 +241,21 @@ def _features(*, ours: bool) -> tuple[Node, ...]:
 def capabilities(catalog: EmulatorCatalog, host: LinuxHost) -> str:
     """Return the ``<capabilities>`` document. Blocks."""
     return format_node(Node("capabilities", children=(host_node(host), *guest_nodes(catalog))))
+
+
+class EmulatedCpus:
+    """What CPUs the driver's machines can have: KVM's, or what an emulator says of its own."""
+
+    def __init__(self, catalog: EmulatorCatalog) -> None:
+        self._catalog = catalog
+
+    def guest_cpu(self, emulator: str | None, arch: str | None, machine: str | None, virt_type: str | None) -> GuestCpu:
+        """Return the CPU of machines of a kind. Blocks. Raises LibvirtError."""
+        found, kind = chosen_emulator(self._catalog, emulator, arch, virt_type)
+        if found.machine(machine) is None:
+            raise invalid_argument(f"the machine '{machine}' is not supported by emulator '{found.path}'")
+        features = kvm_features() if kind == "kvm" else from_emulator(found.cpu_features)
+        if not features:
+            function = "virConnectCompareHypervisorCPU"
+            raise LibvirtError.no_support(function, ErrorDomain.DOMAIN)
+        return GuestCpu(host_cpu().vendor if kind == "kvm" else None, features, found.cpu_models)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pyhyve.daemon.cpu.guest import GuestCpus
 from pyhyve.daemon.domains import notices
 from pyhyve.daemon.domains.definition.view import RUNTIME_DIRECTORY
 from pyhyve.daemon.domains.registry import DomainRegistry
 from pyhyve.daemon.drivers.api import DriverBase, version_number
-from pyhyve.daemon.drivers.qemu.capabilities import capabilities, domain_capabilities
+from pyhyve.daemon.drivers.qemu.capabilities import EmulatedCpus, capabilities, domain_capabilities
 from pyhyve.daemon.drivers.qemu.emulator import EmulatorCatalog
 from pyhyve.daemon.drivers.qemu.hypervisor import QemuHypervisor
 from pyhyve.daemon.drivers.qemu.references import NetworkPlug, References
@@ -53,6 +54,7 @@ class QemuDriver(DriverBase):
         self.domains = DomainRegistry(daemon, self, self.hypervisor, "qemu")
         self.domains.listeners.append(notices.handle)
         self.add(DomainRegistry, self.domains)
+        self.add(GuestCpus, EmulatedCpus(self.emulators))  # type: ignore[type-abstract] # offered under a contract
         self._daemon = daemon
         self._version: int | None = None
 

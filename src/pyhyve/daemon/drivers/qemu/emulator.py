@@ -24,7 +24,9 @@ __all__ = ["EmulatorCatalog"]
 
 _log = logging.getLogger(__name__)
 PROBE_TIMEOUT_S: Final = 30.0
-FORMAT: Final = 3
+_SETS: Final = ("devices", "commands", "cpu_models", "options", "objects", "cpu_features")
+"""Fields of an emulator that are sets, which JSON has not."""
+FORMAT: Final = 4
 """Version of what is written in the cache."""
 _OPTION: Final = re.compile(r"^-([a-zA-Z][\w-]*)", re.MULTILINE)
 _DEVICE: Final = re.compile(r'^name "([^"]+)"(?:.*alias "([^"]+)")?', re.MULTILINE)
@@ -92,7 +94,7 @@ class EmulatorCatalog:
             if held.pop("format") != FORMAT:
                 return None
             held["machines"] = {name: MachineType(**machine) for name, machine in held["machines"].items()}
-            for name in ("devices", "commands", "cpu_models", "options", "objects"):
+            for name in _SETS:
                 held[name] = frozenset(held[name])
             held["properties"] = {name: frozenset(names) for name, names in held["properties"].items()}
             held["version"], held["stamp"] = tuple(held["version"]), tuple(held["stamp"])
@@ -104,7 +106,7 @@ class EmulatorCatalog:
         held: dict[str, Any] = {field.name: getattr(emulator, field.name) for field in dataclasses.fields(emulator)}
         held["machines"] = {name: dataclasses.asdict(machine) for name, machine in emulator.machines.items()}
         held["properties"] = {name: sorted(names) for name, names in emulator.properties.items()}
-        for name in ("devices", "commands", "cpu_models", "options", "objects"):
+        for name in _SETS:
             held[name] = sorted(held[name])
         try:
             self._cache.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -253,7 +255,19 @@ def _ask(path: str, stamp: tuple[int, int], options: frozenset[str], probe: _Pro
         objects=objects,
         stamp=stamp,
         properties=properties,
+        cpu_features=_cpu_features(probe, commands, models),
     )
+
+
+def _cpu_features(probe: _Probe, commands: frozenset[str], models: frozenset[str]) -> frozenset[str]:
+    """Return what the largest CPU has that it emulates; nothing where it does not say."""
+    if "query-cpu-model-expansion" not in commands or "max" not in models:
+        return frozenset()
+    try:
+        answer = probe.ask("query-cpu-model-expansion", type="full", model={"name": "max"})
+    except KeyError:
+        return frozenset()
+    return frozenset(name for name, value in answer["model"]["props"].items() if value is True)
 
 
 def _machines(answer: list[dict[str, Any]], models: frozenset[str]) -> Iterator[tuple[MachineType, bool]]:
