@@ -18,7 +18,7 @@ CPUS = {
     "haswell": "<cpu><arch>x86_64</arch><model>Haswell</model></cpu>",
     "qemu64": "<cpu match='exact'><model>qemu64</model></cpu>",
     "host": "<cpu mode='host-passthrough'/>",
-    "penryn": "<cpu><arch>x86_64</arch><model>Penryn</model><feature name='vme'/></cpu>",
+    "penryn": "<cpu><arch>x86_64</arch><model>Penryn</model><feature name='vme'/><feature name='hle'/></cpu>",
 }
 
 

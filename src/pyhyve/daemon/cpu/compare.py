@@ -66,7 +66,10 @@ def baseline(
     allowed: Collection[str] | None = None,
     available: AbstractSet[str] | None = None,
 ) -> str:
-    """Return the ``<cpu>`` of what all have, of what is ``available``. Raises LibvirtError where that is nothing."""
+    """Return the ``<cpu>`` of what all have. Raises LibvirtError where that is nothing.
+
+    ``allowed``: names of models to choose among; ``available``: features that can be had.
+    """
     for cpu in cpus:
         if cpu.model is None:
             detail = "no CPU model specified" if cpu.mode == "custom" else f"unsupported CPU mode: {cpu.mode}"
@@ -77,7 +80,9 @@ def baseline(
     vendor = _common_vendor(cpus)
     common = set.intersection(*(cpu.required() for cpu in cpus)) - _FOLLOWS_SYSTEM
     if available is not None:
-        common &= available
+        # As libvirt does: what a model brings is taken away where it cannot be had; what was asked for by name stays.
+        of_models = set[str]().union(*(models[cpu.model or ""].features for cpu in cpus))
+        common -= of_models - available
     if not common:
         detail = "CPUs are incompatible"
         raise LibvirtError(ErrorCode.OPERATION_FAILED, ErrorDomain.CPU, detail)
