@@ -281,7 +281,10 @@ class KvmVcpu:
 
     def kick(self) -> None:
         """Make a run in progress, or else the next one, return with `ExitKind.KICKED`."""
-        self._bytes[_B_IMMEDIATE_EXIT] = 1
+        try:
+            self._bytes[_B_IMMEDIATE_EXIT] = 1
+        except ValueError:  # the vCPU is closed: nothing of it runs any more
+            return
         if self._native_id and self._thread_id != threading.get_ident():
             kick_thread(self._native_id, KICK_SIGNAL)
 

@@ -155,6 +155,15 @@ def test_kick_before_a_run_ends_that_run_once(tiny: Tiny) -> None:
     assert machine.vcpu.run().kind == ExitKind.IO
 
 
+def test_kick_of_a_closed_vcpu_does_nothing(tiny: Tiny) -> None:
+    machine = tiny("e610 f4", kernel_irqchip=False)
+    machine.enter()
+    machine.run_to(ExitKind.IO)
+    vcpu = machine.vcpu
+    machine.close()
+    vcpu.kick()
+
+
 def test_kick_survives_reading_registers(tiny: Tiny) -> None:
     machine = tiny("e610 f4", kernel_irqchip=False)
     machine.enter()
