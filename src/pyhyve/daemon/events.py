@@ -84,6 +84,12 @@ _MESSAGES: Final[dict[EventKind, tuple[Procedure, ...]]] = {
     EventKind.SECRET: (BY_NAME["SECRET_EVENT_LIFECYCLE"], BY_NAME["SECRET_EVENT_VALUE_CHANGED"]),
 }
 """Message of each event number."""
+_OLD_MESSAGES: Final = {
+    event: row
+    for event in DomainEvent
+    if (row := BY_NAME.get(f"DOMAIN_EVENT_{event.name}")) is not None and "callback_id" not in row.args
+}
+"""Messages of clients from before callbacks had numbers."""
 _REASON_FIRST: Final = frozenset({DomainEvent.PMWAKEUP, DomainEvent.PMSUSPEND, DomainEvent.PMSUSPEND_DISK})
 """Domain events whose message has its one detail in front of the domain."""
 REGISTRATIONS_MAX: Final = 4096
@@ -98,6 +104,8 @@ class Registration:
     event: int
     key: object | None
     """Key of the one object it is about (a UUID; a node device's name), or None."""
+    old: bool = False
+    """It was asked for in the way without numbers; its messages have none."""
 
 
 class EventBroker:
@@ -119,6 +127,31 @@ class EventBroker:
         connection.registrations[number] = registration
         self._registered.setdefault((connection.driver, kind, event), {})[connection, number] = registration
         return number
+
+    def register_old(self, connection: Connection, event: int) -> None:
+        """Register for an event of all domains in the way without numbers. Raises LibvirtError."""
+        if event not in _OLD_MESSAGES:
+            raise LibvirtError(ErrorCode.INTERNAL_ERROR, ErrorDomain.REMOTE, f"unsupported event ID {event}")
+        if self._old_number(connection, event) is not None:
+            msg = f"domain event {event} already registered"
+            raise LibvirtError(ErrorCode.INTERNAL_ERROR, ErrorDomain.REMOTE, msg)
+        number = self.register(connection, EventKind.DOMAIN, event, None)
+        registration = Registration(EventKind.DOMAIN, event, None, old=True)
+        connection.registrations[number] = registration
+        self._registered[connection.driver, EventKind.DOMAIN, event][connection, number] = registration
+
+    def deregister_old(self, connection: Connection, event: int) -> None:
+        """End such a registration. Raises LibvirtError where there is none."""
+        number = self._old_number(connection, event)
+        if number is None:
+            msg = f"domain event {event} not registered"
+            raise LibvirtError(ErrorCode.INTERNAL_ERROR, ErrorDomain.REMOTE, msg)
+        self.deregister(connection, EventKind.DOMAIN, number)
+
+    @staticmethod
+    def _old_number(connection: Connection, event: int) -> int | None:
+        held = connection.registrations.items()
+        return next((number for number, each in held if each.old and each.event == event), None)
 
     def deregister(self, connection: Connection, kind: EventKind, number: int) -> None:
         """End a registration. Raises LibvirtError where the connection has none of that number."""
@@ -157,5 +190,11 @@ class EventBroker:
         for (connection, number), registration in list(listeners.items()):
             if registration.key is None or registration.key == key:
                 permission = f"{kind.value}:getattr"
-                if connection.allows(permission, name, key if isinstance(key, bytes) else b""):
+                if not connection.allows(permission, name, key if isinstance(key, bytes) else b""):
+                    continue
+                if registration.old:
+                    # The reason a machine sleeps or wakes came with the numbers.
+                    old_details = () if event in _REASON_FIRST else details
+                    connection.push(_OLD_MESSAGES[DomainEvent(event)], subject, *old_details)
+                else:
                     connection.push(row, number, *values)

@@ -452,6 +452,31 @@ def test_events_reach_those_who_asked_for_them(with_daemon: WithDaemon) -> None:
     with_daemon(work)
 
 
+def test_events_asked_for_in_the_old_way_have_no_numbers(with_daemon: WithDaemon) -> None:
+    from pyhyve.daemon.events import _OLD_MESSAGES, DomainEvent, EventKind
+    from pyhyve.rpc.values import Domain
+
+    async def work(daemon: Daemon) -> None:
+        client, domain, driver = opened(daemon), Domain("d", bytes(16), 1), daemon.drivers[-1]
+        assert len(_OLD_MESSAGES) == 16
+        client.call("CONNECT_DOMAIN_EVENT_REGISTER")
+        client.call("CONNECT_DOMAIN_EVENT_REGISTER_ANY", DomainEvent.PMWAKEUP)
+        assert "already registered" in client.call("CONNECT_DOMAIN_EVENT_REGISTER_ANY", 0).message
+        assert "unsupported event ID 18" in client.call("CONNECT_DOMAIN_EVENT_REGISTER_ANY", 18).message
+        daemon.events.publish(driver, EventKind.DOMAIN, DomainEvent.LIFECYCLE, domain, 2, 0)
+        daemon.events.publish(driver, EventKind.DOMAIN, DomainEvent.PMWAKEUP, domain, 0)
+        assert [(e.procedure.name, tuple(e.message)) for e in client.pushed()] == [
+            ("DOMAIN_EVENT_LIFECYCLE", (domain, 2, 0)),
+            ("DOMAIN_EVENT_PMWAKEUP", (domain,)),
+        ]
+        client.call("CONNECT_DOMAIN_EVENT_DEREGISTER")
+        client.call("CONNECT_DOMAIN_EVENT_DEREGISTER_ANY", DomainEvent.PMWAKEUP)
+        assert "not registered" in client.call("CONNECT_DOMAIN_EVENT_DEREGISTER_ANY", 0).message
+        assert daemon.events._registered == {}
+
+    with_daemon(work)
+
+
 def test_every_event_has_a_message_that_takes_its_details(with_daemon: WithDaemon) -> None:
     from pyhyve.daemon.events import _MESSAGES, EventKind
     from pyhyve.rpc.values import Domain, GraphicsAddress, Network, NodeDevice, Secret, StoragePool

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.daemon.dispatch import procedure
-from pyhyve.daemon.events import EventKind
+from pyhyve.daemon.events import DomainEvent, EventKind
 
 if TYPE_CHECKING:
     from pyhyve.daemon.dispatch import Call
@@ -59,3 +59,29 @@ _DEREGISTER: Final = {
 def deregister_event(call: Call, args: Any) -> None:
     """End a registration."""
     call.daemon.events.deregister(call.connection, _DEREGISTER[call.procedure.name], args.callback_id)
+
+
+@procedure("CONNECT_DOMAIN_EVENT_REGISTER")
+def register_lifecycle(call: Call, args: Any) -> int:
+    """Register for the life cycle of all domains, in the oldest way."""
+    call.daemon.events.register_old(call.connection, DomainEvent.LIFECYCLE)
+    return 1
+
+
+@procedure("CONNECT_DOMAIN_EVENT_DEREGISTER")
+def deregister_lifecycle(call: Call, args: Any) -> int:
+    """End that."""
+    call.daemon.events.deregister_old(call.connection, DomainEvent.LIFECYCLE)
+    return 0
+
+
+@procedure("CONNECT_DOMAIN_EVENT_REGISTER_ANY")
+def register_old_event(call: Call, args: Any) -> None:
+    """Register for an event of all domains, in the way before callbacks had numbers."""
+    call.daemon.events.register_old(call.connection, args.event_id)
+
+
+@procedure("CONNECT_DOMAIN_EVENT_DEREGISTER_ANY")
+def deregister_old_event(call: Call, args: Any) -> None:
+    """End that."""
+    call.daemon.events.deregister_old(call.connection, args.event_id)
