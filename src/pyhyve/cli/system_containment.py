@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 _DENIED = ("obsolete", "elevateprivileges", "spawn", "resourcecontrol")
 """What QEMU denies on request; here it is always denied."""
+_LOADED_LATE = ("pyhyve.machine", "pyhyve.devices", "pyhyve.backends", "pyhyve.image", "pyhyve.state", "pyhyve.boot")
 _PATH_KEYS = {"filename", "file", "path", "logfile", "mem-path"}
 _ONLY_READ = ("kernel", "initrd", "firmware")
 
@@ -39,11 +41,25 @@ def contain(config: MachineConfig, runas: str, paths: list[Path], *, sandbox: bo
     from pyhyve.sandbox.contain import become, enter, find_identity
 
     if runas:
+        preload()
         become(find_identity(runas))
     if sandbox:
         written = [path.parent for path in (*paths, *_written(config))]
         read = [Path(found) for name in _ONLY_READ if (found := getattr(config, name)) is not None]
         enter(readable=[path.resolve().parent for path in read], writable=written)
+
+
+def preload() -> None:
+    """Load what is otherwise loaded when it is first needed: another user may not be able to read it."""
+    import importlib
+    import pkgutil
+
+    for name in _LOADED_LATE:
+        package = importlib.import_module(name)
+        for found in pkgutil.walk_packages(package.__path__, f"{name}."):
+            with contextlib.suppress(ImportError):  # of a library for one kind of host or image
+                importlib.import_module(found.name)
+    importlib.import_module("encodings.idna")
 
 
 def _written(config: MachineConfig) -> Iterator[Path]:

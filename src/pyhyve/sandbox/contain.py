@@ -9,7 +9,6 @@ import os
 import platform
 import pwd
 import sys
-import sysconfig
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +72,7 @@ def enter(*, readable: Iterable[Path] = (), writable: Iterable[Path] = ()) -> Co
 
 def _interpreter_paths() -> set[Path]:
     """Where modules are imported from: some are loaded when they are first needed."""
-    places = {sys.prefix, sys.base_prefix, *sysconfig.get_paths().values(), *filter(None, sys.path)}
+    places = {sys.prefix, sys.base_prefix, *filter(None, sys.path)}
     return {Path(place) for place in places if place} | {Path(__file__).parents[2]}
 
 
