@@ -84,7 +84,7 @@ def use(data: bytes, format_name: str, chance: random.Random) -> str:
     request = OpenRequest(storage, writable, Siblings().open, check_only=chance.random() < 0.3)
     try:
         image = find_format(format_name).open(request)
-    except ImageError as error:
+    except (ImageError, OSError) as error:  # replaying a log may need more room than there is
         one_line(error)
         return "refused"
     outcome = "read"

@@ -296,3 +296,16 @@ def test_machine_state_does_not_show_the_backing_image(make_image: MakeImage) ->
     image.pread_vm_state_into(memoryview(found), 0)
     assert found == bytes(1000) + b"state" + bytes(1995)
     image.close()
+
+
+def test_check_leaves_counts_far_past_the_end_alone(make_image: MakeImage, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = make_image(refcount_bits="1", cluster_size="16384")
+    image.pwrite(b"x" * 100_000, 0)
+    image.flush()
+    counts = image.meta.refcounts
+    counts.table[1:] = counts.table[:1] * (len(counts.table) - 1)  # a damaged table names one block 2048 times
+    looked_at = []
+    real = counts.block
+    monkeypatch.setattr(counts, "block", lambda number: looked_at.append(number) or real(number))
+    assert image.check().corruptions > 0
+    assert max(looked_at) == 0
