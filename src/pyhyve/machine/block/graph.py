@@ -44,6 +44,7 @@ class BlockGraph:
 
     def __init__(self) -> None:
         self.nodes: dict[str, BlockNode] = {}
+        self._is_closed = False
         self._numbers = itertools.count()
         self._depth = 0
         self.lock = threading.RLock()
@@ -172,6 +173,7 @@ class BlockGraph:
     def close(self) -> None:
         """Close every node; for the machine's end, when all devices are gone."""
         with self.lock:
+            self._is_closed = True
             for node in list(self.nodes.values()):
                 if node.image is not None:
                     node.image.backing = None
@@ -186,6 +188,9 @@ class BlockGraph:
     # -- opening ------------------------------------------------------------------------------------------------------
 
     def _check_room(self) -> None:
+        if self._is_closed:
+            msg = "the machine has ended"
+            raise ChangeError(msg)
         if len(self.nodes) >= MAX_NODES:
             msg = f"there are {MAX_NODES} block nodes already"
             raise ChangeError(msg)
