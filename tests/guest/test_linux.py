@@ -46,6 +46,7 @@ def test_debian_boots_answers_and_powers_off(debian: Guest, start: StartMachine)
     assert console.wait_end() == 0
 
 
+@pytest.mark.skipif(PATIENCE > 1, reason="QEMU's emulated SVM shows guests a wrong XSAVE size: the kernel warns of it")
 def test_kernel_prints_to_the_serial_console_and_reports_no_trouble(debian_6_1: Guest, start: StartMachine) -> None:
     console = start(debian_6_1, "console=ttyS0")
     console.expect(r"Linux version 6\.1\.", BOOT_TIMEOUT_S)
