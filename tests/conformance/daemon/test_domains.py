@@ -124,6 +124,20 @@ def test_everyday_life_of_a_domain(run: Virsh, tmp_path: Path) -> None:
     assert "failed to get domain 'everyday'" in run("dominfo", "everyday", fails=True)
 
 
+def test_reason_of_an_end_is_not_that_of_an_earlier_one(daemon: DaemonProcess, run: Virsh, tmp_path: Path) -> None:
+    define(run, tmp_path, document("ends"))
+    run("start", "ends")
+    run("destroy", "ends")
+    run("start", "ends")
+    pid = record_of(daemon, "ends")["pid"]
+    os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while run("domstate", "ends") != "shut off" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert run("domstate", "ends", "--reason") == "shut off (crashed)"
+    run("undefine", "ends")
+
+
 def test_transient_domain_is_gone_when_it_ends(run: Virsh, tmp_path: Path) -> None:
     path = tmp_path / "t.xml"
     path.write_text(document("transient"), encoding="utf-8")

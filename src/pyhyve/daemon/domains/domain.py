@@ -277,6 +277,12 @@ class ManagedDomain:
             self._holder = ""
             self._lock.release()
 
+    @contextlib.asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """As :meth:`job`, for what has to happen however long it takes, and to a domain that is gone."""
+        async with self._lock:
+            yield
+
     @property
     def busy_with(self) -> str:
         """What change is under way."""

@@ -75,6 +75,7 @@ async def start(
     number = registry.next_id()
     registry.set_active(domain, number)
     domain.gone.clear()
+    domain.parts.clear()
     try:
         live = await registry.hypervisor.prepare(definition, number)
         record = MachineRecord(
@@ -228,19 +229,21 @@ async def _clear(domain: ManagedDomain) -> None:
 
 
 async def ended(domain: ManagedDomain, status: int | None) -> None:
-    """A machine's process is gone: say why, and clean up."""
-    if domain.machine is None:
-        return
-    _log.info("the machine of %s ended%s", domain.name, "" if status is None else f" with status {status}")
-    plan: tuple[ShutoffReason, StoppedDetail] | None = domain.parts.get("ending")
-    if plan is None:
-        if domain.state is DomainState.SHUTDOWN:
-            plan = (ShutoffReason.SHUTDOWN, StoppedDetail.SHUTDOWN)
-        elif domain.state is DomainState.CRASHED:
-            plan = (ShutoffReason.CRASHED, StoppedDetail.CRASHED)
-        else:
-            plan = (ShutoffReason.CRASHED, StoppedDetail.FAILED)
-    await finish(domain, *plan)
+    """A machine's process is gone: say why, and clean up, once nothing else is done to the domain."""
+    machine = domain.machine
+    async with domain.alone():
+        if machine is None or domain.machine is not machine:
+            return  # whoever had it ended dealt with it
+        _log.info("the machine of %s ended%s", domain.name, "" if status is None else f" with status {status}")
+        plan: tuple[ShutoffReason, StoppedDetail] | None = domain.parts.get("ending")
+        if plan is None:
+            if domain.state is DomainState.SHUTDOWN:
+                plan = (ShutoffReason.SHUTDOWN, StoppedDetail.SHUTDOWN)
+            elif domain.state is DomainState.CRASHED:
+                plan = (ShutoffReason.CRASHED, StoppedDetail.CRASHED)
+            else:
+                plan = (ShutoffReason.CRASHED, StoppedDetail.FAILED)
+        await finish(domain, *plan)
 
 
 async def finish(domain: ManagedDomain, reason: ShutoffReason, detail: StoppedDetail) -> None:
@@ -248,21 +251,23 @@ async def finish(domain: ManagedDomain, reason: ShutoffReason, detail: StoppedDe
     if domain.machine is None and domain.record is None:
         return
     reference = domain.ref
-    await _clear(domain)
-    domain.updated = False
-    domain.set_state(DomainState.SHUTOFF, reason)
-    registry = domain.registry
-    registry.daemon.events.publish(
-        registry.driver,
-        EventKind.DOMAIN,
-        DomainEvent.LIFECYCLE,
-        reference._replace(id=-1),
-        int(LifecycleEvent.STOPPED),
-        int(detail),
-    )
-    if not domain.persistent:
-        registry.remove(domain)
-    domain.gone.set()
+    try:
+        await _clear(domain)
+        domain.updated = False
+        domain.set_state(DomainState.SHUTOFF, reason)
+        registry = domain.registry
+        registry.daemon.events.publish(
+            registry.driver,
+            EventKind.DOMAIN,
+            DomainEvent.LIFECYCLE,
+            reference._replace(id=-1),
+            int(LifecycleEvent.STOPPED),
+            int(detail),
+        )
+        if not domain.persistent:
+            registry.remove(domain)
+    finally:
+        domain.gone.set()
 
 
 async def end(domain: ManagedDomain, reason: ShutoffReason, detail: StoppedDetail, *, gracefully: bool = False) -> None:
@@ -276,8 +281,11 @@ async def end(domain: ManagedDomain, reason: ShutoffReason, detail: StoppedDetai
             domain.parts.pop("ending", None)
     if not gone:
         raise failed(f"Failed to terminate process {machine.pid} with SIGTERM: Device or resource busy")
-    domain.parts["ending"] = (reason, detail)
-    await finish(domain, reason, detail)
+    if domain.machine is machine:
+        domain.parts["ending"] = (reason, detail)
+        await finish(domain, reason, detail)
+    else:  # its end was noticed first, and is being dealt with
+        await domain.gone.wait()
 
 
 async def destroy(domain: ManagedDomain, *, gracefully: bool = False) -> None:
