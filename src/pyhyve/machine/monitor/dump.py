@@ -141,7 +141,7 @@ def _open(hardware: Hardware, protocol: str) -> int:
     if kind == "file" and where:
         try:
             return os.open(where, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             msg = f"Could not open '{where}': {error.strerror}"
             raise QmpError(msg) from error
     if kind == "fd" and where:
@@ -225,7 +225,7 @@ def save_physical(machine: Machine, start_gpa: int, size: int, filename: str) ->
     error = ""
     try:
         fd = os.open(filename, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    except OSError as problem:
+    except (OSError, ValueError) as problem:
         msg = f"Could not open '{filename}': {problem.strerror}"
         raise QmpError(msg) from problem
 
