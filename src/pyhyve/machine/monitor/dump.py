@@ -142,7 +142,7 @@ def _open(hardware: Hardware, protocol: str) -> int:
         try:
             return os.open(where, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         except (OSError, ValueError) as error:
-            msg = f"Could not open '{where}': {error.strerror}"
+            msg = f"Could not open '{where}': {getattr(error, 'strerror', error)}"
             raise QmpError(msg) from error
     if kind == "fd" and where:
         return hardware.descriptors.take(where)
@@ -226,7 +226,7 @@ def save_physical(machine: Machine, start_gpa: int, size: int, filename: str) ->
     try:
         fd = os.open(filename, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     except (OSError, ValueError) as problem:
-        msg = f"Could not open '{filename}': {problem.strerror}"
+        msg = f"Could not open '{filename}': {getattr(problem, 'strerror', problem)}"
         raise QmpError(msg) from problem
 
     def work() -> None:
