@@ -54,9 +54,7 @@ def stream(text: str) -> dict[str, Any]:
     return result
 
 
-def test_streams_between_guests_and_host(
-    debian_6_1: Guest, bridge: str, tmp_path: Path, start: StartMachine
-) -> None:
+def test_streams_between_guests_and_host(debian_6_1: Guest, bridge: str, tmp_path: Path, start: StartMachine) -> None:
     iperf = find_program("iperf3", "iperf3")
     tools = program_disk(tmp_path / "tools", iperf)
 

@@ -138,8 +138,8 @@ class DriverQueue(ABC):
             if linked and i < last:
                 flags |= DescFlag.NEXT
             following = i + 1 if linked and i < last else 0
-            fields = (segment.gpa, segment.length, flags, following) if linked else (
-                segment.gpa, segment.length, 0, flags
+            fields = (
+                (segment.gpa, segment.length, flags, following) if linked else (segment.gpa, segment.length, 0, flags)
             )
             self._store(gpa + 16 * i, _DESCRIPTOR.pack(*fields))
         return gpa, 16 * len(segments)

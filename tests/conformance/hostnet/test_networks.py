@@ -158,9 +158,7 @@ def test_routed_network_keeps_addresses_in_both_directions(
 ) -> None:
     outside = outside_of(host, new_namespace)
     before = host.state()
-    created(
-        host, "lab", "--mode", "routed", "--address", "10.81.0.1/24", "--address", "2001:db8:81::1/64", "--no-dhcp"
-    )
+    created(host, "lab", "--mode", "routed", "--address", "10.81.0.1/24", "--address", "2001:db8:81::1/64", "--no-dhcp")
     attach(host, guest, "lab")
     guest.setup(
         "addr add 10.81.0.2/24 dev eth0\nroute add default via 10.81.0.1\n"

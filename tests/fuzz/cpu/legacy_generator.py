@@ -20,9 +20,7 @@ _CS, _SS, _DS, _ES = range(4)
 _PREFIXES: Final = {_ES: 0x26, _CS: 0x2E, _SS: 0x36, _DS: 0x3E}
 _FORMS_16: Final = ((_RBX, _RSI), (_RBX, _RDI), (_RBP, _RSI), (_RBP, _RDI), (_RSI,), (_RDI,), (_RBP,), (_RBX,))
 """Registers of the 16-bit addressing forms (SDM volume 2, table 2-1)."""
-_GONE: Final = frozenset(
-    bytes.fromhex("06 07 0e 16 17 1e 1f 27 2f 37 3f 60 61 63 82 9a ce d4 d6 ea")
-)
+_GONE: Final = frozenset(bytes.fromhex("06 07 0e 16 17 1e 1f 27 2f 37 3f 60 61 63 82 9a ce d4 d6 ea"))
 """One-byte opcodes that mean something else in 64-bit mode."""
 _LINES: Final = """
 1 06,0e,16,1e v !stack

@@ -134,8 +134,11 @@ def describe(batch: Batch, index: int, native: Result, engine: Result) -> str:
     lines = [
         *(f"  {line}" for line in disassemble(case)),
         f"  at {case.rip:#x}, {' '.join(registers[:8])}",
-        *([f"  {case.bits} bits, eip {case.eip:#x}, cs ss ds es " + " ".join(f"{s:x}" for s in case.selectors)]
-          if case.bits != 64 else []),
+        *(
+            [f"  {case.bits} bits, eip {case.eip:#x}, cs ss ds es " + " ".join(f"{s:x}" for s in case.selectors)]
+            if case.bits != 64
+            else []
+        ),
         f"  {' '.join(registers[8:])} rflags {case.rflags:x} cw {control:x} sw {status:x} tw {tags:x} mxcsr {mxcsr:x}",
         *(f"    {line}" for line in differences(case, batch.template, native, engine)),
     ]

@@ -214,10 +214,7 @@ def _excused(case: Case, native: Result, engine: Result, *, lenient: bool) -> bo
     if case.bits != 64 and engine.vector == 13 and engine.error == _HOST_SEGMENT:
         # Linux keeps a data segment of its own there, which programs may load.
         return True
-    return (
-        _excused_bit_scan(case, native, engine)
-        or _excused_page_fault(native, engine)
-    )
+    return _excused_bit_scan(case, native, engine) or _excused_page_fault(native, engine)
 
 
 def _excused_undefined(batch: Batch, index: int, native: Result, engine: Result) -> bool:

@@ -414,9 +414,7 @@ class HostileDriver:
             self._ram[header : header + len(data)] = data
             usual = len(data)
             parts = [(header, rng.choice((usual, usual, usual, 8, usual - 1, usual + 8)), 0)]
-            parts += [
-                (self._address(), self._length(), _WRITE * rng.getrandbits(1)) for _ in range(rng.getrandbits(2))
-            ]
+            parts += [(self._address(), self._length(), _WRITE * rng.getrandbits(1)) for _ in range(rng.getrandbits(2))]
             parts.append((DATA_GPA + 0x7F00 + rng.getrandbits(4), 1, _WRITE))
         else:
             parts = [

@@ -25,10 +25,10 @@ __all__ = ["DUMP_USAGE", "Disk", "Nic", "disks", "edit", "edited", "nics", "pars
 DUMP_USAGE = "[--xpath <string>] [--wrap]"
 
 
-def parse(xml: str) -> etree._Element:
-    """Parse a document. Raises VerbFailed."""
+def parse(xml: str, *, blanks: bool = True) -> etree._Element:
+    """Parse a document, with or without the white space between elements. Raises VerbFailed."""
     try:
-        return etree.fromstring(xml.encode(), etree.XMLParser(resolve_entities=False, remove_blank_text=False))
+        return etree.fromstring(xml.encode(), etree.XMLParser(resolve_entities=False, remove_blank_text=not blanks))
     except etree.XMLSyntaxError as error:
         msg = f"malformed document: {error}"
         raise VerbFailed(msg) from error
@@ -41,7 +41,7 @@ def show(shell: Shell, values: Values, xml: str) -> None:
         shell.write(xml)
         return
     try:
-        found = parse(xml).xpath(query)
+        found = parse(xml, blanks=False).xpath(query)
     except etree.XPathError as error:
         msg = f"failed to extract xpath expression '{query}': {error}"
         raise VerbFailed(msg) from error
@@ -58,13 +58,6 @@ def show(shell: Shell, values: Values, xml: str) -> None:
     shell.print("</nodes>")
 
 
-def _moved_left(node: etree._Element) -> list[str]:
-    """An element's lines without the indentation it had in its document."""
-    depth = 2 * sum(1 for _ in node.iterancestors())
-    first, *rest = etree.tostring(node, encoding="unicode", with_tail=False).split("\n")
-    return [first, *(line[depth:] if line[:depth].isspace() else line for line in rest)]
-
-
 def _scalar(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
@@ -75,7 +68,8 @@ def _scalar(value: object) -> str:
 
 def _node_text(node: object, indent: str = "") -> str:
     if isinstance(node, etree._Element):  # noqa: SLF001 - lxml's public type by its only name
-        return "\n".join(indent + line for line in _moved_left(node))
+        text = etree.tostring(node, encoding="unicode", with_tail=False, pretty_print=True)
+        return "\n".join(indent + line for line in text.removesuffix("\n").split("\n"))
     name = getattr(node, "attrname", None)
     return f' {name}="{node}"' if name else str(node)
 

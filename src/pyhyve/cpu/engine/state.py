@@ -167,6 +167,7 @@ def retag(st: Value) -> None:
     """
     st.lookup_tag = st.mode | ((st.generation + (st.local_generation & st.tag_local)) << 32)
 
+
 __all__ = [
     "BLOCK",
     "HASH_ENTRIES",

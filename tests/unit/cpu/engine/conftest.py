@@ -48,8 +48,17 @@ class Guest:
         self.vcpu.write_registers(
             values
             | {
-                "cr0": 0x80000031, "cr3": TABLES, "cr4": 0x620, "efer": 0xD00, "rflags": 2, "rsp": STACK, "rip": CODE,
-                "gdtr.base": GDT, "gdtr.limit": 23, "idtr.base": IDT, "idtr.limit": 0xFFF,
+                "cr0": 0x80000031,
+                "cr3": TABLES,
+                "cr4": 0x620,
+                "efer": 0xD00,
+                "rflags": 2,
+                "rsp": STACK,
+                "rip": CODE,
+                "gdtr.base": GDT,
+                "gdtr.limit": 23,
+                "idtr.base": IDT,
+                "idtr.limit": 0xFFF,
             }
         )
 

@@ -43,9 +43,7 @@ def test_second_load_comes_from_disk(cache: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "garbage"])
-def test_damaged_file_is_built_anew_with_a_warning(
-    cache: Path, caplog: pytest.LogCaptureFixture, damage: str
-) -> None:
+def test_damaged_file_is_built_anew_with_a_warning(cache: Path, caplog: pytest.LogCaptureFixture, damage: str) -> None:
     build = Builder()
     load_or_build("test", build)
     (path,) = cache.iterdir()

@@ -85,9 +85,7 @@ def test_changed_mapping_takes_effect_after_invlpg(guest: Guest) -> None:
     pte = 0x103000 + 8 * 0x50
     guest.code(
         "488b042500000500"
-         "48c70425" + pte.to_bytes(4, "little").hex() + "03000600"
-        + "0f013c2500000500"
-        + "488b1c2500000500 f4"
+        "48c70425" + pte.to_bytes(4, "little").hex() + "03000600" + "0f013c2500000500" + "488b1c2500000500 f4"
     )
     registers = guest.run_to_halt()
     assert registers["rax"] == int.from_bytes(b"A" * 8, "little")

@@ -262,7 +262,7 @@ def vol_resize(shell: Shell, values: Values) -> None:
 )
 def vol_upload(shell: Shell, values: Values) -> None:
     """Upload."""
-    offset, length = values.scaled("offset", 1) or 0, values.scaled("length", 1) or 0
+    offset, length = values.number("offset", minimum=0) or 0, values.number("length", minimum=0) or 0
     volume, path = shell.volume(values), values.text("file")
     try:
         file = open(path, "rb")  # noqa: PTH123, SIM115 - the user's own spelling; closed below
@@ -292,7 +292,7 @@ def vol_upload(shell: Shell, values: Values) -> None:
 )
 def vol_download(shell: Shell, values: Values) -> None:
     """Download."""
-    offset, length = values.scaled("offset", 1) or 0, values.scaled("length", 1) or 0
+    offset, length = values.number("offset", minimum=0) or 0, values.number("length", minimum=0) or 0
     volume, path = shell.volume(values), Path(values.text("file"))
     sparse, existed = values.flag("sparse"), path.exists()
     try:

@@ -114,7 +114,9 @@ def _make_unsigned_128() -> Kernel:
             """`bounce[0]`, `bounce[1]` := quotient and remainder of high:low by `by`, which is larger than high."""
             b = st.builder
             pair = b.asm(
-                "divq $4", "={rax},={rdx},{rax},{rdx},r,~{flags}", "{ i64, i64 }",
+                "divq $4",
+                "={rax},={rdx},{rax},{rdx},r,~{flags}",
+                "{ i64, i64 }",
                 [("i64", low.get().ir), ("i64", high.get().ir), ("i64", by.get().ir)],
             )
             st.bounce[0] = b.let(f"extractvalue {{ i64, i64 }} {pair}, 0", U64)

@@ -269,6 +269,17 @@ def xsetbv(st: Any) -> None:
 
 
 __all__ = [
-    "clts", "flush_tlb", "invd", "invlpg", "lmsw", "load_cr3", "read_cr", "refuse_umip", "refuse_user", "smsw",
-    "wbinvd", "write_cr", "xsetbv",
+    "clts",
+    "flush_tlb",
+    "invd",
+    "invlpg",
+    "lmsw",
+    "load_cr3",
+    "read_cr",
+    "refuse_umip",
+    "refuse_user",
+    "smsw",
+    "wbinvd",
+    "write_cr",
+    "xsetbv",
 ]

@@ -30,13 +30,38 @@ SIGNATURE = 0x000106CA
 """Family 6, model 0x1C, stepping 10: an in-order core, which no kernel defends against speculation."""
 
 FEATURES_EDX = {
-    "fpu": 0, "de": 2, "pse": 3, "tsc": 4, "msr": 5, "pae": 6, "mce": 7, "cx8": 8, "apic": 9, "sep": 11, "mtrr": 12,
-    "pge": 13, "mca": 14, "cmov": 15, "pat": 16, "pse36": 17, "clfsh": 19, "mmx": 23, "fxsr": 24, "sse": 25,
+    "fpu": 0,
+    "de": 2,
+    "pse": 3,
+    "tsc": 4,
+    "msr": 5,
+    "pae": 6,
+    "mce": 7,
+    "cx8": 8,
+    "apic": 9,
+    "sep": 11,
+    "mtrr": 12,
+    "pge": 13,
+    "mca": 14,
+    "cmov": 15,
+    "pat": 16,
+    "pse36": 17,
+    "clfsh": 19,
+    "mmx": 23,
+    "fxsr": 24,
+    "sse": 25,
     "sse2": 26,
 }
 """Leaf 1, EDX."""
 FEATURES_ECX = {
-    "sse3": 0, "ssse3": 9, "cx16": 13, "sse4_1": 19, "sse4_2": 20, "popcnt": 23, "tsc_deadline": 24, "xsave": 26,
+    "sse3": 0,
+    "ssse3": 9,
+    "cx16": 13,
+    "sse4_1": 19,
+    "sse4_2": 20,
+    "popcnt": 23,
+    "tsc_deadline": 24,
+    "xsave": 26,
     "hypervisor": 31,
 }
 """Leaf 1, ECX; OSXSAVE (bit 27) follows CR4."""

@@ -216,8 +216,13 @@ def stack_load(st: Any, offset: Any, size: Any) -> Any:
             return 0
         return mmu.load_at(st, offset, size, index)
     address = stack_address(
-        st, st.seg_base[Seg.SS], st.seg_limit[Seg.SS], st.seg_attr[Seg.SS], offset & stack_mask(st.seg_attr[Seg.SS]),
-        size, 0,
+        st,
+        st.seg_base[Seg.SS],
+        st.seg_limit[Seg.SS],
+        st.seg_attr[Seg.SS],
+        offset & stack_mask(st.seg_attr[Seg.SS]),
+        size,
+        0,
     )
     if st.stop != 0:
         return 0

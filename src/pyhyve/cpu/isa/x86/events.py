@@ -48,7 +48,16 @@ from pyhyve.cpu.lang import U64, Pointer, current, kernel, u64
 
 raise_exception = faults.raise_exception
 gp, ss, np, ts, ud, nm, de, mf, xm, ac = (
-    faults.gp, faults.ss, faults.np, faults.ts, faults.ud, faults.nm, faults.de, faults.mf, faults.xm, faults.ac
+    faults.gp,
+    faults.ss,
+    faults.np,
+    faults.ts,
+    faults.ud,
+    faults.nm,
+    faults.de,
+    faults.mf,
+    faults.xm,
+    faults.ac,
 )
 pf, db, db_fault = faults.pf, faults.db, faults.db_fault
 

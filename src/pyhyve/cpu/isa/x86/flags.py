@@ -128,7 +128,7 @@ def write_eflags(st: Any, value: Any, mask: Any) -> None:
     word = ((old & ~mask) | (value & mask)).trunc(32)
     st.eflags = (word & ~u32(ARITHMETIC)) | FIXED
     zero = word.bit(6)
-    st.fl_result = (u64(1) - zero.zext(64))
+    st.fl_result = u64(1) - zero.zext(64)
     aux = explicit_aux(word.bit(0), word.bit(11), word.bit(4)) | word.bit(7).zext(32)
     odd = zero ^ word.bit(2)
     st.fl_aux = aux | ((odd ^ 0).zext(32) << 8)

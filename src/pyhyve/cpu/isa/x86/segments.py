@@ -375,6 +375,19 @@ def sidt(st: Any, address: Any) -> None:
 
 
 __all__ = [
-    "VALID", "arpl", "lar", "lgdt", "lidt", "lldt", "load_segment", "lsl", "ltr", "sgdt", "sidt", "sldt", "str_",
-    "verr", "verw",
+    "VALID",
+    "arpl",
+    "lar",
+    "lgdt",
+    "lidt",
+    "lldt",
+    "load_segment",
+    "lsl",
+    "ltr",
+    "sgdt",
+    "sidt",
+    "sldt",
+    "str_",
+    "verr",
+    "verw",
 ]

@@ -103,8 +103,19 @@ class Cr4(IntFlag):
 
 
 CR4_WRITABLE = (
-    Cr4.TSD | Cr4.DE | Cr4.PSE | Cr4.PAE | Cr4.MCE | Cr4.PGE | Cr4.PCE | Cr4.OSFXSR | Cr4.OSXMMEXCPT
-    | Cr4.UMIP | Cr4.OSXSAVE | Cr4.SMEP | Cr4.SMAP
+    Cr4.TSD
+    | Cr4.DE
+    | Cr4.PSE
+    | Cr4.PAE
+    | Cr4.MCE
+    | Cr4.PGE
+    | Cr4.PCE
+    | Cr4.OSFXSR
+    | Cr4.OSXMMEXCPT
+    | Cr4.UMIP
+    | Cr4.OSXSAVE
+    | Cr4.SMEP
+    | Cr4.SMAP
 )
 """The bits this model has; the others are reserved."""
 

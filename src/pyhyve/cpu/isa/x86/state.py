@@ -108,8 +108,23 @@ STATE.add("msr_address", U64).add("msr_failed", U64)
 STATE.add("code_page_hva", U64)
 STATE.add("fetch_bytes", Array(U8, 32)).add("zeros", Array(U64, 4))
 for _name in (
-    "d_length", "d_row", "d_attributes", "d_modrm", "d_sib", "d_disp", "d_immediate", "d_second", "d_rex", "d_segment",
-    "d_size", "d_address", "d_prefix", "d_lock", "d_repeat", "d_opcode", "d_has_sib",
+    "d_length",
+    "d_row",
+    "d_attributes",
+    "d_modrm",
+    "d_sib",
+    "d_disp",
+    "d_immediate",
+    "d_second",
+    "d_rex",
+    "d_segment",
+    "d_size",
+    "d_address",
+    "d_prefix",
+    "d_lock",
+    "d_repeat",
+    "d_opcode",
+    "d_has_sib",
 ):
     STATE.add(_name, U64)
 """The instruction being decoded; sizes as indexes 0-2 for 16, 32, 64 bits."""
@@ -123,9 +138,7 @@ for _name in ("large", "large_global"):
 """Linear addresses that large pages (not global ones, global ones) may cover (`address & large_mask == large_base`; all
 ones: none): the TLB holds such pages in 4 KiB pieces, so that INVLPG of one must drop more than its own entry."""
 
-_KEPT = frozenset(
-    {"tsc_offset", "tsc_hz", "cpuid", "cpuid_count", "physical_bits", "interrupt_line", "bios_sign_id"}
-)
+_KEPT = frozenset({"tsc_offset", "tsc_hz", "cpuid", "cpuid_count", "physical_bits", "interrupt_line", "bios_sign_id"})
 """What RESET leaves: what the machine has configured, its INTR line, and the microcode's revision."""
 RESET_CLEARS = (*MIDST, *(name for name in STATE.fields if name not in _ENGINE | _KEPT))
 """Fields that RESET zeroes; some have another value then (SDM Vol. 3A, table 10-1)."""

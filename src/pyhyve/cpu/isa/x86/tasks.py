@@ -216,9 +216,7 @@ def switch_task(st: Any, selector: Any, reason: Any, ip: Any, flags: Any, ext: A
         if st.stop != 0:
             return
     # The commit point.
-    set_segment(
-        st, Seg.TR, selector, base, desc.limit(descriptor), desc.attributes(descriptor) | System.TSS16_BUSY
-    )
+    set_segment(st, Seg.TR, selector, base, desc.limit(descriptor), desc.attributes(descriptor) | System.TSS16_BUSY)
     st.cr0 = st.cr0 | Cr0.TS
     if cr3 != st.cr3:
         from pyhyve.cpu.isa.x86.control import load_cr3  # noqa: PLC0415 - control needs this module's callers
@@ -329,9 +327,7 @@ def switch_by_gate(st: Any, selector: Any, ip: Any, flags: Any, ext: Any, has_er
     ss_attr = st.seg_attr[Seg.SS]
     mask = stack_mask(ss_attr)
     sp = (st.gpr[Gpr.RSP] - size) & mask
-    push_at(
-        st, st.seg_base[Seg.SS], st.seg_limit[Seg.SS], ss_attr, sp, size, error, privilege_index(st.cpl), ext
-    )
+    push_at(st, st.seg_base[Seg.SS], st.seg_limit[Seg.SS], ss_attr, sp, size, error, privilege_index(st.cpl), ext)
     if st.stop == 0:
         st.gpr[Gpr.RSP] = desc.merge_sp(st.gpr[Gpr.RSP], sp, mask)
 

@@ -157,9 +157,7 @@ def check_code(st: Any, selector: Any, attr: Any) -> None:
 
 
 @kernel(Pointer(STATE), U64, U64, U64, U64, U64, U64, name="x86.enter_code", attributes=COLD)
-def enter_code(
-    st: Any, selector: Any, descriptor: Any, offset: Any, opsize: Any, next_pc: Any, is_call: Any
-) -> None:
+def enter_code(st: Any, selector: Any, descriptor: Any, offset: Any, opsize: Any, next_pc: Any, is_call: Any) -> None:
     """Go to a checked code segment without change of privilege."""
     set_accessed(st, selector, descriptor)
     if st.stop != 0:
@@ -283,9 +281,7 @@ def inner_call_long(st: Any, selector: Any, descriptor: Any, offset: Any, next_p
 
 
 @kernel(Pointer(STATE), U64, U64, U64, U64, U64, U64, name="x86.inner_call", attributes=COLD)
-def inner_call(
-    st: Any, selector: Any, descriptor: Any, offset: Any, size: Any, next_pc: Any, parameters: Any
-) -> None:
+def inner_call(st: Any, selector: Any, descriptor: Any, offset: Any, size: Any, next_pc: Any, parameters: Any) -> None:
     """A 16/32-bit call gate to an inner privilege, copying `parameters` items from stack to stack."""
     from pyhyve.cpu.isa.x86.events import check_inner_ss  # noqa: PLC0415 - events depends on the task code as this does
 
@@ -440,5 +436,13 @@ def swapgs(st: Any) -> None:
 
 
 __all__ = [
-    "far_call", "far_jump", "far_return", "iret", "swapgs", "syscall", "sysenter", "sysexit", "sysret",
+    "far_call",
+    "far_jump",
+    "far_return",
+    "iret",
+    "swapgs",
+    "syscall",
+    "sysenter",
+    "sysexit",
+    "sysret",
 ]

@@ -27,9 +27,7 @@ IMAGE_BYTES = 108
 IMAGE_REGISTERS = 28
 STACK_REGISTERS = 8
 _SUPPRESSES = 0x1F
-_CLOBBERS = "~{memory},~{flags},~{fpsr}," + ",".join(
-    ["~{st}", *(f"~{{st({i})}}" for i in range(1, STACK_REGISTERS))]
-)
+_CLOBBERS = "~{memory},~{flags},~{fpsr}," + ",".join(["~{st}", *(f"~{{st({i})}}" for i in range(1, STACK_REGISTERS))])
 
 
 @inline

@@ -122,9 +122,7 @@ def test_the_stack_wraps_at_64_kib(guest: RealGuest) -> None:
 def test_string_indexes_wrap_at_64_kib(guest: RealGuest) -> None:
     guest.memory.write(0xFFFE, b"ab")
     guest.memory.write(0x50000, b"cd")
-    registers = guest.run(
-        "f3a4 f4", rsi=0x1FFFE, rdi=0x600, rcx=0x30004, **{"ds.base": 0x50000, "ds.selector": 0x5000}
-    )
+    registers = guest.run("f3a4 f4", rsi=0x1FFFE, rdi=0x600, rcx=0x30004, **{"ds.base": 0x50000, "ds.selector": 0x5000})
     assert registers["rsi"] == 0x10002
     assert registers["rcx"] == 0x30000
     assert guest.memory.read(0x602, 2) == b"cd"

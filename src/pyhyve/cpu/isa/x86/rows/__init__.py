@@ -11,8 +11,18 @@ if TYPE_CHECKING:
     from pyhyve.cpu.isa.x86.table import Row
 
 MODULES = (
-    "arithmetic", "shifts", "transfer", "system", "legacy", "fpstate", "sse", "sse_float", "sse_general", "sse_integer",
-    "mmx", "x87",
+    "arithmetic",
+    "shifts",
+    "transfer",
+    "system",
+    "legacy",
+    "fpstate",
+    "sse",
+    "sse_float",
+    "sse_general",
+    "sse_integer",
+    "mmx",
+    "x87",
 )
 
 

@@ -66,13 +66,23 @@ def _binary(name: str) -> Semantics:
         def change(a: Value, b: Value) -> tuple[Value, Callable[[], None]]:
             if name in {"add", "adc"}:
                 result = a + b if carry is None else a + b + carry
-                return result, lambda: c.flags_add(a, b, result) if carry is None else c.set_flags(
-                    result, flags.carry_word(flags.add_carries(a, b, result))
+                return (
+                    result,
+                    lambda: (
+                        c.flags_add(a, b, result)
+                        if carry is None
+                        else c.set_flags(result, flags.carry_word(flags.add_carries(a, b, result)))
+                    ),
                 )
             if name in {"sub", "sbb"}:
                 result = a - b if carry is None else a - b - carry
-                return result, lambda: c.flags_subtract(a, b, result) if carry is None else c.set_flags(
-                    result, flags.carry_word(flags.subtract_borrows(a, b, result))
+                return (
+                    result,
+                    lambda: (
+                        c.flags_subtract(a, b, result)
+                        if carry is None
+                        else c.set_flags(result, flags.carry_word(flags.subtract_borrows(a, b, result)))
+                    ),
                 )
             result = {"and": a & b, "or": a | b, "xor": a ^ b}[name]
             return result, lambda: c.flags_logic(result)
@@ -268,12 +278,17 @@ def _alu_rows() -> list[Row]:
         lock = name != "cmp"
         stores = lock
         for opcode, operands, allowed in (
-            (f"{base:02X}", "Eb Gb", lock), (f"{base + 1:02X}", "Ev Gv", lock),
-            (f"{base + 2:02X}", "Gb Eb", False), (f"{base + 3:02X}", "Gv Ev", False),
-            (f"80 /{number}", "Eb Ib", lock), (f"81 /{number}", "Ev Iz", lock), (f"83 /{number}", "Ev Is", lock),
+            (f"{base:02X}", "Eb Gb", lock),
+            (f"{base + 1:02X}", "Ev Gv", lock),
+            (f"{base + 2:02X}", "Gb Eb", False),
+            (f"{base + 3:02X}", "Gv Ev", False),
+            (f"80 /{number}", "Eb Ib", lock),
+            (f"81 /{number}", "Ev Iz", lock),
+            (f"83 /{number}", "Ev Is", lock),
         ):
-            rows.append(row(opcode, name, operands, semantics, flags=kind, lock=allowed,
-                            stores=stores and operands[0] == "E"))
+            rows.append(
+                row(opcode, name, operands, semantics, flags=kind, lock=allowed, stores=stores and operands[0] == "E")
+            )
         rows.append(row(f"82 /{number}", name, "Eb Ib", semantics, flags=kind, lock=lock, mode="32", stores=stores))
         rows.append(row(f"{base + 4:02X}", f"{name}_al", "Ib", _accumulator(semantics), size="b", flags=kind))
         rows.append(row(f"{base + 5:02X}", f"{name}_ax", "Iz", _accumulator(semantics), size="v", flags=kind))

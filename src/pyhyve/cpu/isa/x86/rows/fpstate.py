@@ -41,7 +41,15 @@ def _stmxcsr(c: X86Context) -> None:
 
 def _save(opcode: str, name: str, kernel: Kernel, *, stores: bool, aligned: bool = False) -> Row:
     return row(
-        opcode, name, "M", _area(kernel), size="y", flags="n", code_size=True, memory_bits=4096, stores=stores,
+        opcode,
+        name,
+        "M",
+        _area(kernel),
+        size="y",
+        flags="n",
+        code_size=True,
+        memory_bits=4096,
+        stores=stores,
         aligned=aligned,
     )
 

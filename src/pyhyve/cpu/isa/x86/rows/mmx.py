@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from pyhyve.cpu.isa.x86.simd import Semantics
 
 
-
 def _emms(c: X86Context) -> None:
     """EMMS: every register empty."""
     simd_mmx.finish(c)
@@ -61,7 +60,14 @@ def _rows() -> Iterator[Row]:
     yield _mmx("NP 0F C5 r", "pextrw", "Gd Nq Ib", simd_mmx.extract_word, "d")
     yield _mmx("NP 0F D7 r", "pmovmskb", "Gd Nq", simd_mmx.move_mask, "d")
     yield row(
-        "NP 0F F7 r", "maskmovq", "Pq Nq", simd_mmx.masked_move, size="", flags="n", fpu="mmx", waits=True,
+        "NP 0F F7 r",
+        "maskmovq",
+        "Pq Nq",
+        simd_mmx.masked_move,
+        size="",
+        flags="n",
+        fpu="mmx",
+        waits=True,
         address_size=True,
     )
     yield _mmx("0F 77", "emms", "", _emms)

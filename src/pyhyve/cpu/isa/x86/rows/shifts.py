@@ -251,9 +251,14 @@ def population_count(c: X86Context) -> None:
 def _shift_rows() -> list[Row]:
     rows = []
     table: tuple[tuple[int, str, Semantics], ...] = (
-        (0, "rol", _rotate("rol")), (1, "ror", _rotate("ror")), (2, "rcl", _rotate_carry("rcl")),
-        (3, "rcr", _rotate_carry("rcr")), (4, "shl", _shift("shl")), (5, "shr", _shift("shr")),
-        (6, "shl", _shift("shl")), (7, "sar", _shift("sar")),
+        (0, "rol", _rotate("rol")),
+        (1, "ror", _rotate("ror")),
+        (2, "rcl", _rotate_carry("rcl")),
+        (3, "rcr", _rotate_carry("rcr")),
+        (4, "shl", _shift("shl")),
+        (5, "shr", _shift("shr")),
+        (6, "shl", _shift("shl")),
+        (7, "sar", _shift("sar")),
     )
     for number, name, semantics in table:
         # Rotation through carry reads CF.

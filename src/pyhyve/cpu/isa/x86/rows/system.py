@@ -383,18 +383,54 @@ def _segment_rows() -> list[Row]:
         name = segment.name.lower()
         rows.append(row(f"{push:02X}", f"push_{name}", "", _push_segment(segment), size="v", stack=True, mode="32"))
         if segment is not Seg.CS:
-            rows.append(row(f"{push + 1:02X}", f"pop_{name}", "", _pop_segment(segment), size="v", stack=True,
-                            mode="32", ends=True))
+            rows.append(
+                row(
+                    f"{push + 1:02X}",
+                    f"pop_{name}",
+                    "",
+                    _pop_segment(segment),
+                    size="v",
+                    stack=True,
+                    mode="32",
+                    ends=True,
+                )
+            )
     for push, segment in ((0xA0, Seg.FS), (0xA8, Seg.GS)):
         name = segment.name.lower()
-        rows.append(row(f"0F {push:02X}", f"push_{name}", "", _push_segment(segment), size="v", stack=True,
-                        default64=True))
-        rows.append(row(f"0F {push + 1:02X}", f"pop_{name}", "", _pop_segment(segment), size="v", stack=True,
-                        default64=True, ends=True))
-    for opcode, segment, mode in (("C5", Seg.DS, "32"), ("C4", Seg.ES, "32"), ("0F B2", Seg.SS, ""),
-                                  ("0F B4", Seg.FS, ""), ("0F B5", Seg.GS, "")):
-        rows.append(row(f"{opcode} m", f"l{segment.name.lower()}", "Gv Mv", _load_far_pointer(segment), size="v",
-                        mode=mode, ends=True, late=True))
+        rows.append(
+            row(f"0F {push:02X}", f"push_{name}", "", _push_segment(segment), size="v", stack=True, default64=True)
+        )
+        rows.append(
+            row(
+                f"0F {push + 1:02X}",
+                f"pop_{name}",
+                "",
+                _pop_segment(segment),
+                size="v",
+                stack=True,
+                default64=True,
+                ends=True,
+            )
+        )
+    for opcode, segment, mode in (
+        ("C5", Seg.DS, "32"),
+        ("C4", Seg.ES, "32"),
+        ("0F B2", Seg.SS, ""),
+        ("0F B4", Seg.FS, ""),
+        ("0F B5", Seg.GS, ""),
+    ):
+        rows.append(
+            row(
+                f"{opcode} m",
+                f"l{segment.name.lower()}",
+                "Gv Mv",
+                _load_far_pointer(segment),
+                size="v",
+                mode=mode,
+                ends=True,
+                late=True,
+            )
+        )
     return rows
 
 
@@ -424,10 +460,8 @@ ROWS: tuple[Row, ...] = (
     row("CA", "retf_n", "Iw", _far_return, size="v", ends=True),
     row("EA", "jmp_far", "Ap", _far_direct(transfer.far_jump), size="v", ends=True, mode="32"),
     row("9A", "call_far", "Ap", _far_direct(transfer.far_call), size="v", ends=True, mode="32"),
-    row("FF /5 m", "jmp_far_m", "Mv", _far_memory(transfer.far_jump), size="v", ends=True, stores=False,
-        late=True),
-    row("FF /3 m", "call_far_m", "Mv", _far_memory(transfer.far_call), size="v", ends=True, stores=False,
-        late=True),
+    row("FF /5 m", "jmp_far_m", "Mv", _far_memory(transfer.far_jump), size="v", ends=True, stores=False, late=True),
+    row("FF /3 m", "call_far_m", "Mv", _far_memory(transfer.far_call), size="v", ends=True, stores=False, late=True),
     row("0F 05", "syscall", "", _transfers(transfer.syscall, "next"), ends=True),
     row("0F 07", "sysret", "", _transfers(transfer.sysret, "size"), size="v", ends=True),
     row("0F 34", "sysenter", "", _transfers(transfer.sysenter), ends=True),
@@ -447,10 +481,26 @@ ROWS: tuple[Row, ...] = (
     row("0F 01 /7 m", "invlpg", "M", _then_leave(control.invlpg, "address"), ends=True, stores=False, memory_bits=8),
     row("0F 01 /0 m", "sgdt", "M", _then_next(segments.sgdt, "address"), stores=True, memory_bits=64),
     row("0F 01 /1 m", "sidt", "M", _then_next(segments.sidt, "address"), stores=True, memory_bits=64),
-    row("0F 01 /2 m", "lgdt", "M", _then_leave(segments.lgdt, "address", "size"), size="v", ends=True, stores=False,
-        memory_bits=64),
-    row("0F 01 /3 m", "lidt", "M", _then_leave(segments.lidt, "address", "size"), size="v", ends=True, stores=False,
-        memory_bits=64),
+    row(
+        "0F 01 /2 m",
+        "lgdt",
+        "M",
+        _then_leave(segments.lgdt, "address", "size"),
+        size="v",
+        ends=True,
+        stores=False,
+        memory_bits=64,
+    ),
+    row(
+        "0F 01 /3 m",
+        "lidt",
+        "M",
+        _then_leave(segments.lidt, "address", "size"),
+        size="v",
+        ends=True,
+        stores=False,
+        memory_bits=64,
+    ),
     row("0F 01 /4", "smsw", "Ev", _store_word(control.smsw), memory_bits=16),
     row("0F 01 /6", "lmsw", "Ew", _load_word(control.lmsw), ends=True, stores=False),
     row("0F 00 /0", "sldt", "Ev", _store_word(segments.sldt), memory_bits=16),
@@ -469,9 +519,16 @@ ROWS: tuple[Row, ...] = (
     row("0F 33", "rdpmc", "", _then_next(msr.rdpmc)),
     row("0F 0B", "ud2", "", _undefined, ends=True),
     # Gone in 64-bit mode, but fetched whole before that shows.
-    *(row(opcode, "gone", operands, _undefined, size="v", ends=True, mode="64") for opcode, operands in (
-        ("9A", "Ap"), ("EA", "Ap"), ("D4", "Ib"), ("D5", "Ib"), ("82", "Eb Ib"),
-    )),
+    *(
+        row(opcode, "gone", operands, _undefined, size="v", ends=True, mode="64")
+        for opcode, operands in (
+            ("9A", "Ap"),
+            ("EA", "Ap"),
+            ("D4", "Ib"),
+            ("D5", "Ib"),
+            ("82", "Eb Ib"),
+        )
+    ),
     row("0F B9", "ud1", "Gv Ev", _undefined, ends=True),
     row("0F FF", "ud0", "Gv Ev", _undefined, ends=True),
 )

@@ -286,9 +286,7 @@ def compare_exchange_pair(c: X86Context) -> None:
         old_low, old_high, same = _cmpxchg16b(c, host)
         pair_low, pair_high = old_low, old_high
     else:
-        result = b.let(
-            f"cmpxchg ptr {pointer.ir}, i64 {expected.ir}, i64 {new.ir} seq_cst seq_cst, align 8", wide
-        )
+        result = b.let(f"cmpxchg ptr {pointer.ir}, i64 {expected.ir}, i64 {new.ir} seq_cst seq_cst, align 8", wide)
         old = b.let(f"extractvalue {{ i64, i1 }} {result.ir}, 0", wide)
         pair_low, pair_high = old.trunc(32), (old >> 32).trunc(32)
         same = old == expected
@@ -307,8 +305,11 @@ def _cmpxchg16b(c: X86Context, host: Value) -> tuple[Value, Value, Value]:
         "={rax},={rdx},={rsi},{rax},{rdx},{rbx},{rcx},r,~{flags},~{memory}",
         "{ i64, i64, i64 }",
         [
-            ("i64", c.reg(Gpr.RAX).ir), ("i64", c.reg(Gpr.RDX).ir), ("i64", c.reg(Gpr.RBX).ir),
-            ("i64", c.reg(Gpr.RCX).ir), ("i64", host.get().ir),
+            ("i64", c.reg(Gpr.RAX).ir),
+            ("i64", c.reg(Gpr.RDX).ir),
+            ("i64", c.reg(Gpr.RBX).ir),
+            ("i64", c.reg(Gpr.RCX).ir),
+            ("i64", host.get().ir),
         ],
     )
     parts = [b.let(f"extractvalue {{ i64, i64, i64 }} {result}, {i}", U64) for i in range(3)]
@@ -322,10 +323,26 @@ def _condition_rows() -> list[Row]:
     rows = []
     for code, name in enumerate(_CONDITIONS):
         rows += [
-            row(f"{0x70 + code:02X}", f"j{name}", "Jb", _jump_on(code), size="v", force64=True, ends=True,
-                conditional=True),
-            row(f"0F {0x80 + code:02X}", f"j{name}", "Jz", _jump_on(code), size="v", force64=True, ends=True,
-                conditional=True),
+            row(
+                f"{0x70 + code:02X}",
+                f"j{name}",
+                "Jb",
+                _jump_on(code),
+                size="v",
+                force64=True,
+                ends=True,
+                conditional=True,
+            ),
+            row(
+                f"0F {0x80 + code:02X}",
+                f"j{name}",
+                "Jz",
+                _jump_on(code),
+                size="v",
+                force64=True,
+                ends=True,
+                conditional=True,
+            ),
             row(f"0F {0x90 + code:02X}", f"set{name}", "Eb", _set_on(code)),
             row(f"0F {0x40 + code:02X}", f"cmov{name}", "Gv Ev", _move_on(code)),
         ]

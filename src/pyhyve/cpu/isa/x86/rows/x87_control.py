@@ -70,9 +70,7 @@ def _x87(
 
 def _block(opcode: str, name: str, kernel: Kernel, *, stores: bool) -> Row:
     semantics = _area(kernel)
-    return row(
-        opcode, name, "M", semantics, size="z", flags="n", fpu="x87", stores=stores, late=True, waits=not stores
-    )
+    return row(opcode, name, "M", semantics, size="z", flags="n", fpu="x87", stores=stores, late=True, waits=not stores)
 
 
 ROWS: tuple[Row, ...] = (
