@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pyhyve.cpu.engine.sharing import Sharing
-from pyhyve.cpu.engine.softmmu import Access
 from pyhyve.cpu.engine.state import (
     BLOCK,
     HASH_ENTRIES,
@@ -24,6 +23,7 @@ from pyhyve.cpu.engine.state import (
     retag,
 )
 from pyhyve.cpu.engine.stitch import make_stitch
+from pyhyve.cpu.engine.tlb import Access
 from pyhyve.cpu.lang import U32, U64, Pointer, Struct, current, kernel, u32, u64
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Dispatcher:
     ) -> None:
         pointer = Pointer(state)
         stitch = make_stitch(state)
-        sharing = Sharing(state, regions, owners, blocks, mmu.protect_code_page)
+        sharing = Sharing(state, regions, owners, blocks, mmu.tlb.protect_code_page)
 
         @kernel(pointer, U64, name="dispatch.enter", attributes="nounwind noinline noredzone")
         def enter(st: Any, code: Any) -> None:

@@ -1,6 +1,6 @@
 """The software TLB: from guest virtual addresses to host memory, with slow paths for everything unusual.
 
-Each vCPU has one direct-mapped table per *translation index* (an instruction set's privilege levels; see `Mmu`).
+Each vCPU has one direct-mapped table per *translation index* (an instruction set's privilege levels; see `tlb`).
 Compiled code probes a table inline and calls `slow_load` or `slow_store` on a miss. Those walk, fill, split accesses
 that cross a page, reach devices, and drop translated code that is written to.
 
@@ -18,32 +18,19 @@ from pyhyve.cpu.engine.state import (
     NO_ADDRESS,
     PAGE_BYTES,
     PAGE_MASK,
-    PAGE_SHIFT,
-    TLB_BYTES,
-    TLB_ENTRIES,
-    TLB_ENTRY,
-    TLB_VICTIMS,
     WATCH_READ,
     WATCH_WRITE,
     WATCHPOINTS,
     Stop,
-    retag,
 )
-from pyhyve.cpu.lang import PRESERVE_MOST, U8, U16, U32, U64, Pointer, Struct, Value, current, inline, kernel, u64
+from pyhyve.cpu.engine.tlb import Access, Tlb, entry_at, slot_of
+from pyhyve.cpu.lang import PRESERVE_MOST, U8, U16, U32, U64, Pointer, Struct, kernel, u64
 
 if TYPE_CHECKING:
     from pyhyve.cpu.engine.jumps import Jumps
     from pyhyve.cpu.engine.regions import Regions
     from pyhyve.cpu.engine.sharing import Owners
     from pyhyve.cpu.lang import Kernel
-
-
-class Access(IntEnum):
-    """What a translation is for."""
-
-    READ = 0
-    WRITE = 1
-    FETCH = 2
 
 
 class ExitCode(IntEnum):
@@ -90,6 +77,7 @@ class SoftMmu:
         jumps: Jumps,
     ) -> None:
         self.jumps = jumps
+        self.tlb = Tlb(state, indexes, jumps)
         self.state = state
         self._alignment_checks = alignment_checks
         self._regions = regions
@@ -102,101 +90,14 @@ class SoftMmu:
 
     def _define(self) -> None:
         pointer = Pointer(self.state)
-        translate, invalidate, indexes = self._translate, self._invalidate, self.indexes
+        translate, invalidate = self._translate, self._invalidate
         check_address = self._check_address
         checked, unchecked = self._alignment_checks.index, self._alignment_checks.translates_as
         misaligned = self._alignment_checks.misaligned
-        owners, jumps = self._owners, self.jumps
+        owners, tlb = self._owners, self.tlb
         host_address = self._regions.host_address
         page_index = self._regions.page_index
         is_readonly = self._regions.is_readonly
-
-        @kernel(pointer, U64, name="mmu.flush_index")
-        def flush_index(st: Any, index: Any) -> None:
-            current().fill_bytes(st.tlb_base.offset(index * TLB_BYTES), 0xFF, u64(TLB_BYTES))
-
-        @kernel(pointer, name="mmu.flush_victims")
-        def flush_victims(st: Any) -> None:
-            current().fill_bytes(st.tlb_victims, 0xFF, u64(indexes * TLB_VICTIMS * TLB_ENTRY.size_bytes))
-
-        @kernel(pointer, name="mmu.flush_all")
-        def flush_all(st: Any) -> None:
-            """Forget every translation, and every address looked up in the jump cache."""
-            i: U64 = 0
-            while i < indexes:
-                flush_index(st, i)
-                i += 1
-            flush_victims(st)
-            i = 0
-            while i < st.tlb_log_count:
-                st.tlb_marks[st.tlb_log[i]] = 0
-                i += 1
-            st.tlb_log_count = 0
-            jumps.forget(st)
-            st.count_flush = st.count_flush + 1
-
-        @kernel(pointer, name="mmu.flush_local")
-        def flush_local(st: Any) -> None:
-            """Forget the translations that do not outlast a change of address space: those filled without `lasting`.
-
-            They are in a log, so that this costs no more than filling them did.
-            """
-            i: U64 = 0
-            while i < st.tlb_log_count:
-                slot = st.tlb_log[i].zext(64)
-                entry = st.tlb_base[slot]
-                entry.read = NO_ADDRESS
-                entry.write = NO_ADDRESS
-                entry.fetch = NO_ADDRESS
-                st.tlb_marks[slot] = 0
-                i += 1
-            st.tlb_log_count = 0
-            flush_victims(st)
-            st.local_generation = st.local_generation + 1
-            if st.jump_local != 0:
-                st.jump_local = 0
-                st.generation = st.generation + 1
-            retag(st)
-            st.count_flush = st.count_flush + 1
-
-        @kernel(pointer, U64, name="mmu.flush_page")
-        def flush_page(st: Any, address: Any) -> None:
-            """Forget the translations of the page of `address`."""
-            i: U64 = 0
-            while i < indexes:
-                entry = _entry(st, address, i)
-                entry.read = NO_ADDRESS
-                entry.write = NO_ADDRESS
-                entry.fetch = NO_ADDRESS
-                i += 1
-            i = 0
-            page = address & PAGE_MASK
-            while i < indexes * TLB_VICTIMS:
-                victim = st.tlb_victims[i]
-                if victim.read == page or victim.write == page or victim.fetch == page:
-                    _invalidate(victim)
-                i += 1
-            jumps.forget_page(st, address)
-
-        @kernel(pointer, U64, result=U64, name="mmu.protect_code_page")
-        def protect_code_page(st: Any, hva_page: Any) -> Any:
-            """Make writes to the page at host address `hva_page` take the slow path; counts the fast ones lost."""
-            found: U64 = 0
-            i: U64 = 0
-            while i < indexes * TLB_ENTRIES:
-                entry = st.tlb_base[i]
-                if entry.write != NO_ADDRESS and (entry.write + entry.addend) == hva_page:
-                    entry.write = NO_ADDRESS
-                    found += 1
-                i += 1
-            i = 0
-            while i < indexes * TLB_VICTIMS:
-                victim = st.tlb_victims[i]
-                if victim.write != NO_ADDRESS and (victim.write + victim.addend) == hva_page:
-                    victim.write = NO_ADDRESS
-                    found += 1
-                i += 1
-            return found
 
         @kernel(pointer, U64, U64, U64, name="mmu.watch", attributes="nounwind noinline cold")
         def watch(st: Any, address: Any, size: Any, kind: Any) -> None:
@@ -218,61 +119,13 @@ class SoftMmu:
                         return 1
             return 0
 
-        @kernel(pointer, U64, name="mmu.mark_local")
-        def mark_local(st: Any, slot: Any) -> None:
-            """Log the entry `slot` for `flush_local`."""
-            if st.tlb_marks[slot] == 0:
-                st.tlb_marks[slot] = 1
-                st.tlb_log[st.tlb_log_count] = slot.trunc(16)
-                st.tlb_log_count = st.tlb_log_count + 1
-
-        @kernel(pointer, U64, U64, U64, result=U64, name="mmu.recall")
-        def recall(st: Any, address: Any, access: Any, index: Any) -> Any:
-            """Bring back the entry for `access`, if another has displaced it lately; 1 when it was found."""
-            page = address & PAGE_MASK
-            entry = _entry(st, address, index)
-            i: U64 = 0
-            while i < TLB_VICTIMS:
-                victim = st.tlb_victims[index * TLB_VICTIMS + i]
-                tag = victim.read
-                if access == Access.WRITE:
-                    tag = victim.write
-                elif access == Access.FETCH:
-                    tag = victim.fetch
-                if tag == page:
-                    _swap(entry, victim)
-                    slot = _slot(address, index)
-                    was_local = st.tlb_marks[slot]
-                    if st.tlb_victim_marks[index * TLB_VICTIMS + i] != 0:
-                        mark_local(st, slot)
-                    st.tlb_victim_marks[index * TLB_VICTIMS + i] = was_local
-                    return 1
-                i += 1
-            return 0
-
-        @kernel(pointer, U64, U64, name="mmu.displace")
-        def displace(st: Any, page: Any, index: Any) -> None:
-            """Keep the entry that is about to be filled for `page`, if it holds another."""
-            entry = _entry(st, page, index)
-            held = entry.read & entry.write & entry.fetch
-            if held != NO_ADDRESS and held != page:
-                number = st.tlb_next_victim & (TLB_VICTIMS - 1)
-                st.tlb_next_victim = number + 1
-                victim = st.tlb_victims[index * TLB_VICTIMS + number]
-                victim.read = entry.read
-                victim.write = entry.write
-                victim.addend = entry.addend
-                victim.fetch = entry.fetch
-                st.tlb_victim_marks[index * TLB_VICTIMS + number] = st.tlb_marks[_slot(page, index)]
-                _invalidate(entry)
-
         @kernel(pointer, U64, U64, U64, result=U64, name="mmu.fill")
         def fill(st: Any, address: Any, access: Any, index: Any) -> Any:
             """Translate for `access`, install the page, and return the host address, 0 for a device; may fault."""
             if index == checked:
                 return fill(st, address, access, unchecked)
-            if recall(st, address, access, index) != 0:
-                return address + _entry(st, address, index).addend
+            if tlb.recall(st, address, access, index) != 0:
+                return address + entry_at(st, address, index).addend
             gpa = translate(st, address, access, index)
             if st.stop != 0:
                 return 0
@@ -281,10 +134,10 @@ class SoftMmu:
             if hva == 0:
                 return 0
             page = address & PAGE_MASK
-            displace(st, page, index)
-            entry = _entry(st, address, index)
+            tlb.displace(st, page, index)
+            entry = entry_at(st, address, index)
             if st.walk_lasting == 0:
-                mark_local(st, _slot(address, index))
+                tlb.mark_local(st, slot_of(address, index))
             addend = (hva & PAGE_MASK) - page
             if entry.addend != addend:
                 entry.read = NO_ADDRESS
@@ -404,7 +257,7 @@ class SoftMmu:
                     value = value | (byte << (i * 8))
                     i += 1
                 return value
-            entry = _entry(st, address, index)
+            entry = entry_at(st, address, index)
             if entry.read == address & PAGE_MASK:
                 return host_load(st, address + entry.addend, size)
             hva = fill(st, address, Access.READ, index)
@@ -443,7 +296,7 @@ class SoftMmu:
                         return
                     i += 1
                 return
-            entry = _entry(st, address, index)
+            entry = entry_at(st, address, index)
             if entry.write == address & PAGE_MASK:
                 host_store(st, address + entry.addend, size, value)
                 return
@@ -506,7 +359,7 @@ class SoftMmu:
             if (address & (PAGE_BYTES - 1)) + size > PAGE_BYTES:
                 fill(st, (address + size - 1) & PAGE_MASK, Access.WRITE, index)
                 return 0
-            entry = _entry(st, address, index)
+            entry = entry_at(st, address, index)
             if entry.write == (address + size - 1) & PAGE_MASK:
                 return hva
             return 0
@@ -520,10 +373,6 @@ class SoftMmu:
                 fill(st, address, Access.READ, index)
 
         self.probe_read = probe_read
-        self.flush_all = flush_all
-        self.flush_local = flush_local
-        self.flush_page = flush_page
-        self.protect_code_page = protect_code_page
         self.fill = fill
         self.device_load = device_load
         self.device_store = device_store
@@ -606,7 +455,7 @@ class SoftMmu:
                 hva = fill(st, address, Access.WRITE, index)
                 if st.stop != 0:
                     return 0
-                entry = _entry(st, address, index)
+                entry = entry_at(st, address, index)
                 if entry.write == address & PAGE_MASK:
                     return hva
                 if st.watch_on != 0:
@@ -680,28 +529,3 @@ class SoftMmu:
         self.write_back = write_back
         self.host_load = host_load
         self.host_store = host_store
-
-
-@inline
-def _slot(address: Value, index: Value) -> Value:
-    return ((address >> PAGE_SHIFT) & (TLB_ENTRIES - 1)) + index * TLB_ENTRIES
-
-
-@inline
-def _entry(st: Value, address: Value, index: Value) -> Value:
-    return st.tlb_base[_slot(address, index)]
-
-
-@inline
-def _invalidate(entry: Value) -> None:
-    entry.read = NO_ADDRESS
-    entry.write = NO_ADDRESS
-    entry.fetch = NO_ADDRESS
-
-
-@inline
-def _swap(a: Value, b: Value) -> None:
-    for name in ("read", "write", "addend", "fetch"):
-        first, second = getattr(a, name).get(), getattr(b, name).get()
-        setattr(a, name, second)
-        setattr(b, name, first)

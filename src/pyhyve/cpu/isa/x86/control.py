@@ -34,7 +34,7 @@ def refuse_user(st: Any) -> Any:
 @kernel(Pointer(STATE), name="x86.flush_tlb")
 def flush_tlb(st: Any) -> None:
     """Forget all translations."""
-    mmu.flush_all(st)
+    mmu.tlb.flush_all(st)
     st.large_base = NO_ADDRESS
     st.large_mask = NO_ADDRESS
     st.large_global_base = NO_ADDRESS
@@ -44,7 +44,7 @@ def flush_tlb(st: Any) -> None:
 @kernel(Pointer(STATE), name="x86.flush_local_tlb")
 def flush_local_tlb(st: Any) -> None:
     """Forget all translations but those of global pages (SDM Vol. 3A, 4.10.2.4)."""
-    mmu.flush_local(st)
+    mmu.tlb.flush_local(st)
     st.large_base = NO_ADDRESS
     st.large_mask = NO_ADDRESS
 
@@ -240,7 +240,7 @@ def invlpg(st: Any, address: Any) -> None:
         return
     if st.large_base != NO_ADDRESS and (address & st.large_mask) == st.large_base:
         flush_local_tlb(st)
-    mmu.flush_page(st, address)
+    mmu.tlb.flush_page(st, address)
 
 
 @kernel(Pointer(STATE), name="x86.wbinvd", attributes=COLD)

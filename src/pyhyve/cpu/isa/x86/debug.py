@@ -91,7 +91,7 @@ def arm_breakpoints(st: Any) -> None:
         st.watch_length[i] = length
         st.watch_address[i] = st.dr[i] & ~(length - 1)
     if (was_on | st.watch_on) != 0:
-        mmu.flush_all(st)
+        mmu.tlb.flush_all(st)
 
 
 @kernel(Pointer(STATE), U64, result=U64, name="x86.matching_code", attributes=COLD)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyhyve.cpu.engine.softmmu import Access
 from pyhyve.cpu.engine.state import PAGE_BYTES
+from pyhyve.cpu.engine.tlb import Access
 from pyhyve.cpu.isa.x86 import faults
 from pyhyve.cpu.isa.x86.addressing import refuse_alignment
 from pyhyve.cpu.isa.x86.memory import current_index, load, mmu, store

@@ -192,7 +192,7 @@ EXPORTS = (
     run,
     change_request,
     mode_changed,
-    mmu.flush_all,
+    mmu.tlb.flush_all,
     dispatcher.forget_code,
     flags.read_eflags,
     flags.write_eflags,

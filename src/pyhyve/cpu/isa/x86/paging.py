@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pyhyve.cpu.engine.softmmu import Access
 from pyhyve.cpu.engine.state import NO_ADDRESS
+from pyhyve.cpu.engine.tlb import Access
 from pyhyve.cpu.isa.x86.faults import gp, pf, ss
 from pyhyve.cpu.isa.x86.physical import host_address
 from pyhyve.cpu.isa.x86.spec import LOW32, STACK_ACCESS, Cr0, Cr4, Efer, PageFault, Pte

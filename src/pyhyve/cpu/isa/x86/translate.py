@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyhyve.cpu.engine.softmmu import Access
 from pyhyve.cpu.engine.state import MAX_UOPS, NO_ADDRESS, PAGE_BYTES, PAGE_MASK
+from pyhyve.cpu.engine.tlb import Access
 from pyhyve.cpu.isa.x86.addressing import ACCESS_ALIGNED, ACCESS_WRITE
 from pyhyve.cpu.isa.x86.decode import decode, operands, variant_base, variant_strides, variants
 from pyhyve.cpu.isa.x86.decode_tables import (

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyhyve.cpu.engine.softmmu import Access
+from pyhyve.cpu.engine.tlb import Access
 from pyhyve.cpu.isa.x86 import fpstate
 from pyhyve.cpu.isa.x86.addressing import operand_linear
 from pyhyve.cpu.isa.x86.memory import current_index, load, mmu, store
