@@ -317,11 +317,11 @@ def test_port_cf9_resets_on_a_rising_bit_2(board: Board) -> None:
 def test_multifunction_bit_and_taken_slots(board: Board) -> None:
     board.bus.attach(Card(), 1, 3)
     assert board.read(1, 0x0E, 1) & 0x80
-    with pytest.raises(ValueError, match="taken"):
+    with pytest.raises(ValueError, match="in use by card"):
         board.bus.attach(Card(), 1, 3)
     for _ in range(30):
         board.bus.attach(Card())
-    with pytest.raises(ValueError, match="taken"):
+    with pytest.raises(ValueError, match="not available for card"):
         board.bus.attach(Card())
 
 
