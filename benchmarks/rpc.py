@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SUMMARY = "calls to the daemon"
 DOMAINS: Final = 1000
 CLIENTS: Final = 8
+STREAM_MIB: Final = 256
 TIMEOUT_S: Final = 900
 _MACHINE: Final = "bench-0"
 _CLIENT: Final = Path(__file__).parent / "rpc_client.py"
@@ -91,6 +92,14 @@ class _Bench:
 
         return Case(f"{name} ({'test' if base == _TEST else 'qemu'})", side(self.ours), side(self.peer), share=share)
 
+    def stream(self, job: str) -> Case:
+        """A volume's bytes through the daemon."""
+
+        def side(daemon: Daemon) -> Callable[[], Sample]:
+            return lambda: _ask(daemon, _QEMU, job, daemon.directory / "pool", STREAM_MIB)
+
+        return Case(f"{job} of {STREAM_MIB} MiB, per MiB", side(self.ours), side(self.peer))
+
 
 def plan() -> Plan:
     """Small calls first; then with a thousand domains."""
@@ -111,6 +120,7 @@ def plan() -> Plan:
             bench.case(f"all statistics of {DOMAINS} domains", base, "stats", 5, 1, many=True),
             bench.case("info(), 99th percentile beside those statistics", base, "beside", 1500, many=True, share=0.6),
         ]
+    cases += [bench.stream("upload"), bench.stream("download")]
     return Plan(
         work="calls of python3-libvirt over a unix socket",
         unit="µs per call",

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import random
 import sys
 import time
+import zlib
 from typing import Any
 
 import libvirt
 
 WARM_UP = 50
 STATISTICS = 0  # every group
+POOL = "bench"
+RANDOM = random.Random(1).randbytes(1 << 20)
 
 
 def info(_connection: Any, domain: Any, count: int) -> Any:
@@ -134,6 +138,56 @@ def destroy(uri: str, name: str) -> dict[str, Any]:
     return {"us": 0, "result": 0}
 
 
+def volume(connection: Any, directory: str, mebibytes: int) -> Any:
+    """A raw volume of that size, full of random bytes, in a pool of its own; what is there already serves again."""
+    found = [pool for pool in connection.listAllStoragePools() if pool.name() == POOL]
+    if found:
+        return found[0].storageVolLookupByName("data")
+    pool = connection.storagePoolCreateXML(
+        f"<pool type='dir'><name>{POOL}</name><target><path>{directory}</path></target></pool>",
+        libvirt.VIR_STORAGE_POOL_CREATE_WITH_BUILD,
+    )
+    made = pool.createXML(f"<volume><name>data</name><capacity unit='MiB'>{mebibytes}</capacity></volume>")
+    transfer("upload", connection, made, mebibytes)
+    return made
+
+
+def transfer(job: str, connection: Any, of: Any, mebibytes: int) -> int:
+    """Send so much to a volume, or receive it; return the checksum of what went over."""
+    stream = connection.newStream()
+    left, check = mebibytes << 20, 0
+
+    def give(_stream: Any, size: int, _opaque: Any) -> bytes:
+        nonlocal left, check
+        part = RANDOM[: min(size, left)]
+        left -= len(part)
+        check = zlib.crc32(part, check)
+        return part
+
+    def take(_stream: Any, part: bytes, _opaque: Any) -> int:
+        nonlocal check
+        check = zlib.crc32(part, check)
+        return len(part)
+
+    if job == "upload":
+        of.upload(stream, 0, mebibytes << 20)
+        stream.sendAll(give, None)
+    else:
+        of.download(stream, 0, mebibytes << 20)
+        stream.recvAll(take, None)
+    stream.finish()
+    return check
+
+
+def throughput_of_streams(job: str, uri: str, directory: str, mebibytes: int) -> dict[str, Any]:
+    """Microseconds a mebibyte takes."""
+    connection = libvirt.open(uri)
+    of = volume(connection, directory, mebibytes)
+    started = time.perf_counter()
+    result = transfer(job, connection, of, mebibytes)
+    return {"us": (time.perf_counter() - started) / mebibytes * 1e6, "result": result}
+
+
 def main() -> None:
     """Do one job."""
     job, uri, *rest = sys.argv[1:]
@@ -143,6 +197,8 @@ def main() -> None:
         answer = start(uri, rest[0])
     elif job == "destroy":
         answer = destroy(uri, rest[0])
+    elif job in {"upload", "download"}:
+        answer = throughput_of_streams(job, uri, rest[0], int(rest[1]))
     elif job == "beside":
         answer = latency_beside_statistics(uri, int(rest[0]))
     else:

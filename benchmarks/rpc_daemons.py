@@ -45,7 +45,7 @@ class Daemon:
     ) -> None:
         """Start it and wait for its socket. Raises UserError with the end of its log where there comes none."""
         self.socket = socket
-        self._directory = directory
+        self.directory = directory
         log = directory / "log.txt"
         with log.open("wb") as file:
             self._process = subprocess.Popen(
@@ -75,7 +75,7 @@ class Daemon:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
 
 def require_peers() -> str:
