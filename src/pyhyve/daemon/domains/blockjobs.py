@@ -345,6 +345,8 @@ async def info(domain: ManagedDomain, path: str, flags: int) -> tuple[int, int, 
         end, done = 1, 0  # it has not looked yet
     elif job.ready and done == end == 0:
         done = end = 1
+    elif done == end and not job.ready and job.kind in {JobKind.COPY, JobKind.ACTIVE_COMMIT}:
+        done = end - 1  # clients take the end for leave to pivot
     return 1, int(job.kind), speed if flags & 1 else -(-speed >> 20), done, end
 
 
