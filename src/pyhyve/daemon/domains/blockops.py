@@ -232,7 +232,8 @@ def create_overlay(where: str, form: str, capacity: int, backing: ChainImage | N
     reference = BackingReference(backing.path, backing.format) if backing is not None else None
     try:
         create_image(where, form, capacity, backing=reference)
-    except ImageError as error:
+    except (ImageError, OSError) as error:
+        reason = error if isinstance(error, OSError) else error.__cause__
+        if isinstance(reason, OSError):
+            raise system_error(f"failed to create image file '{where}'", reason) from error
         raise invalid_argument(str(error), ErrorDomain.STORAGE) from error
-    except OSError as error:
-        raise system_error(f"cannot create file '{where}'", error, ErrorDomain.STORAGE) from error

@@ -93,7 +93,7 @@ async def rename(domain: ManagedDomain, name: str) -> None:
         raise failed("Can't rename domain to itself", _DOM)
     registry = domain.registry
     if name in registry.by_name:
-        raise failed(f"domain with name '{name}' already exists", _DOM)
+        raise invalid(f"domain with name '{name}' already exists")
     old = domain.name
     renamed = replace(definition, name=name)
     text = format_domain(renamed, secure=True)

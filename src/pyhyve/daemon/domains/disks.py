@@ -207,7 +207,7 @@ def errors(domain: ManagedDomain, most: int) -> tuple[list[DiskError], int]:
 def _tuned(held: Domain, path: str) -> tuple[Disk, dict[str, str]]:
     disk = find_disk(held.devices, path) if held.devices is not None else None
     if disk is None:
-        raise invalid_argument(f"disk '{path}' not found in domain")
+        raise invalid_argument(f"disk '{path}' was not found in the domain config")
     nodes = disk.iotune.children if disk.iotune is not None else ()
     return disk, {node.name: node.text.strip() for node in nodes}
 
@@ -220,7 +220,9 @@ async def get_io_tune(
         if path:
             _tuned(domain.looked_at(flags & 3), path)
         return [], len(_TUNE)
-    _, values = _tuned(domain.looked_at(flags & 3), path)
+    disk, values = _tuned(domain.looked_at(flags & 3), path)
+    if values and domain.active and not flags & Affect.CONFIG:
+        values.setdefault("group_name", backend_of(domain, disk))
     params = [
         TypedParam(name, ParamType.STRING, values.get(name, ""))
         if name == "group_name"

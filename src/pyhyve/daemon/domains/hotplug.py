@@ -15,7 +15,7 @@ from pyhyve.daemon.domains.definition.disks import complete_disk, insert_disk
 from pyhyve.daemon.domains.definition.find import COLLECTIONS, drop_device, each_device, with_collection
 from pyhyve.daemon.domains.definition.match import find_same
 from pyhyve.daemon.domains.definition.parse import parse_device
-from pyhyve.daemon.domains.faults import failed, system_error, unsupported, xml_error
+from pyhyve.daemon.domains.faults import failed, invalid, system_error, unsupported, xml_error
 from pyhyve.daemon.domains.hotplug_live import attach_live, remove_backends, remove_commands, update_live
 from pyhyve.daemon.domains.states import Affect
 from pyhyve.daemon.errors import LibvirtError
@@ -61,6 +61,8 @@ def _with_device(domain: Domain, name: str, device: Any) -> Domain:
         return replace(domain, devices=with_collection(devices, name, device))
     if name == "disk":
         disks = list(devices.disk)
+        if any(disk.target.dev == device.target.dev for disk in disks):
+            raise invalid(f"target {device.target.dev} already exists")
         insert_disk(disks, complete_disk(device, disks))
         held = tuple(disks)
     else:

@@ -146,9 +146,8 @@ async def _placed_disk(domain: ManagedDomain, disk: Disk) -> Disk:
         raise failed("Could not find scsi controller with index 0 required for device")
     if disk.alias is None:
         disk = replace(disk, alias=Alias(name=disk_alias(disk, devices.controller)))
-    if disk.address is None:
-        disk = replace(disk, address=_address(devices, "disk", disk))
-    return await domain.registry.hypervisor.prepare_disk(disk, next_node(domain))
+    disk = await domain.registry.hypervisor.prepare_disk(disk, next_node(domain))
+    return disk if disk.address is not None else replace(disk, address=_address(devices, "disk", disk))
 
 
 def next_node(domain: ManagedDomain) -> int:

@@ -195,12 +195,12 @@ async def pin_vcpu(domain: ManagedDomain, vcpu: int, bitmap: bytes, flags: int) 
         raise invalid_argument("Empty cpu list for pinning")
     if affect & Affect.LIVE and domain.live is not None:
         if vcpu >= _most(domain.live):
-            raise invalid_argument(f"vcpu {vcpu} is out of range of live cpu count {_most(domain.live)}")
+            raise invalid_argument(f"vcpu {vcpu} is out of range of live cpu count {_now(domain.live)}")
         threads = await placement.vcpu_threads(domain)
         if threads.get(vcpu):
             placement.pin_threads([threads[vcpu]], chosen)
     if affect & Affect.CONFIG and domain.definition is not None and vcpu >= _most(domain.definition):
-        raise invalid_argument(f"vcpu {vcpu} is out of range of persistent cpu count {_most(domain.definition)}")
+        raise invalid_argument(f"vcpu {vcpu} is out of range of persistent cpu count {_now(domain.definition)}")
     await definitions.change(domain, affect, lambda held: _with_pin(held, vcpu, chosen))
     if affect & Affect.LIVE:
         notices.tunable(domain, f"cputune.vcpupin{vcpu}", format_cpuset(chosen))

@@ -48,7 +48,7 @@ def blockresize(shell: Shell, values: Values) -> None:
     domain = shell.domain(values)
     with shell.failing(f"Failed to resize block device '{path}'"):
         shell.call("DOMAIN_BLOCK_RESIZE", domain.ref, path, size, flags)
-    shell.say(f"Block device '{path}' is resized")
+    shell.hint(f"Block device '{path}' is resized")
 
 
 @verb(

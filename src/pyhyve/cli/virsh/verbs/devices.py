@@ -279,7 +279,7 @@ def change_media(shell: Shell, values: Values) -> None:
         return
     with shell.failing(f"Failed to complete action {action} on media"):
         domain.update_device(xml, flags)
-    shell.say(
+    shell.hint(
         {"eject": "Successfully ejected media.", "insert": "Successfully inserted media."}.get(action) or _UPDATED
     )
 

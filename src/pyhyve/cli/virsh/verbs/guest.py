@@ -149,7 +149,7 @@ def qemu_monitor_command(shell: Shell, values: Values) -> None:
     else:
         result = shell.call("QEMU_DOMAIN_MONITOR_COMMAND", domain.ref, text, int(human)).result
     if human:
-        shell.print(result.rstrip("\r\n") if result else "")
+        shell.print((result or "").replace("\r\n", "\n"))
         return
     if values.flag("return-value"):
         answer = json.loads(result)

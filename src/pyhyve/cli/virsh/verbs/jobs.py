@@ -62,7 +62,7 @@ def domjobinfo(shell: Shell, values: Values) -> None:
         for name, value in info._asdict().items():
             prefix, _, rest = name.partition("_")
             stats[f"{names.get(prefix, prefix)}_{rest}"] = value
-    shell.print(f"{'Job type:':<17} {_TYPES[kind] if kind < len(_TYPES) else 'unknown'}")
+    shell.print(f"{'Job type:':<17} {_TYPES[kind] if kind < len(_TYPES) else 'unknown':<12}")
     if values.flag("rawstats"):
         shell.print()
         for name, value in stats.items():

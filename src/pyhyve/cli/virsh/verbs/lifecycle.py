@@ -12,6 +12,7 @@ from pyhyve.client import Domain
 if TYPE_CHECKING:
     from pyhyve.cli.virsh.shell import Shell
     from pyhyve.cli.virsh.syntax import Values
+    from pyhyve.client import StorageVolume
 
 _START = {"paused": 1, "autodestroy": 2, "bypass-cache": 4, "force-boot": 8, "validate": 16, "reset-nvram": 32}
 _SAVE = {"bypass-cache": 1, "running": 2, "paused": 4, "reset-nvram": 8}
@@ -210,19 +211,24 @@ def undefine(shell: Shell, values: Values) -> None:
         },
     )
     volumes = _volumes_to_remove(shell, values, domain)
+    if not values.flag("managed-save") and not values.flag("nvram") and domain.has_managed_save():
+        msg = "Refusing to undefine while domain managed save image exists"
+        raise VerbFailed(msg)
     with shell.failing(f"Failed to undefine domain '{domain.name}'"):
         domain.undefine(flags)
     shell.say(f"Domain '{domain.name}' has been undefined")
     failed = False
     for target, source, volume in volumes:
-        shell.say() if target is volumes[0][0] else None
+        if target == volumes[0][0]:
+            shell.say()
         failed |= not _remove_volume(shell, values, target, source, volume)
     if failed:
         raise VerbFailed
 
 
-def _volumes_to_remove(shell: Shell, values: Values, domain: Domain) -> list[tuple[str, str, str]]:
+def _volumes_to_remove(shell: Shell, values: Values, domain: Domain) -> list[tuple[str, str, StorageVolume]]:
     from pyhyve.cli.virsh.documents import disks
+    from pyhyve.client import LibvirtError
 
     chosen = values.get("storage")
     if chosen is None and not values.flag("remove-all-storage"):
@@ -242,21 +248,20 @@ def _volumes_to_remove(shell: Shell, values: Values, domain: Domain) -> list[tup
             wanted = [word for word in wanted if word not in names]
         elif disk.readonly or disk.shareable:
             continue
-        found.append((disk.target or "", disk.source, disk.source))
+        target, source = disk.target or "", disk.source
+        try:
+            found.append((target, source, shell.connection.storage_volume_by_path(source)))
+        except LibvirtError:
+            shell.error(f"Storage volume '{target}'({source}) is not managed by libvirt. Remove it manually.\n")
     for word in wanted or ():
         msg = f"Volume '{word}' was not found in domain's definition."
         raise VerbFailed(msg)
     return found
 
 
-def _remove_volume(shell: Shell, values: Values, target: str, source: str, path: str) -> bool:
+def _remove_volume(shell: Shell, values: Values, target: str, source: str, volume: StorageVolume) -> bool:
     from pyhyve.client import LibvirtError
 
-    try:
-        volume = shell.connection.storage_volume_by_path(path)
-    except LibvirtError:
-        shell.error(f"Storage volume '{target}'({source}) is not managed by libvirt. Remove it manually.")
-        return True
     try:
         if values.flag("wipe-storage"):
             shell.write(f"Wiping volume '{target}'({source}) ... ")

@@ -118,7 +118,6 @@ def domblkstat(shell: Shell, values: Values) -> None:
     """Show a disk's counters."""
     domain, device = shell.domain(values), values.get("device") or ""
     human = values.flag("human")
-    problem = f"Failed to get block stats for domain '{domain.name}' device '{device}'"
     counters: list[tuple[str, int]] = []
     try:
         count = shell.call("DOMAIN_BLOCK_STATS_FLAGS", domain.ref, device, 0, 0).nparams
@@ -126,7 +125,7 @@ def domblkstat(shell: Shell, values: Values) -> None:
         counters = [(param.field, int(param.value)) for param in params]
     except LibvirtError as error:
         if error.code != ErrorCode.NO_SUPPORT:
-            raise VerbFailed(problem, str(error)) from error
+            raise
         with shell.failing(f"Failed to get block stats {domain.name} {device}"):
             old = shell.call("DOMAIN_BLOCK_STATS", domain.ref, device)
         fields = ("rd_operations", "rd_bytes", "wr_operations", "wr_bytes", "errs")

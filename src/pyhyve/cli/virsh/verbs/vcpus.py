@@ -33,14 +33,13 @@ def vcpucount(shell: Shell, values: Values) -> None:
     """Count vCPUs."""
     exclusive(values, "live", "config")
     exclusive(values, "active", "maximum")
-    exclusive(values, "current", "live")
-    exclusive(values, "current", "config")
     exclusive(values, "guest", "config")
     exclusive(values, "guest", "maximum")
     domain = shell.domain(values)
     names = ("maximum", "active", "live", "config", "current", "guest")
     if any(values.flag(name) for name in names):
-        flags = affect(values) | collect(values, {"maximum": _MAXIMUM, "guest": _GUEST})
+        # --current beside --live or --config is an older word for --active
+        flags = collect(values, {"live": 1, "config": 2, "maximum": _MAXIMUM, "guest": _GUEST})
         shell.print(str(domain.vcpus(flags)))
         return
     active, persistent = domain.is_active(), domain.is_persistent()

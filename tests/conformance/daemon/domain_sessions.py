@@ -1,0 +1,161 @@
+"""What real virsh is told of domains, for two daemons in turn. ``@DIR@`` is a directory of each.
+
+A line is one session; the sessions of a list build on each other.
+"""
+
+# ruff: noqa: E501 - lines as somebody would type them
+
+from __future__ import annotations
+
+_OS = "<os><type arch='x86_64' machine='MACHINE'>hvm</type></os>"
+_EMULATOR = "<emulator>/usr/bin/qemu-system-x86_64</emulator>"
+
+
+def _domain(name: str, devices: str, *, machine: str = "pc-i440fx-7.2", more: str = "", memory_mib: int = 64) -> str:
+    return (
+        f"<domain type='qemu'><name>{name}</name><memory unit='MiB'>{memory_mib}</memory><vcpu>1</vcpu>"
+        f"{_OS.replace('MACHINE', machine)}{more}<devices>{_EMULATOR}{devices}</devices></domain>"
+    )
+
+
+_Q35 = """<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='@DIR@/a.qcow2'/><target dev='vda' bus='virtio'/></disk>
+<disk type='file' device='cdrom'><target dev='sda' bus='sata'/><readonly/></disk>
+<interface type='user'><mac address='52:54:00:00:00:01'/><model type='virtio'/></interface>
+<serial type='pty'/><channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
+<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>"""
+FILES = {
+    "min.xml": _domain("min", ""),
+    "min2.xml": _domain("min2", "<memballoon model='none'/>"),
+    "pc.xml": _domain(
+        "pc", "<disk type='file'><source file='@DIR@/b.raw'/><target dev='hda' bus='ide'/></disk><serial type='pty'/>"
+    ),
+    "q35.xml": _domain("q35", _Q35, machine="pc-q35-7.2", more="<features><acpi/><apic/></features>"),
+    "cpu.xml": _domain("many", "", more="<cpu mode='custom'><model>qemu64</model></cpu>").replace(
+        "<vcpu>1", "<vcpu current='2'>4"
+    ),
+    "bad1.xml": "<domain type='qemu'><name>x</name></domain>",
+    "bad2.xml": "<domain type='nosuch'><name>x</name><memory>1</memory><os><type>hvm</type></os></domain>",
+    "bad3.xml": "<domain type='qemu'><name>a/b</name><memory>65536</memory><os><type>hvm</type></os></domain>",
+    "bad4.xml": "<domain type='qemu'><name>x",
+    "bad5.xml": _domain("x", "<disk type='file'><source file='/x'/></disk>"),
+    "bad6.xml": _domain("x", "<interface type='foo'/>"),
+    "bad7.xml": _domain("x", "", memory_mib=0),
+    "bad8.xml": _domain(
+        "x", "<disk type='file'><target dev='vda'/></disk><disk type='file'><target dev='vda'/></disk>"
+    ),
+    "bad9.xml": "<network><name>n</name></network>",
+    "disk.xml": "<disk type='file'><driver name='qemu' type='raw'/><source file='@DIR@/b.raw'/><target dev='vdc' bus='virtio'/></disk>",
+    "nic.xml": "<interface type='user'><mac address='52:54:00:00:00:99'/><model type='virtio'/></interface>",
+}
+"""Documents the sessions refer to."""
+
+DEFINITIONS = """
+define @DIR@/min.xml; dumpxml min; dominfo min; domstate min --reason; domid min; domuuid min; domname min
+list; list --all; list --inactive --name; list --all --persistent --no-autostart; list --transient
+define @DIR@/min.xml; create @DIR@/min.xml
+define @DIR@/q35.xml; dumpxml q35; domblklist q35; domblklist q35 --details --inactive; domiflist q35
+define @DIR@/pc.xml; dumpxml pc --inactive; define @DIR@/cpu.xml; dumpxml many; vcpucount many; vcpuinfo many; vcpupin many
+define @DIR@/bad1.xml
+define @DIR@/bad2.xml
+define @DIR@/bad3.xml
+define @DIR@/bad4.xml
+define @DIR@/bad5.xml
+define @DIR@/bad6.xml
+define @DIR@/bad7.xml
+define @DIR@/bad8.xml
+define @DIR@/bad9.xml
+define @DIR@/nosuch.xml
+dumpxml nosuch
+start nosuch
+domstate nosuch
+dominfo min2
+desc min hello world; desc min; desc min --title T1; desc min --title; dumpxml min --xpath /domain/title
+metadata min http://a --key k --set '<a/>'; metadata min http://a; dumpxml min --xpath /domain/metadata
+metadata min http://a --remove; metadata min http://a
+domrename min minx; domrename minx min; domrename minx min; domrename min pc
+autostart min; dominfo min; list --all --autostart --name; autostart --disable min; list --all --autostart --name
+setvcpus min 4 --maximum --config; setvcpus min 2 --config; vcpucount min; setvcpus min 9 --config
+vcpucount min --current --live
+setvcpus min 2
+setmaxmem min 128M; setmem min 96M --config; dominfo min; setmem min 999M --config
+setmem min 1M
+vcpupin min 0 1 --config; vcpupin min; vcpupin min 9 1 --config
+emulatorpin min 0-1 --config; emulatorpin min
+memtune min --hard-limit 200000 --config; memtune min --config
+blkiotune min --weight 300 --config; blkiotune min --config
+numatune min --mode preferred --nodeset 0 --config; numatune min --config
+schedinfo min --set cpu_shares=2048 --config; schedinfo min --config
+set-lifecycle-action min reboot destroy --config; dumpxml min --xpath /domain/on_reboot
+set-lifecycle-action min reboot nosuch --config
+attach-disk q35 @DIR@/b.raw vdb --config; domblklist q35 --inactive; detach-disk q35 vdb --config; detach-disk q35 vdb --config
+attach-device q35 @DIR@/disk.xml --config; attach-device q35 @DIR@/disk.xml --config; dumpxml q35 --xpath //disk[3]; detach-device q35 @DIR@/disk.xml --config
+attach-interface q35 network nosuch --mac 52:54:00:00:00:77 --model virtio --config; domiflist q35 --inactive; detach-interface q35 network --mac 52:54:00:00:00:77 --config
+attach-device q35 @DIR@/nic.xml --config; detach-interface q35 user --mac 52:54:00:00:00:99 --config; detach-interface q35 user --mac 52:54:00:00:00:98 --config
+domif-setlink q35 52:54:00:00:00:01 down --config; domif-getlink q35 52:54:00:00:00:01 --config; domif-setlink q35 52:54:00:00:00:01 up --config
+domif-setlink q35 52:54:00:00:00:55 down --config
+change-media q35 sda @DIR@/b.raw --insert --config; domblklist q35 --inactive; change-media q35 sda --eject --config; domblklist q35 --inactive
+change-media q35 zz --eject --config
+blkdeviotune q35 vda --total-bytes-sec 100000 --config; blkdeviotune q35 vda --config; blkdeviotune q35 zz --config
+domblkinfo q35 zz; domblkinfo q35 sda; domblkstat q35 vda; domifstat q35 vnet0; domstats q35 --state --vcpu --balloon
+suspend min; resume min; shutdown min; destroy min; reboot min; reset min
+save min @DIR@/x.sav; managedsave min; managedsave-remove min; dump min @DIR@/x.core; screenshot min
+send-key min KEY_A; setmem min 32M --live; domtime min; dommemstat min; domjobinfo min; domcontrol min
+qemu-monitor-command min query-status; qemu-agent-command min '{}'; guestinfo min; domfsinfo min; domhostname min; domifaddr min
+snapshot-list min; snapshot-current min; snapshot-info min s; snapshot-parent min s; snapshot-delete min s; snapshot-revert min s
+snapshot-create-as q35 off1; snapshot-list q35 --name; undefine q35; snapshot-revert q35 off1; snapshot-delete q35 off1; snapshot-list q35
+blockjob q35 vda; blockpull q35 vda; blockcommit q35 vda; blockcopy q35 vda @DIR@/c.qcow2; blockresize q35 vda 128M
+iothreadinfo q35; iothreadadd q35 1 --config; iothreadinfo q35 --config; iothreaddel q35 1 --config; iothreaddel q35 7 --config
+perf min; checkpoint-list min; backup-dumpxml min; domlaunchsecinfo min
+domxml-to-native qemu-argv /nonexistent
+undefine many; list --all --name; undefine many
+"""
+
+MACHINES = """
+start pc; domstate pc --reason; start pc; list --name; dominfo q35; domblklist pc
+suspend pc; domstate pc --reason; suspend pc; resume pc; domstate pc --reason; resume pc
+domid min; domstate pc; reset pc; setvcpus pc 1 --live; vcpucount pc; vcpucount pc --live --current; domcontrol pc; domblkerror pc
+domblkinfo pc hda; domblkinfo pc zz; domblkstat pc zz; domiflist pc; domjobinfo pc
+define @DIR@/pc.xml; undefine pc; list --all --transient --name; define @DIR@/pc.xml; list --all --persistent --name
+ttyconsole q35; console q35; domdisplay pc; vncdisplay pc
+snapshot-create-as pc x
+blockpull pc hda
+qemu-monitor-command pc '{"execute":"query-status"}'; qemu-monitor-command pc --hmp info status
+send-key pc KEY_LEFTCTRL KEY_LEFTALT KEY_DELETE; send-key pc nosuch
+inject-nmi pc
+destroy pc --graceful; domstate pc --reason; destroy pc
+start q35 --paused; domstate q35 --reason; resume q35; domstate q35 --reason; list --name --state-running; list --name --state-paused
+attach-disk q35 @DIR@/b.raw vdb --subdriver raw; domblklist q35; attach-disk q35 @DIR@/b.raw vdb
+attach-device q35 @DIR@/disk.xml; attach-disk q35 @DIR@/nosuch vdd
+dumpxml q35 --xpath //disk[1]/target; dumpxml q35 --xpath //channel/target; dumpxml q35 --xpath /domain/memory
+change-media q35 sda @DIR@/b.raw --insert; domblklist q35; change-media q35 sda --eject; change-media q35 sda --eject; domblklist q35
+domif-setlink q35 52:54:00:00:00:01 down; domif-getlink q35 52:54:00:00:00:01; domif-setlink q35 52:54:00:00:00:01 up; domif-getlink q35 52:54:00:00:00:01
+blkdeviotune q35 vda --total-bytes-sec 100000; blkdeviotune q35 vda; blkdeviotune q35 vda --total-bytes-sec 0
+blockresize q35 vda 128M; blockresize q35 zz 1M; domblkinfo q35 zz; domblkstat q35 zz; domifstat q35 zz; domblkthreshold q35 vda 10M; domblkerror q35
+blockjob q35 zz; blockjob q35 vda; blockjob q35 vda --abort; blockjob q35 vda --pivot; blockcommit q35 vda --active
+snapshot-create-as q35 s1 "first one"; snapshot-list q35 --name; snapshot-info q35 s1; snapshot-current q35 --name; snapshot-create-as q35 s1
+snapshot-create-as q35 s2 --disk-only --diskspec vda,file=@DIR@/a.s2; domblklist q35; snapshot-list q35 --tree; snapshot-parent q35 s2
+blockcommit q35 vda --active --wait --pivot; domblklist q35; snapshot-delete q35 s2 --metadata
+snapshot-revert q35 s1; domstate q35 --reason; snapshot-delete q35 s1; snapshot-list q35
+blockpull q35 vda --wait; blockcopy q35 vda @DIR@/copy.qcow2 --wait
+save q35 @DIR@/q.sav; domstate q35 --reason; save-image-dumpxml @DIR@/q.sav --xpath /domain/name; restore @DIR@/q.sav; domstate q35 --reason; restore @DIR@/q.sav
+restore @DIR@/nosuch
+restore @DIR@/b.raw
+managedsave q35; domstate q35 --reason; dominfo q35; list --all --with-managed-save --name; undefine q35; managedsave-dumpxml q35 --xpath /domain/name
+start q35; domstate q35 --reason; suspend q35; managedsave q35; start q35; domstate q35 --reason; resume q35
+managedsave q35 --running; managedsave-remove q35; managedsave-remove q35; start q35; domstate q35
+dump q35 @DIR@/d.core --memory-only; domstate q35 --reason; domjobinfo q35
+setmem q35 32M; setmem q35 999M; setmaxmem q35 128M; setvcpus q35 2; vcpucount q35; vcpupin q35 0 0; vcpupin q35
+domifaddr q35; domifaddr q35 --source agent; domifaddr q35 --source nosuch; guestinfo q35; qemu-agent-command q35 '{"execute":"guest-ping"}'
+domfsfreeze q35; domfstrim q35; domhostname q35; set-user-password q35 root x; domtime q35
+iothreadadd q35 1; iothreadinfo q35; iothreaddel q35 1; iothreaddel q35 1
+snapshot-create-as q35 y --no-metadata --disk-only --diskspec vda,file=/nonexistent/y
+metadata q35 http://a --key k --set '<a/>' --live; metadata q35 http://a --live; metadata q35 http://a --config
+desc q35 now --live; desc q35 --live; desc q35 --config
+event --list
+event nosuch
+destroy q35; domstate q35 --reason; domid q35; destroy q35
+start q35 --autodestroy; domstate q35
+create @DIR@/min2.xml; list --transient --name; autostart min2; dominfo min2 --nosuch; destroy min2; domstate min2
+create @DIR@/min2.xml --paused; domstate min2 --reason; define @DIR@/min2.xml; list --name --transient; destroy min2; undefine min2
+undefine pc; undefine min; undefine q35 --nvram --remove-all-storage; list --all
+"""
