@@ -144,6 +144,7 @@ class _Builder:
             notify=notify_registrar(vm),
             add_port=self._add_uart,
         )
+        self.hardware.io_stopped = self.machine.io_error
         self.parts.inventory = Inventory(config, self.identity, self.pci, self.hardware)
 
     def _quit(self) -> None:
