@@ -138,6 +138,7 @@ class Machine:
         self._timeout_s = timeout_s
         self._wishes: queue.SimpleQueue[_Request] = queue.SimpleQueue()
         self._parts: MachineParts | None = None
+        self._holding = threading.Lock()
         self._held: list[_Request] | None = None
         self._closed = False
 
@@ -189,12 +190,14 @@ class Machine:
 
     def hold(self) -> None:
         """Let wishes to go on, or to reset, wait until `release`: what a paused machine is must not change."""
-        if self._held is None:
-            self._held = []
+        with self._holding:
+            if self._held is None:
+                self._held = []
 
     def release(self) -> None:
         """Grant what waited since `hold`."""
-        held, self._held = self._held, None
+        with self._holding:
+            held, self._held = self._held, None
         for request in held or ():
             self._wishes.put(request)
             if self._closed:
@@ -385,9 +388,7 @@ class Machine:
                 return self._finish(
                     Outcome(OutcomeKind.TIMEOUT, f"gave up after {self._timeout_s:g} s"), ShutdownCause.HOST_ERROR
                 )
-            held = self._held
-            if held is not None and request.wish in _HELD:
-                held.append(request)
+            if self._keep_back(request):
                 continue
             outcome = self._grant(request)
             if outcome is not None:
@@ -395,6 +396,14 @@ class Machine:
                 request.done.set()
                 return finished
             request.done.set()
+
+    def _keep_back(self, request: _Request) -> bool:
+        """Whether `request` waits for `release`."""
+        with self._holding:
+            if self._held is None or request.wish not in _HELD:
+                return False
+            self._held.append(request)
+            return True
 
     def _grant(self, request: _Request) -> Outcome | None:
         """Do what `request` asks for; an outcome when that ends the machine."""
