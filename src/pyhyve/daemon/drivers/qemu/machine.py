@@ -96,7 +96,8 @@ class QemuMachine:
             if await self._wait_gone(GRACE_S) or gracefully:
                 return self._gone.is_set()
             self._process.signal(signal.SIGKILL)
-            await self._wait_gone(KILL_S)
+            if not await self._wait_gone(KILL_S) and not self._process.alive():
+                self._ended_already()
         return self._gone.is_set()
 
     async def _wait_gone(self, timeout_s: float) -> bool:
