@@ -231,6 +231,8 @@ class StencilRunner:
         self._engine = _compile(cases)
         self._state = Memory(STATE.size_bytes)
         self._tlb = Memory(1024 * 32)
+        self._tables = {name: Memory(16 * PAGE) for name in ("tlb_victims", "tlb_victim_marks", "tlb_marks", "tlb_log")}
+        self._tables["tlb_victims"].bytes[:] = b"\xff" * 16 * PAGE
         self._memory = Memory(PAGE)
         self._block = Memory(PAGE)
         self._tlb.bytes[:] = b"\xff" * len(self._tlb.bytes)
@@ -279,7 +281,7 @@ class StencilRunner:
         fields = {
             "fp_control": start.control, "fp_status": start.status, "fp_top": start.top, "fp_valid": start.valid,
             "cr0": 1, "cr4": cr4, "xcr0": 3, "mode": 0x28, "eflags": 2, "tlb": self._tlb.address,
-            "tlb_base": self._tlb.address,
+            "tlb_base": self._tlb.address, **{name: table.address for name, table in self._tables.items()},
         }  # fmt: skip
         for name, value in fields.items():
             self.put(name, value)
