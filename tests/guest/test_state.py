@@ -264,7 +264,7 @@ def test_disk_saved_under_load_passes_fsck(debian_6_1: Guest, tmp_path: Path) ->
     machine.shell("mount /dev/vda /mnt; cd /mnt")
     machine.shell(
         "(n=0; while :; do n=$((n+1)); d=/mnt/d$((n%50)); mkdir -p $d; seq $((n*7%20000)) > $d/f; mv $d/f $d/g;"
-        " [ $((n%7)) = 0 ] && rm -r $d; [ $((n%9)) = 0 ] && sync; echo $n > /tmp/n; done) & :"
+        " [ $((n%7)) = 0 ] && rm -r $d; [ $((n%9)) = 0 ] && sync; echo $n > /tmp/m; mv /tmp/m /tmp/n; done) & :"
     )
     for _ in range(2):
         time.sleep(1)
@@ -275,9 +275,10 @@ def test_disk_saved_under_load_passes_fsck(debian_6_1: Guest, tmp_path: Path) ->
         checked = subprocess.run(["e2fsck", "-fn", str(copy)], capture_output=True, text=True, check=False)
         assert checked.returncode == 0, checked.stdout
         machine = RunningMachine.restore(state)
-        before = int(machine.shell("cat /tmp/n"))
-        time.sleep(1)
-        assert int(machine.shell("cat /tmp/n")) > before
+        before, deadline = int(machine.shell("cat /tmp/n")), time.monotonic() + 60
+        while int(machine.shell("cat /tmp/n")) <= before:
+            assert time.monotonic() < deadline
+            time.sleep(1)
         assert machine.shell("dmesg | grep -cE 'EXT4-fs error|I/O error'") == "0"
     machine.shell("cd /; kill %1; sleep 1; umount /mnt")
     machine.stop()
