@@ -1,18 +1,19 @@
-"""A socket as a character device: listening for one client at a time, or connected as a client."""
+"""A socket as a character device: listening for one peer at a time, or connected to one."""
 
 from __future__ import annotations
 
+import socket
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from pyhyve.backends.chardev import NO_LIMIT, ChannelReceiver, InputPump
+from pyhyve.backends.chardev import NO_LIMIT, ChannelReceiver, ChardevError, InputPump
 
 if TYPE_CHECKING:
-    import socket
     from pathlib import Path
 
     from pyhyve.backends.chardev import EventLoop, Receiver
 
+_BACKLOG = 1
 _PENDING_LIMIT = 1 << 20
 
 
@@ -22,6 +23,10 @@ class SocketChardev:
     With `listener`, peers come and go; otherwise `peer` is the only one. `path` is removed with the listener. A device
     that can wait (`ChannelReceiver`) loses nothing while a peer is there.
     """
+
+    keeps_output: ClassVar[bool] = False
+    """Whether output waits for the next peer, the newest up to a limit. Not that of a `ChannelReceiver`, whose guest
+    knows that nobody is there."""
 
     def __init__(
         self,
@@ -51,6 +56,10 @@ class SocketChardev:
         return self._peer is not None or self._first is not None
 
     @property
+    def _waits_for_peer(self) -> bool:
+        return self.keeps_output and self._channel is None
+
+    @property
     def output_room(self) -> int:
         """What the limit leaves, while there is a peer to wait for."""
         room = NO_LIMIT if self._peer is None else max(0, _PENDING_LIMIT - len(self._pending))
@@ -74,16 +83,14 @@ class SocketChardev:
 
     def write(self, data: bytes) -> None:
         """Send; what the peer does not take at once waits."""
-        if self._peer is None:
+        if self._peer is None and not self._waits_for_peer:
             return
         first = not self._pending
         self._pending += data
         if self._channel is None and len(self._pending) > _PENDING_LIMIT:
             del self._pending[: len(self._pending) - _PENDING_LIMIT]
         if first:
-            self._send()
-            if self._pending and self._loop is not None:
-                self._loop.add_writer(self._peer.fileno(), self._writable)
+            self._send_or_wait()
 
     def resume(self) -> None:
         """The receiver has room again."""
@@ -113,8 +120,8 @@ class SocketChardev:
             return
         peer.settimeout(0)
         self._peer = peer
-        self._pending.clear()
         self._pump = InputPump(peer.fileno(), self._loop, self._receiver, ended=self._hang_up, filter_=bytes)
+        self._send_or_wait()
         if self._channel is not None:
             self._channel.peer_changed()
 
@@ -141,6 +148,13 @@ class SocketChardev:
                 return False
         return True
 
+    def _send_or_wait(self) -> None:
+        """Send what the peer takes; a failure shows when the loop tries the rest."""
+        if self._pending:
+            self._send()
+            if self._pending and self._peer is not None and self._loop is not None:
+                self._loop.add_writer(self._peer.fileno(), self._writable)
+
     def _writable(self) -> None:
         """The peer takes more, or is gone."""
         if not self._send():
@@ -163,8 +177,53 @@ class SocketChardev:
         if self._loop is not None:
             self._loop.remove_writer(peer.fileno())
         peer.close()
-        self._pending.clear()
+        if not self._waits_for_peer:
+            self._pending.clear()
         self._waits_for_room = False
         if self._channel is not None:
             self._channel.peer_changed()
             self._channel.output_possible()
+
+
+class UnixChardev(SocketChardev):
+    """Listens on a Unix socket; output while nobody is connected is kept for the first client."""
+
+    keeps_output = True
+
+    def __init__(self, path: Path | None, *, fd: int | None = None, label: str = "console") -> None:
+        """Bind `path`, replacing a stale socket, or take over the listening descriptor `fd`; raises ChardevError."""
+        where = f"unix:{path}" if fd is None else f"fd:{fd}"
+        try:
+            listener = listen_unix(path) if fd is None else socket.socket(fileno=fd)
+        except OSError as error:
+            msg = f"{label} {where}: {error.strerror or error}"
+            raise ChardevError(msg) from error
+        super().__init__(where, listener=listener, path=path)
+
+
+def listen_unix(path: Path | None, backlog: int = _BACKLOG) -> socket.socket:
+    """A socket that listens at `path`, in the place of a stale one; raises OSError."""
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        if path is not None:
+            remove_stale_socket(path)
+            listener.bind(str(path))
+        listener.listen(backlog)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def remove_stale_socket(path: Path) -> None:
+    """Remove the socket at `path` when nobody listens on it; raises OSError when somebody does."""
+    if not path.is_socket():
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+    msg = "another program listens there"
+    raise OSError(msg)

@@ -11,7 +11,7 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from pyhyve.backends.chardev import remove_stale_socket
+from pyhyve.backends.chardev_socket import listen_unix
 from pyhyve.support.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,14 +41,10 @@ class VsockListener:
         self._on_client: Callable[[socket.socket, int], None] | None = None
         self._greeters: dict[int, tuple[socket.socket, bytearray]] = {}
         self._closed = False
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
-            remove_stale_socket(path)
-            self._listener.bind(str(path))
-            self._listener.listen(_BACKLOG)
+            self._listener = listen_unix(path, _BACKLOG)
             self._listener.settimeout(0)
         except OSError as error:
-            self._listener.close()
             msg = f"vsock unix:{path}: {error.strerror or error}"
             raise VsockError(msg) from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyhyve.backends.chardev import FileChardev, NullChardev, UnixChardev
+from pyhyve.backends.chardev import FileChardev, NullChardev
 from pyhyve.backends.chardev_stdio import StdioChardev
 from pyhyve.machine.config import ConsoleKind
 
@@ -28,6 +28,8 @@ def open_chardev(
         case ConsoleKind.FILE if config.path is not None:
             return FileChardev(config.path)
         case ConsoleKind.UNIX:
+            from pyhyve.backends.chardev_socket import UnixChardev  # noqa: PLC0415 - most machines have no such console
+
             return UnixChardev(config.path, fd=config.fd, label=label)
         case _:
             return NullChardev()

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pyhyve.backends.chardev import ChardevError, FileChardev, MemoryChardev, NullChardev, UnixChardev
+from pyhyve.backends.chardev import ChardevError, FileChardev, MemoryChardev, NullChardev
+from pyhyve.backends.chardev_socket import UnixChardev
 from pyhyve.backends.chardev_stdio import StdioChardev
 from pyhyve.backends.ioloop import IoLoop
 

@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyhyve.backends.chardev import remove_stale_socket
+from pyhyve.backends import chardev_socket
 from pyhyve.backends.chardev_socket import SocketChardev
 
 if TYPE_CHECKING:
@@ -40,14 +40,7 @@ def take_over(fd: int, name: str, *, is_server: bool) -> tuple[Chardev, str]:
 
 def listen_unix(path: str) -> tuple[Chardev, str]:
     """A socket that listens at `path`, and how it is shown. Raises OSError."""
-    listener = socket.socket(socket.AF_UNIX)
-    try:
-        remove_stale_socket(Path(path))
-        listener.bind(path)
-        listener.listen(_BACKLOG)
-    except OSError:
-        listener.close()
-        raise
+    listener = chardev_socket.listen_unix(Path(path))
     description = f"unix:{path},server=on"
     return SocketChardev(description, listener=listener, path=Path(path)), description
 

@@ -9,7 +9,8 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from pyhyve.backends.chardev import remove_stale_socket, write_all
+from pyhyve.backends import chardev_socket
+from pyhyve.backends.chardev import write_all
 from pyhyve.backends.ioloop import HANGUP, READABLE, WRITABLE
 from pyhyve.machine.monitor.client import PassedDescriptors
 from pyhyve.support.errors import InputError, UserError
@@ -62,15 +63,12 @@ class Listener:
 
 def listen_unix(path: Path, label: str = "compat_monitor0") -> Listener:
     """Listen at `path`, in place of a socket nobody listens on. Raises UserError."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
-        remove_stale_socket(path)
-        listener.bind(str(path))
-        listener.listen(MAX_CLIENTS)
+        listener = chardev_socket.listen_unix(path, MAX_CLIENTS)
     except OSError as error:
-        listener.close()
         msg = f"monitor unix:{path}: {error.strerror or error}"
         raise UserError(msg) from error
+    listener.settimeout(0)
     return Listener(listener, f"unix:{path},server=on", label, path)
 
 
