@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from pyhyve.boot import bzimage, elf_kernel
 from pyhyve.boot.errors import BootError
-from pyhyve.support.cache import cache_directory, write_atomically
+from pyhyve.support.cache import cache_directory
 from pyhyve.support.errors import UserError
+from pyhyve.support.files import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable

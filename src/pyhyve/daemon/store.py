@@ -7,14 +7,13 @@ that cannot be read back is set aside under ``damaged`` with its name and report
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
-import tempfile
 import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
+
+from pyhyve.support.files import sync_directory, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -173,31 +172,12 @@ def _set_aside(path: Path, error: Exception) -> None:
     _log.error("%s is damaged (%s); set aside as %s", path, error, target)
 
 
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
-        raise
-    _sync_directory(path.parent)
+    write_atomically(path, data, synced=True)
 
 
 def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)
     if path.parent.is_dir():
-        _sync_directory(path.parent)
+        sync_directory(path.parent)

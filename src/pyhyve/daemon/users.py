@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, unquote
 
 from pyhyve.rpc.scram import Credential, derive_credential, saslprep
 from pyhyve.support.errors import InputError, UserError
+from pyhyve.support.files import write_atomically
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["Users"]
 
@@ -73,9 +74,4 @@ class Users:
             known[prepared] = credential
         lines = [f"{quote(each, safe='@+')} {kept}\n" for each, kept in sorted(known.items())]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=".users-")  # readable by the owner only
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(self.path)
+        write_atomically(self.path, "".join(lines).encode(), synced=True)

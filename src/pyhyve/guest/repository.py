@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from pyhyve.guest import sources
-from pyhyve.support.cache import new_directory, write_atomically
+from pyhyve.support.cache import new_directory
 from pyhyve.support.errors import UserError
+from pyhyve.support.files import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable

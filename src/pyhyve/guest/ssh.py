@@ -15,8 +15,9 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyhyve.support.cache import new_directory, write_atomically
+from pyhyve.support.cache import new_directory
 from pyhyve.support.errors import UserError
+from pyhyve.support.files import write_atomically
 
 KEY_TYPE = b"ssh-ed25519"
 ED25519_PRIVATE_BYTES = 64

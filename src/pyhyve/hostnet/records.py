@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from pyhyve.hostnet.dnsmasq import Files
 from pyhyve.hostnet.errors import HostNetError
 from pyhyve.hostnet.spec import NetworkSpec
-from pyhyve.support.cache import write_atomically
 from pyhyve.support.errors import InputError
+from pyhyve.support.files import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyhyve.hostnet.errors import explain
-from pyhyve.support.cache import write_atomically
+from pyhyve.support.files import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -38,24 +38,6 @@ def cache_directory(name: str) -> Path:
     return path
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Make `path` hold `data`, all of it or nothing, also when two processes do so at once.
-
-    Raises OSError as the file system does.
-    """
-    import tempfile  # noqa: PLC0415 - most starts write nothing
-
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        Path(temporary).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
-        raise
-
-
 @contextlib.contextmanager
 def new_directory(parent: Path) -> Iterator[Path]:
     """A fresh directory inside `parent`; removed on the way out unless it was renamed away."""

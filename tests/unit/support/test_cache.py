@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pyhyve.support.cache import cache_directory, cache_root, new_directory, write_atomically
+from pyhyve.support.cache import cache_directory, cache_root, new_directory
 from pyhyve.support.errors import UserError
+from pyhyve.support.files import write_atomically
 
 
 def test_cache_root_follows_xdg_cache_home(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,15 +11,14 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-import os
 import struct
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyhyve.support.cache import cache_directory
 from pyhyve.support.errors import UserError
+from pyhyve.support.files import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,15 +119,7 @@ def _encode(library: Library) -> bytes:
 
 def _write(path: Path, library: Library) -> None:
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
-            try:
-                file.write(_encode(library))
-                file.flush()
-                os.fsync(file.fileno())
-                Path(file.name).replace(path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
+        write_atomically(path, _encode(library), synced=True)
         for old in path.parent.glob(f"{path.name.split('-')[0]}-*.bin"):
             if old != path:
                 old.unlink(missing_ok=True)

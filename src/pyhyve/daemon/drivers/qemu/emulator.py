@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from pyhyve.daemon.domains.emulators import Emulator, MachineType
 from pyhyve.daemon.domains.faults import internal, system_error
+from pyhyve.support.files import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,10 +111,7 @@ class EmulatorCatalog:
             held[name] = sorted(held[name])
         try:
             self._cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-            path = self._file(emulator.path)
-            temporary = path.with_suffix(f".{os.getpid()}.new")
-            temporary.write_text(json.dumps({"format": FORMAT, **held}), encoding="utf-8")
-            temporary.replace(path)
+            write_atomically(self._file(emulator.path), json.dumps({"format": FORMAT, **held}).encode())
         except OSError as error:
             _log.warning("cannot keep what %s is: %s", emulator.path, error)
 
