@@ -199,6 +199,10 @@ class QmpClient:
         endpoint, self._socket = self._socket, None
         if endpoint is None:
             return
+        # At once: a cancelled wait would do it later, when the descriptor may be another's.
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(endpoint)
+        loop.remove_writer(endpoint)
         endpoint.close()
         closed = QmpClosed("the monitor was closed")
         for answer in [*self._waiting.values(), *([self._greeting] if self._greeting is not None else [])]:
@@ -209,6 +213,11 @@ class QmpClient:
         self._waiting.clear()
         if self._on_closed is not None:
             self._on_closed()
+
+    async def read_to_end(self, timeout_s: float) -> None:
+        """Wait until the other side hung up and all it said was taken: when it is known to be gone."""
+        if self._reader is not None:
+            await asyncio.wait({self._reader}, timeout=timeout_s)
 
     def close(self) -> None:
         """Hang up; commands under way raise QmpClosed."""

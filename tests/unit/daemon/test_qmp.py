@@ -191,3 +191,37 @@ def test_descriptors_travel_beside_a_command(tmp_path: Path) -> None:
         assert got == [b"handed"]
 
     converse(tmp_path, work)
+
+
+def test_what_was_said_before_the_end_is_taken(tmp_path: Path) -> None:
+    async def work(monitor: Monitor, client: QmpClient, seen: list[Any]) -> None:
+        await client.connect(str(monitor.path))
+        monitor.say(b'{"event": "SHUTDOWN", "data": {"guest": false}, "timestamp": {}}\n')
+        assert monitor.writer is not None
+        monitor.writer.close()
+        await client.read_to_end(10)
+        assert seen == [("SHUTDOWN", {"guest": False}, 0), "closed"]
+
+    converse(tmp_path, work)
+
+
+def test_hanging_up_leaves_the_next_user_of_the_descriptor_alone(tmp_path: Path) -> None:
+    async def work(monitor: Monitor, client: QmpClient, _seen: list[Any]) -> None:
+        await client.connect(str(monitor.path))
+        await asyncio.sleep(0)
+        number = client._socket.fileno() if client._socket is not None else -1
+        loop, ready = asyncio.get_running_loop(), asyncio.Event()
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            client.close()
+            reused = os.dup2(ours.fileno(), number)
+            try:
+                loop.add_reader(reused, ready.set)
+                await asyncio.sleep(0.01)
+                theirs.send(b"x")
+                await asyncio.wait_for(ready.wait(), 10)
+                loop.remove_reader(reused)
+            finally:
+                os.close(reused)
+
+    converse(tmp_path, work)

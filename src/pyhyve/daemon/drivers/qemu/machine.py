@@ -25,6 +25,8 @@ START_TIMEOUT_S: Final = 60.0
 GRACE_S: Final = 10.0
 """How long a machine may take to obey SIGTERM."""
 KILL_S: Final = 20.0
+LAST_WORDS_S: Final = 5.0
+"""How long what a machine said before its end may take to be read."""
 
 
 class QemuMachine:
@@ -39,6 +41,7 @@ class QemuMachine:
         self._gone = asyncio.Event()
         self._qmp = QmpClient(self._event, self._closed)
         self._left = False
+        self._finishing: asyncio.Task[None] | None = None
 
     async def attach(self, log: Path | None = None, offset: int = 0) -> None:
         """Connect to the monitor, waiting for it to be there. Raises LibvirtError with the emulator's own words."""
@@ -89,16 +92,16 @@ class QemuMachine:
 
     async def end(self, *, gracefully: bool) -> bool:
         """End the process; whether it is gone."""
-        if not self._process.alive():
-            self._ended_already()
-        else:
+        if self._process.alive():
             self._process.signal(signal.SIGTERM)
             if await self._wait_gone(GRACE_S) or gracefully:
                 return self._gone.is_set()
             self._process.signal(signal.SIGKILL)
-            if not await self._wait_gone(KILL_S) and not self._process.alive():
-                self._ended_already()
-        return self._gone.is_set()
+            if await self._wait_gone(KILL_S) or self._process.alive():
+                return self._gone.is_set()
+        self._process.unwatch()
+        self._ended(None)
+        return await self._wait_gone(KILL_S)
 
     async def _wait_gone(self, timeout_s: float) -> bool:
         try:
@@ -107,11 +110,6 @@ class QemuMachine:
         except TimeoutError:
             return False
         return True
-
-    def _ended_already(self) -> None:
-        if not self._gone.is_set():
-            self._process.unwatch()
-            self._ended(None)
 
     def forget(self) -> None:
         """Hang up and let the machine go on."""
@@ -136,6 +134,12 @@ class QemuMachine:
         _log.debug("the monitor of process %d was closed", self.pid)
 
     def _ended(self, status: int | None) -> None:
+        if self._finishing is None:
+            self._finishing = asyncio.get_running_loop().create_task(self._finish(status))
+
+    async def _finish(self, status: int | None) -> None:
+        """Report the end, after what the machine said last."""
+        await self._qmp.read_to_end(LAST_WORDS_S)
         self._gone.set()
         self._qmp.close()
         if not self._left:
