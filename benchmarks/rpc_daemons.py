@@ -14,27 +14,11 @@ from typing import Final
 
 from benchmarks.harness import require_program
 from pyhyve.support.errors import UserError
+from tests.conformance.rpc.libvirtd_process import SCRIPT
 
 SYSTEM_PYTHON: Final = "/usr/bin/python3"
 START_S: Final = 60
 STOP_S: Final = 30
-_LIBVIRTD: Final = """
-set -e
-for path in /run/libvirt /var/lib/libvirt /etc/libvirt /var/cache/libvirt /var/log/libvirt; do
-    mkdir -p $path
-    mount -t tmpfs tmpfs $path
-done
-ip link set lo up
-cat > /etc/libvirt/qemu.conf <<END
-security_driver = "none"
-cgroup_controllers = []
-user = "root"
-group = "root"
-stdio_handler = "file"
-END
-exec libvirtd -f "$0/libvirtd.conf" -p "$0/pid"
-"""
-"""libvirtd in namespaces of its own, so that it neither sees nor changes the host's."""
 
 
 class Daemon:
@@ -96,7 +80,7 @@ def start_libvirtd() -> Daemon:
     directory = Path(tempfile.mkdtemp(prefix="bench-libvirtd-"))
     lines = [f'unix_sock_dir = "{directory}"', 'auth_unix_rw = "none"', 'auth_unix_ro = "none"']
     (directory / "libvirtd.conf").write_text("\n".join(lines) + "\n", encoding="ascii")
-    command = ["unshare", "-m", "-n", "bash", "-c", _LIBVIRTD, str(directory)]
+    command = ["unshare", "-m", "-n", "bash", "-c", SCRIPT, str(directory)]
     return Daemon(command, directory, directory / "libvirt-sock")
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
 from typing import NamedTuple
 
+from pyhyve.rpc.states import DomainState, PoolState
 from pyhyve.rpc.values import ParamType, TypedParam
 
 __all__ = [
@@ -17,29 +17,6 @@ __all__ = [
     "VolumeInfo",
     "params_to_dict",
 ]
-
-
-class DomainState(IntEnum):
-    """What a domain does (virDomainState)."""
-
-    NOSTATE = 0
-    RUNNING = 1
-    BLOCKED = 2
-    PAUSED = 3
-    SHUTDOWN = 4
-    SHUTOFF = 5
-    CRASHED = 6
-    PMSUSPENDED = 7
-
-
-class PoolState(IntEnum):
-    """What a storage pool does (virStoragePoolState)."""
-
-    INACTIVE = 0
-    BUILDING = 1
-    RUNNING = 2
-    DEGRADED = 3
-    INACCESSIBLE = 4
 
 
 class NodeInfo(NamedTuple):

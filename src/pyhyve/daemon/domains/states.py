@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from enum import IntEnum, IntFlag
 
+from pyhyve.rpc.states import DomainState
+
 __all__ = [
     "Affect",
     "CrashedReason",
@@ -21,19 +23,6 @@ __all__ = [
     "StoppedDetail",
     "SuspendedDetail",
 ]
-
-
-class DomainState(IntEnum):
-    """virDomainState."""
-
-    NOSTATE = 0
-    RUNNING = 1
-    BLOCKED = 2
-    PAUSED = 3
-    SHUTDOWN = 4
-    SHUTOFF = 5
-    CRASHED = 6
-    PMSUSPENDED = 7
 
 
 class RunningReason(IntEnum):

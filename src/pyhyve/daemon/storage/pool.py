@@ -10,6 +10,7 @@ from uuid import UUID
 
 from pyhyve.daemon.storage import faults
 from pyhyve.daemon.storage.backend import Contents
+from pyhyve.rpc.states import PoolState
 from pyhyve.rpc.values import StoragePool as PoolRef
 from pyhyve.xml.document import Node, format_node
 from pyhyve.xml.element import to_node
@@ -20,16 +21,6 @@ if TYPE_CHECKING:
     from pyhyve.xml.storage import StoragePool
 
 __all__ = ["ManagedPool", "PoolEvent", "PoolState", "pool_document"]
-
-
-class PoolState(IntEnum):
-    """What a pool does (virStoragePoolState)."""
-
-    INACTIVE = 0
-    BUILDING = 1
-    RUNNING = 2
-    DEGRADED = 3
-    INACCESSIBLE = 4
 
 
 class PoolEvent(IntEnum):
