@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
-import socket
 import subprocess
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from .conftest import BOOT_TIMEOUT_S
+from .monitor import Monitor
 from .programs import compiled, find_program, install_programs, program_disk
 
 if TYPE_CHECKING:
@@ -122,43 +121,6 @@ def test_file_that_shrinks_under_a_guest(debian_6_1: Guest, tmp_path: Path, star
 # -- a full file system under the image --------------------------------------------------------------------------------
 
 
-class Monitor:
-    """A QMP connection: commands, and the events that came meanwhile."""
-
-    def __init__(self, path: Path) -> None:
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(WORK_TIMEOUT_S)
-        self._socket.connect(str(path))
-        self._file = self._socket.makefile("rw")
-        self.events: list[dict[str, Any]] = []
-        self._file.readline()
-        self.execute("qmp_capabilities")
-
-    def _read(self) -> dict[str, Any]:
-        message: dict[str, Any] = json.loads(self._file.readline())
-        if "event" in message:
-            self.events.append(message)
-        return message
-
-    def execute(self, name: str) -> Any:
-        self._file.write(json.dumps({"execute": name}) + "\n")
-        self._file.flush()
-        while "return" not in (message := self._read()):
-            assert "error" not in message, message
-        return message["return"]
-
-    def wait_event(self, name: str) -> dict[str, Any]:
-        while True:
-            for index, event in enumerate(self.events):
-                if event["event"] == name:
-                    return self.events.pop(index)
-            self._read()
-
-    def close(self) -> None:
-        self._file.close()
-        self._socket.close()
-
-
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
     """A file system of 8 MiB."""
@@ -179,20 +141,20 @@ def test_full_file_system_stops_the_machine_and_loses_nothing(
     monitor = Monitor(tmp_path / "qmp")
     console.run("dd if=/dev/urandom of=/tmp/data bs=1M count=16")
     console.send_line("dd if=/tmp/data of=/dev/vda bs=1M conv=fsync; echo wrote $?")
-    error = monitor.wait_event("BLOCK_IO_ERROR")["data"]
+    error = monitor.event("BLOCK_IO_ERROR")
     assert (error["operation"], error["action"], error["nospace"]) == ("write", "stop", True)
-    monitor.wait_event("STOP")
-    assert monitor.execute("query-status")["status"] == "io-error"
-    monitor.execute("cont")
-    monitor.wait_event("STOP")  # there is still no room
+    monitor.event("STOP")
+    assert monitor.ask("query-status")["status"] == "io-error"
+    monitor.ask("cont")
+    monitor.event("STOP")  # there is still no room
 
     subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)
-    monitor.execute("cont")
+    monitor.ask("cont")
     console.expect("wrote 0", WORK_TIMEOUT_S)
     console.run("true")
     on_guest = console.run("sha256sum < /tmp/data").split()[0]
     assert hashlib.sha256(disk.read_bytes()[: 16 << 20]).hexdigest() == on_guest
-    assert monitor.execute("query-status")["status"] == "running"
+    assert monitor.ask("query-status")["status"] == "running"
     monitor.close()
 
 

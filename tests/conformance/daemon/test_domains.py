@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from daemon_process import DaemonProcess, running_daemon, virsh
 from guests import EMULATORS, GREETING, document, make_disk
+
+from tests.guest.monitor import Monitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -228,7 +229,9 @@ def test_machines_outlive_a_killed_daemon_and_are_found_again(tmp_path: Path) ->
             for name in ("crashed", "fleeting"):
                 os.kill(records[name]["pid"], signal.SIGKILL)
                 wait_ended(records[name]["pid"])
-            pause_by_hand(records["paused"]["monitor"])
+            monitor = Monitor(records["paused"]["monitor"])
+            monitor.ask("stop")  # behind the daemon's back
+            monitor.close()
             daemon.start()
             assert virsh(uri, "domstate", "kept", "--reason").stdout.strip() == "running (booted)"
             assert virsh(uri, "domstate", "crashed", "--reason").stdout.strip() == "shut off (crashed)"
@@ -245,19 +248,6 @@ def test_machines_outlive_a_killed_daemon_and_are_found_again(tmp_path: Path) ->
             wait_ended(records[name]["pid"])
             assert not Path(records[name]["monitor"]).parent.exists()
         assert not list((daemon.root / "run/qemu/machines").glob("*.json"))
-
-
-def pause_by_hand(monitor: str) -> None:
-    """Stop a machine behind the daemon's back."""
-    with socket.socket(socket.AF_UNIX) as endpoint:
-        endpoint.connect(monitor)
-        file = endpoint.makefile("rw")
-        file.readline()
-        for command in ("qmp_capabilities", "stop"):
-            file.write(json.dumps({"execute": command}) + "\n")
-            file.flush()
-            while "return" not in json.loads(file.readline()):
-                pass
 
 
 def test_guest_that_powered_off_while_nobody_watched_is_ended(tmp_path: Path) -> None:
