@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "a saved 512 MiB guest to its answer"
 MEMORY_MIB = 512
-TIMEOUT_S = 300
+TIMEOUT_S = 120
 READY = b"pyhyve guest ready"
 QUESTION, ANSWER = b"echo answer-$((6*7))\n", b"\nanswer-42"
 _POLL_S = 0.0005

@@ -154,3 +154,26 @@ def test_reset_clears_registers(port: Port) -> None:
     port.uart.reset()
     assert (port[IER], port[LCR], port[SCR]) == (0, 0, 0)
     assert not port.line.level
+
+
+def test_input_before_a_state_is_loaded_comes_after_its_own(port: Port) -> None:
+    saved = Port()
+    saved[IIR] = 0x01
+    saved[IER] = 0x01
+    saved.uart.receive(b"one ")
+    state = saved.uart.save()
+    port.uart.receive(b"two")
+    port.uart.load(state)
+    assert bytes(port[DATA] for _ in range(7)) == b"one two"
+    assert port[LSR] & 1 == 0
+
+
+def test_input_before_a_state_is_loaded_interrupts_its_guest(port: Port) -> None:
+    saved = Port()
+    saved[IER] = 0x01
+    state = saved.uart.save()
+    port.uart.receive(b"x")
+    port.uart.load(state)
+    assert port.line.level
+    assert port[DATA] == ord("x")
+    assert not port.line.level

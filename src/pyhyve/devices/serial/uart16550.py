@@ -106,7 +106,11 @@ class Uart16550:
         )
 
     def load(self, state: UartState) -> None:
-        """Take over the registers and input; the level of the line is the interrupt controller's too."""
+        """Take over the registers and input; the level of the line is the interrupt controller's too.
+
+        Input that no guest has read yet, such as what arrives while a machine waits for its state, comes after.
+        """
+        unread = (b"" if self._mcr & _LOOPBACK else bytes(self._fifo)) + self._backlog
         self._output.clear()
         self._flush_timer.cancel()
         self._ier, self._lcr, self._mcr, self._msr = state.ier, state.lcr, state.mcr, state.msr
@@ -114,9 +118,9 @@ class Uart16550:
         self._fifo_enabled, self._trigger = state.fifo_enabled, max(state.trigger, 1)
         self._errors, self._thr_pending = state.errors, state.thr_pending
         self._fifo = deque(state.fifo[: spec.FIFO_SIZE])
-        self._backlog = bytearray(state.backlog[:_BACKLOG_LIMIT])
+        self._backlog = bytearray((state.backlog + unread)[:_BACKLOG_LIMIT])
         self._level = state.level
-        self._update()
+        self._fill()
 
     def flush(self) -> None:
         """Pass on what was written."""
