@@ -24,14 +24,6 @@ class RegisterDevice(Protocol):
         """The guest wrote `value` (`size` bytes, already truncated) at `offset`."""
 
 
-@runtime_checkable
-class Resettable(Protocol):
-    """A device with state to put back when the machine is reset."""
-
-    def reset(self) -> None:
-        """Return to the power-on state; interrupt lines go low."""
-
-
 class IrqLine(Protocol):
     """One interrupt input of an interrupt controller."""
 
@@ -44,13 +36,6 @@ class LineSetter(Protocol):
 
     def __call__(self, line: int, /, *, level: bool) -> None:
         """Drive `line`; may be called from any thread."""
-
-
-class MsiSink(Protocol):
-    """Where message-signalled interrupts go."""
-
-    def send(self, address: int, data: int) -> None:
-        """Deliver one message."""
 
 
 class Clock(Protocol):

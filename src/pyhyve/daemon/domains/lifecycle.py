@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.daemon.domains import placement
@@ -358,8 +357,3 @@ async def stopped_by_itself(domain: ManagedDomain) -> None:
         await end(domain, ShutoffReason.SHUTDOWN, StoppedDetail.SHUTDOWN)
     except LibvirtError as error:
         _log.info("%s: %s", domain.name, error)
-
-
-def uptime_s(domain: ManagedDomain) -> float:
-    """Return how long a machine has been running."""
-    return 0.0 if domain.record is None else max(time.time() - domain.record.started, 0.0)

@@ -185,11 +185,6 @@ class LocalApic:
         return self._registers[ApicRegister.LVT_LINT0] & (spec.LVT_MASKED | 0x700) == DeliveryMode.EXTINT << 8
 
     @property
-    def takes_nmi(self) -> bool:
-        """Whether the LINT1 pin leads to NMI."""
-        return self._registers[ApicRegister.LVT_LINT1] & (spec.LVT_MASKED | 0x700) == DeliveryMode.NMI << 8
-
-    @property
     def ppr(self) -> int:
         """Processor priority: the higher of task priority and the class in service."""
         served = (self.isr.bit_length() - 1) & 0xF0 if self.isr else 0

@@ -146,11 +146,3 @@ def drained(attachments: Iterable[Attachment]) -> ExitStack:
         stack.close()
         raise
     return stack
-
-
-def need_medium(attachment: Attachment) -> BlockNode:
-    """The node in a drive. Raises ChangeError when it is empty."""
-    if attachment.node is None:
-        msg = f"Device '{attachment.name or attachment.device_id}' has no medium"
-        raise ChangeError(msg)
-    return attachment.node
