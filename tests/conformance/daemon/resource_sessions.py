@@ -26,6 +26,17 @@ FILES = {
     "s4.xml": "<secret><uuid>2bbb4c35-e234-4999-99fd-87c4e397e993</uuid></secret>",
     "s5.xml": "<secret><usage type='volume'/></secret>",
     "s6.xml": "<secret><uuid>0a81f5b2-8403-7b23-c8d6-21ccc2f80d6f</uuid><usage type='volume'><volume>/y</volume></usage></secret>",
+    "d1.xml": "<device><parent>pci_0000_00_99_0</parent><capability type='mdev'><type id='nvidia-11'/></capability></device>",
+    "d10.xml": "<device><parent>computer</parent><capability type='pci'><domain>0</domain><bus>0</bus><slot>9</slot><function>0</function><product id='0x1'/><vendor id='0x2'/></capability></device>",
+    "d11.xml": "<device><parent>computer</parent><capability type='mdev'><type id='nvidia-11'/><uuid>xx</uuid></capability></device>",
+    "d2.xml": "<device><capability type='mdev'><type id='nvidia-11'/></capability></device>",
+    "d3.xml": "<device><parent>computer</parent><capability type='mdev'/></device>",
+    "d4.xml": "<device><parent>computer</parent></device>",
+    "d5.xml": "<device><parent>computer</parent><capability type='whatever'/></device>",
+    "d6.xml": "<device><parent>computer</parent><capability type='scsi_host'><capability type='fc_host'><wwnn>10000000c9848141</wwnn><wwpn>10000000c9848140</wwpn></capability></capability></device>",
+    "d7.xml": "<device><parent>scsi_host3</parent><capability type='scsi_host'><capability type='fc_host'></capability></capability></device>",
+    "d8.xml": "<device><capability type='scsi_host'><capability type='fc_host'></capability></capability></device>",
+    "d9.xml": "<device><capability/></device>",
 }
 """Documents the sessions refer to."""
 
@@ -116,4 +127,20 @@ secret-undefine 0a81f5b2-8403-7b23-c8d6-21ccc2f80d6f; secret-list; secret-dumpxm
 nwfilter-list; nwfilter-binding-list
 nwfilter-list
 nwfilter-binding-list
+"""
+
+DEVICES = """
+nodedev-reset computer; nodedev-reset nosuch; nodedev-reset net_lo_00_00_00_00_00_00
+nodedev-detach computer --driver kvm; nodedev-detach computer --driver blah; nodedev-detach nosuch
+nodedev-reattach computer; nodedev-reattach nosuch
+nodedev-destroy computer; nodedev-destroy nosuch; nodedev-destroy net_lo_00_00_00_00_00_00
+nodedev-create @DIR@/d1.xml; nodedev-create @DIR@/d2.xml; nodedev-create @DIR@/d3.xml; nodedev-create @DIR@/d4.xml; nodedev-create @DIR@/d5.xml
+nodedev-create @DIR@/d6.xml; nodedev-create @DIR@/d7.xml; nodedev-create @DIR@/d8.xml; nodedev-create @DIR@/d9.xml; nodedev-create @DIR@/d10.xml; nodedev-create @DIR@/d11.xml
+nodedev-create @DIR@/n2.xml
+nodedev-define @DIR@/d1.xml; nodedev-define @DIR@/d2.xml; nodedev-define @DIR@/d3.xml; nodedev-define @DIR@/d4.xml; nodedev-define @DIR@/d6.xml; nodedev-define @DIR@/d10.xml; nodedev-define @DIR@/d11.xml
+nodedev-undefine computer; nodedev-undefine net_lo_00_00_00_00_00_00; nodedev-undefine nosuch
+nodedev-start computer; nodedev-start nosuch
+nodedev-autostart computer; nodedev-autostart computer --disable; nodedev-autostart nosuch
+nodedev-info computer; nodedev-info net_lo_00_00_00_00_00_00; nodedev-info nosuch
+nodedev-list --all --cap system; nodedev-list --cap mdev; nodedev-list --inactive
 """

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-from resource_sessions import FILES, NETWORKS, POOLS, SECRETS
+from resource_sessions import DEVICES, FILES, NETWORKS, POOLS, SECRETS
 from sides import Side, assert_same, side_of, skip_reason
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ def ours(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         yield side
 
 
-@pytest.mark.parametrize("sessions", [POOLS, NETWORKS, SECRETS], ids=["pools", "networks", "secrets"])
+@pytest.mark.parametrize(
+    "sessions", [POOLS, NETWORKS, SECRETS, DEVICES], ids=["pools", "networks", "secrets", "devices"]
+)
 def test_sessions_go_as_with_virsh_on_libvirtd(libvirtd: Side, ours: Side, sessions: str) -> None:
     assert_same(libvirtd, ours, sessions, JUSTIFIED)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from pyhyve.daemon.drivers.api import Driver
 from pyhyve.daemon.networks.registry import NetworkRegistry
 from pyhyve.daemon.resources.filters import FilterRegistry
+from pyhyve.daemon.resources.host_devices import HostDevices
 from pyhyve.daemon.resources.secrets import SecretRegistry
 from pyhyve.daemon.storage.registry import PoolRegistry
 
@@ -26,7 +27,7 @@ class Owner(Driver, Protocol):
 
 
 class HostLook:
-    """Offered by drivers whose machines run on this very host: its devices and interfaces are theirs to show."""
+    """Offered by drivers whose machines run on this very host: its interfaces are theirs to show."""
 
 
 def add(daemon: Daemon, driver: Owner, name: str) -> None:
@@ -38,5 +39,7 @@ def add(daemon: Daemon, driver: Owner, name: str) -> None:
     driver.add(SecretRegistry, secrets)
     driver.add(FilterRegistry, filters)
     driver.add(HostLook, HostLook())
-    for part in (networks, pools, secrets, filters):
+    devices = HostDevices(daemon, driver, name)
+    driver.add(HostDevices, devices)
+    for part in (networks, pools, secrets, filters, devices):
         daemon.add_part(part)
