@@ -17,6 +17,7 @@ from pyhyve.machine.block.attach import drained
 from pyhyve.machine.block.errors import ChangeError
 from pyhyve.machine.block.node import BlockNode
 from pyhyve.machine.holders import describe_holders
+from pyhyve.machine.identifiers import is_identifier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -90,6 +91,8 @@ class BlockGraph:
         """Add a format node on the file `path` (and the file's own), as `-drive` does. Raises ChangeError."""
         with self.lock:
             self._check_room()
+            if node_name:
+                self._check_name(node_name)
             if snapshot and not readonly:
                 try:
                     image = open_overlay(path, OpenSettings(format_name=format_name, writable=True, cache=cache))
@@ -203,7 +206,7 @@ class BlockGraph:
                 return name
 
     def _check_name(self, name: str) -> None:
-        if not name or not name[0].isalpha() or not all(c.isalnum() or c in "-._" for c in name) or len(name) > 31:
+        if not is_identifier(name) or len(name) > 31:
             msg = f"Invalid node-name: '{name}'"
             raise ChangeError(msg)
         if name in self.nodes:
@@ -212,7 +215,7 @@ class BlockGraph:
 
     def _open(self, options: Mapping[str, Any], name: str, *, implicit: bool, auto_readonly: bool = False) -> BlockNode:
         self._check_room()
-        if not name.startswith("#"):
+        if not implicit:
             self._check_name(name)
         node = BlockNode(
             name,
@@ -331,8 +334,6 @@ class BlockGraph:
 
     def _adopt(self, image: Image, name: str, options: Mapping[str, Any], *, readonly: bool) -> BlockNode:
         """Nodes for an image that is open, and for each below it."""
-        if not name.startswith("#"):
-            self._check_name(name)
         node = BlockNode(name, image.format_name, options, readonly=readonly, implicit=True, image=image)
         self.nodes[name] = node
         if image.backing is not None:

@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from pyhyve.machine.block.errors import ChangeError, ChangeKind
+from pyhyve.machine.identifiers import is_identifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +27,7 @@ class JobSet:
 
     def check_name(self, name: str) -> None:
         """Raise ChangeError for a name that cannot be a new job's."""
-        if not name or not name[0].isalpha() or not all(c.isalnum() or c in "-._" for c in name):
+        if not is_identifier(name):
             msg = f"Invalid job ID '{name}'"
             raise ChangeError(msg)
         if name in self._jobs:

@@ -16,6 +16,7 @@ from pyhyve.backends.chardev_descriptors import (
 )
 from pyhyve.backends.chardev_stdio import StdioChardev
 from pyhyve.machine.block.errors import ChangeError
+from pyhyve.machine.identifiers import is_identifier
 from pyhyve.support.records import dataclass
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class ChardevSet:
 
     def add(self, label: str, backend: Mapping[str, Any]) -> NamedChardev:
         """Open the device that `backend` (a checked `ChardevBackend`) describes. Raises ChangeError."""
-        if not label or not label[0].isalpha() or not all(c.isalnum() or c in "-._" for c in label):
+        if not is_identifier(label):
             msg = "Parameter 'id' expects an identifier"
             raise ChangeError(msg)
         if label in self._entries:

@@ -11,6 +11,7 @@ from pyhyve.image.contract import ImageError
 from pyhyve.machine.block.errors import ChangeError, ChangeKind
 from pyhyve.machine.hardware import realize
 from pyhyve.machine.hardware.models import check_properties, find_model
+from pyhyve.machine.identifiers import is_identifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -90,7 +91,7 @@ class DeviceTree:
             raise ChangeError(msg)
         model = find_model(driver)
         name = str(request.get("id") or "")
-        if name and (not name[0].isalpha() or not all(c.isalnum() or c in "-._" for c in name)):
+        if name and not is_identifier(name):
             msg = "Parameter 'id' expects an identifier"
             raise ChangeError(msg)
         if name and self.find(name) is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyhyve.backends.net import NetError
 from pyhyve.machine.block.errors import ChangeError, ChangeKind
+from pyhyve.machine.identifiers import is_identifier
 from pyhyve.support.logs import late_logger
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ class NetdevSet:
     def add(self, options: Mapping[str, Any]) -> Netdev:
         """Open what `options` (a checked `Netdev`) describe. Raises ChangeError."""
         name = str(options["id"])
+        if not is_identifier(name):
+            msg = "Parameter 'id' expects an identifier"
+            raise ChangeError(msg)
         if name in self._netdevs:
             msg = f"Duplicate ID '{name}' for netdev"
             raise ChangeError(msg)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyhyve.machine.block.errors import ChangeError
+from pyhyve.machine.identifiers import is_identifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -54,7 +55,7 @@ class ObjectSet:
     def add(self, options: Mapping[str, Any]) -> UserObject:
         """Make what `options` (checked `ObjectOptions`) describe. Raises ChangeError."""
         kind, name = str(options["qom-type"]), str(options["id"])
-        if not name or not name[0].isalpha() or not all(c.isalnum() or c in "-._" for c in name):
+        if not is_identifier(name):
             msg = "Parameter 'id' expects an identifier"
             raise ChangeError(msg)
         if name in self._objects:

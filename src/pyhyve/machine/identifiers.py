@@ -1,0 +1,16 @@
+"""Names that users give to nodes, devices, objects and jobs."""
+
+from __future__ import annotations
+
+import string
+
+_FIRST = frozenset(string.ascii_letters)
+_REST = _FIRST | frozenset(string.digits) | frozenset("-._")
+
+
+def is_identifier(text: str) -> bool:
+    """Whether `text` is a name as QEMU wants it: a letter, then letters, digits and `-._`, all of ASCII.
+
+    What pyhyve names itself begins with `#`, and so is apart.
+    """
+    return text[:1] in _FIRST and _REST.issuperset(text)
