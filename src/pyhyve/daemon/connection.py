@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pyhyve.daemon.access import AllowAll, denied_to_readers, extra_permissions, object_of, objects_in
+from pyhyve.daemon.bulk import Bypass
 from pyhyve.daemon.dispatch import Call, Encoded, Registered, Turn, registered
 from pyhyve.daemon.errors import LibvirtError, api_name
 from pyhyve.daemon.streams import INCOMING_MAX, Hole, Stream
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pyhyve.daemon.access import Identity
+    from pyhyve.daemon.bulk import Lease
     from pyhyve.daemon.daemon import Daemon
     from pyhyve.daemon.drivers.api import Driver
     from pyhyve.daemon.events import Registration
@@ -54,6 +56,8 @@ UNREAD_MAX: Final = 1 << 20
 """Bytes a client may leave unread before its next calls wait in its socket."""
 BACKLOG_MAX: Final = 64 << 20
 """Bytes of answers and events a client may leave unread before it is disconnected: two of the longest frames."""
+PIECE_SIZE: Final = 1 << 20
+"""Bytes of a file that are read at once for a client whose socket is no thread's (TLS)."""
 _READ_ONLY_FLAG: Final = 1  # VIR_CONNECT_RO
 _WITHOUT_DRIVER: Final = frozenset(
     {
@@ -92,6 +96,21 @@ class Link(Protocol):
     async def drained(self) -> None:
         """Wait until little is queued. Returns at once when the socket is gone."""
 
+    async def emptied(self) -> None:
+        """Wait until nothing is queued. Returns at once when the socket is gone."""
+
+    def lend_input(self) -> Lease | None:
+        """Stop reading and lend that direction of the socket; None where it cannot be lent now."""
+
+    def return_input(self, *, lost: bool) -> None:
+        """Read again, or note that the client is gone."""
+
+    def lend_output(self) -> Lease | None:
+        """Queue what is sent, and lend that direction; None where it cannot be lent now."""
+
+    def return_output(self, rest: memoryview, *, lost: bool) -> None:
+        """Send the rest of a packet, then what was queued meanwhile; or note that the client is gone."""
+
 
 class Connection:
     """State of one client. Everything happens on the event loop."""
@@ -115,6 +134,7 @@ class Connection:
         self._link = link
         self._driver: Driver | None = None
         self._protocol = ServerProtocol()
+        self._bypass = Bypass(link, self._protocol, self.receive, daemon.stream_threads)
         self._streams: dict[int, Stream] = {}
         self._admitted: dict[Procedure, Registered] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -449,6 +469,33 @@ class Connection:
     async def drained(self) -> None:
         """Wait until the client may be sent more."""
         await self._link.drained()
+
+    async def send_file(self, serial: int, descriptor: int, offset: int, end: int) -> int:
+        """Send a part of a file on a stream; see :meth:`Stream.send_file`."""
+        await self._link.emptied()
+        if serial not in self._streams or self.closed:
+            return offset
+        sent = await self._bypass.send(serial, descriptor, offset, end)
+        if sent is None:
+            size = min(PIECE_SIZE, end - offset)
+            data = await self.daemon.run_blocking(os.pread, descriptor, size, offset)
+            self.send_stream(serial, data) if data else None
+            await self._link.drained()
+            return offset + len(data)
+        if sent.error is not None:
+            raise sent.error
+        return sent.offset
+
+    async def store(self, serial: int, descriptor: int, offset: int, limit: int | None) -> int:
+        """Write what comes on a stream to a file; see :meth:`Stream.store`."""
+        if self._paused or self._postponed or serial not in self._streams or self.closed:
+            return offset
+        received = await self._bypass.receive(serial, descriptor, offset, limit)
+        if received is None:
+            return offset
+        if received.error is not None:
+            raise received.error
+        return received.offset
 
     def stream_drained(self, stream: Stream) -> None:
         """A handler took in a piece."""

@@ -30,6 +30,8 @@ _Part = TypeVar("_Part", bound="Part")
 _Result = TypeVar("_Result")
 BLOCKING_THREADS = 32
 """Calls that block at the same time."""
+STREAM_THREADS = 8
+"""Streams that move bytes at the same time; more take turns."""
 
 
 class Part(Protocol):
@@ -62,6 +64,8 @@ class Daemon:
         self._parts: dict[type, Part] = {}
         self._started: list[Part | Driver] = []
         self._threads = ThreadPoolExecutor(BLOCKING_THREADS, thread_name_prefix="blocking")
+        self.stream_threads = ThreadPoolExecutor(STREAM_THREADS, thread_name_prefix="stream")
+        """For what takes long and yet must not take the threads of calls: long runs of bytes."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -143,6 +147,7 @@ class Daemon:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self.stream_threads.shutdown(wait=False, cancel_futures=True)
         self.store.close()
 
     def _read_policy(self) -> None:

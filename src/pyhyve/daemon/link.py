@@ -9,7 +9,7 @@ import socket
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from pyhyve.rpc.spec import FDS_MAX
+from pyhyve.daemon.bulk import ANCILLARY_SIZE, Lease, descriptors, widen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,7 +22,6 @@ __all__ = ["SocketLink", "TransportLink"]
 _RECEIVE_SIZE: Final = 256 << 10
 _arena: Final = memoryview(bytearray(_RECEIVE_SIZE))
 """Where every socket of the one event loop receives: a fresh buffer of this size each time costs more than a call."""
-_ANCILLARY_SIZE: Final = socket.CMSG_SPACE(FDS_MAX * 4)
 LOW_WATER: Final = 1 << 20
 """Bytes queued below which a stream goes on sending."""
 LINGER_S: Final = 10.0
@@ -39,12 +38,18 @@ class SocketLink:
         self._connection: Connection | None = None
         self._out: deque[tuple[memoryview, Sequence[int]]] = deque()
         self._size = 0
+        self._paused = True
         self._reading = False
         self._writing = False
+        self._lent_input: Lease | None = None
+        self._lent_output: Lease | None = None
+        self._wide = False
         self._closing = False
         self._gone = False
         self._drained = asyncio.Event()
         self._drained.set()
+        self._emptied = asyncio.Event()
+        self._emptied.set()
 
     def start(self, connection: Connection) -> None:
         """Serve a connection."""
@@ -63,7 +68,7 @@ class SocketLink:
         if self._gone or self._closing:
             _close_fds(fds)
             return
-        if not self._out and not fds:
+        if not self._out and not fds and self._lent_output is None:
             try:
                 sent = self._socket.send(data)
             except (BlockingIOError, InterruptedError):
@@ -83,10 +88,14 @@ class SocketLink:
     def _queue(self, piece: memoryview, fds: Sequence[int]) -> None:
         self._out.append((piece, fds))
         self._size += len(piece)
+        self._emptied.clear()
         if self._size > LOW_WATER:
             self._drained.clear()
 
     def _write_more(self) -> None:
+        if self._lent_output is not None:
+            self._lent_output.wanted = True
+            return
         try:
             while self._out:
                 piece, fds = self._out[0]
@@ -109,6 +118,8 @@ class SocketLink:
             self._drained.set()
             if self._connection is not None and not self._closing:
                 self._loop.call_soon(self._connection.writable)
+        if not self._out:
+            self._emptied.set()
         if bool(self._out) != self._writing:
             self._writing = bool(self._out)
             if self._writing:
@@ -123,27 +134,82 @@ class SocketLink:
         if self._size > LOW_WATER and not self._gone:
             await self._drained.wait()
 
+    async def emptied(self) -> None:
+        """Wait until nothing is queued."""
+        if not self._gone:
+            await self._emptied.wait()
+
+    def lend_output(self) -> Lease | None:
+        """Queue what is sent, and lend the sending; None while something is queued, or the client is gone."""
+        if self._out or self._gone or self._closing or self._lent_output is not None:
+            return None
+        if not self._wide:
+            self._wide = True
+            widen(self._socket)
+        self._lent_output = Lease(self._socket)
+        return self._lent_output
+
+    def return_output(self, rest: memoryview, *, lost: bool) -> None:
+        """Send the rest of a packet, then what was queued meanwhile; or note that the client is gone."""
+        self._lent_output = None
+        if self._gone:
+            self._close_when_free()
+        elif lost:
+            self._lose()
+        else:
+            if rest:
+                self._out.appendleft((rest, ()))
+                self._size += len(rest)
+                self._emptied.clear()
+            self._write_more()
+
     # -- in -----------------------------------------------------------------------------------------------------------
 
     def pause(self) -> None:
         """Stop reading."""
-        if self._reading:
-            self._reading = False
-            self._loop.remove_reader(self._socket)
+        self._paused = True
+        self._read_or_not()
 
     def resume(self) -> None:
         """Read."""
-        if not self._reading and not self._gone and not self._closing:
-            self._reading = True
-            self._loop.add_reader(self._socket, self._readable)
+        self._paused = False
+        self._read_or_not()
+
+    def _read_or_not(self) -> None:
+        if self._paused and self._lent_input is not None:
+            self._lent_input.wanted = True
+        reading = not (self._paused or self._gone or self._closing or self._lent_input is not None)
+        if reading != self._reading:
+            self._reading = reading
+            if reading:
+                self._loop.add_reader(self._socket, self._readable)
+            else:
+                self._loop.remove_reader(self._socket)
+
+    def lend_input(self) -> Lease | None:
+        """Stop reading and lend it; None while it is not read, or the client is gone."""
+        if not self._reading:
+            return None
+        lease = self._lent_input = Lease(self._socket)
+        self._read_or_not()
+        return lease
+
+    def return_input(self, *, lost: bool) -> None:
+        """Read again, or note that the client is gone."""
+        self._lent_input = None
+        if self._gone:
+            self._close_when_free()
+        elif lost:
+            self._lose()
+        else:
+            self._read_or_not()
 
     def _readable(self) -> None:
         fds: list[int] = []
         try:
-            size, ancillary, _, _ = self._socket.recvmsg_into([_arena], _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC)
-            for level, kind, content in ancillary:
-                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                    fds.extend(memoryview(content)[: len(content) - len(content) % 4].cast("i"))
+            size, ancillary, _, _ = self._socket.recvmsg_into([_arena], ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC)
+            if ancillary:
+                fds = descriptors(ancillary)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -160,9 +226,9 @@ class SocketLink:
         """Close once everything is sent, or after :data:`LINGER_S`."""
         if self._gone or self._closing:
             return
-        self.pause()
         self._closing = True
-        if self._out:
+        self.pause()
+        if self._out or self._lent_output is not None:
             self._loop.call_later(LINGER_S, self._finish)
         else:
             self._finish()
@@ -175,15 +241,28 @@ class SocketLink:
     def _finish(self) -> None:
         if self._gone:
             return
-        self.pause()
         self._gone = True
+        self.pause()
         if self._writing:
             self._loop.remove_writer(self._socket)
         for _, fds in self._out:
             _close_fds(fds)
         self._out.clear()
+        self._size = 0
         self._drained.set()
-        self._socket.close()
+        self._emptied.set()
+        self._close_when_free()
+
+    def _close_when_free(self) -> None:
+        """Close the socket, unless a thread still has it: then end the connection, which the thread notices."""
+        lent = [lease for lease in (self._lent_input, self._lent_output) if lease is not None]
+        for lease in lent:
+            lease.wanted = True
+        if not lent:
+            self._socket.close()
+            return
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
 
 class TransportLink(asyncio.Protocol):
@@ -274,6 +353,24 @@ class TransportLink(asyncio.Protocol):
     async def drained(self) -> None:
         """Wait until little is queued."""
         await self._writable.wait()
+
+    async def emptied(self) -> None:
+        """Wait until little is queued: what is queued here is nobody else's to know."""
+        await self._writable.wait()
+
+    def lend_input(self) -> Lease | None:
+        """Never: the bytes are asyncio's."""
+        return None
+
+    def return_input(self, *, lost: bool) -> None:
+        """Nothing was lent."""
+
+    def lend_output(self) -> Lease | None:
+        """Never, ditto."""
+        return None
+
+    def return_output(self, rest: memoryview, *, lost: bool) -> None:
+        """Nothing was lent."""
 
     def close(self) -> None:
         """Close once everything is sent, or after :data:`LINGER_S`."""

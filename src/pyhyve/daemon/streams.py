@@ -63,6 +63,23 @@ class Stream:
         self._connection.send_hole(self._serial, length)
         await self._connection.drained()
 
+    async def send_file(self, descriptor: int, offset: int, end: int) -> int:
+        """Send a part of a file, or the beginning of it; return where the rest begins.
+
+        Where that is ``offset`` again the file has no more bytes, or nobody reads any more. Raises OSError.
+        """
+        return await self._connection.send_file(self._serial, descriptor, offset, end)
+
+    async def store(self, descriptor: int, offset: int, limit: int | None) -> int:
+        """Write what the client sends next to a file, as long as it is at hand; return where the next piece belongs.
+
+        Nothing may be waiting that :meth:`read` would return at once: it comes first. What would reach beyond ``limit``
+        is left to :meth:`read`, as holes are. Raises OSError.
+        """
+        if self._incoming or self._ended:
+            return offset
+        return await self._connection.store(self._serial, descriptor, offset, limit)
+
     def finish_sending(self) -> None:
         """Tell the client that it has everything. Happens by itself when the handler of a download returns."""
         if not self._sent_all:

@@ -90,6 +90,12 @@ class FrameReader:
         self._buffer.clear()
         return left
 
+    def take_pending(self) -> bytes:
+        """Return the bytes that wait for the rest of their frame, and forget them."""
+        pending = bytes(self._buffer)
+        self._buffer.clear()
+        return pending
+
     @property
     def pending_size(self) -> int:
         """Bytes that wait for the rest of their frame."""

@@ -178,6 +178,12 @@ class ServerProtocol:
         self._send_stream(serial, Status.ERROR, error.encode())
         del self._streams[serial]
 
+    def stream_header(self, serial: int) -> bytes:
+        """Return what an open stream's packets with data begin with, either way, but for the length word."""
+        row = self._streams[serial]
+        kind, status = MessageType.STREAM, Status.CONTINUE
+        return _HEADER.pack(0, row.program, PROTOCOL_VERSION, row.number, kind, serial, status)
+
     def _send_stream(self, serial: int, status: Status, data: bytes) -> None:
         row = self._streams[serial]
         self._send(Frame(row.program, row.number, MessageType.STREAM, serial, status, data))
@@ -220,6 +226,10 @@ class ServerProtocol:
             return None
         self.calls_waiting += 1
         return Called(row, serial, arguments)
+
+    def take_pending(self) -> bytes:
+        """Return the beginning of a frame whose rest did not come yet, and forget it: :meth:`receive` it again."""
+        return self._reader.take_pending()
 
     def unclaimed_fds(self) -> list[int]:
         """Return the descriptors of calls that were answered here; close them after each :meth:`receive`."""

@@ -56,6 +56,19 @@ class Sink:
     def close(self) -> None:
         self.closed = True
 
+    async def emptied(self) -> None:
+        await asyncio.sleep(0)
+
+    def lend_input(self) -> None:
+        return
+
+    def return_input(self, *, lost: bool) -> None: ...
+
+    def lend_output(self) -> None:
+        return
+
+    def return_output(self, rest: memoryview, *, lost: bool) -> None: ...
+
     async def drained(self) -> None:
         await asyncio.sleep(0)
 

@@ -49,11 +49,9 @@ async def download(daemon: Daemon, stream: Stream, descriptor: int, offset: int,
             else:
                 data_end = end
             while offset < data_end:
-                data = await daemon.run_blocking(os.pread, descriptor, min(CHUNK_BYTES, data_end - offset), offset)
-                if not data:
+                begun, offset = offset, await stream.send_file(descriptor, offset, data_end)
+                if offset == begun:
                     return  # somebody cut the file meanwhile
-                await stream.write(data)
-                offset += len(data)
     finally:
         os.close(descriptor)
 
@@ -80,8 +78,7 @@ async def upload(daemon: Daemon, stream: Stream, descriptor: int, offset: int, l
             if limit is not None and offset + size > limit:
                 raise faults.argument(f"more than the {length} bytes announced")
             await daemon.run_blocking(_store, descriptor, piece, offset)
-            offset += size
-        await daemon.run_blocking(os.fsync, descriptor)
+            offset = await stream.store(descriptor, offset + size, limit)
     except OSError as error:
         raise faults.system("cannot write to stream", error) from error
     finally:
