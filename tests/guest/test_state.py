@@ -13,6 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pyhyve.accel.counter import sample
+from pyhyve.accel.emulator import EmulatorVm
+from pyhyve.machine import saving
+from pyhyve.machine.clock import MonotonicClock
 from pyhyve.machine.config import MIB, AccelChoice, DiskConfig, MachineConfig
 from pyhyve.machine.outcome import OutcomeKind
 from pyhyve.machine.saving import read_saved
@@ -79,6 +83,44 @@ def test_machine_that_was_saved_goes_on(tmp_path: Path) -> None:
     printed += machine.expect(r"[A-P]{20}")
     start = LETTERS.index(printed[0])
     assert printed == "".join(LETTERS[(start + i) % 16] for i in range(len(printed)))
+    machine.stop()
+
+
+def counter_ahead_s(machine: RunningMachine) -> float:
+    """How far the time-stamp counter is ahead of the machine's clock; the machine is paused."""
+    vm, clock = machine.machine.parts.vm, machine.machine.parts.loop.clock
+    assert isinstance(vm, EmulatorVm)
+    now = sample(lambda: vm.read_tsc(0))
+    return now.counter / vm.tsc_hz - (now.monotonic_ns - clock.start_ns) / 1e9
+
+
+def test_clocks_agree_when_the_host_is_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux's clocksource watchdog gives up its time-stamp counter when the ACPI timer is 500 us away from it."""
+
+    def slowly(name: str, owner: object) -> None:
+        original = getattr(owner, name)
+
+        def slow(*arguments: object) -> object:
+            result = original(*arguments)
+            time.sleep(0.05)
+            return result
+
+        monkeypatch.setattr(owner, name, slow)
+
+    slowly("describe", saving)
+    slowly("set_now", MonotonicClock)
+    slowly("advance", MonotonicClock)
+    machine = RunningMachine.boot(tiny_config(tmp_path, COUNTER))
+    machine.expect(r"[A-P]{5}", 120)
+    assert machine.machine.pause().wait(30)
+    ahead = counter_ahead_s(machine)
+    machine.save(tmp_path / "state")
+    machine.stop()
+    time.sleep(0.5)
+    machine = RunningMachine.restore(tmp_path / "state")
+    machine.expect(r"[A-P]{5}", 120)
+    assert machine.machine.pause().wait(30)
+    assert counter_ahead_s(machine) == pytest.approx(ahead, abs=300e-6)
     machine.stop()
 
 

@@ -91,7 +91,10 @@ class Vcpu(Protocol):
 
 @runtime_checkable
 class TimeKeeper(Protocol):
-    """An engine whose clocks can be put forward, after its machine stood still."""
+    """An engine with clocks of its own, which must agree with the machine's when it is saved, restored, or leaps."""
+
+    def set_instant(self, monotonic_ns: int) -> None:
+        """The moment, on the host's monotonic clock, whose time `save` gives, and from which `load` lets it go on."""
 
     def advance_time(self, duration_ns: int) -> None:
         """Let the guest's time-stamp counters and clocks of the engine jump ahead; no vCPU may run."""

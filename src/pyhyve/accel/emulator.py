@@ -6,13 +6,14 @@ Each vCPU has its own code cache and TLBs; guest memory is shared. The machine b
 from __future__ import annotations
 
 import ctypes
+import functools
 import logging
 import mmap
 import struct
-import time
 from typing import TYPE_CHECKING, ClassVar
 
 from pyhyve.accel.api import ExitKind, VcpuExit
+from pyhyve.accel.counter import HostCounter
 from pyhyve.accel.cpu_models import HOST, check_model, filter_cpuid
 from pyhyve.accel.emulator_registers import read_registers, reset_registers, write_registers
 from pyhyve.accel.emulator_state import EmulatorState, EmulatorVcpuState, load_vcpu, save_vcpu
@@ -38,8 +39,6 @@ _PAGE_MASK = 0xFFF
 _MAX_VCPUS = 64
 _TSC_TOLERANCE = 1000
 """A counter whose frequency differs by more than one part in so many would make the guest's clock wrong."""
-_NS = 1_000_000_000
-_CALIBRATION_S = 0.02
 _READS = frozenset({ExitKind.IO, ExitKind.MMIO, ExitKind.MSR_READ, ExitKind.MSR_WRITE})
 _RECORD = struct.Struct("<IIII QQ")
 _MASKS = tuple((1 << 8 * size) - 1 if size else (1 << 64) - 1 for size in range(9))
@@ -263,6 +262,9 @@ class EmulatorVm:
         self.vcpus: list[EmulatorVcpu] = []
         self._shared: mmap.mmap | None = None
         self.tsc_hz = 0
+        """Frequency of the time-stamp counter, as the guest was told."""
+        self._host_counter: HostCounter | None = None
+        self._instant_ns = 0
         self._tsc_base = 0
         self.notified: dict[int, tuple[int, Callable[[int], None]]] = {}
         """Watched addresses, ports complemented: the size of the write, and whom to call."""
@@ -272,8 +274,9 @@ class EmulatorVm:
         """Add a vCPU, in its state after RESET; all memory must have been added before."""
         vcpu = EmulatorVcpu(self, index)
         self._share([*self.vcpus, vcpu])
-        if not self.tsc_hz:
-            self.tsc_hz = _measure_tsc(vcpu.engine)
+        if self._host_counter is None:
+            self._host_counter = HostCounter(functools.partial(_counter, vcpu.engine))
+            self.tsc_hz = self._host_counter.frequency_hz()
         vcpu.reset()
         self.vcpus.append(vcpu)
         return vcpu
@@ -301,9 +304,21 @@ class EmulatorVm:
         engine = self.vcpus[index].engine
         return (_counter(engine) + engine.get("tsc_offset")) % (1 << 64)
 
+    def set_instant(self, monotonic_ns: int) -> None:
+        """The moment whose time `save` gives, and from which `load` lets time go on."""
+        self._instant_ns = monotonic_ns
+
+    @property
+    def _counter_at_instant(self) -> int:
+        if self._host_counter is None:
+            msg = "the machine has no processor"
+            raise StateError(msg)
+        return self._host_counter.at(self._instant_ns)
+
     def save(self) -> EmulatorState:
-        """The counter of vCPU 0, now."""
-        return EmulatorState(tsc=self.read_tsc(0), tsc_hz=self.tsc_hz, cpuid=self._cpuid())
+        """The counter of vCPU 0 at the instant."""
+        tsc = (self._counter_at_instant + self.vcpus[0].engine.get("tsc_offset")) % (1 << 64)
+        return EmulatorState(tsc=tsc, tsc_hz=self.tsc_hz, cpuid=self._cpuid())
 
     def load(self, state: EmulatorState) -> None:
         """Let the counter go on from where it stood; the vCPUs follow with their own states.
@@ -319,7 +334,7 @@ class EmulatorVm:
             self.tsc_hz = measured
             msg = "the state is of another processor model: it was saved by another version of pyhyve"
             raise StateError(msg)
-        self._tsc_base = (state.tsc - _counter(self.vcpus[0].engine)) % (1 << 64)
+        self._tsc_base = (state.tsc - self._counter_at_instant) % (1 << 64)
 
     def _cpuid(self) -> tuple[int, ...]:
         rows = _guest_rows(cpuid.rows(0, self.tsc_hz), self.cpu_model)
@@ -336,7 +351,7 @@ class EmulatorVm:
 
     def advance_time(self, duration_ns: int) -> None:
         """Let the guest's counters jump ahead."""
-        ticks = duration_ns * self.tsc_hz // _NS
+        ticks = 0 if self._host_counter is None else self._host_counter.ticks(duration_ns)
         for vcpu in self.vcpus:
             vcpu.engine.set("tsc_offset", vcpu.engine.get("tsc_offset") + ticks)
 
@@ -376,19 +391,3 @@ class EmulatorVm:
 def _counter(engine: EngineVcpu) -> int:
     engine.call("x86.sample_counter")
     return engine.get("bounce")
-
-
-def _measure_tsc(engine: EngineVcpu) -> int:
-    """Frequency of the counter that RDTSC reads, against the monotonic clock."""
-    samples = []
-    for wait in (0.0, _CALIBRATION_S):
-        time.sleep(wait)
-        best = min(
-            (after - before, counter, (before + after) // 2)
-            for before, counter, after in (
-                (time.monotonic_ns(), _counter(engine), time.monotonic_ns()) for _ in range(8)
-            )
-        )
-        samples.append(best[1:])
-    (counter0, time0), (counter1, time1) = samples
-    return max(1, round((counter1 - counter0) * 1_000_000_000 / (time1 - time0)))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from typing import TYPE_CHECKING, ClassVar
 
 from pyhyve.accel.cpu_models import HOST, CpuUnavailableError, guest_cpuid
+from pyhyve.accel.kvm_clock import advance_clock, clock_at, place_clock
 from pyhyve.accel.kvm_notify import NotifyThread
 from pyhyve.accel.kvm_state import KvmState
 from pyhyve.accel.kvm_vcpu import KICK_SIGNAL, KvmVcpu
@@ -109,6 +111,7 @@ class KvmVm:
         self.coalesced_lock = threading.Lock()
         self._cpu_model = cpu_model
         self._tsc_khz = tsc_khz
+        self._instant_ns: int | None = None
         self._ring_size_bytes = dirty_ring_size_bytes
         self._rings: list[DirtyRing] = []
         self._ring_pages: set[tuple[int, int]] = set()
@@ -276,12 +279,21 @@ class KvmVm:
         """Size of a vCPU's XSAVE area."""
         return max(self.handle.check(Cap.XSAVE2), 4096)
 
+    def set_instant(self, monotonic_ns: int) -> None:
+        """The moment whose time `save` gives, and from which `load` lets time go on."""
+        self._instant_ns = monotonic_ns
+
+    @property
+    def instant_ns(self) -> int:
+        """What `set_instant` was given; the present when it was not called."""
+        return time.monotonic_ns() if self._instant_ns is None else self._instant_ns
+
     def save(self) -> KvmState:
         """Clock, interrupt chip and timer; no vCPU may run."""
         has_chips = self.has_kernel_irqchip
         chip = self.handle.irqchip_state
         return KvmState(
-            clock_ns=self.clock_ns(),
+            clock_ns=clock_at(self.handle, self.instant_ns),
             pic_master=chip(IrqchipId.PIC_MASTER) if has_chips else None,
             pic_slave=chip(IrqchipId.PIC_SLAVE) if has_chips else None,
             ioapic=chip(IrqchipId.IOAPIC) if has_chips else None,
@@ -302,13 +314,13 @@ class KvmVm:
             self.handle.set_irqchip_state(IrqchipId.PIC_SLAVE, state.pic_slave)
             self.handle.set_irqchip_state(IrqchipId.IOAPIC, state.ioapic)
             self.handle.set_pit_state(state.pit)
-        self.handle.set_clock(state.clock_ns)
+        place_clock(self.handle, state.clock_ns, self.instant_ns)
 
     def advance_time(self, duration_ns: int) -> None:
         """Put kvmclock and the vCPUs' counters forward."""
         for vcpu in self._vcpus:
             vcpu.advance_tsc(duration_ns)
-        self.resume_clock(self.clock_ns() + duration_ns)
+        advance_clock(self.handle, duration_ns)
 
     def has_interrupt_pending(self) -> bool:
         """Whether a local APIC of the kernel's holds requests."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
+from pyhyve.accel.kvm_clock import place_tsc, tsc_at
+from pyhyve.accel.kvm_msrs import MSR_TSC, MSR_TSC_DEADLINE, read_msrs, write_msrs
 from pyhyve.kvm import structures as s
 from pyhyve.kvm.abi import MpState
 from pyhyve.kvm.cpuid import CpuidEntry
@@ -11,12 +13,10 @@ from pyhyve.state.errors import StateError
 from pyhyve.state.record import U32, U64, Size, record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from pyhyve.kvm.vcpu import VcpuHandle
 
-MSR_TSC = 0x10
-_MSR_TSC_DEADLINE = 0x6E0
 _CHIP_BYTES = 512
 _FEATURES = {
     (1, 0): ("ecx", "edx"),
@@ -68,9 +68,12 @@ class KvmState:
 
 
 def save_vcpu(
-    handle: VcpuHandle, msr_indices: Iterable[int], *, has_lapic: bool, xsave_size_bytes: int
+    handle: VcpuHandle, msr_indices: Iterable[int], *, has_lapic: bool, xsave_size_bytes: int, instant_ns: int
 ) -> KvmVcpuState:
-    """The vCPU as a value; it must have left the guest and finished its access."""
+    """The vCPU as a value, its counter as at `instant_ns`; it must have left the guest and finished its access."""
+    msrs = read_msrs(handle, msr_indices)
+    if MSR_TSC in msrs:
+        msrs[MSR_TSC] = tsc_at(handle, instant_ns)
     return KvmVcpuState(
         cpuid=tuple(
             number
@@ -84,14 +87,17 @@ def save_vcpu(
         xcrs=tuple(MsrState(index=number, data=value) for number, value in handle.xcrs().items()),
         debugregs=bytes(s.DEBUGREGS.pack_fields(handle.debugregs())),
         events=bytes(s.VCPU_EVENTS.pack_fields(handle.events())),
-        msrs=tuple(MsrState(index=index, data=value) for index, value in _read_msrs(handle, msr_indices).items()),
+        msrs=tuple(MsrState(index=index, data=value) for index, value in msrs.items()),
         lapic=handle.lapic() if has_lapic else None,
         mp_state=int(handle.mp_state()) if has_lapic else 0,
     )
 
 
-def load_vcpu(handle: VcpuHandle, state: KvmVcpuState, supported: Iterable[CpuidEntry]) -> None:
-    """Put the vCPU into a saved state; raises StateError when this host cannot provide its processor."""
+def load_vcpu(handle: VcpuHandle, state: KvmVcpuState, supported: Iterable[CpuidEntry], instant_ns: int) -> None:
+    """Put the vCPU into a saved state, from which its time goes on at `instant_ns`.
+
+    Raises StateError when this host cannot provide its processor.
+    """
     entries = _entries(state.cpuid)
     if entries != handle.cpuid():
         _check_features(entries, supported)
@@ -104,7 +110,7 @@ def load_vcpu(handle: VcpuHandle, state: KvmVcpuState, supported: Iterable[Cpuid
         msg = f"state of processor: unknown run state {state.mp_state}"
         raise StateError(msg) from error
     msrs = {msr.index: msr.data for msr in state.msrs}
-    deadline = msrs.pop(_MSR_TSC_DEADLINE, None)
+    deadline = msrs.pop(MSR_TSC_DEADLINE, None)
     handle.set_sregs(s.SREGS.unpack(state.sregs))
     handle.set_regs(s.REGS.unpack_ints(state.regs))
     if state.xcrs:
@@ -112,32 +118,14 @@ def load_vcpu(handle: VcpuHandle, state: KvmVcpuState, supported: Iterable[Cpuid
     handle.set_xsave(state.xsave)
     handle.set_debugregs(s.DEBUGREGS.unpack(state.debugregs))
     write_msrs(handle, msrs)
+    if MSR_TSC in msrs:
+        place_tsc(handle, msrs[MSR_TSC], instant_ns)
     if state.lapic is not None:
         handle.set_lapic(state.lapic)
         handle.set_mp_state(mp_state)
     if deadline is not None:  # it needs the counter and the timer's mode, which are set by now
-        write_msrs(handle, {_MSR_TSC_DEADLINE: deadline})
+        write_msrs(handle, {MSR_TSC_DEADLINE: deadline})
     handle.set_events(s.VCPU_EVENTS.unpack_ints(state.events))
-
-
-def _read_msrs(handle: VcpuHandle, indices: Iterable[int]) -> dict[int, int]:
-    """All MSRs that KVM gives: it stops at one it refuses."""
-    wanted = list(indices)
-    found: dict[int, int] = {}
-    while wanted:
-        part = handle.msrs(wanted)
-        found |= part
-        wanted = wanted[len(part) + 1 :]
-    return found
-
-
-def write_msrs(handle: VcpuHandle, values: Mapping[int, int]) -> None:
-    """Set all MSRs that KVM takes: it stops at one that it reads but does not write."""
-    remaining = dict(values)
-    while remaining:
-        taken = handle.set_msrs(remaining)
-        for index in list(remaining)[: taken + 1]:
-            del remaining[index]
 
 
 def _entries(numbers: tuple[int, ...]) -> tuple[CpuidEntry, ...]:

@@ -16,9 +16,11 @@ from fcntl import ioctl
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from pyhyve.accel.api import ExitKind, VcpuExit
+from pyhyve.accel.kvm_clock import advance_tsc
+from pyhyve.accel.kvm_msrs import MSR_TSC, MSR_TSC_ADJUST, MSR_TSC_DEADLINE
 from pyhyve.accel.kvm_registers import GENERAL, names_to_system, system_to_names
 from pyhyve.accel.kvm_report import describe_exit
-from pyhyve.accel.kvm_state import MSR_TSC, KvmVcpuState, load_vcpu, save_vcpu, write_msrs
+from pyhyve.accel.kvm_state import KvmVcpuState, load_vcpu, save_vcpu
 from pyhyve.kvm.abi import COALESCED_MMIO_PAGE_OFFSET, ExitReason, Ioctl, MpState
 from pyhyve.kvm.ioctls import KvmError, kick_thread
 from pyhyve.kvm.structures import COALESCED_MMIO, COALESCED_MMIO_RING
@@ -51,8 +53,7 @@ _COALESCED_RING = COALESCED_MMIO_PAGE_OFFSET * mmap.PAGESIZE
 _COALESCED_MAX = (mmap.PAGESIZE - COALESCED_MMIO_RING.size_bytes) // COALESCED_MMIO.size_bytes
 _MAX_SETTLE = 64
 _IRR = 0x200
-_MSR_TSC, _MSR_TSC_ADJUST, _MSR_TSC_DEADLINE = 0x10, 0x3B, 0x6E0
-_NOT_RESET = {_MSR_TSC, _MSR_TSC_ADJUST, _MSR_TSC_DEADLINE}
+_NOT_RESET = {MSR_TSC, MSR_TSC_ADJUST, MSR_TSC_DEADLINE}
 
 
 class KvmVcpu:
@@ -347,12 +348,13 @@ class KvmVcpu:
             self._host.msr_indices(),
             has_lapic=self._host.has_kernel_irqchip,
             xsave_size_bytes=self._host.xsave_size_bytes(),
+            instant_ns=self._host.instant_ns,
         )
 
     def load(self, state: KvmVcpuState) -> None:
         """Take over a saved vCPU."""
         self._settle()
-        load_vcpu(self.handle, state, self._host.supported_cpuid())
+        load_vcpu(self.handle, state, self._host.supported_cpuid(), self._host.instant_ns)
 
     def has_interrupt_pending(self) -> bool:
         """Whether the local APIC has requests (IRR, SDM Vol. 3A, 10.8.4)."""
@@ -361,9 +363,7 @@ class KvmVcpu:
 
     def advance_tsc(self, duration_ns: int) -> None:
         """Put the time-stamp counter forward."""
-        now = self.handle.msrs([MSR_TSC])
-        ticks = duration_ns * self.handle.tsc_khz() // 1_000_000
-        write_msrs(self.handle, {index: (value + ticks) % (1 << 64) for index, value in now.items()})
+        advance_tsc(self.handle, duration_ns)
 
     def remember_power_on(self) -> None:
         """Take the state that `reset` goes back to; before the first run."""
@@ -403,6 +403,10 @@ class KvmVcpuHost(Protocol):
 
     has_kernel_irqchip: bool
     coalesced_lock: threading.Lock
+
+    @property
+    def instant_ns(self) -> int:
+        """The moment, on the host's monotonic clock, that a saved time belongs to."""
 
     def prepare(self) -> None:
         """Do what must precede the first run or register access."""

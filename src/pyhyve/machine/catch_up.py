@@ -30,7 +30,7 @@ def leap(machine: Machine, duration_ns: int) -> None:
     if isinstance(parts.vm, TimeKeeper):
         with parts.lock:
             parts.vm.advance_time(duration_ns)
-            parts.loop.clock.set_now(parts.loop.clock.now_ns() + duration_ns)
+            parts.loop.clock.advance(duration_ns)
             parts.loop.timers.reprogram()
 
 

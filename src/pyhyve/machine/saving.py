@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from pyhyve.accel.api import TimeKeeper
 from pyhyve.machine import catch_up
 from pyhyve.machine.catch_up import CatchUp
 from pyhyve.machine.config_record import from_plain, to_plain
@@ -127,6 +128,7 @@ def save(machine: Machine, sink: StateSink) -> SaveResult:
     parts = machine.parts
     with parts.lock:
         description = describe(machine)
+        set_instant(machine, description.clock_ns)
         devices = {
             name: {"version": part.state_version, "state": to_json(part.save())}
             for name, part in parts_to_save(machine)
@@ -140,6 +142,13 @@ def save(machine: Machine, sink: StateSink) -> SaveResult:
     sink.finish()
     memory_bytes = sum(piece.size_bytes for piece in pieces)
     return SaveResult(len(head) + memory_bytes, memory_bytes, description.clock_ns)
+
+
+def set_instant(machine: Machine, clock_ns: int) -> None:
+    """Have the engine's clocks saved or loaded as they are when the machine's clock shows `clock_ns`."""
+    vm = machine.parts.vm
+    if isinstance(vm, TimeKeeper):
+        vm.set_instant(machine.parts.loop.clock.start_ns + clock_ns)
 
 
 def flush_disks(machine: Machine) -> None:
@@ -222,6 +231,7 @@ def load(machine: Machine, saved: SavedMachine, source: StateSource, *, is_fresh
     with parts.lock:
         clock = parts.loop.clock
         clock.set_now(saved.state.clock_ns)
+        set_instant(machine, saved.state.clock_ns)
         inventory.pci.unmap_all()
         for part, state in states:
             part.load(state)
