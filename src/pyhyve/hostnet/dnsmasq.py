@@ -6,6 +6,7 @@ Source: dnsmasq(8). Each network has a process of its own that listens on its br
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import time
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 LEASE_TIME = "1h"
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 5.0
-_POLL_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,20 +174,29 @@ def running(files: Files) -> int | None:
 
 
 def stop(files: Files) -> None:
-    """End the server, if it runs. Raises HostNetError when it does not end."""
-    deadline = time.monotonic() + STOP_TIMEOUT_S
-    number = signal.SIGTERM
-    while (pid := running(files)) is not None:
-        if time.monotonic() > deadline:
-            if number is signal.SIGKILL:
-                msg = f"dnsmasq (process {pid}) does not end"
-                raise HostNetError(msg)
-            number, deadline = signal.SIGKILL, time.monotonic() + STOP_TIMEOUT_S
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
+    """End the server, if it runs; its addresses are free then. Raises HostNetError when it does not end."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        while (pid := running(files)) is not None:
+            try:
+                process = os.pidfd_open(pid)
+            except ProcessLookupError:
+                continue
+            try:
+                if running(files) == pid:  # still: the descriptor is this process's
+                    signal.pidfd_send_signal(process, number)
+                # A process loses its command line first, then its sockets; its descriptor is readable after both.
+                poller = select.poll()
+                poller.register(process, select.POLLIN)
+                if not poller.poll(STOP_TIMEOUT_S * 1000):
+                    break
+            except ProcessLookupError:
+                continue
+            except PermissionError:
+                msg = f"dnsmasq (process {pid}): no permission to end it"
+                raise HostNetError(msg) from None
+            finally:
+                os.close(process)
+        else:
             return
-        except PermissionError:
-            msg = f"dnsmasq (process {pid}): no permission to end it"
-            raise HostNetError(msg) from None
-        time.sleep(_POLL_S)
+    msg = f"dnsmasq (process {pid}) does not end"
+    raise HostNetError(msg)

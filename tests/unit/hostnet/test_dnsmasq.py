@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -94,3 +98,20 @@ def test_running_is_none_without_a_process(tmp_path: Path) -> None:
     assert dnsmasq.running(files) is None
     files.pid.write_text("1")
     assert dnsmasq.running(files) is None
+
+
+@pytest.mark.parametrize("ignores", ["", "signal.signal(signal.SIGTERM, signal.SIG_IGN);"])
+def test_stop_returns_once_the_process_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ignores: str) -> None:
+    monkeypatch.setattr(dnsmasq, "STOP_TIMEOUT_S", 0.2 if ignores else 30)
+    files = dnsmasq.Files(tmp_path)
+    program = f"import signal, sys, time; {ignores} print(1, flush=True); time.sleep(60)"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, f"--conf-file={files.configuration}"], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        files.pid.write_text(f"{process.pid}\n")
+        assert dnsmasq.running(files) == process.pid
+        dnsmasq.stop(files)
+        assert os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        assert dnsmasq.running(files) is None
