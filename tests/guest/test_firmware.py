@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -121,3 +122,20 @@ def test_boot_loader_starts_debian(options: tuple[str, ...], medium: str, debian
         assert console.run("ls /sys/firmware/acpi/tables").split()[:3] == ["APIC", "DSDT", "FACP"]
         console.send_line("poweroff")
         assert console.wait_end() == 0
+
+
+def test_classic_command_boots_a_disc_with_a_disk_beside_it(debian_6_1: Guest, disc: Path, disk: Path) -> None:
+    contents = bytes(range(256)) * 4096
+    disk.write_bytes(contents)
+    words = ["-hda", str(disk), "-cdrom", str(disc), "-boot", "d", "-nographic", "-m", "256"]
+    with GuestConsole([sys.executable, "-m", "pyhyve.cli.system", *words]) as console:
+        console.expect("Booting from DVD/CD", BOOT_TIMEOUT_S)
+        assert console.wait_ready(BOOT_TIMEOUT_S) == f"Linux {debian_6_1.release} on pyhyve"
+        assert console.run("sha256sum </dev/sda").split()[0] == hashlib.sha256(contents).hexdigest()
+        assert console.run("mount -t iso9660 -o ro /dev/sr0 /mnt && cat /mnt/isolinux/isolinux.cfg").replace("\r", "") == (
+            ISOLINUX_CONFIG
+        )
+        console.run("echo written | dd of=/dev/sda bs=512 seek=3 conv=sync; sync")
+        console.send_line("poweroff")
+        assert console.wait_end() == 0
+    assert disk.read_bytes()[1536:].startswith(b"written\n\0")

@@ -103,6 +103,18 @@ class TimeKeeper(Protocol):
         """Whether a vCPU has not yet served an interrupt that the engine knows of; no vCPU may run."""
 
 
+@runtime_checkable
+class BufferedReads(Protocol):
+    """An engine that can read many elements from a port at once, where an exit for each costs much."""
+
+    def on_buffered_read(self, port: int, take: Callable[[int, int], bytes]) -> None:
+        """Let string instructions call `take(most, size)` on a vCPU's thread, without the machine lock.
+
+        It gives up to `most` bytes, a multiple of `size`, as reads of `size` bytes at `port` would have; it need not
+        give any, and leaves those whose reading has other effects.
+        """
+
+
 class InterruptChip(Protocol):
     """The interrupt controllers as a whole, in the kernel (KVM) or in the machine (translator)."""
 

@@ -17,6 +17,7 @@ from pyhyve.accel.counter import HostCounter
 from pyhyve.accel.cpu_models import HOST, check_model, filter_cpuid
 from pyhyve.accel.emulator_registers import read_registers, reset_registers, write_registers
 from pyhyve.accel.emulator_state import EmulatorState, EmulatorVcpuState, load_vcpu, save_vcpu
+from pyhyve.accel.emulator_strings import move_ahead
 from pyhyve.cpu.engine.state import INVALIDATE_RING, MAX_ACCESSES, Request
 from pyhyve.cpu.engine.vcpu import EngineVcpu
 from pyhyve.cpu.isa.x86 import cpuid
@@ -110,6 +111,8 @@ class EmulatorVcpu:
         exit_.size = size
         exit_.is_write = bool(is_write)
         if kind in _READS:
+            if kind == ExitKind.IO and not is_write and address in self._vm.buffered_ports:
+                move_ahead(self.engine, self._vm.memory, size, self._vm.buffered_ports[address])
             exit_.value = value if is_write or kind == ExitKind.MSR_WRITE else 0
             exit_.failed = False
             self._pending = True
@@ -268,6 +271,8 @@ class EmulatorVm:
         self._tsc_base = 0
         self.notified: dict[int, tuple[int, Callable[[int], None]]] = {}
         """Watched addresses, ports complemented: the size of the write, and whom to call."""
+        self.buffered_ports: dict[int, Callable[[int, int], bytes]] = {}
+        """Ports behind which devices have buffers; see `accel.api.BufferedReads`."""
         memory.on_write(self._written)
 
     def create_vcpu(self, index: int) -> EmulatorVcpu:
@@ -376,6 +381,10 @@ class EmulatorVm:
                 _LOG.exception("a notification handler failed")
 
         self.notified[~address if is_port else address] = (size, notify)
+
+    def on_buffered_read(self, port: int, take: Callable[[int, int], bytes]) -> None:
+        """Let string instructions empty a buffer behind `port`."""
+        self.buffered_ports[port] = take
 
     def remove_notify(self, address: int, *, is_port: bool = False) -> None:
         """Undo `on_notify` at `address`; nothing happens when there was none."""

@@ -18,6 +18,8 @@ from pyhyve.boot.errors import BootError
 from pyhyve.devices.chipset.fw_cfg import Item
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pyhyve.boot.acpi import AcpiPlatform
     from pyhyve.boot.e820 import MemoryLayout
     from pyhyve.memory.guest import GuestMemory
@@ -89,10 +91,20 @@ def place_firmware(memory: GuestMemory, image: bytes) -> None:
     memory.write(ONE_MIB - len(shadow), shadow)
 
 
-def firmware_items(cpus: int) -> dict[int, bytes]:
+def firmware_items(cpus: int, *, boot_menu: bool = False) -> dict[int, bytes]:
     """Numbered fw_cfg items."""
     count = struct.pack("<H", cpus)
-    return {Item.CPU_COUNT: count, Item.MAX_CPUS: count, Item.BOOT_MENU: struct.pack("<H", 0)}
+    return {Item.CPU_COUNT: count, Item.MAX_CPUS: count, Item.BOOT_MENU: struct.pack("<H", boot_menu)}
+
+
+def boot_files(paths: Sequence[str], *, strict: bool, menu_ms: int | None) -> dict[str, bytes]:
+    """What to boot from in which order, as Open Firmware paths; `strict`: from nothing else. How long a menu waits."""
+    files = {}
+    if paths:
+        files["bootorder"] = "\n".join([*paths, "HALT"] if strict else paths).encode() + b"\0"
+    if menu_ms is not None:
+        files["etc/boot-menu-wait"] = struct.pack("<H", menu_ms)
+    return files
 
 
 def firmware_files(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pyhyve.cli.options import existing_file
+from pyhyve.cli.run import parse_number
 from pyhyve.cli.system_qapi import parse_json, parse_keyval, parse_struct
 from pyhyve.devices.virtio.error_policy import ErrorPolicy
 from pyhyve.machine.block.errors import ChangeError
-from pyhyve.machine.config import Additions, DiskConfig
+from pyhyve.machine.config import Additions, DiskConfig, DiskInterface
 from pyhyve.machine.hardware.models import MODELS, check_properties, find_model
 from pyhyve.support.errors import InputError
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 _CARD = "virtio-net-pci"
 _CARDS = (_CARD, "virtio-net", "virtio")
 _HELP = {"help", "?"}
+_INDEX = {"hda": 0, "hdb": 1, "hdc": 2, "hdd": 3, "cdrom": 2}
+"""Which IDE drive each option makes."""
+_IDE_DRIVES = 4
 
 
 @dataclass(slots=True)
@@ -49,10 +53,26 @@ class DeviceSet:
 
     # -- drives -------------------------------------------------------------------------------------------------------
 
-    def add_image(self, option: str, path: str, *, is_cdrom: bool = False) -> None:
-        """`-hda FILE` and its like."""
-        found = existing_file(option, path)
-        self.disks.append(DiskConfig(found, readonly=is_cdrom, is_cdrom=is_cdrom, write_errors=ErrorPolicy.ENOSPC))
+    def add_image(self, option: str, path: str) -> None:
+        """`hda FILE` and its like."""
+        found = existing_file(f"-{option}", path)
+        is_cdrom = option == "cdrom"
+        disk = DiskConfig(found, readonly=is_cdrom, is_cdrom=is_cdrom, write_errors=ErrorPolicy.ENOSPC)
+        self.disks.append(self._on_ide(f"-{option}", disk, _INDEX[option]))
+
+    def _on_ide(self, option: str, disk: DiskConfig, index: int | None) -> DiskConfig:
+        """`disk` as an IDE drive, in the first place that is free unless one is named. Raises InputError."""
+        taken = {other.index for other in self.disks if other.interface is DiskInterface.IDE}
+        if index is None:
+            index = next((number for number in range(_IDE_DRIVES) if number not in taken), _IDE_DRIVES)
+        if not 0 <= index < _IDE_DRIVES:
+            msg = f"{option}: there are {_IDE_DRIVES} IDE drives at most (use if=virtio for more disks)"
+            raise InputError(msg)
+        if index in taken:
+            msg = f"{option}: drive with bus={index >> 1}, unit={index & 1} (index={index}) exists"
+            raise InputError(msg)
+        name = disk.drive_id or f"ide{index >> 1}-{'cd' if disk.is_cdrom else 'hd'}{index & 1}"
+        return replace(disk, interface=DiskInterface.IDE, index=index, drive_id=name)
 
     def add_drive(self, given: Properties) -> None:
         """`-drive`."""
@@ -79,14 +99,16 @@ class DeviceSet:
         given.only("aio", "threads")
         given.only("discard", "unmap", "on")
         given.only("detect-zeroes", "off")
-        given.take("index")
+        index = _ide_index(given)
         given.finish()
         if interface == "none" and not drive_id:
             msg = "-drive: if=none needs an id"
             raise InputError(msg)
-        if interface not in {None, "virtio", "none"}:
-            msg = f"-drive: if={interface} is not supported (use if=virtio or if=none)"
+        if interface not in {None, "ide", "virtio", "none"}:
+            msg = f"-drive: if={interface} is not supported (use if=ide, if=virtio or if=none)"
             raise InputError(msg)
+        if interface in {None, "ide"}:
+            disk = self._on_ide("-drive", disk, index)
         self.disks.append(disk)
 
     def add_blockdev(self, value: str) -> None:
@@ -164,6 +186,18 @@ def device_help() -> str:
                 lines.append(f'name "{model.name}", bus {model.bus}{alias}{what}')
         lines.append("")
     return "\n".join(lines)
+
+
+def _ide_index(given: Properties) -> int | None:
+    """Which IDE drive is meant: `index`, or `bus` and `unit`. Raises InputError."""
+    numbers = {key: given.take(key) for key in ("index", "bus", "unit")}
+    found = {key: parse_number(f"-drive: {key}", text, int) for key, text in numbers.items() if text is not None}
+    if "index" in found:
+        if len(found) > 1:
+            msg = "-drive: index cannot be used with bus and unit"
+            raise InputError(msg)
+        return found["index"]
+    return found.get("bus", 0) * 2 + found.get("unit", 0) if found else None
 
 
 def _policy(given: Properties, key: str) -> ErrorPolicy | None:

@@ -47,7 +47,7 @@ OPTIONS = {
     "audiodev": Option("none,id=ID", "no sound"),
     "bios": Option("FILE", "firmware image"),
     "blockdev": Option("driver=D,node-name=N,…", "a block node, for a device"),
-    "boot": Option("[order=]cdn,once=cdn", "boot order: disk, CD-ROM, network"),
+    "boot": Option("[order=]cdn,once=cdn,menu=on|off,strict=on|off", "boot order: disk, CD-ROM, network"),
     "cdrom": Option("FILE", "a CD-ROM image"),
     "chardev": Option(
         "null|stdio|file|pipe|pty|ringbuf|socket,id=ID,…", "a character device, for devices and monitors"
@@ -57,10 +57,10 @@ OPTIONS = {
     "daemonize": Option("", "go to the background once the machine is made"),
     "device": Option("DRIVER,…", "a device (-device help lists them, -device DRIVER,help their properties)"),
     "display": Option("none", "no display"),
-    "drive": Option("file=FILE,if=virtio|none,…", "a disk"),
+    "drive": Option("file=FILE,if=ide|virtio|none,…", "a disk, by default an IDE one"),
     "enable-kvm": Option("", "as -accel kvm"),
     "h": Option("", "show this"),
-    "hda": Option("FILE", "a disk (virtio, as all disks here)"),
+    "hda": Option("FILE", "an IDE disk"),
     "hdb": Option("FILE", "another disk"),
     "hdc": Option("FILE", "another disk"),
     "hdd": Option("FILE", "another disk"),
@@ -149,7 +149,7 @@ class SystemSettings:
         elif name in {"kernel", "initrd", "bios"}:
             self._changes["firmware" if name == "bios" else name] = existing_file(f"-{name}", value)
         elif name in {"hda", "hdb", "hdc", "hdd", "cdrom"}:
-            self._devices.add_image(f"-{name}", value, is_cdrom=name == "cdrom")
+            self._devices.add_image(name, value)
         elif name in {"display", "vga", "net"}:
             self._handle_none(name, value)
         elif name in _NOTHING_TO_DO:
@@ -437,7 +437,10 @@ class SystemSettings:
             self._changes["boot_order"] = order
         if once is not None:
             self._changes["boot_once"] = once
-        given.only("menu", "off", "no", "false")
+        self._changes["boot_menu"] = given.switch("menu", default=False)
+        wait = given.take("splash-time")
+        if wait is not None:
+            self._changes["boot_menu_ms"] = _milliseconds("-boot: splash-time", wait)
         self._changes["boot_strict"] = given.switch("strict", default=False)
         given.finish()
 
@@ -510,6 +513,14 @@ class SystemSettings:
         given.finish()
         label = f"compat_monitor{len(self.monitors)}"
         self.monitors.append(MonitorSocket(address, label, for_people=for_people))
+
+
+def _milliseconds(what: str, text: str) -> int:
+    number = parse_number(what, text, int)
+    if not 0 <= number <= 0xFFFF:
+        msg = f"{what}={text} is not in 0..65535"
+        raise InputError(msg)
+    return number
 
 
 def _serve_only(given: Properties) -> None:

@@ -68,7 +68,7 @@ class GuestSpec:
 
     def fingerprint(self, keys: SshKeys | None = None) -> str:
         """Changes whenever the same packages would give another guest."""
-        parts: list[object] = [FORMAT_VERSION, sorted(asdict(self).items()), initramfs.VIRTIO_MODULES]
+        parts: list[object] = [FORMAT_VERSION, sorted(asdict(self).items()), initramfs.DEVICE_MODULES]
         if keys is not None:
             parts += [keys.authorized, keys.host_public, DROPBEAR_PACKAGE, DROPBEAR_LIBRARIES]
         digest = hashlib.sha256(repr(parts).encode())
@@ -297,7 +297,7 @@ def _build_cloud(spec: GuestSpec, store: _PackageStore, directory: Path, keys: S
         {path: data for path, data in under.items() if ".ko" in path.rpartition("/")[2]},
         under.get("modules.builtin", b"").decode("utf-8", "replace").split(),
     )
-    wanted = tree.closure(initramfs.VIRTIO_MODULES, required=False)
+    wanted = tree.closure(initramfs.DEVICE_MODULES, required=False)
     known = {module.name for module in wanted}
     wanted += [module for module in tree.closure(spec.modules, required=True) if module.name not in known]
     always = [modules.module_name(name) for name in spec.modules if not tree.is_builtin(name)]

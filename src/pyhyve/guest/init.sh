@@ -39,6 +39,9 @@ for round in 1 2; do
 	found=$(cat /sys/bus/pci/devices/*/modalias /sys/bus/virtio/devices/*/modalias 2>/dev/null)
 	[ -n "$found" ] && modprobe -a -b -q $found 2>/dev/null
 done
+# A controller brought drives.
+set -- /sys/bus/scsi/devices/*/modalias
+[ -e "$1" ] && modprobe -a -b -q $(cat "$@") 2>/dev/null
 [ -s /etc/modules ] && modprobe -a $(cat /etc/modules)
 
 # Channels to the host by name, as udev has them.

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 APPLETS_START = b"\0[\0[[\0"
 """busybox keeps its applet names sorted, NUL-terminated, with an empty one at the end; these two come first."""
 
-VIRTIO_MODULES = (
+DEVICE_MODULES = (
+    "ata_piix",
     "virtio_pci",
     "virtio_blk",
     "virtio_scsi",
@@ -34,7 +35,7 @@ VIRTIO_MODULES = (
     "sd_mod",
     "sr_mod",
 )
-"""What a virtio guest needs; those that a kernel has built in, or lacks, are left out."""
+"""What the devices of our machines need; those that a kernel has built in, or lacks, are left out."""
 
 PROFILE = b"""PS1='\\h:\\w# '
 export PS1

@@ -6,11 +6,19 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from pyhyve.accel.api import BufferedReads
 from pyhyve.accel.select import open_vm
 from pyhyve.backends.ioloop import IoLoop
 from pyhyve.boot.acpi import AcpiPlatform, build_acpi
 from pyhyve.boot.e820 import FOUR_GIB, TABLES_BASE, MemoryLayout
-from pyhyve.boot.firmware import find_firmware, firmware_files, firmware_items, place_firmware, read_firmware
+from pyhyve.boot.firmware import (
+    boot_files,
+    find_firmware,
+    firmware_files,
+    firmware_items,
+    place_firmware,
+    read_firmware,
+)
 from pyhyve.boot.linux import LinuxBoot, load_linux
 from pyhyve.boot.smbios import ENTRY_POINT_BYTES, build_smbios
 from pyhyve.devices.bus import AddressMap
@@ -31,9 +39,10 @@ from pyhyve.devices.serial.spec import PORT_COUNT as UART_PORTS
 from pyhyve.devices.serial.uart16550 import Uart16550
 from pyhyve.machine import trace
 from pyhyve.machine.block.errors import ChangeError
+from pyhyve.machine.boot_paths import boot_paths
 from pyhyve.machine.chardevs import open_chardev
 from pyhyve.machine.clock import ClockTsc
-from pyhyve.machine.config import ConfigError, MemoryKind, RtcBase
+from pyhyve.machine.config import ConfigError, DiskInterface, MemoryKind, RtcBase
 from pyhyve.machine.empty import open_empty
 from pyhyve.machine.hardware.extras import add_extra, describe_console
 from pyhyve.machine.hardware.hardware import Hardware
@@ -54,6 +63,7 @@ if TYPE_CHECKING:
     from pyhyve.backends.chardev import Chardev
     from pyhyve.backends.net import NetBackend
     from pyhyve.devices.contracts import Clock, IrqLine
+    from pyhyve.devices.ide.piix3 import Piix3Ide
     from pyhyve.machine.config import DiskConfig, MachineConfig, NetConfig
 
 _FIRMWARE_LOG = late_logger("pyhyve.firmware")
@@ -84,6 +94,16 @@ class _GsiLine:
 
     def set(self, *, level: bool) -> None:
         self._chip.set_gsi(self._gsi, level=level)
+
+
+def locked(lock: threading.RLock, take: Callable[[int, int], bytes]) -> Callable[[int, int], bytes]:
+    """`take`, with the machine lock held."""
+
+    def call(most: int, size: int) -> bytes:
+        with lock:
+            return take(most, size)
+
+    return call
 
 
 def _log_firmware(text: str, *values: object) -> None:
@@ -145,6 +165,7 @@ class _Builder:
             add_port=self._add_uart,
         )
         self.hardware.io_stopped = self.machine.io_error
+        self.hardware.make_ide = self._make_ide
         self.parts.inventory = Inventory(config, self.identity, self.pci, self.hardware)
 
     def _quit(self) -> None:
@@ -243,6 +264,19 @@ class _Builder:
         self.parts.saveables[f"com{len(self.hardware.serial_ports) + 1}"] = uart
         return uart
 
+    def _make_ide(self) -> Piix3Ide:
+        """The IDE function beside the ISA bridge, with its channels at their ports."""
+        from pyhyve.devices.ide.piix3 import CHANNEL_IRQS, CHANNEL_PORTS, Piix3Ide  # noqa: PLC0415 - when wanted
+
+        controller = Piix3Ide([self.line(irq) for irq in CHANNEL_IRQS], self.vm.memory, self.lock)
+        for number, (channel, (command, control)) in enumerate(zip(controller.channels, CHANNEL_PORTS, strict=True)):
+            self.ports.add(command, 8, channel, name=f"IDE channel {number}")
+            self.ports.add(control, 1, channel.control, name=f"IDE channel {number} control", width=1)
+            if isinstance(self.vm, BufferedReads):
+                self.vm.on_buffered_read(command, locked(self.lock, channel.take))
+        self.pci.attach(controller, self.isa_bridge.slot, 1)
+        return controller
+
     def _plug(self) -> None:
         """Add what the configuration asks for, in an order in which each finds what it names."""
         hardware, additions = self.hardware, self.config.additions
@@ -294,7 +328,11 @@ class _Builder:
             return
         policies = {"werror": str(disk.write_errors), "rerror": str(disk.read_errors)}
         device: dict[str, Any] = {"driver": "virtio-blk-pci", "drive": name, **policies}
-        if disk.is_cdrom and self.firmware is not None:
+        if disk.interface is DiskInterface.IDE:
+            device = {"driver": "ide-cd", "drive": name} if disk.is_cdrom else device | {"driver": "ide-hd"}
+            if disk.index is not None:
+                device |= {"bus": f"ide.{disk.index >> 1}", "unit": disk.index & 1}
+        elif disk.is_cdrom and self.firmware is not None:
             # A kernel that is loaded directly may have no SCSI driver yet: for it a CD-ROM is a read-only disk.
             bus = f"scsi.{name}"
             hardware.devices.add({"driver": "virtio-scsi-pci", "id": bus})
@@ -380,7 +418,10 @@ class _Builder:
         smbios = self._smbios()
         parts = (smbios[:ENTRY_POINT_BYTES], smbios[ENTRY_POINT_BYTES:].lstrip(b"\0"))
         files = firmware_files(self.layout, self._platform(), parts, self._text_port())
-        device = FwCfg(self.vm.memory, firmware_items(self.config.cpus), files)
+        config = self.config
+        files |= boot_files(boot_paths(self.hardware), strict=config.boot_strict, menu_ms=config.boot_menu_ms)
+        items = firmware_items(config.cpus, boot_menu=config.boot_menu)
+        device = FwCfg(self.vm.memory, items, files)
         self.ports.add(FW_CFG_PORT, FW_CFG_PORTS, device, name="fw_cfg")
         self.parts.resets.append(device.reset)
         self.parts.saveables["fw-cfg"] = device

@@ -76,6 +76,14 @@ class ConsoleKind(StrEnum):
     UNIX = "unix"
 
 
+class DiskInterface(StrEnum):
+    """What a disk or CD-ROM is connected to."""
+
+    VIRTIO = "virtio"
+    """PCI: a virtio disk, or a drive of a virtio SCSI host."""
+    IDE = "ide"
+
+
 class NetKind(StrEnum):
     """What a network card is plugged into."""
 
@@ -129,6 +137,9 @@ class DiskConfig:
     cache: str = "writeback"
     """QEMU's cache mode: writeback, writethrough, none, directsync or unsafe."""
 
+    interface: DiskInterface = DiskInterface.VIRTIO
+    index: int | None = None
+    """Of IDE drives: 0 and 1 are the first channel's, 2 and 3 the second's."""
     is_unplugged: bool = False
     """A drive for a device of `MachineConfig.devices` to name, without one of its own."""
 
@@ -336,7 +347,11 @@ class MachineConfig:
     is_empty: bool = False
     """Nothing is started: the machine is there to be asked what there could be (QEMU's `none`)."""
     boot_strict: bool = False
-    """As libvirt always asks for; firmware tries the other disks and CD-ROMs all the same."""
+    """Firmware tries nothing but the devices that have a boot index, if any has."""
+    boot_menu: bool = False
+    """Firmware offers a menu."""
+    boot_menu_ms: int | None = None
+    """How long it does; None: as long as firmware likes."""
     memory: MemoryKind = MemoryKind.PRIVATE
     passed_fds: tuple[tuple[int, int], ...] = ()
     """Inherited descriptors: the number of a set, and the descriptor."""
@@ -365,7 +380,8 @@ class MachineConfig:
         if self.firmware is not None and self.kernel is not None:
             msg = "firmware: cannot be combined with a kernel, which is started without any"
             raise ConfigError(msg)
-        count = len(self.disks) + len(self.nets) + len(self.extras)
+        on_pci = [disk for disk in self.disks if disk.interface is not DiskInterface.IDE]
+        count = len(on_pci) + len(self.nets) + len(self.extras)
         if count > MAX_DEVICES:
             msg = f"disk: {count} disks, network cards and other devices, but the PCI bus has room for {MAX_DEVICES}"
             raise ConfigError(msg)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from pyhyve.backends.block import BlockError
 from pyhyve.backends.chardev import ChannelReceiver, MemoryChardev
 from pyhyve.backends.net import Offload
+from pyhyve.devices.scsi.drive import DiscDrive
 from pyhyve.devices.virtio.balloon import VirtioBalloon
 from pyhyve.devices.virtio.block import BlockOptions, VirtioBlock
 from pyhyve.devices.virtio.console import PortConfig, VirtioConsole
@@ -23,7 +24,7 @@ from pyhyve.devices.virtio.mmio import VirtioMmio
 from pyhyve.devices.virtio.net import NetOptions, VirtioNet
 from pyhyve.devices.virtio.pci import VirtioPci
 from pyhyve.devices.virtio.rng import VirtioRng
-from pyhyve.devices.virtio.scsi import ScsiCdrom, VirtioScsi
+from pyhyve.devices.virtio.scsi import VirtioScsi
 from pyhyve.devices.virtio.spec import DescFlag, Feature, Status
 from pyhyve.devices.virtio.vsock import VirtioVsock
 from pyhyve.devices.virtio.vsock_packet import VsockHeader
@@ -288,7 +289,7 @@ class HostileDriver:
             return console
         if kind == "scsi":
             scsi = VirtioScsi(memory, loop)
-            scsi.targets[0] = ScsiCdrom(_Disk(rng))
+            scsi.targets[0] = DiscDrive(_Disk(rng))
             return scsi
         if kind == "vsock":
             self._sockets = _Sockets(rng)

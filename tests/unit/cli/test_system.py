@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -13,7 +14,7 @@ from pyhyve.cli.system import main, pid_file, report
 from pyhyve.cli.system_machine import OPTIONS, MonitorSocket, SystemSettings
 from pyhyve.cli.system_options import split_command_line
 from pyhyve.devices.virtio.error_policy import ErrorPolicy
-from pyhyve.machine.config import AccelChoice, CpuTopology, DiskConfig, MemoryKind, RtcBase
+from pyhyve.machine.config import AccelChoice, CpuTopology, DiskConfig, DiskInterface, MemoryKind, RtcBase
 from pyhyve.machine.outcome import Outcome, OutcomeKind
 from pyhyve.support.errors import InputError, UserError
 
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
 
 disk = functools.partial(DiskConfig, write_errors=ErrorPolicy.ENOSPC)
 """A disk as this command line makes it: `werror` is `enospc` unless it says otherwise."""
+
+
+def ide(path: Path, index: int, **fields: Any) -> DiskConfig:
+    """An IDE drive."""
+    name = f"ide{index >> 1}-{'cd' if fields.get('is_cdrom') else 'hd'}{index & 1}"
+    return disk(path, interface=DiskInterface.IDE, index=index, drive_id=name, **fields)
 
 
 @pytest.fixture
@@ -74,9 +81,18 @@ def test_defaults_are_those_of_qemu() -> None:
 
 def test_all_ways_to_a_disk(image: str) -> None:
     path = Path(image)
-    assert configure("-hda", image, "-snapshot").disks == (disk(path, snapshot=True),)
-    assert configure(image).disks == (disk(path),)
-    assert configure("-cdrom", image).disks == (disk(path, readonly=True, is_cdrom=True),)
+    assert configure("-hda", image, "-snapshot").disks == (ide(path, 0, snapshot=True),)
+    assert configure(image).disks == (ide(path, 0),)
+    assert configure("-cdrom", image).disks == (ide(path, 2, readonly=True, is_cdrom=True),)
+    assert configure("-hdd", image, "-drive", f"file={image},id=d").disks == (
+        ide(path, 3),
+        replace(ide(path, 0), drive_id="d"),
+    )
+    placed = [f"file={image},media=cdrom,bus=1,unit=1", f"file={image},if=ide,index=1"]
+    assert configure("-drive", placed[0], "-drive", placed[1]).disks == (
+        ide(path, 3, readonly=True, is_cdrom=True),
+        ide(path, 1),
+    )
     assert configure("-drive", f"file={image},if=virtio,format=raw,serial=s1").disks == (
         disk(path, "raw", serial="s1"),
     )
@@ -86,7 +102,7 @@ def test_all_ways_to_a_disk(image: str) -> None:
 
 
 def test_cache_mode_of_a_drive(image: str) -> None:
-    assert configure("-drive", f"file={image},cache=directsync").disks == (disk(Path(image), cache="directsync"),)
+    assert configure("-drive", f"file={image},cache=directsync").disks == (ide(Path(image), 0, cache="directsync"),)
 
 
 def test_nodes_are_those_of_the_schema(image: str) -> None:
@@ -248,7 +264,13 @@ def test_monitors() -> None:
         ("-netdev user,id=n,restrict=on", "'restrict'"),
         ("-netdev user,id=n,hostfwd=tcp:22", "hostfwd=tcp:22"),
         ("-nic user,model=e1000", "model=e1000 is not supported"),
-        ("-drive file=IMAGE,if=ide", "if=ide is not supported"),
+        ("-drive file=IMAGE,if=scsi", "if=scsi is not supported"),
+        ("-hda IMAGE -drive file=IMAGE,index=0", "drive with bus=0, unit=0 (index=0) exists"),
+        ("-drive file=IMAGE,index=4", "4 IDE drives at most"),
+        ("-drive file=IMAGE,index=1,bus=0", "index cannot be used with bus"),
+        ("-hda IMAGE -hdb IMAGE -hdc IMAGE -hdd IMAGE IMAGE", "(index=0) exists"),
+        ("-boot menu=maybe", "menu=maybe"),
+        ("-boot splash-time=-1", "splash-time=-1"),
         ("-drive file=IMAGE,if=none", "if=none needs an id"),
         ("-drive file=IMAGE,cache=cold", "cache=cold: use writeback, none"),
         ("-drive if=virtio", "parameter 'file' is missing"),

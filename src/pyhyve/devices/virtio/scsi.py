@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import logging
 import struct
-import threading
-from contextlib import contextmanager
 from enum import IntEnum
 from typing import TYPE_CHECKING, ClassVar
 
-from pyhyve.backends.block import BlockError, BlockStatistics
-from pyhyve.devices.scsi.cdrom import Cdrom, Result, failure
+from pyhyve.backends.block import BlockError
+from pyhyve.devices.scsi.cdrom import Result, failure
 from pyhyve.devices.scsi.spec import SenseCode, SenseKey
 from pyhyve.devices.virtio.chain import VirtqueueError
 from pyhyve.devices.virtio.device import VirtioDevice, Worker
 from pyhyve.devices.virtio.spec import DeviceType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from pyhyve.backends.block import BlockBackend
+    from pyhyve.devices.scsi.drive import DiscDrive
     from pyhyve.devices.virtio.chain import DescriptorChain
     from pyhyve.devices.virtio.queue import Virtqueue
     from pyhyve.memory.guest import GuestMemory
@@ -45,68 +43,6 @@ class _Response(IntEnum):
     BAD_TARGET = 3
 
 
-class ScsiCdrom:
-    """A CD-ROM drive as a target, with what holds the disc's contents."""
-
-    def __init__(self, backend: BlockBackend | None) -> None:
-        """None: the drive is empty."""
-        self.drive = Cdrom(None if backend is None else backend.size_bytes)
-        self.disc = backend
-        self.statistics = BlockStatistics()
-        self._lock = threading.Lock()
-
-    @property
-    def backend(self) -> BlockBackend:
-        """What holds the disc's contents. Raises ValueError while the drive is empty."""
-        if self.disc is None:
-            msg = "the drive is empty"
-            raise ValueError(msg)
-        return self.disc
-
-    @contextmanager
-    def drained(self) -> Iterator[None]:
-        """No request is under way inside the block."""
-        with self._lock:
-            yield
-
-    def use_backend(self, backend: BlockBackend) -> None:
-        """Read another disc from now on; only while drained."""
-        self.disc = backend
-        self.drive.insert(backend.size_bytes)
-
-    def remove_backend(self) -> None:
-        """The drive is empty from now on; only while drained."""
-        self.disc = None
-        self.drive.remove()
-
-    def resize(self) -> None:
-        """The disc's size changed."""
-        if self.disc is not None:
-            self.drive.insert(self.disc.size_bytes)
-
-    def execute(self, cdb: bytes) -> Result:
-        """Carry out a command; what is to be read is left to `read`."""
-        return self.drive.execute(cdb)
-
-    def read(self, views: Sequence[memoryview], offset: int, length: int) -> None:
-        """Fill `views` with bytes of the disc; past its file's end, to the block's, are zeroes. Raises BlockError."""
-        with self._lock:
-            disc = self.disc
-            there = 0 if disc is None else max(min(length, disc.size_bytes - offset), 0)
-            if disc is not None and there == length:
-                disc.read(views, offset)
-            else:
-                padded = bytearray(length)
-                if disc is not None and there:
-                    disc.read([memoryview(padded)[:there]], offset)
-                done = 0
-                for view in views:
-                    view[:] = padded[done : done + len(view)]
-                    done += len(view)
-            self.statistics.rd_operations += 1
-            self.statistics.rd_bytes += length
-
-
 class VirtioScsi(VirtioDevice):
     """A SCSI host. Targets are added before the driver looks, or found by a new scan."""
 
@@ -115,7 +51,7 @@ class VirtioScsi(VirtioDevice):
     def __init__(self, memory: GuestMemory, worker: Worker) -> None:
         """Requests are served on `worker`, which may wait for the disc's file."""
         super().__init__(memory, worker, offered=0, queue_sizes=_QUEUE_SIZES)
-        self.targets: dict[int, ScsiCdrom] = {}
+        self.targets: dict[int, DiscDrive] = {}
 
     def config_space(self) -> bytes:
         """`struct virtio_scsi_config` (5.6.4): one request queue, targets with one unit each."""
@@ -167,7 +103,7 @@ class VirtioScsi(VirtioDevice):
         self._store(chain, 0, response)
         return _RESPONSE.size + done
 
-    def _read_disc(self, chain: DescriptorChain, target: ScsiCdrom, result: Result, length: int) -> Result:
+    def _read_disc(self, chain: DescriptorChain, target: DiscDrive, result: Result, length: int) -> Result:
         """Read into the buffers after the response."""
         try:
             target.read([view for _, view in _window(chain, _RESPONSE.size, length)], result.offset, length)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from pyhyve.backends.block import BlockBackend, BlockStatistics
-    from pyhyve.devices.virtio.scsi import ScsiCdrom
+    from pyhyve.devices.scsi.drive import DiscDrive
     from pyhyve.machine.block.graph import BlockGraph
     from pyhyve.machine.block.node import BlockNode
 
@@ -100,11 +100,11 @@ class Attachment:
     # -- media --------------------------------------------------------------------------------------------------------
 
     @property
-    def cdrom(self) -> ScsiCdrom:
+    def cdrom(self) -> DiscDrive:
         """The drive. Raises ChangeError for what is none."""
-        from pyhyve.devices.virtio.scsi import ScsiCdrom  # noqa: PLC0415 - only machines with a drive
+        from pyhyve.devices.scsi.drive import DiscDrive  # noqa: PLC0415 - only machines with a drive
 
-        if not isinstance(self.device, ScsiCdrom):
+        if not isinstance(self.device, DiscDrive):
             msg = f"Device '{self.device_id or self.name}' is not removable"
             raise ChangeError(msg)
         return self.device

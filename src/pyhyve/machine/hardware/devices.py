@@ -121,7 +121,7 @@ class DeviceTree:
         wanted = request.get("bus")
         if wanted is None:
             for bus, kind in self.buses():
-                if kind == model.bus:
+                if kind == model.bus and not (kind == "IDE" and self._hardware.is_ide_full(bus)):
                     return bus
             msg = f"No '{model.bus}' bus found for device '{model.name}'"
             raise ChangeError(msg)
@@ -138,6 +138,9 @@ class DeviceTree:
         """Name and kind of every bus."""
         yield self._hardware.pci_bus_name, "PCI"
         yield "isa.0", "ISA"
+        if self._hardware.make_ide is not None:
+            yield "ide.0", "IDE"
+            yield "ide.1", "IDE"
         for plugged in self._devices:
             if plugged.model.provides:
                 yield plugged.provided_bus or f"{plugged.model.alias}.0", plugged.model.provides

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pyhyve.backends.ioloop import IoLoop
     from pyhyve.devices.chipset.acpi_hotplug import PciHotplug
     from pyhyve.devices.contracts import Clock, Timer
+    from pyhyve.devices.ide.piix3 import Piix3Ide
     from pyhyve.devices.pci.bus import PciBus
     from pyhyve.devices.pci.device import PciDevice
     from pyhyve.devices.virtio.block import Failure
@@ -79,6 +80,9 @@ class Hardware:
         """Called with an event's data when a disk's error policy wants the machine to stop; any thread."""
         self.balloon_polling_s = 0
         self._balloon_timer: Timer | None = None
+        self.make_ide: Callable[[], Piix3Ide] | None = None
+        """Puts an IDE controller into the machine; None where there can be none."""
+        self._ide: Piix3Ide | None = None
         self.on_close: list[Callable[[], None]] = []
         """Called before the machine is taken apart."""
         self.was_changed = False
@@ -184,6 +188,21 @@ class Hardware:
         uart = self._add_port(*place, chardev)
         self.serial_ports.append(place)
         return uart
+
+    # -- IDE ----------------------------------------------------------------------------------------------------------
+
+    def need_ide(self) -> Piix3Ide:
+        """The IDE controller, made when the first drive comes. Raises ChangeError."""
+        if self._ide is None:
+            if self.make_ide is None:
+                msg = "No 'IDE' bus found"
+                raise ChangeError(msg)
+            self._ide = self.make_ide()
+        return self._ide
+
+    def is_ide_full(self, bus: str) -> bool:
+        """Whether a channel, `ide.0` or `ide.1`, has both its drives."""
+        return self._ide is not None and None not in self._ide.channels[bus == "ide.1"].drives
 
     # -- PCI ----------------------------------------------------------------------------------------------------------
 

@@ -63,16 +63,25 @@ _VIRTIO_PCI = _PCI | {
     "indirect_desc": Property("bool", "on/off", default=True, only=(True,)),
     "vectors": Property("uint32"),
 }
+_BOOT_INDEX = {"bootindex": Property("int32")}
 _DRIVE = {
     "drive": Property("str", "Node name or ID of a block device to use as a backend"),
     "serial": Property("str"),
-    "bootindex": Property("int32"),
+    **_BOOT_INDEX,
     "logical_block_size": Property("size", "A power of two between 512 B and 2 MiB", 0),
     "physical_block_size": Property("size", "A power of two between 512 B and 2 MiB", 0),
     "write-cache": Property("OnOffAuto", "on/off/auto", "auto"),
     "share-rw": Property("bool", default=False),
     "werror": Property("BlockdevOnError", "Error handling policy, report/ignore/enospc/stop/auto", "auto"),
     "rerror": Property("BlockdevOnError", "Error handling policy, report/ignore/enospc/stop/auto", "auto"),
+}
+
+_IDE = _DRIVE | {
+    "unit": Property("uint32"),
+    "logical_block_size": Property("size", default=0, only=(0, 512)),
+    "physical_block_size": Property("size", default=0, only=(0, 512)),
+    "model": Property("str"),
+    "device_id": Property("str"),
 }
 
 MODELS: dict[str, Model] = {
@@ -122,6 +131,8 @@ MODELS: dict[str, Model] = {
                 "device_id": Property("str"),
             },
         ),
+        Model("ide-hd", "Storage", "IDE", "ide-device", "virtual IDE disk", hotpluggable=False, properties=_IDE),
+        Model("ide-cd", "Storage", "IDE", "ide-device", "virtual IDE CD-ROM", hotpluggable=False, properties=_IDE),
         Model(
             "virtio-net-pci",
             "Network",
@@ -132,7 +143,7 @@ MODELS: dict[str, Model] = {
             | {
                 "netdev": Property("str", "ID of a netdev to use as a backend"),
                 "mac": Property("str", "Ethernet 6-byte MAC Address, example: 52:54:00:12:34:56"),
-                "bootindex": Property("int32"),
+                **_BOOT_INDEX,
                 "host_mtu": Property("uint16", default=0),
                 "mq": Property("bool", "on/off"),
             },

@@ -48,7 +48,7 @@ def parse_address(text: str | None) -> tuple[int | None, int]:
     return slot, function
 
 
-def _claim_node(hardware: Hardware, plugged: PluggedDevice) -> tuple[BlockNode, str]:
+def claim_node(hardware: Hardware, plugged: PluggedDevice) -> tuple[BlockNode, str]:
     """The node of the property `drive`, and the drive's name if it is one. Raises ChangeError."""
     wanted = plugged.values.get("drive")
     if not wanted:
@@ -62,7 +62,7 @@ def _virtio_blk(hardware: Hardware, plugged: PluggedDevice) -> None:
     from pyhyve.devices.virtio.pci import VirtioPci  # noqa: PLC0415
 
     values = plugged.values
-    node, drive_name = _claim_node(hardware, plugged)
+    node, drive_name = claim_node(hardware, plugged)
     if values.get("iothread"):
         _claim_object(hardware, plugged, "iothread", ("iothread",))
     logical = values.get("logical_block_size") or 512
@@ -84,8 +84,8 @@ def _virtio_blk(hardware: Hardware, plugged: PluggedDevice) -> None:
         queue_size=queue_size,
         logical_block_bytes=logical,
         physical_block_bytes=physical,
-        read_errors=_policy(plugged, "rerror"),
-        write_errors=_policy(plugged, "werror"),
+        read_errors=error_policy(plugged, "rerror"),
+        write_errors=error_policy(plugged, "werror"),
     )
     loop = IoLoop(plugged.name or "virtio-disk")
     backend = backend_on(node)
@@ -114,7 +114,7 @@ def _virtio_blk(hardware: Hardware, plugged: PluggedDevice) -> None:
     _attach_pci(hardware, plugged, function)
 
 
-def _policy(plugged: PluggedDevice, name: str) -> ErrorPolicy:
+def error_policy(plugged: PluggedDevice, name: str) -> ErrorPolicy:
     """The value of `werror` or `rerror`; `auto` is what QEMU's machines do. Raises ChangeError."""
     value = str(plugged.values.get(name, "auto"))
     if value == "auto":
@@ -334,7 +334,8 @@ def _virtio_scsi(hardware: Hardware, plugged: PluggedDevice) -> None:
 
 
 def _scsi_cd(hardware: Hardware, plugged: PluggedDevice) -> None:
-    from pyhyve.devices.virtio.scsi import MAX_TARGETS, ScsiCdrom, VirtioScsi  # noqa: PLC0415 - only when wanted
+    from pyhyve.devices.scsi.drive import DiscDrive  # noqa: PLC0415 - only when wanted
+    from pyhyve.devices.virtio.scsi import MAX_TARGETS, VirtioScsi  # noqa: PLC0415
 
     host = hardware.devices.owner_of(plugged.bus).device
     if not isinstance(host, VirtioScsi):  # pragma: no cover - there is no other kind of SCSI bus
@@ -351,8 +352,8 @@ def _scsi_cd(hardware: Hardware, plugged: PluggedDevice) -> None:
         raise ChangeError(msg)
     node, drive_name = None, ""
     if plugged.values.get("drive"):
-        node, drive_name = _claim_node(hardware, plugged)
-    target = ScsiCdrom(None if node is None else backend_on(node))
+        node, drive_name = claim_node(hardware, plugged)
+    target = DiscDrive(None if node is None else backend_on(node))
     attachment = Attachment(
         hardware.blocks,
         target,
@@ -379,6 +380,12 @@ def _scsi_cd(hardware: Hardware, plugged: PluggedDevice) -> None:
     plugged.values["scsi-id"] = number
 
 
+def _ide_drive(hardware: Hardware, plugged: PluggedDevice) -> None:
+    from pyhyve.machine.hardware.realize_ide import add_drive  # noqa: PLC0415 - only when wanted
+
+    add_drive(hardware, plugged)
+
+
 REALIZERS: dict[str, Callable[[Hardware, PluggedDevice], None]] = {
     "virtio-blk-pci": _virtio_blk,
     "virtio-net-pci": _virtio_net,
@@ -386,6 +393,8 @@ REALIZERS: dict[str, Callable[[Hardware, PluggedDevice], None]] = {
     "virtio-balloon-pci": _virtio_balloon,
     "virtio-scsi-pci": _virtio_scsi,
     "scsi-cd": _scsi_cd,
+    "ide-hd": _ide_drive,
+    "ide-cd": _ide_drive,
     "virtio-serial-pci": _virtio_serial,
     "virtserialport": _serial_port,
     "virtconsole": _serial_port,

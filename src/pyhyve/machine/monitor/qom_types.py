@@ -41,6 +41,7 @@ _ABSTRACT = (
     ("isa-device", "device"),
     ("scsi-device", "device"),
     ("scsi-disk-base", "scsi-device"),
+    ("ide-device", "device"),
     ("virtio-pci", "pci-device"),
     ("pci-uhci-usb", "pci-device"),
     ("virtio-blk-pci-base", "virtio-pci"),

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from pyhyve.backends.block import BlockError
 from pyhyve.devices.scsi.cdrom import BLOCK_BYTES, Cdrom
+from pyhyve.devices.scsi.drive import DiscDrive
 from pyhyve.devices.scsi.spec import Command
-from pyhyve.devices.virtio.scsi import ScsiCdrom, VirtioScsi
+from pyhyve.devices.virtio.scsi import VirtioScsi
 from pyhyve.devices.virtio.spec import Status
 from pyhyve.testing.virtio_driver import Segment, VirtioDriver
 from pyhyve.testing.virtio_driver_transport import MiniMachine
@@ -55,7 +56,7 @@ class Drive:
         self.machine = MiniMachine()
         self.disc = Disc()
         self.device = VirtioScsi(self.machine.memory, self.machine.loop)
-        self.device.targets[0] = ScsiCdrom(self.disc)  # type: ignore[arg-type] # a mock
+        self.device.targets[0] = DiscDrive(self.disc)  # type: ignore[arg-type] # a mock
         self.transport = self.machine.plug_pci(self.device)
         self.driver = VirtioDriver(self.transport, self.machine.allocator)
         self.driver.start()
