@@ -132,9 +132,8 @@ def test_classic_command_boots_a_disc_with_a_disk_beside_it(debian_6_1: Guest, d
         console.expect("Booting from DVD/CD", BOOT_TIMEOUT_S)
         assert console.wait_ready(BOOT_TIMEOUT_S) == f"Linux {debian_6_1.release} on pyhyve"
         assert console.run("sha256sum </dev/sda").split()[0] == hashlib.sha256(contents).hexdigest()
-        assert console.run("mount -t iso9660 -o ro /dev/sr0 /mnt && cat /mnt/isolinux/isolinux.cfg").replace("\r", "") == (
-            ISOLINUX_CONFIG
-        )
+        read = console.run("mount -t iso9660 -o ro /dev/sr0 /mnt && cat /mnt/isolinux/isolinux.cfg")
+        assert read.replace("\r", "") == ISOLINUX_CONFIG
         console.run("echo written | dd of=/dev/sda bs=512 seek=3 conv=sync; sync")
         console.send_line("poweroff")
         assert console.wait_end() == 0
