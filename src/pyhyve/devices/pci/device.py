@@ -177,6 +177,11 @@ class PciDevice:
         """The command register (`spec.Command` bits)."""
         return self.config[spec.COMMAND] | self.config[spec.COMMAND + 1] << 8
 
+    @property
+    def bus_master(self) -> bool:
+        """Whether the guest lets the device read and write memory."""
+        return bool(self.config[spec.COMMAND] & Command.BUS_MASTER)
+
     def set_intx(self, *, level: bool) -> None:
         """Raise or lower the device's interrupt pin; any thread."""
         self._intx_wanted = level
