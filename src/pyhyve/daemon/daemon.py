@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from pyhyve.daemon.access import AllowAll
 from pyhyve.daemon.events import EventBroker
 from pyhyve.daemon.policy import read_policy
+from pyhyve.daemon.readiness import Readiness
 from pyhyve.daemon.store import Store
 from pyhyve.daemon.users import Users
 from pyhyve.support.errors import UserError
@@ -68,6 +69,7 @@ class Daemon:
         """For what takes long and yet must not take the threads of calls: long runs of bytes."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._readiness: Readiness | None = None
 
     # -- what it is made of -------------------------------------------------------------------------------------------
 
@@ -104,6 +106,14 @@ class Daemon:
             raise RuntimeError(msg)
         return self._loop
 
+    @property
+    def readiness(self) -> Readiness:
+        """What waits for clients' sockets; RuntimeError before :meth:`start`."""
+        if self._readiness is None:
+            msg = "the daemon has not started"
+            raise RuntimeError(msg)
+        return self._readiness
+
     async def run_blocking(self, work: Callable[..., _Result], *arguments: object) -> _Result:
         """Run a function that blocks, on a thread."""
         return await self.loop.run_in_executor(self._threads, work, *arguments)
@@ -125,6 +135,7 @@ class Daemon:
     async def start(self) -> None:
         """Bring up parts, then drivers: machines need the networks and pools that parts are."""
         self._loop = asyncio.get_running_loop()
+        self._readiness = Readiness(self._loop)
         self.paths.make()
         self._read_policy()
         members: list[Part | Driver] = [*self._parts.values(), *self.drivers]
@@ -149,6 +160,9 @@ class Daemon:
         self._threads.shutdown(wait=False, cancel_futures=True)
         self.stream_threads.shutdown(wait=False, cancel_futures=True)
         self.store.close()
+        if self._readiness is not None:
+            self._readiness.close()
+            self._readiness = None
 
     def _read_policy(self) -> None:
         """Read the policy file. Raises UserError."""

@@ -130,11 +130,15 @@ class Registered:
 
     row: Procedure
     handler: Callable[[Call, Any], Any]
+    encode: Callable[..., bytes]
+    """Encodes the answer."""
     waits: bool
     """The handler is a coroutine function."""
     answer_fields: int
     streams: bool
     """It opens a stream."""
+    quick: bool
+    """It neither waits, nor opens a stream, nor moves descriptors."""
     item_codec: Codec | None
     """Of an answer that is one list of long items: the codec of an item, so that it can be encoded in pieces."""
 
@@ -157,7 +161,9 @@ def procedure(*names: str) -> Callable[[Callable[[Call, Any], Any]], Callable[[C
             fields = row.ret_codec.fields
             long = len(fields) == 1 and fields[0].type.base in _LONG_ITEMS
             item_codec = codec(f"item {fields[0].type.base}") if long else None
-            _HANDLERS[key] = Registered(row, handler, waits, len(fields), streams, item_codec)
+            quick = not (waits or streams or row.traits & (Trait.FDS_IN | Trait.FDS_OUT))
+            encode = row.ret_codec.encode
+            _HANDLERS[key] = Registered(row, handler, encode, waits, len(fields), streams, quick, item_codec)
         return handler
 
     return register

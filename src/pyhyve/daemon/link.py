@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyhyve.daemon.connection import Connection
+    from pyhyve.daemon.readiness import Readiness
 
 __all__ = ["SocketLink", "TransportLink"]
 
@@ -31,9 +32,10 @@ LINGER_S: Final = 10.0
 class SocketLink:
     """One unix socket. :meth:`start` it with its connection."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, endpoint: socket.socket) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, readiness: Readiness, endpoint: socket.socket) -> None:
         endpoint.settimeout(0)
         self._loop = loop
+        self._readiness = readiness
         self._socket = endpoint
         self._connection: Connection | None = None
         self._out: deque[tuple[memoryview, Sequence[int]]] = deque()
@@ -182,9 +184,9 @@ class SocketLink:
         if reading != self._reading:
             self._reading = reading
             if reading:
-                self._loop.add_reader(self._socket, self._readable)
+                self._readiness.add(self._socket.fileno(), self._readable)
             else:
-                self._loop.remove_reader(self._socket)
+                self._readiness.remove(self._socket.fileno())
 
     def lend_input(self) -> Lease | None:
         """Stop reading and lend it; None while it is not read, or the client is gone."""

@@ -104,7 +104,7 @@ class Service:
             if self._is_full():
                 endpoint.close()
                 continue
-            link = SocketLink(self._daemon.loop, endpoint)
+            link = SocketLink(self._daemon.loop, self._daemon.readiness, endpoint)
             connection = Connection(self._daemon, link, _peer(endpoint), read_only=read_only)
             self._admit(connection, self._settings.unix.auth)
             link.start(connection)

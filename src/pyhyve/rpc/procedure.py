@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Flag, auto
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pyhyve.rpc.codec import Codec, codec
 from pyhyve.rpc.spec import Program
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 __all__ = ["DOWNLOAD", "EVENT", "FDS_IN", "FDS_OUT", "HIGH", "LXC", "QEMU", "READ", "UPLOAD", "Procedure", "Trait"]
 
@@ -61,6 +58,11 @@ class Procedure:
     traits: Trait = Trait.NONE
     acl: str = ""
     program: Program = Program.REMOTE
+    permissions: tuple[str, ...] = field(init=False, repr=False)
+    """Permissions needed, as ``object:permission``."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "permissions", tuple(self.acl.split()))
 
     @property
     def args_codec(self) -> Codec:
@@ -71,8 +73,3 @@ class Procedure:
     def ret_codec(self) -> Codec:
         """Codec of the answer."""
         return codec(self.ret)
-
-    @property
-    def permissions(self) -> Sequence[str]:
-        """Permissions needed, as ``object:permission``."""
-        return self.acl.split()

@@ -50,6 +50,12 @@ _CALLS: Final = frozenset({MessageType.CALL, MessageType.CALL_WITH_FDS})
 _REPLY: Final = int(MessageType.REPLY)
 _PROGRAMS: Final = frozenset(map(int, Program))
 _OPENS_STREAM: Final = frozenset(row for row in BY_NUMBER.values() if row.traits & (Trait.UPLOAD | Trait.DOWNLOAD))
+_SERIAL_AT, _SERIAL_END = 20, 24
+"""Where in a frame its serial number is."""
+_SAID_MAX: Final = 1024
+_SAID_SIZE: Final = 192
+_said: Final[dict[bytes, tuple[Procedure, Any]]] = {}
+"""Short calls without their serial numbers, and what they say. What bytes say depends on nothing else."""
 _CALLABLE: Final = {key: row for key, row in BY_NUMBER.items() if Trait.EVENT not in row.traits}
 
 
@@ -138,6 +144,18 @@ class ServerProtocol:
         if row in _OPENS_STREAM:
             self._streams[called.serial] = row
 
+    def answer_now(self, called: Called, payload: bytes) -> bytes | None:
+        """Return the bytes that answer a call, for sending at once; None where others have to be sent first.
+
+        Of calls whose answers bring neither descriptors nor open a stream.
+        """
+        row = called.procedure
+        length = _HEADER_END + len(payload)
+        if self._out or length > FRAME_MAX:
+            return None
+        self.calls_waiting -= 1
+        return _HEADER.pack(length, row.program, PROTOCOL_VERSION, row.number, _REPLY, called.serial, 0) + payload
+
     def fail(self, called: Called, error: ErrorMessage) -> None:
         """Answer a call with an error."""
         self._fail(called.procedure.program, called.procedure.number, called.serial, error)
@@ -212,10 +230,16 @@ class ServerProtocol:
     def receive_call(self, data: bytes) -> Called | None:
         """Take in bytes that are one whole call and nothing else, as nearly all that arrives is.
 
-        None: they are not, and nothing was taken in; :meth:`receive` does it.
+        None: they are not, and nothing was taken in; :meth:`receive` does it. Clients ask the same again and again:
+        what a short call says, all but its serial number, is remembered.
         """
         if self._reader.pending_size or len(data) < _HEADER_END:
             return None
+        said = data[:_SERIAL_AT] + data[_SERIAL_END:]
+        known = _said.get(said)
+        if known is not None:
+            self.calls_waiting += 1
+            return Called(known[0], int.from_bytes(data[_SERIAL_AT:_SERIAL_END], "big"), known[1])
         length, program, version, number, kind, serial, status = _HEADER.unpack_from(data)
         row = _CALLABLE.get((program, number))
         if length != len(data) or kind or status or version != PROTOCOL_VERSION or row is None:
@@ -224,6 +248,8 @@ class ServerProtocol:
             arguments = row.args_codec.decode(data, _HEADER_END)
         except XdrError:
             return None
+        if len(said) < _SAID_SIZE:
+            _remember(said, row, arguments)
         self.calls_waiting += 1
         return Called(row, serial, arguments)
 
@@ -289,3 +315,14 @@ class ServerProtocol:
         if frame.status is Status.CONTINUE:
             return StreamData(frame.serial, frame.payload)
         return StreamFinished(frame.serial) if frame.status is Status.OK else StreamAborted(frame.serial)
+
+
+def _remember(said: bytes, row: Procedure, arguments: Any) -> None:  # noqa: ANN401 - a record with any fields
+    """Remember what a call says, unless it could be changed by whoever is given it."""
+    try:
+        hash(arguments)
+    except TypeError:
+        return
+    if len(_said) >= _SAID_MAX:
+        _said.clear()
+    _said[said] = row, arguments

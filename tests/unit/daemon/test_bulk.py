@@ -202,7 +202,7 @@ class Client:
         near, self.socket = socket.socketpair()
         self.socket.settimeout(0)
         self.protocol = ClientProtocol()
-        link = SocketLink(daemon.loop, near)
+        link = SocketLink(daemon.loop, daemon.readiness, near)
         self.connection = Connection(daemon, link, Identity("unix", uid=0))
         link.start(self.connection)
         self.events: list[Any] = []

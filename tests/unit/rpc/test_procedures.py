@@ -36,6 +36,6 @@ def test_events_answer_nothing_and_may_be_seen_by_readers() -> None:
 
 
 def test_permissions_are_words() -> None:
-    assert procedure("DOMAIN_CREATE").permissions == ["domain:start"]
+    assert procedure("DOMAIN_CREATE").permissions == ("domain:start",)
     assert READ in procedure("DOMAIN_GET_INFO").traits
     assert READ not in procedure("DOMAIN_CREATE").traits

@@ -26,7 +26,7 @@ from pyhyve.rpc.server import (
     StreamHole,
 )
 from pyhyve.rpc.spec import MessageType, Program, Status
-from pyhyve.rpc.values import Domain
+from pyhyve.rpc.values import Domain, TypedParam
 
 DOMAIN = Domain("vm", bytes(16), 1)
 ERROR = ErrorMessage(ErrorCode.NO_DOMAIN, 10, "no such domain")
@@ -200,3 +200,44 @@ def test_descriptors_of_refused_calls_are_given_back_at_once() -> None:
     assert list(server.receive(frame.encode() + b"\0", [5])) == []
     assert server.unclaimed_fds() == [5]
     assert server.close() == []
+
+
+def test_what_a_short_call_says_is_remembered_and_its_serial_is_not() -> None:
+    client, server = ClientProtocol(), ServerProtocol()
+    heard = []
+    for id_ in (1, 2, 1, 1):
+        client.call(procedure("DOMAIN_GET_INFO"), Domain("vm", bytes(16), id_))
+        (data, _) = client.data_to_send()[0]
+        called = server.receive_call(data)
+        assert called is not None
+        heard.append((called.serial, called.arguments.dom.id, called.procedure.name))
+    first = heard[0][0]
+    assert heard == [(first + number, id_, "DOMAIN_GET_INFO") for number, id_ in enumerate((1, 2, 1, 1))]
+    assert server.calls_waiting == 4
+
+
+def test_a_call_whose_arguments_can_be_changed_is_read_anew() -> None:
+    client, server = ClientProtocol(), ServerProtocol()
+    lists = []
+    for _ in range(2):
+        client.call(procedure("DOMAIN_SET_MEMORY_PARAMETERS"), DOMAIN, [TypedParam("x", 2, 1)], 0)
+        called = server.receive_call(client.data_to_send()[0][0])
+        assert called is not None
+        lists.append(called.arguments.params)
+    assert lists[0] == lists[1]
+    assert lists[0] is not lists[1]
+
+
+def test_an_answer_at_once_waits_for_what_was_to_be_sent_before() -> None:
+    pair = Pair()
+    called = pair.called("DOMAIN_GET_STATE", DOMAIN, 0)
+    payload = called.procedure.ret_codec.encode(1, 2)
+    pair.server.ping()
+    assert pair.server.answer_now(called, payload) is None
+    pair.server.data_to_send()
+    data = pair.server.answer_now(called, payload)
+    assert data is not None
+    (answer,) = pair.client.receive(data)
+    assert isinstance(answer, Replied)
+    assert (answer.result.state, answer.result.reason) == (1, 2)
+    assert pair.server.calls_waiting == 0

@@ -91,6 +91,8 @@ class ManagedDomain:
         """What modules of this package keep with it while it runs."""
         self.statistics_at_rest: tuple[Domain, tuple[object, ...], Encoded] | None = None
         """What :mod:`~pyhyve.daemon.domains.statistics` keeps while it does not run."""
+        self.sizes: tuple[Domain, tuple[int, int, int]] | None = None
+        """Memory at most and now in KiB, and processors, of the definition that was asked about last."""
         self.gone = asyncio.Event()
         self.changed = asyncio.Event()
         self._lock = asyncio.Lock()

@@ -40,8 +40,11 @@ class Machine(Protocol):
     pid: int
     """Its process."""
 
+    def time_ns(self) -> int:
+        """Nanoseconds it ran. Must not wait: this is asked again and again."""
+
     def times_ns(self) -> tuple[int, int]:
-        """Nanoseconds it ran as itself and in the kernel. Must not wait: this is asked again and again."""
+        """Nanoseconds it ran as itself and in the kernel. Must not wait either."""
 
     def has(self, command: str) -> bool:
         """Whether it knows a command."""

@@ -34,7 +34,7 @@ def _times(path: str) -> tuple[int, int] | None:
 def cpu_time_ns(domain: ManagedDomain) -> int:
     """Return how long a machine ran on the host's CPUs, in nanoseconds."""
     machine = domain.machine
-    return 0 if machine is None else sum(machine.times_ns())
+    return 0 if machine is None else machine.time_ns()
 
 
 def process_times_ns(domain: ManagedDomain) -> tuple[int, int]:
@@ -80,10 +80,10 @@ def vcpu_count(domain: ManagedDomain) -> int:
 def info(domain: ManagedDomain) -> tuple[int, int, int, int, int]:
     """Return state, memory at most and now in KiB, processors, and nanoseconds they ran."""
     held = domain.current
-    current = held.current_memory
-    memory = held.memory.amount if held.memory.unit == "KiB" else held.memory_kib
-    now = current.amount if current is not None and current.unit == "KiB" else held.current_memory_kib
-    return int(domain.state), memory, now, vcpu_count(domain), cpu_time_ns(domain)
+    known = domain.sizes
+    if known is None or known[0] is not held:  # a definition is a value: another one is another object
+        known = domain.sizes = held, (held.memory_kib, held.current_memory_kib, vcpu_count(domain))
+    return (domain.state, *known[1], cpu_time_ns(domain))
 
 
 def messages(domain: ManagedDomain) -> list[str]:

@@ -13,7 +13,7 @@ from pyhyve.daemon.procedures.domain_access import domain_of, registry_of, visib
 from pyhyve.rpc.errors import ErrorCode, ErrorDomain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from pyhyve.daemon.dispatch import Call
     from pyhyve.daemon.domains.domain import ManagedDomain
@@ -25,8 +25,9 @@ def _has_checkpoints(domain: ManagedDomain) -> bool:
     return False
 
 
+_ACTIVE, _INACTIVE = 1, 2
 _FILTERS: Final[tuple[tuple[int, int, Callable[[ManagedDomain], bool]], ...]] = (
-    (1, 2, lambda domain: domain.active),
+    (_ACTIVE, _INACTIVE, lambda domain: domain.active),
     (4, 8, lambda domain: domain.persistent),
     (1 << 8, 1 << 9, saving.has_managed_save),
     (1 << 10, 1 << 11, lambda domain: domain.autostart),
@@ -91,11 +92,15 @@ def matches(domain: ManagedDomain, flags: int) -> bool:
 def list_all_domains(call: Call, args: Any) -> tuple[list[Domain], int]:
     """List domains."""
     call.check_flags(args.flags, _ALL_FLAGS)
-    domains = registry_of(call).by_uuid.values()
-    if not args.flags:
-        found = [domain.ref for domain in domains if visible(call, domain)]
-    else:
-        found = [domain.ref for domain in domains if matches(domain, args.flags) and visible(call, domain)]
+    registry = registry_of(call)
+    # In the order of definition, but for those that run: theirs is that of their ids.
+    only_active = args.flags & (_ACTIVE | _INACTIVE) == _ACTIVE
+    domains: Iterable[ManagedDomain] = registry.by_id.values() if only_active else registry.by_uuid.values()
+    if filters := args.flags & ~_ACTIVE if only_active else args.flags:
+        domains = [domain for domain in domains if matches(domain, filters)]
+    if call.connection.restricted:
+        domains = [domain for domain in domains if visible(call, domain)]
+    found = [domain.ref for domain in domains]
     return found if args.need_results else [], len(found)
 
 

@@ -66,6 +66,10 @@ class QemuMachine:
             raise internal(f"qemu unexpectedly closed the monitor: {said}") from error
         self._commands = frozenset(item["name"] for item in answer)
 
+    def time_ns(self) -> int:
+        """How long it ran."""
+        return self._process.time_ns()
+
     def times_ns(self) -> tuple[int, int]:
         """How long it ran, as itself and in the kernel."""
         return self._process.times_ns()

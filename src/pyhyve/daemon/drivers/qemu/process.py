@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["MachineProcess", "boot_id", "log_since", "process_start_time", "process_state"]
 
 _TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+_CPU_CLOCK: Final = 2
+"""CPUCLOCK_SCHED (linux/posix-timers.h), the low bits of a clock of a process, above which is its inverted id."""
 _STAT_SIZE: Final = 1024
 """Bytes of a process's stat file at most: some fifty numbers."""
 LOG_TAIL: Final = 16384
@@ -98,6 +100,16 @@ class MachineProcess:
         if self.child is not None:
             return self.child.poll() is None
         return process_start_time(self.pid) == self.start_time and process_state(self.pid) not in {"Z", "X"}
+
+    def time_ns(self) -> int:
+        """Return nanoseconds it ran; none once it is gone.
+
+        A tenth of the cost of :meth:`times_ns`: the kernel keeps a clock for each process (clock_getcpuclockid(3)).
+        """
+        try:
+            return time.clock_gettime_ns(~self.pid << 3 | _CPU_CLOCK)
+        except OSError:
+            return 0
 
     def times_ns(self) -> tuple[int, int]:
         """Return nanoseconds it ran as itself and in the kernel; none once it is gone.
