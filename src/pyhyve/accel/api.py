@@ -125,6 +125,62 @@ class InterruptChip(Protocol):
         """Deliver a message-signalled interrupt."""
 
 
+class QueueStatus(IntEnum):
+    """Why `WalkedQueue.run` came back."""
+
+    DONE = 0
+    """There is nothing more to do. Send queues and disks ask for kicks again; for receive queues, packets ran out."""
+    BUDGET = 1
+    """There is more, but it is somebody else's turn."""
+    UNUSUAL = 2
+    """The next buffer needs the device's own code; nothing was done with it."""
+    NO_BUFFERS = 3
+    """Packets may wait for buffers; the driver was asked for a kick."""
+    FILTER = 4
+    """Field `length` tells of a packet in `first_bytes`: set `decision` to 1 to take it, or go on without it."""
+
+
+class WalkedQueue(Protocol):
+    """A split virtqueue that the engine serves by itself, in compiled code; the device's lock guards it.
+
+    Fields are 64-bit numbers: `fd`; of disks `start_bytes`, `capacity_sectors`, `reads` and `writes` (what may be done
+    here), and `read_count`, `read_bytes`, `write_count`, `write_bytes`, `write_end` (what was done in this run); of
+    send queues `wanted_bytes` (the longest packet, with its header of 12 bytes); of receive queues `wanted_bytes`,
+    `own_address` and `filtered` (which packets need a decision), `length`, `decision`, `held_bytes`.
+    """
+
+    def set(self, **fields: int) -> None:
+        """Write fields."""
+
+    def get(self, name: str) -> int:
+        """Read a field."""
+
+    def run(
+        self, kind: str, next_avail: int, next_used: int, published: int, in_flight: int
+    ) -> tuple[int, int, int, int, int, int, int]:
+        """Serve the queue as a `send`, `receive` or `disk` queue, from where it stands to where it then stands.
+
+        The result begins like the arguments; then come the status, how many buffers or packets were served, and
+        whether the driver wants an interrupt.
+        """
+
+    def first_bytes(self, count: int) -> bytes:
+        """Of the packet that waits for a decision: what its first buffer holds of its first `count` bytes."""
+
+    def take_held(self) -> bytes:
+        """The packet that waits for buffers, if any; it is no longer here then."""
+
+
+@runtime_checkable
+class QueueWalker(Protocol):
+    """An engine that can serve virtqueues by itself."""
+
+    def walk_queue(
+        self, size: int, addresses: tuple[int, int, int], *, event_index: bool, indirect: bool
+    ) -> WalkedQueue | None:
+        """Serve the split ring whose descriptor, driver and device areas are at `addresses`; None when it cannot."""
+
+
 class Vm(Protocol):
     """One virtual machine: guest memory and vCPUs."""
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pyhyve.accel.api import ExitKind, VcpuExit
 from pyhyve.accel.counter import HostCounter
 from pyhyve.accel.cpu_models import HOST, check_model, filter_cpuid
+from pyhyve.accel.emulator_queues import walk_queue
 from pyhyve.accel.emulator_registers import read_registers, reset_registers, write_registers
 from pyhyve.accel.emulator_state import EmulatorState, EmulatorVcpuState, load_vcpu, save_vcpu
 from pyhyve.accel.emulator_strings import move_ahead
@@ -30,7 +31,7 @@ from pyhyve.support.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pyhyve.accel.api import InterruptChip
+    from pyhyve.accel.api import InterruptChip, WalkedQueue
     from pyhyve.accel.cpu_models import CpuModel
     from pyhyve.memory.guest import GuestMemory
 
@@ -389,6 +390,15 @@ class EmulatorVm:
     def remove_notify(self, address: int, *, is_port: bool = False) -> None:
         """Undo `on_notify` at `address`; nothing happens when there was none."""
         self.notified.pop(~address if is_port else address, None)
+
+    def walk_queue(
+        self, size: int, addresses: tuple[int, int, int], *, event_index: bool, indirect: bool
+    ) -> WalkedQueue | None:
+        """Serve a split virtqueue in compiled code; None before there is a vCPU."""
+        if not self.vcpus:
+            return None
+        engine = self.vcpus[0].engine
+        return walk_queue(engine, self.memory, size, addresses, event_index=event_index, indirect=indirect)
 
     def close(self) -> None:
         """Free the vCPUs' memory."""

@@ -172,6 +172,14 @@ class RawFileBlock(ImageBlock):
         self._start = start
         self._nowait = hasattr(os, "RWF_NOWAIT")
 
+    @property
+    def direct(self) -> tuple[int, int, bool]:
+        """The descriptor, where in it the disk begins, and whether RWF_NOWAIT works: for who reads and writes past us.
+
+        The first sector is not to be written so.
+        """
+        return self._fd, self._start, self._nowait
+
     def try_read(self, views: Sequence[memoryview], offset: int, length: int) -> bool:
         """Read what the page cache holds."""
         if not self._nowait or len(views) > _IOV_MAX:

@@ -7,7 +7,7 @@ a tap moves both between kernel and guest memory in one system call.
 from __future__ import annotations
 
 from enum import IntFlag
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from pyhyve.support.errors import UserError
 
@@ -72,3 +72,11 @@ class NetBackend(Protocol):
 
     def close(self) -> None:
         """Release; idempotent."""
+
+
+@runtime_checkable
+class PacketDescriptors(Protocol):
+    """A backend whose packets also pass through descriptors, without it."""
+
+    def packet_fd(self, queue: int) -> int:
+        """One read or write of this descriptor, which never waits, is one packet with its header."""

@@ -182,6 +182,10 @@ class Tap:
         else:
             loop.unwatch(self._fds[queue])
 
+    def packet_fd(self, queue: int) -> int:
+        """The queue's descriptor: one read or write of it is one packet, header included."""
+        return self._fds[queue]
+
     def send(self, queue: int, views: Sequence[memoryview], length: int) -> bool:
         """One packet in one `writev`; what the kernel refuses (a bad header, link down) is dropped."""
         with suppress(OSError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from pyhyve.accel.api import QueueWalker
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -54,6 +56,26 @@ class _EventRegistrar:
         return self._engine.route_event(event_fd, address, data)
 
 
+class _Registrar:
+    """An engine that calls back."""
+
+    def __init__(self, engine: _RemovableNotify) -> None:
+        self._engine = engine
+
+    def __call__(self, address: int, size: int, callback: Callable[[int], None], /) -> Callable[[], None]:
+        """Call `callback` for each write."""
+        self._engine.on_notify(address, size, callback)
+        return lambda: self._engine.remove_notify(address)
+
+
+class _WalkingRegistrar(_Registrar):
+    """One that also serves queues by itself."""
+
+    def __init__(self, engine: _RemovableNotify, walker: QueueWalker) -> None:
+        super().__init__(engine)
+        self.walk_queue = walker.walk_queue
+
+
 def notify_registrar(vm: Vm) -> NotifyRegistrar | None:
     """How the engine watches queue notifications by itself; None when they take the way through the bus."""
     found: object = vm
@@ -61,10 +83,6 @@ def notify_registrar(vm: Vm) -> NotifyRegistrar | None:
         return _EventRegistrar(found)
     if not isinstance(found, _RemovableNotify):
         return None
-    engine: _RemovableNotify = found
-
-    def register(address: int, size: int, callback: Callable[[int], None], /) -> Callable[[], None]:
-        engine.on_notify(address, size, callback)
-        return lambda: engine.remove_notify(address)
-
-    return register
+    if isinstance(found, QueueWalker):
+        return _WalkingRegistrar(found, found)
+    return _Registrar(found)

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 from struct import Struct
 from typing import TYPE_CHECKING
 
-from pyhyve.backends.block import BlockError
+from pyhyve.accel.emulator import EmulatorVm
+from pyhyve.backends.block import BlockError, open_backend
 from pyhyve.backends.chardev import ChannelReceiver, MemoryChardev
 from pyhyve.backends.net import Offload
 from pyhyve.devices.scsi.drive import DiscDrive
@@ -28,12 +30,14 @@ from pyhyve.devices.virtio.scsi import VirtioScsi
 from pyhyve.devices.virtio.spec import DescFlag, Feature, Status
 from pyhyve.devices.virtio.vsock import VirtioVsock
 from pyhyve.devices.virtio.vsock_packet import VsockHeader
+from pyhyve.image.opening import OpenSettings, open_image
 from pyhyve.testing.virtio_driver_transport import MiniMachine, PciDriverTransport
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Sequence
 
+    from pyhyve.backends.block import BlockBackend
     from pyhyve.backends.ioloop import IoLoop
     from pyhyve.devices.virtio.device import VirtioDevice
 
@@ -239,7 +243,54 @@ class _Sockets:
             far.close()
 
 
-DEVICES = ("block", "net", "console", "rng", "balloon", "scsi", "vsock")
+class _Wire(_Net):
+    """A network of sockets, which the emulator reads and writes by itself."""
+
+    def __init__(self, rng: random.Random) -> None:
+        super().__init__(rng)
+        self._pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(self.queues)]
+        for pair in self._pairs:
+            for end in pair:
+                end.setblocking(False)
+
+    def packet_fd(self, queue: int) -> int:
+        return self._pairs[queue][0].fileno()
+
+    def arrive(self) -> None:
+        far = self._pairs[0][1]
+        with contextlib.suppress(OSError):
+            while True:
+                far.recv(70000)
+        for _ in range(self._rng.randrange(4)):
+            with contextlib.suppress(OSError):
+                far.send(b"\x5a" * self._rng.choice((1, 13, 60, 1514, 9000, 65549)))
+        self.readable(0)
+
+    def receive(self, queue: int, views: Sequence[memoryview]) -> int:
+        try:
+            return os.readv(self.packet_fd(queue), views)
+        except OSError:
+            return 0
+
+    def close(self) -> None:
+        for pair in self._pairs:
+            for end in pair:
+                end.close()
+
+
+def _walked_disk() -> BlockBackend:
+    """A disk in a file that the emulator reads and writes by itself."""
+    fd = os.memfd_create("hostile", os.MFD_CLOEXEC)
+    os.ftruncate(fd, _Disk.size_bytes)
+    path = f"/proc/self/fd/{fd}"
+    try:
+        return open_backend(open_image(path, OpenSettings(format_name="raw", writable=True)))
+    finally:
+        os.close(fd)
+
+
+DEVICES = ("block", "net", "console", "rng", "balloon", "scsi", "vsock", "walked-block", "walked-net")
+"""The walked ones are served by the emulator's compiled code, as far as that goes."""
 
 
 class HostileDriver:
@@ -256,7 +307,13 @@ class HostileDriver:
         self._net: _Net | None = None
         self._sockets: _Sockets | None = None
         self._chardev = _Sink(rng)
+        self._vm: EmulatorVm | None = None
         self.device = self._make(kind)
+        if kind.startswith("walked-"):
+            self.kind = kind.removeprefix("walked-")
+            self._vm = EmulatorVm(self.machine.memory)
+            self._vm.create_vcpu(0)
+            self.device.use_walker(self._vm)
         if rng.getrandbits(1):
             transport = PciDriverTransport(self.machine, self._pci(), msix=True)
             self._registers = [(bar.device, bar.size_bytes) for bar in transport.function.bars.values()]
@@ -277,8 +334,10 @@ class HostileDriver:
         memory, loop, rng = self.machine.memory, self.machine.loop, self._rng
         if kind == "block":
             return VirtioBlock(memory, loop, _Disk(rng), BlockOptions(queues=2, queue_size=QUEUE_SIZE))
-        if kind == "net":
-            self._net = _Net(rng)
+        if kind == "walked-block":
+            return VirtioBlock(memory, loop, _walked_disk(), BlockOptions(queues=2, queue_size=QUEUE_SIZE))
+        if kind in {"net", "walked-net"}:
+            self._net = _Net(rng) if kind == "net" else _Wire(rng)
             device = VirtioNet(memory, loop, self._net, NetOptions(bytes(6), queue_size=QUEUE_SIZE))
             device.start(loop)
             return device
@@ -303,7 +362,7 @@ class HostileDriver:
         device, rng = self.device, self._rng
         self.resets += 1
         device.write_status(0)
-        self._packed = bool(rng.getrandbits(1))
+        self._packed = bool(rng.getrandbits(1) and device.device_features & Feature.RING_PACKED)
         features = device.device_features | int(Feature.VERSION_1)
         if not self._packed:
             features &= ~int(Feature.RING_PACKED)
@@ -406,9 +465,11 @@ class HostileDriver:
             return rng.choice(_LENGTHS)
         return rng.getrandbits(10) + 1
 
-    def _descriptors(self) -> list[tuple[int, int, int]]:
+    def _descriptors(self, index: int) -> list[tuple[int, int, int]]:
         """Mostly plausible parts: a request's header, data, a place for the status; then some noise."""
         rng = self._rng
+        if self._vm is not None and rng.getrandbits(2):
+            return self._sound(index)
         if rng.getrandbits(2):
             header = DATA_GPA + (rng.getrandbits(8) << 4)
             data = self._header()
@@ -424,6 +485,19 @@ class HostileDriver:
         if rng.getrandbits(3):
             parts.sort(key=lambda part: part[2])
         return parts
+
+    def _sound(self, index: int) -> list[tuple[int, int, int]]:
+        """Parts with nothing wrong, so that compiled code goes on with them."""
+        rng = self._rng
+        where = [DATA_GPA + (rng.getrandbits(11) << 7) for _ in range(1 + rng.getrandbits(2))]
+        if self.kind == "net":
+            if index & 1:
+                return [(gpa, 13 + rng.getrandbits(11), 0) for gpa in where]
+            return [(where[0], rng.choice((64, 100, 1536, 4096)), _WRITE)]
+        header, writes = DATA_GPA + (rng.getrandbits(8) << 4), rng.getrandbits(1)
+        self._ram[header : header + 16] = writes.to_bytes(8, "little") + rng.randrange(100).to_bytes(8, "little")
+        data = [(gpa, 512 * rng.randrange(1, 5), 0 if writes else _WRITE) for gpa in where]
+        return [(header, 16, 0), *data, (DATA_GPA + 0x7F00, 1, _WRITE)]
 
     def _header(self) -> bytes:
         rng = self._rng
@@ -463,7 +537,7 @@ class HostileDriver:
     def _split_chain(self, index: int) -> None:
         rng, ram = self._rng, self._ram
         base = RING_GPA + RING_STRIDE * index
-        parts = self._descriptors()
+        parts = self._descriptors(index)
         noise = rng.getrandbits(4) == 0
         if rng.getrandbits(2) == 0:
             self._write_table(parts, linked=True, noise=noise)
@@ -497,7 +571,7 @@ class HostileDriver:
     def _packed_chain(self, index: int) -> None:
         rng, ram = self._rng, self._ram
         base = RING_GPA + RING_STRIDE * index
-        parts = self._descriptors()
+        parts = self._descriptors(index)
         noise = rng.getrandbits(4) == 0
         if rng.getrandbits(2) == 0:
             self._write_table(parts, linked=False, noise=noise)
@@ -564,4 +638,8 @@ class HostileDriver:
             self.device.close()
         if self._sockets is not None:
             self._sockets.close()
+        if self._net is not None:
+            self._net.close()
+        if self._vm is not None:
+            self._vm.close()
         self.machine.close()

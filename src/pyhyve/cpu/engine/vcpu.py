@@ -149,6 +149,11 @@ class EngineVcpu:
         function, address = self._functions[name], self.address
         return lambda: function(address, 0, 0)
 
+    def bind_with(self, name: str) -> Callable[[int], None]:
+        """An exported kernel as a callable with one operand; any thread, the GIL is released meanwhile."""
+        function, address = self._functions[name], self.address
+        return lambda operand: function(address, operand, 0)
+
     def bind_quick(self, name: str) -> Callable[[int, int], None]:
         """An exported kernel of a few instructions, called with two operands while the GIL is kept."""
         call = ctypes.PYFUNCTYPE(None, *([ctypes.c_uint64] * 3))(self._base + self._library.exports[name])

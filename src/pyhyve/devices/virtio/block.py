@@ -14,7 +14,8 @@ from struct import pack
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from pyhyve.backends.block import BlockError, BlockPool, BlockStatistics
+from pyhyve.accel.api import QueueStatus
+from pyhyve.backends.block import BlockError, BlockPool, BlockStatistics, RawFileBlock
 from pyhyve.devices.virtio.block_request import (
     MAX_RANGE_SECTORS,
     MAX_SEGMENTS,
@@ -32,6 +33,7 @@ from pyhyve.devices.virtio.spec import (
     BlockStatus,
     DeviceType,
 )
+from pyhyve.devices.virtio.split import SplitQueue
 from pyhyve.state.errors import StateError
 from pyhyve.state.record import U64, record
 
@@ -56,6 +58,8 @@ _COUNTERS = {
     int(BlockRequestType.FLUSH): ("flush_operations", "flush_total_time_ns", "failed_flush_operations"),
 }
 """Statistics by type of request: what counts it, its time, and its failure."""
+_BUDGET, _UNUSUAL = int(QueueStatus.BUDGET), int(QueueStatus.UNUSUAL)
+_WALKED_FIELDS = ("fd", "start_bytes", "capacity_sectors", "reads", "writes")
 _INLINE_WRITE_BYTES = 1 << 20
 """Larger buffered writes go to the pool, so that one request does not hold up the queue."""
 
@@ -138,6 +142,8 @@ class VirtioBlock(VirtioDevice):
         self._stopped_requests: list[tuple[int, Virtqueue, BlockRequest]] = []
         self._draining = 0
         self.statistics = BlockStatistics()
+        self._walked_with: dict[int, tuple[int, ...]] = {}
+        """What the engine was last told of each queue that it serves."""
 
     @property
     def backend(self) -> BlockBackend:
@@ -242,6 +248,45 @@ class VirtioBlock(VirtioDevice):
         self._backend.close()
 
     # -- requests -----------------------------------------------------------------------------------------------------
+
+    def service(self, index: int, ring: Virtqueue) -> None:
+        """Have the engine do what it can by itself, then the rest."""
+        if self._draining or not self._walk(index, ring):
+            super().service(index, ring)
+
+    def queue_stopped(self, index: int) -> None:
+        """A queue that comes back is another one for the engine."""
+        self._walked_with.pop(index, None)
+
+    def _walk(self, index: int, ring: Virtqueue) -> bool:
+        """Have the engine serve a queue; False when something is left for us."""
+        walked = self.walked(index)
+        backend = self._backend
+        if walked is None or not isinstance(ring, SplitQueue) or not isinstance(backend, RawFileBlock):
+            return False
+        fd, start, nowait = backend.direct
+        fields = (fd, start, self._capacity, int(nowait), int(self._writeback and not self._readonly))
+        if self._walked_with.get(index) != fields:
+            self._walked_with[index] = fields
+            walked.set(**dict(zip(_WALKED_FIELDS, fields, strict=True)))
+        began_ns = perf_counter_ns()
+        status, wants = ring.walk(walked, "disk")
+        statistics = self.statistics
+        if reads := walked.get("read_count"):
+            statistics.rd_operations += reads
+            statistics.rd_bytes += walked.get("read_bytes")
+            statistics.rd_total_time_ns += perf_counter_ns() - began_ns
+        if writes := walked.get("write_count"):
+            statistics.wr_operations += writes
+            statistics.wr_bytes += walked.get("write_bytes")
+            statistics.wr_highest_offset = max(statistics.wr_highest_offset, walked.get("write_end"))
+            if not reads:
+                statistics.wr_total_time_ns += perf_counter_ns() - began_ns
+        if wants:
+            self._signals |= 1 << index
+        if status == _BUDGET:
+            self.notify(index)
+        return status != _UNUSUAL
 
     def handle_queue(self, index: int, ring: Virtqueue) -> None:
         """Do what needs no waiting here, hand the rest to the pool."""

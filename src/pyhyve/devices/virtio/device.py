@@ -19,6 +19,7 @@ from pyhyve.devices.virtio.split import SplitQueue
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from pyhyve.accel.api import QueueWalker, WalkedQueue
     from pyhyve.devices.virtio.queue import Virtqueue
     from pyhyve.memory.guest import GuestMemory
 
@@ -68,6 +69,8 @@ class QueueState:
         "served",
         "size",
         "vector",
+        "walked",
+        "was_offered",
     )
 
     def __init__(self, index: int, max_size: int) -> None:
@@ -81,6 +84,9 @@ class QueueState:
     def clear(self) -> None:
         """Back to the state after reset; the ring is dropped."""
         self.ring = None
+        self.walked: WalkedQueue | None = None
+        """The engine's way to serve the ring, once it was asked for one (`was_offered`)."""
+        self.was_offered = False
         self.layout: QueueLayout | None = None
         self.size = self.max_size
         self.descriptor_gpa = self.driver_gpa = self.device_gpa = 0
@@ -161,6 +167,7 @@ class VirtioDevice(DeviceHooks, ABC):
         self.config_vector = NO_VECTOR
         self.queues = [QueueState(index, size) for index, size in enumerate(queue_sizes)]
         self.lock = threading.Lock()
+        self._walker: QueueWalker | None = None
         self._interrupts: InterruptSink | None = None
         self._signals = 0
         self._config_signal = False
@@ -170,6 +177,14 @@ class VirtioDevice(DeviceHooks, ABC):
     def attach(self, interrupts: InterruptSink) -> None:
         """Connect the transport; once, before the machine runs."""
         self._interrupts = interrupts
+
+    def use_walker(self, walker: QueueWalker) -> None:
+        """Let the engine serve queues by itself; once, before the machine runs.
+
+        It walks split rings only, so packed ones, which are faster for devices that do not, are not offered.
+        """
+        self._walker = walker
+        self.device_features &= ~int(Feature.RING_PACKED)
 
     def has_feature(self, bit: int) -> bool:
         """Whether the driver accepted every feature of `bit`."""
@@ -388,6 +403,21 @@ class VirtioDevice(DeviceHooks, ABC):
                 return
             ring.disable_notify()
         self.notify(index)
+
+    def walked(self, index: int) -> WalkedQueue | None:
+        """The engine's way to serve queue `index`, if there is one; with the lock held."""
+        queue = self.queues[index]
+        if not queue.was_offered and self._walker is not None:
+            queue.was_offered = True
+            layout = queue.layout
+            if layout is not None and isinstance(queue.ring, SplitQueue):
+                queue.walked = self._walker.walk_queue(
+                    layout.size,
+                    (layout.descriptor_gpa, layout.driver_gpa, layout.device_gpa),
+                    event_index=self.has_feature(Feature.EVENT_IDX),
+                    indirect=self.has_feature(Feature.INDIRECT_DESC),
+                )
+        return queue.walked
 
     @abstractmethod
     def handle_queue(self, index: int, ring: Virtqueue) -> None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from struct import pack
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from pyhyve.backends.net import MAX_FRAME_BYTES, NetBackend, Offload
+from pyhyve.accel.api import QueueStatus
+from pyhyve.backends.net import MAX_FRAME_BYTES, NetBackend, Offload, PacketDescriptors
 from pyhyve.devices.virtio.device import VirtioDevice, Worker
 from pyhyve.devices.virtio.net_control import ReceiveFilter, ReceiveFilterState, run_command
 from pyhyve.devices.virtio.spec import (
@@ -22,10 +23,12 @@ from pyhyve.devices.virtio.spec import (
     Feature,
     NetFeature,
 )
+from pyhyve.devices.virtio.split import SplitQueue
 from pyhyve.state.errors import StateError
 from pyhyve.state.record import U16, U64, Size, record
 
 if TYPE_CHECKING:
+    from pyhyve.accel.api import WalkedQueue
     from pyhyve.backends.ioloop import IoLoop
     from pyhyve.devices.virtio.chain import DescriptorChain
     from pyhyve.devices.virtio.queue import Virtqueue
@@ -48,9 +51,12 @@ _HOST_OFFLOADS = (
 GUEST_OFFLOAD_BITS = sum(int(bit) for bit, _ in _GUEST_OFFLOADS)
 _LARGE_PACKET_BITS = int(NetFeature.GUEST_TSO4 | NetFeature.GUEST_TSO6 | NetFeature.GUEST_UFO)
 _RECEIVE_BUDGET = 64
+_NO_ADDRESS = (1 << 64) - 1
+"""For the engine: more than an Ethernet address has bits."""
 _ONE_BUFFER = (1).to_bytes(2, "little")
 _QUIET_S = 0.0005
 """Shortest time, and half of the longest, until a driver hears of sent packets that it does not look for by itself."""
+_WALKED_FIELDS = ("wanted_bytes", "filtered", "own_address")
 _MAX_VIEWS = 1000
 """Most parts of a packet: under UIO_MAXIOV, with room for a prefix."""
 
@@ -156,6 +162,9 @@ class VirtioNet(VirtioDevice):
         self._quiet: dict[int, _Quiet] = {}
         """Send queues whose driver was not yet told of used buffers."""
         self._timer_runs = False
+        self._descriptors = backend if isinstance(backend, PacketDescriptors) else None
+        self._walked_with: dict[int, tuple[int, ...]] = {}
+        """What the engine was last told of each queue that it serves."""
 
     def start(self, loop: IoLoop) -> None:
         """Begin to take packets; `loop` is the device's worker."""
@@ -203,7 +212,8 @@ class VirtioNet(VirtioDevice):
                     ring.unpop(chain)
             held = receiver.held
             receiver.clear()
-            receiver.held = held
+            walked = self.queues[2 * pair].walked
+            receiver.held = held or None if walked is None else walked.take_held() or held
             stalled, self._stalled[pair] = self._stalled[pair], None
             ring = self.queues[2 * pair + 1].ring
             if stalled is not None and ring is not None:
@@ -304,6 +314,7 @@ class VirtioNet(VirtioDevice):
     def queue_stopped(self, index: int) -> None:
         """Forget the buffers taken from a queue."""
         pair = index >> 1
+        self._walked_with.pop(index, None)
         if pair < self._pairs:
             if index & 1:
                 self._stalled[pair] = None
@@ -326,8 +337,31 @@ class VirtioNet(VirtioDevice):
         """Receive queues hold their buffers until packets come."""
         if index < 2 * self._pairs and not index & 1:
             self._receive(index >> 1)
-        else:
+        elif index == 2 * self._pairs or not self._walk_sent(index, ring):
             super().service(index, ring)
+
+    def _walked_data(self, index: int, *fields: int) -> WalkedQueue | None:
+        """The engine's way to serve a data queue, told of `fields` (`_WALKED_FIELDS`), if there is one."""
+        walked = self.walked(index)
+        if walked is None or self._descriptors is None or self._header_bytes != NET_HEADER_BYTES or not self.link_up:
+            return None
+        if self._walked_with.get(index) != fields:
+            self._walked_with[index] = fields
+            fd = self._descriptors.packet_fd(index >> 1)
+            walked.set(fd=fd, **dict(zip(_WALKED_FIELDS, fields, strict=False)))
+        return walked
+
+    def _walk_sent(self, index: int, ring: Virtqueue) -> bool:
+        """Have the engine send what a queue holds; False when something is left for us."""
+        walked = self._walked_data(index, self._header_bytes + MAX_FRAME_BYTES)
+        if walked is None or not isinstance(ring, SplitQueue) or self._stalled[index >> 1] is not None:
+            return False
+        before = ring.published
+        status, wants = ring.walk(walked, "send")
+        self._sent(index, ring, before, wants=bool(wants))
+        if status == QueueStatus.BUDGET:
+            self.notify(index)
+        return status != QueueStatus.UNUSUAL
 
     def handle_queue(self, index: int, ring: Virtqueue) -> None:
         """Send packets, or run control commands."""
@@ -361,21 +395,24 @@ class VirtioNet(VirtioDevice):
         A driver frees what was sent when it sends more, and (Linux's) when packets arrive: most interrupts for sent
         packets would come just before such a moment. So they are held back while the ring has room.
         """
-        loop = self._loop
-        if not index & 1 or index >= 2 * self._pairs or loop is None:
+        if not index & 1 or index >= 2 * self._pairs or self._loop is None:
             super().publish(index, ring)
             return
+        before = ring.published
+        self._sent(index, ring, before, wants=ring.flush())
+
+    def _sent(self, index: int, ring: Virtqueue, before: int, *, wants: bool) -> None:
+        """Packets were given back since `published` was `before`; whether the driver `wants` an interrupt for them."""
+        loop = self._loop
         quiet = self._quiet.get(index)
         if quiet is not None and not ring.wants_interrupt(quiet.since):
             quiet = None
             del self._quiet[index]
-        before = ring.published
-        wants = ring.flush()
         if quiet is None:
             if not wants:
                 return
             quiet = self._quiet[index] = _Quiet(before)
-        if ring.published_since(quiet.since) > ring.size >> 2:
+        if loop is None or ring.published_since(quiet.since) > ring.size >> 2:
             del self._quiet[index]
             self._signals |= 1 << index
         elif not self._timer_runs:
@@ -468,6 +505,8 @@ class VirtioNet(VirtioDevice):
         if ring is None or not self.is_running:
             return
         receiver = self._receivers[pair]
+        if self._walk_received(pair, ring, receiver):
+            return
         backend = self._backend
         wanted = self._wanted_bytes
         ring.disable_notify()
@@ -499,6 +538,39 @@ class VirtioNet(VirtioDevice):
         if not receiver.reading:
             receiver.reading = True
             backend.set_reading(pair, enabled=True)
+
+    def _walk_received(self, pair: int, ring: Virtqueue, receiver: _Receiver) -> bool:
+        """Have the engine move packets into the driver's buffers; False when it cannot."""
+        if receiver.chains or receiver.held is not None or not self._mergeable or not isinstance(ring, SplitQueue):
+            return False
+        index = 2 * pair
+        rule = self.filter
+        own = int.from_bytes(rule.own, "little") if rule.own else _NO_ADDRESS
+        walked = self._walked_data(index, self._wanted_bytes, int(rule.active), own)
+        if walked is None:
+            return False
+        status = int(QueueStatus.FILTER)
+        for _ in range(_RECEIVE_BUDGET):
+            status, wants = ring.walk(walked, "receive")
+            if wants:
+                self._signals |= 1 << index
+            if status != QueueStatus.FILTER:
+                break
+            start = walked.first_bytes(NET_HEADER_BYTES + 18)[NET_HEADER_BYTES:]
+            walked.set(decision=int(rule.accepts(start)))
+        if status == QueueStatus.UNUSUAL:
+            receiver.held = walked.take_held() or None
+            return False
+        if status == QueueStatus.NO_BUFFERS:
+            self._stop_reading(pair)
+            return True
+        if status != QueueStatus.DONE:
+            # There may be more that no event will tell of: let others go first.
+            self.notify(index)
+        if not receiver.reading:
+            receiver.reading = True
+            self._backend.set_reading(pair, enabled=True)
+        return True
 
     def _stop_reading(self, pair: int) -> None:
         """Leave packets where they are until the driver's next buffer brings a kick."""

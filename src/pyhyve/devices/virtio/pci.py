@@ -10,6 +10,7 @@ import threading
 from struct import pack
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
+from pyhyve.accel.api import QueueWalker
 from pyhyve.devices.pci.device import PciDevice, PciFunctionState
 from pyhyve.devices.pci.msi import Msix
 from pyhyve.devices.pci.spec import BarKind, CapabilityId
@@ -236,6 +237,9 @@ class VirtioPci(PciDevice):
         )
         self.device = device
         self._register_notify = register_notify
+        engine: object = register_notify
+        if isinstance(engine, QueueWalker):
+            device.use_walker(engine)
         self._cancel_notify: list[Callable[[], None]] = []
         self._isr = 0
         self._isr_lock = threading.Lock()

@@ -22,6 +22,7 @@ from pyhyve.devices.virtio.spec import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pyhyve.accel.api import WalkedQueue
     from pyhyve.devices.virtio.chain import DmaSpace
 
 _DESCRIPTOR = Struct("<QIHH")
@@ -183,6 +184,15 @@ class SplitQueue(Virtqueue):
             length -= size
         self._next_used = position & 0xFFFF
         self._in_flight -= len(chains)
+
+    def walk(self, walked: WalkedQueue, kind: str) -> tuple[int, int]:
+        """Have the engine serve the queue; its status, and whether the driver wants an interrupt."""
+        self._next_avail, self._next_used, self.published, _, status, served, wants = walked.run(
+            kind, self._next_avail, self._next_used, self.published, self._in_flight
+        )
+        self._avail_seen = self._next_avail
+        self.popped += served
+        return status, wants
 
     def _walk(
         self, table: memoryview | bytes, entries: int, first: tuple[int, int, int, int]

@@ -6,6 +6,7 @@ from typing import Any
 
 from pyhyve.cpu.engine.dispatch import Dispatcher, IsaKernels
 from pyhyve.cpu.engine.state import Request
+from pyhyve.cpu.engine.virtqueue import QueueKernels
 from pyhyve.cpu.isa.x86 import debug, events, faults, flags
 from pyhyve.cpu.isa.x86.memory import blocks, mmu, owners
 from pyhyve.cpu.isa.x86.mode import MODE_SINGLE, mode_changed
@@ -156,6 +157,7 @@ dispatcher = Dispatcher(
         single_bit=MODE_SINGLE,
     ),
 )
+queues = QueueKernels(STATE, regions, owners, dispatcher.post)
 
 
 @kernel(P, name="x86.run", exported=True)
@@ -196,4 +198,7 @@ EXPORTS = (
     dispatcher.forget_code,
     flags.read_eflags,
     flags.write_eflags,
+    queues.send,
+    queues.receive,
+    queues.disk,
 )

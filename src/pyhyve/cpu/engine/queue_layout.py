@@ -1,0 +1,31 @@
+"""What the kernels of `virtqueue` and their callers share of one queue."""
+
+from __future__ import annotations
+
+from pyhyve.cpu.lang.types import U8, U64, Array, Struct
+
+MAX_PARTS = 1000
+"""Most buffers that are prepared for one system call; below the kernel's UIO_MAXIOV of 1024."""
+SCRATCH_BYTES = 1 << 17
+"""Room for a longest packet, twice."""
+_SLOTS = 2 * MAX_PARTS + 64
+
+IOVEC = Struct("Iovec").add("base", U64).add("length", U64)
+
+QUEUE = Struct("WalkedQueue")
+"""One queue. The device fills in where its ring is and, before each call, how far it has come."""
+for _name in (
+    "table", "avail", "used", "used_gpa", "size", "event_index", "indirect",  # the ring: host addresses
+    "next_avail", "next_used", "published", "in_flight",  # how far it has come
+    "status", "served", "wants",  # results; `wants`: the driver wants an interrupt
+    "fd",
+    "readable", "writable", "readable_bytes", "writable_bytes",  # the chain walked last, in `parts`
+    "start_bytes", "capacity_sectors", "reads", "writes",  # disk: where its first byte is in `fd`; what is allowed
+    "read_count", "read_bytes", "write_count", "write_bytes", "write_end",  # disk: what was done in this call
+    "wanted_bytes", "own_address", "filtered", "length", "decision",  # receive queue
+    "prepared", "first", "room", "held_bytes",
+):  # fmt: skip
+    QUEUE.add(_name, U64)
+QUEUE.add("parts", Array(IOVEC, _SLOTS))
+QUEUE.add("gpas", Array(U64, _SLOTS)).add("heads", Array(U64, _SLOTS))
+QUEUE.add("held", Array(U8, 2 * SCRATCH_BYTES)).add("scratch", Array(U8, SCRATCH_BYTES))
