@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pyhyve.guest.console import PROMPT
+
 from .conftest import BOOT_TIMEOUT_S
 from .monitor import Monitor
 from .programs import compiled, find_program, install_programs, program_disk
@@ -151,7 +153,7 @@ def test_full_file_system_stops_the_machine_and_loses_nothing(
     subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)
     monitor.ask("cont")
     console.expect("wrote 0", WORK_TIMEOUT_S)
-    console.run("true")
+    console.expect(PROMPT)
     on_guest = console.run("sha256sum < /tmp/data").split()[0]
     assert hashlib.sha256(disk.read_bytes()[: 16 << 20]).hexdigest() == on_guest
     assert monitor.ask("query-status")["status"] == "running"

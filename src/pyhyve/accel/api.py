@@ -89,6 +89,38 @@ class Vcpu(Protocol):
         """Put the processor in its state after RESET (SDM Vol. 3A, 10.1.1)."""
 
 
+class ApicVectors(Protocol):
+    """A local APIC's vectors, each a bit of `irr` (requested), `isr` (in service), `tmr` (level-triggered).
+
+    They may be where an engine takes and ends interrupts by itself, also while others look; `post` is the one change
+    that may be made meanwhile.
+    """
+
+    irr: int
+    isr: int
+    tmr: int
+    tpr: int
+    """Task priority, 0 to 255."""
+    enabled: bool
+    """Whether the processor takes vectors."""
+
+    def post(self, vector: int, *, is_level: bool) -> None:
+        """Request a vector."""
+
+
+@runtime_checkable
+class ApicVcpu(Protocol):
+    """A vCPU that takes the local APIC's interrupts, and ends edge-triggered ones, by itself.
+
+    `set_interrupt` is for the other chips' interrupts then, and `inject` follows them only.
+    """
+
+    apic_vectors: ApicVectors
+
+    def look_for_interrupts(self) -> None:
+        """Vectors were posted, or more of them can be taken now; any thread."""
+
+
 @runtime_checkable
 class TimeKeeper(Protocol):
     """An engine with clocks of its own, which must agree with the machine's when it is saved, restored, or leaps."""

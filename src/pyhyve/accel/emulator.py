@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pyhyve.accel.api import ExitKind, VcpuExit
 from pyhyve.accel.counter import HostCounter
 from pyhyve.accel.cpu_models import HOST, check_model, filter_cpuid
+from pyhyve.accel.emulator_apic import EngineApicVectors
 from pyhyve.accel.emulator_queues import walk_queue
 from pyhyve.accel.emulator_registers import read_registers, reset_registers, write_registers
 from pyhyve.accel.emulator_state import EmulatorState, EmulatorVcpuState, load_vcpu, save_vcpu
@@ -31,7 +32,7 @@ from pyhyve.support.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pyhyve.accel.api import InterruptChip, WalkedQueue
+    from pyhyve.accel.api import ApicVectors, InterruptChip, WalkedQueue
     from pyhyve.accel.cpu_models import CpuModel
     from pyhyve.memory.guest import GuestMemory
 
@@ -82,6 +83,7 @@ class EmulatorVcpu:
         self._run = self.engine.bind("x86.run")
         self._change_request = self.engine.bind_quick("x86.change_request")
         self._pages = _page_ranges(regions)
+        self.apic_vectors: ApicVectors = EngineApicVectors(self.engine)
 
     @property
     def tsc_hz(self) -> int:
@@ -150,6 +152,10 @@ class EmulatorVcpu:
             self._change_request(Request.INTERRUPT, 0)
         else:
             self._change_request(0, Request.INTERRUPT)
+
+    def look_for_interrupts(self) -> None:
+        """Have compiled code look at the local APIC."""
+        self._change_request(Request.INTERRUPT, 0)
 
     def inject(self, vector: int) -> None:
         """Deliver external interrupt `vector` at the start of the next run."""
@@ -363,7 +369,10 @@ class EmulatorVm:
 
     def has_interrupt_pending(self) -> bool:
         """Whether the interrupt input of a vCPU is high."""
-        return any(vcpu.engine.get("interrupt_line") or vcpu.engine.get("event_inject") for vcpu in self.vcpus)
+        return any(
+            vcpu.engine.get("interrupt_line") or vcpu.engine.get("event_inject") or vcpu.apic_vectors.irr
+            for vcpu in self.vcpus
+        )
 
     def _written(self, gpa: int, length: int) -> None:
         for vcpu in self.vcpus:

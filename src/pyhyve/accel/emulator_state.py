@@ -25,6 +25,8 @@ _OF_THE_ENGINE = frozenset({
     # between vCPUs, and between a vCPU and its machine
     "stop", "request", "deferred", "invalidate_head", "invalidate_tail", "invalidate_ring", "owner_bit", "peer_count",
     "written_count", "written_all", "written", "interrupt_line", "cpuid_count", "tsc_offset", "tsc_hz",
+    # the local APIC's, which its machine saves
+    "apic_irr", "apic_isr", "apic_tmr", "apic_tpr", "apic_on",
     # what the last exit, step or look-up left behind
     "exit_kind", "exit_size", "exit_write", "exit_address", "exit_value", "msr_address", "last_error", "bounce",
     "bounce_size", "bounce_address", "bounce_index", "step", "step_from", "fetch_bytes", "zeros",
@@ -97,8 +99,8 @@ def load_vcpu(engine: EngineVcpu, state: EmulatorVcpuState) -> None:
             msg = f"state of processor: unknown register {register.name[:40]}"
             raise StateError(msg)
         engine.view[place[0] : place[0] + place[1]] = register.data
-    request = Request.INTERRUPT if engine.get("event_inject") else 0
-    engine.set("request", request | (Request.NMI if state.nmi_pending else 0))
+    # It looks for interrupts once: some may have been posted before.
+    engine.set("request", Request.INTERRUPT | (Request.NMI if state.nmi_pending else 0))
     engine.call("dispatch.forget_code")
     engine.call("mmu.flush_all")
     engine.call("x86.arm_breakpoints")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from pyhyve.accel.api import ExitKind
+from pyhyve.accel.api import ApicVcpu, ExitKind
 from pyhyve.devices.irq.spec import LAPIC_BASE
 from pyhyve.state.record import U8, record
 from pyhyve.support.logs import late_logger
@@ -95,6 +95,9 @@ class VcpuRunner:
         self._thread = threading.Thread(target=self._main, name=f"pyhyve-vcpu{vcpu.index}", daemon=True)
         if chip is not None:
             chip.connect(vcpu.index, self)
+            if isinstance(vcpu, ApicVcpu):
+                self._look = vcpu.look_for_interrupts
+                chip.keep_vectors(vcpu.index, vcpu.apic_vectors, self._interrupts_posted)
         self.power_on()
 
     # -- control ------------------------------------------------------------------------------------------------------
@@ -180,6 +183,16 @@ class VcpuRunner:
         self.vcpu.set_interrupt(pending=pending)
         if pending:
             self._wake_up()
+
+    def _interrupts_posted(self) -> None:
+        """The local APIC has an interrupt for the processor."""
+        self._look()
+        if self._halted:
+            self._wake_up()
+
+    def _is_interrupted(self) -> bool:
+        """Whether there is an interrupt to wake up for."""
+        return self._intr or self._nmi or (self._chip is not None and self._chip.has_interrupt(self.vcpu.index))
 
     def raise_nmi(self) -> None:
         """Pulse NMI; a vCPU that waits for a start-up message does not take it (SDM Vol. 3A, 10.4.4)."""
@@ -267,9 +280,9 @@ class VcpuRunner:
 
     def _sleep(self) -> None:
         """Wait in HLT for an interrupt; who wants the thread for something else finds it asleep again afterwards."""
-        while not (self._intr or self._nmi or self._attention):
+        while not (self._attention or self._is_interrupted()):
             self._wake.acquire()
-        if self._intr or self._nmi:
+        if self._is_interrupted():
             self._halted = self._nmi = False
 
     def _rare(self, reason: VcpuExit) -> bool:
@@ -306,6 +319,8 @@ class VcpuRunner:
             if self._init_requested:
                 self._init_requested = self._halted = False
                 self.vcpu.reset()
+                if self._chip is not None:
+                    self._chip.initialised(self.vcpu.index)
                 self._waiting_for_startup = self.vcpu.index != 0
             if not self._waiting_for_startup:
                 return True

@@ -75,7 +75,9 @@ class SoftMmu:
         indexes: int,
         alignment_checks: AlignmentChecks,
         jumps: Jumps,
+        take_store: Kernel,
     ) -> None:
+        """`take_store(state, gpa, size, value)` is asked first of writes to devices: 1 when it did what they mean."""
         self.jumps = jumps
         self.tlb = Tlb(state, indexes, jumps)
         self.state = state
@@ -86,6 +88,7 @@ class SoftMmu:
         self._check_address = check_address
         self._invalidate = invalidate
         self._owners = owners
+        self._take_store = take_store
         self._define()
 
     def _define(self) -> None:
@@ -95,6 +98,7 @@ class SoftMmu:
         checked, unchecked = self._alignment_checks.index, self._alignment_checks.translates_as
         misaligned = self._alignment_checks.misaligned
         owners, tlb = self._owners, self.tlb
+        take_store = self._take_store
         host_address = self._regions.host_address
         page_index = self._regions.page_index
         is_readonly = self._regions.is_readonly
@@ -185,6 +189,8 @@ class SoftMmu:
             """A write that the machine must see: already done, or an exit."""
             if st.access_next < st.access_done:
                 st.access_next = st.access_next + 1
+                return
+            if kind == ExitCode.MMIO and take_store(st, gpa, size, value) != 0:
                 return
             st.exit_kind = kind.trunc(32)
             st.exit_address = gpa

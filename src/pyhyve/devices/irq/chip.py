@@ -19,7 +19,9 @@ from pyhyve.state.record import record
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Callable
 
+    from pyhyve.accel.api import ApicVectors
     from pyhyve.devices.contracts import Clock, TimerSource
     from pyhyve.devices.irq.lapic import TscSource
     from pyhyve.devices.irq.message import ApicMessage
@@ -66,10 +68,29 @@ class ApicInterruptChip:
         self.lapics = [LocalApic(index, clock, timers, tsc, self) for index in range(cpus)]
         self._pins: list[CpuPins | None] = [None] * cpus
         self._levels = [False] * cpus
+        self._lookers: list[Callable[[], None] | None] = [None] * cpus
 
     def connect(self, index: int, pins: CpuPins) -> None:
         """Wire local APIC `index` to its vCPU."""
         self._pins[index] = pins
+
+    def keep_vectors(self, index: int, vectors: ApicVectors, look: Callable[[], None]) -> None:
+        """The vCPU takes the local APIC's interrupts from `vectors` by itself; `look` has it do so, on any thread.
+
+        The INTR pin is for the i8259s' interrupts then.
+        """
+        self.lapics[index].keep_in(vectors)
+        self._lookers[index] = look
+
+    def has_interrupt(self, index: int) -> bool:
+        """Whether a processor that sleeps must wake up for an interrupt of its local APIC; any thread, without lock."""
+        return self._lookers[index] is not None and self.lapics[index].has_pending
+
+    def initialised(self, index: int) -> None:
+        """The processor carried out an INIT message: what it did with interrupts on its way there is undone."""
+        with self._lock:
+            self.lapics[index].init()
+            self._update(index)
 
     def reset(self) -> None:
         """Return to the power-on state, all inputs low."""
@@ -211,7 +232,12 @@ class ApicInterruptChip:
 
     def _update(self, index: int) -> None:
         lapic = self.lapics[index]
-        level = lapic.has_pending or (self.pic.intr and lapic.takes_extint)
+        level = self.pic.intr and lapic.takes_extint
+        look = self._lookers[index]
+        if look is None:
+            level = level or lapic.has_pending
+        elif lapic.has_pending:
+            look()
         if level != self._levels[index]:
             self._levels[index] = level
             pins = self._pins[index]

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 from pyhyve.devices.irq import spec
 from pyhyve.devices.irq.message import ApicMessage
 from pyhyve.devices.irq.spec import ApicBase, ApicRegister, DeliveryMode, TimerMode
+from pyhyve.devices.irq.vectors import PlainVectors
 from pyhyve.state.errors import StateError
 from pyhyve.state.record import I64, U8, U16, U32, U64, U256, record
 
 if TYPE_CHECKING:
+    from pyhyve.accel.api import ApicVectors
     from pyhyve.devices.contracts import Clock, TimerSource
 
 _LVT_WRITABLE = {
@@ -96,7 +98,7 @@ class LocalApic:
         self._owner = owner
         self._timer = timers.create_timer(self._timer_fired)
         self._registers: dict[int, int] = {}
-        self.irr = self.isr = self.tmr = 0
+        self.vectors: ApicVectors = PlainVectors()
         self.base = 0
         self._timer_start_ns = 0
         self._deadline_tsc = 0
@@ -121,8 +123,9 @@ class LocalApic:
             ApicRegister.SVR: 0xFF,
         }
         self._registers.update(registers)
-        self.tpr = 0
-        self.irr = self.isr = self.tmr = 0
+        vectors = self.vectors
+        vectors.irr = vectors.isr = vectors.tmr = vectors.tpr = 0
+        self._enablement_changed()
         self._esr = self._esr_latched = 0
         self._initial = 0
         self._divide = 0
@@ -137,10 +140,10 @@ class LocalApic:
                 ApicRegisterState(offset=int(offset), value=int(value))
                 for offset, value in sorted(self._registers.items())
             ),
-            tpr=self.tpr,
-            irr=self.irr,
-            isr=self.isr,
-            tmr=self.tmr,
+            tpr=self.vectors.tpr,
+            irr=self.vectors.irr,
+            isr=self.vectors.isr,
+            tmr=self.vectors.tmr,
             esr=int(self._esr),
             esr_latched=int(self._esr_latched),
             timer_initial=self._initial,
@@ -158,19 +161,31 @@ class LocalApic:
             raise StateError(msg)
         self.base = state.base
         self._registers = registers
-        self.tpr, self.irr, self.isr, self.tmr = state.tpr, state.irr, state.isr, state.tmr
+        vectors = self.vectors
+        vectors.tpr, vectors.irr, vectors.isr, vectors.tmr = state.tpr, state.irr, state.isr, state.tmr
+        self._enablement_changed()
         self._esr, self._esr_latched = state.esr, state.esr_latched
         self._initial, self._divide = state.timer_initial, state.timer_divide & 0xB
         self._timer_start_ns = state.timer_start_ns
         self._deadline_tsc = state.deadline_tsc
         self._resume_timer(armed=state.timer_armed)
 
+    def keep_in(self, vectors: ApicVectors) -> None:
+        """Keep the vectors there from now on; before the machine runs."""
+        old, self.vectors = self.vectors, vectors
+        vectors.irr, vectors.isr, vectors.tmr, vectors.tpr = old.irr, old.isr, old.tmr, old.tpr
+        self._enablement_changed()
+
     # -- delivery -----------------------------------------------------------------------------------------------------
 
     @property
     def enabled(self) -> bool:
         """Enabled both in the base register and in SVR."""
-        return bool(self.base & ApicBase.ENABLE and self._registers[ApicRegister.SVR] & spec.SVR_ENABLE)
+        return self.vectors.enabled
+
+    def _enablement_changed(self) -> None:
+        registers = self._registers
+        self.vectors.enabled = bool(self.base & ApicBase.ENABLE and registers[ApicRegister.SVR] & spec.SVR_ENABLE)
 
     @property
     def x2apic(self) -> bool:
@@ -187,22 +202,24 @@ class LocalApic:
     @property
     def ppr(self) -> int:
         """Processor priority: the higher of task priority and the class in service."""
-        served = (self.isr.bit_length() - 1) & 0xF0 if self.isr else 0
-        return self.tpr if self.tpr & 0xF0 >= served else served
+        isr, tpr = self.vectors.isr, self.vectors.tpr
+        served = (isr.bit_length() - 1) & 0xF0 if isr else 0
+        return tpr if tpr & 0xF0 >= served else served
 
     @property
     def has_pending(self) -> bool:
         """Whether some requested vector outranks the processor priority."""
-        irr = self.irr
+        irr = self.vectors.irr
         return irr != 0 and (irr.bit_length() - 1) & 0xF0 > self.ppr & 0xF0 and self.enabled
 
     def acknowledge(self) -> int:
         """Move the highest requested vector into service and return it; the spurious one when there is none."""
         if not self.has_pending:
             return self._registers[ApicRegister.SVR] & 0xFF
-        vector = self.irr.bit_length() - 1
-        self.irr &= ~(1 << vector)
-        self.isr |= 1 << vector
+        vectors = self.vectors
+        vector = vectors.irr.bit_length() - 1
+        vectors.irr &= ~(1 << vector)
+        vectors.isr |= 1 << vector
         return vector
 
     def accept(self, vector: int, *, is_level: bool) -> None:
@@ -212,12 +229,7 @@ class LocalApic:
         if vector < 16:
             self._error(spec.ESR_RECEIVE_ILLEGAL_VECTOR)
             return
-        bit = 1 << vector
-        self.irr |= bit
-        if is_level:
-            self.tmr |= bit
-        else:
-            self.tmr &= ~bit
+        self.vectors.post(vector, is_level=is_level)
 
     def matches(self, destination: int, *, is_logical: bool) -> bool:
         """Whether a message to `destination` is for this APIC."""
@@ -241,7 +253,7 @@ class LocalApic:
         self._esr_latched |= bit
         lvt = self._registers[ApicRegister.LVT_ERROR]
         if not lvt & spec.LVT_MASKED and lvt & 0xFF >= 16:
-            self.irr |= 1 << (lvt & 0xFF)
+            self.vectors.post(lvt & 0xFF, is_level=False)
 
     # -- registers in memory ------------------------------------------------------------------------------------------
 
@@ -257,7 +269,7 @@ class LocalApic:
     def _read_register(self, register: int) -> int:
         match register:
             case ApicRegister.TPR:
-                return self.tpr
+                return self.vectors.tpr
             case ApicRegister.TIMER_CURRENT:
                 return self._timer_current()
             case ApicRegister.TIMER_INITIAL:
@@ -271,7 +283,8 @@ class LocalApic:
             case ApicRegister.ESR:
                 return self._esr
         if ApicRegister.ISR <= register < ApicRegister.ESR:
-            bits = (self.isr, self.tmr, self.irr)[(register - ApicRegister.ISR) >> 7]
+            vectors = self.vectors
+            bits = (vectors.isr, vectors.tmr, vectors.irr)[(register - ApicRegister.ISR) >> 7]
             return bits >> (2 * (register & 0x70)) & 0xFFFF_FFFF
         return self._registers.get(register, 0)
 
@@ -280,7 +293,7 @@ class LocalApic:
             case ApicRegister.EOI:
                 self._end_of_interrupt()
             case ApicRegister.TPR:
-                self.tpr = value & 0xFF
+                self.vectors.tpr = value & 0xFF
             case ApicRegister.TIMER_INITIAL:
                 self._initial = value
                 self._start_timer()
@@ -299,6 +312,7 @@ class LocalApic:
                     for lvt in _LVT_WRITABLE:
                         self._registers[lvt] |= spec.LVT_MASKED
                     self._timer.cancel()
+                self._enablement_changed()
             case ApicRegister.ESR:
                 self._esr, self._esr_latched = self._esr_latched, 0
             case ApicRegister.TIMER_DIVIDE:
@@ -319,11 +333,12 @@ class LocalApic:
             self._initial = self._deadline_tsc = 0
 
     def _end_of_interrupt(self) -> None:
-        if not self.isr:
+        vectors = self.vectors
+        if not vectors.isr:
             return
-        vector = self.isr.bit_length() - 1
-        self.isr &= ~(1 << vector)
-        if self.tmr >> vector & 1:
+        vector = vectors.isr.bit_length() - 1
+        vectors.isr &= ~(1 << vector)
+        if vectors.tmr >> vector & 1:
             self._owner.end_of_interrupt(vector)
 
     def _send(self, low: int, destination: int) -> None:
@@ -404,6 +419,7 @@ class LocalApic:
         if self.base & ApicBase.ENABLE and not value & ApicBase.ENABLE:
             self.init()
         self.base = value
+        self._enablement_changed()
         return True
 
     # -- timer --------------------------------------------------------------------------------------------------------

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from pyhyve.cpu.engine.state import Request, Stop
+from pyhyve.cpu.isa.x86 import apic, faults, tasks
 from pyhyve.cpu.isa.x86 import descriptors as desc
-from pyhyve.cpu.isa.x86 import faults, tasks
 from pyhyve.cpu.isa.x86.descriptors import (
     NULL_ATTR,
     dpl,
@@ -444,7 +444,8 @@ def interrupt(st: Any, vector: Any, kind: Any) -> None:
 def service(st: Any) -> Any:
     """Answer `request` between two instructions: 1 when guest mode must be left (`exit_kind`), else 0.
 
-    An interrupt given by the machine (`event_inject`) is delivered whatever `request` says.
+    An interrupt given by the machine (`event_inject`) is delivered whatever `request` says, then those of the local
+    APIC; the INTR line stands for the other chips, which the machine must ask.
     """
     request = st.request.zext(64)
     if (request & Request.KICK) != 0:
@@ -465,7 +466,18 @@ def service(st: Any) -> Any:
         st.event_inject = 0
         interrupt(st, vector & 0xFF, EventKind.INTERRUPT)
         return st.stop != 0
-    if (request & Request.INTERRUPT) != 0 and current().load(st.ref("interrupt_line"), volatile=True) != 0:
+    if (request & Request.INTERRUPT) == 0:
+        return 0
+    # Cleared before looking: who asks for an interrupt from now on sets it again.
+    clear_request(st, Request.INTERRUPT)
+    vector = apic.take(st)
+    line = current().load(st.ref("interrupt_line"), volatile=True)
+    if line != 0:
+        apic.look_again(st)
+    if vector != 0:
+        interrupt(st, vector, EventKind.INTERRUPT)
+        return st.stop != 0
+    if line != 0:
         st.exit_kind = GuestExit.INTERRUPT_WINDOW
         st.stop = Stop.EXIT
         return 1

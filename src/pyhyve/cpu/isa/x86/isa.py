@@ -7,7 +7,7 @@ from typing import Any
 from pyhyve.cpu.engine.dispatch import Dispatcher, IsaKernels
 from pyhyve.cpu.engine.state import Request
 from pyhyve.cpu.engine.virtqueue import QueueKernels
-from pyhyve.cpu.isa.x86 import debug, events, faults, flags
+from pyhyve.cpu.isa.x86 import apic, debug, events, faults, flags
 from pyhyve.cpu.isa.x86.memory import blocks, mmu, owners
 from pyhyve.cpu.isa.x86.mode import MODE_SINGLE, mode_changed
 from pyhyve.cpu.isa.x86.physical import regions
@@ -85,9 +85,10 @@ def wants_single(st: Any) -> Any:
     return ((st.eflags & flags.TF) != 0) | (st.interrupt_shadow != 0) | (st.watch_on != 0)
 
 
-def _line(st: Any) -> Any:
-    """Level of the INTR input, which other threads drive."""
-    return current().load(st.ref("interrupt_line"), volatile=True)
+@kernel(P, result=U64, name="x86.waiting_interrupt", attributes="nounwind noinline")
+def _interrupt(st: Any) -> Any:
+    """Not 0 when the local APIC or the INTR line, which other threads drive, has an interrupt for the processor."""
+    return apic.pending(st) | current().load(st.ref("interrupt_line"), volatile=True).zext(64)
 
 
 @kernel(P, result=U64, name="x86.service_requests", attributes="nounwind noinline")
@@ -95,11 +96,11 @@ def service_requests(st: Any) -> Any:
     """`events.service`; what cannot be delivered now is set aside, so that blocks need not stop for it."""
     if events.service(st) != 0:
         return 1
-    if (st.request & Request.INTERRUPT) != 0 and st.event_inject == 0 and _line(st) == 0:
-        # The bit only announced a vector that has been delivered; the line itself is low.
+    if (st.request & Request.INTERRUPT) != 0 and st.event_inject == 0 and _interrupt(st) == 0:
+        # The bit only announced a vector that has been delivered; nothing waits.
         current().atomic("and", st.ref("request"), ~u32(Request.INTERRUPT))
-        if _line(st) != 0:
-            current().atomic("or", st.ref("request"), u32(Request.INTERRUPT))
+        if _interrupt(st) != 0:
+            apic.look_again(st)
     if st.stop == 0:
         waiting = current().load(st.ref("request"), volatile=True) & (Request.INTERRUPT | Request.NMI)
         if waiting != 0:
@@ -198,6 +199,7 @@ EXPORTS = (
     dispatcher.forget_code,
     flags.read_eflags,
     flags.write_eflags,
+    apic.post,
     queues.send,
     queues.receive,
     queues.disk,

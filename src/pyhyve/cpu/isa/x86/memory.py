@@ -8,7 +8,7 @@ from pyhyve.cpu.engine.blocks import Blocks
 from pyhyve.cpu.engine.jumps import Jumps
 from pyhyve.cpu.engine.sharing import Owners
 from pyhyve.cpu.engine.softmmu import AlignmentChecks, SoftMmu
-from pyhyve.cpu.isa.x86 import faults, paging
+from pyhyve.cpu.isa.x86 import apic, faults, paging
 from pyhyve.cpu.isa.x86.physical import regions
 from pyhyve.cpu.isa.x86.state import STATE
 from pyhyve.cpu.lang import inline, u64
@@ -39,6 +39,7 @@ mmu = SoftMmu(
     TLB_INDEXES,
     AlignmentChecks(TLB_USER_ALIGNED, TLB_USER, faults.ac),
     jumps,
+    apic.take_store,
 )
 
 

@@ -101,6 +101,10 @@ STATE.add("event_inject", U64)
 """External interrupt given by the machine: 256 + vector, or 0."""
 STATE.add("interrupt_shadow", U32).add("nmi_blocked", U32)
 STATE.add("interrupt_line", U32).add("interrupt_pad", U32)
+STATE.add("apic_irr", Array(U64, 4)).add("apic_isr", Array(U64, 4)).add("apic_tmr", Array(U64, 4))
+STATE.add("apic_tpr", U64).add("apic_on", U64)
+"""Of the local APIC: vectors requested, in service, and level-triggered; task priority; whether it is enabled and lives
+here at all (`apic`)."""
 STATE.add("halted", U32).add("last_error", U32)
 STATE.add("cpuid", Pointer(U32)).add("cpuid_count", U64)
 """Rows of leaf, subleaf (all ones: any), eax, ebx, ecx, edx."""
@@ -138,7 +142,10 @@ for _name in ("large", "large_global"):
 """Linear addresses that large pages (not global ones, global ones) may cover (`address & large_mask == large_base`; all
 ones: none): the TLB holds such pages in 4 KiB pieces, so that INVLPG of one must drop more than its own entry."""
 
-_KEPT = frozenset({"tsc_offset", "tsc_hz", "cpuid", "cpuid_count", "physical_bits", "interrupt_line", "bios_sign_id"})
-"""What RESET leaves: what the machine has configured, its INTR line, and the microcode's revision."""
+_KEPT = frozenset({
+    "tsc_offset", "tsc_hz", "cpuid", "cpuid_count", "physical_bits", "interrupt_line", "bios_sign_id",
+    "apic_irr", "apic_isr", "apic_tmr", "apic_tpr", "apic_on",
+})  # fmt: skip
+"""What RESET leaves: what the machine has configured, its INTR line and local APIC, and the microcode's revision."""
 RESET_CLEARS = (*MIDST, *(name for name in STATE.fields if name not in _ENGINE | _KEPT))
 """Fields that RESET zeroes; some have another value then (SDM Vol. 3A, table 10-1)."""
