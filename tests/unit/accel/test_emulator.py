@@ -215,3 +215,92 @@ def test_model_beyond_the_engine_is_refused_by_name() -> None:
     with pytest.raises(CpuUnavailableError, match=r"x86-64-v3 needs fma, .*avx2.*, which the emulator lacks"):
         EmulatorVm(memory, cpu_model=CpuModel.parse("x86-64-v3"))
     memory.close()
+
+
+class Apic:
+    """STI and a loop; vector n's handler puts n into AX, ends the interrupt and halts."""
+
+    def __init__(self, pc: Pc) -> None:
+        self.pc = pc
+        self.vectors = pc.vcpu.apic_vectors
+        self.vectors.enabled = True
+        for vector in (0x41, 0x45, 0x61):
+            pc.memory.write(4 * vector, (vector << 6).to_bytes(4, "little"))
+            # XOR EAX, EAX; MOV [EOI], EAX; MOV AX, vector; HLT
+            pc.memory.write(vector << 6, b"\x66\x31\xc0\x66\xa3\xb0\x00" + mov_ax(vector) + HLT)
+        pc.memory.write(CODE, b"\xfb\x90\xeb\xfd")
+        self.go()
+
+    def go(self) -> None:
+        self.pc.go()
+        self.pc.vcpu.write_registers({"ds.base": 0xFEE0_0000, "rsp": 0x8000, "ss.base": 0})
+
+    def post(self, vector: int, *, is_level: bool = False) -> None:
+        self.vectors.post(vector, is_level=is_level)
+        self.pc.vcpu.look_for_interrupts()
+
+    def taken(self) -> int:
+        """The vector whose handler runs."""
+        assert self.pc.run()[0] is ExitKind.HALT
+        return self.pc.ax
+
+    def nothing_is_taken(self) -> bool:
+        """Whether the guest goes on as if there were no interrupt."""
+        timer = threading.Timer(0.05, self.pc.vcpu.kick)
+        timer.start()
+        kind = self.pc.run()[0]
+        timer.join()
+        return kind is ExitKind.KICKED
+
+
+def test_apic_interrupts_are_taken_and_ended_without_an_exit(pc: Pc) -> None:
+    apic = Apic(pc)
+    apic.post(0x41)
+    apic.post(0x61)
+    assert apic.taken() == 0x61
+    assert (apic.vectors.irr, apic.vectors.isr) == (1 << 0x41, 0)
+    apic.go()
+    assert apic.taken() == 0x41
+    assert (apic.vectors.irr, apic.vectors.isr) == (0, 0)
+
+
+def test_apic_priorities_hold_interrupts_back(pc: Pc) -> None:
+    apic = Apic(pc)
+    apic.vectors.tpr = 0x4F
+    apic.post(0x45)
+    assert apic.nothing_is_taken()
+    apic.post(0x61)
+    assert apic.taken() == 0x61
+    apic.go()
+    apic.vectors.tpr = 0
+    apic.vectors.isr = 1 << 0x42
+    pc.vcpu.look_for_interrupts()
+    assert apic.nothing_is_taken(), "one of the same class is in service"
+    apic.vectors.isr = 0
+    apic.vectors.enabled = False
+    pc.vcpu.look_for_interrupts()
+    assert apic.nothing_is_taken()
+    apic.vectors.enabled = True
+    pc.vcpu.look_for_interrupts()
+    assert apic.taken() == 0x45
+
+
+def test_end_of_a_level_triggered_interrupt_is_the_machines(pc: Pc) -> None:
+    apic = Apic(pc)
+    apic.post(0x41, is_level=True)
+    assert pc.run()[:2] == (ExitKind.MMIO, 0xFEE0_00B0)
+    assert apic.vectors.isr == apic.vectors.tmr == 1 << 0x41
+    apic.vectors.isr = 0
+    assert pc.run()[0] is ExitKind.HALT
+
+
+def test_pic_and_apic_interrupts_side_by_side(pc: Pc) -> None:
+    apic = Apic(pc)
+    pc.vcpu.set_interrupt(pending=True)
+    apic.post(0x41)
+    assert apic.taken() == 0x41
+    apic.go()
+    assert pc.run()[0] is ExitKind.INTERRUPT_WINDOW
+    pc.vcpu.set_interrupt(pending=False)
+    pc.vcpu.inject(0x61)
+    assert apic.taken() == 0x61

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from pyhyve.accel.api import QueueWalker
     from pyhyve.backends.block import BlockBackend
+    from pyhyve.memory.guest import GuestMemory
 
 SECTORS = 2048
 PATTERN = bytes(range(256)) * 2
@@ -78,9 +80,12 @@ class Disk:
         packed: bool = False,
         features: int | None = None,
         on_failure: Callable[[Failure], None] | None = None,
+        make_walker: Callable[[GuestMemory], QueueWalker] | None = None,
     ) -> None:
         self.machine = MiniMachine()
         self.device = VirtioBlock(self.machine.memory, self.machine.loop, backend, options, on_failure=on_failure)
+        if make_walker is not None:
+            self.device.use_walker(make_walker(self.machine.memory))
         self.transport = self.machine.plug_pci(self.device)
         self.driver = VirtioDriver(self.transport, self.machine.allocator)
         if features is None:

@@ -28,7 +28,9 @@ from pyhyve.testing.virtio_driver_transport import MiniMachine, MmioDriverTransp
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from pyhyve.accel.api import QueueWalker
     from pyhyve.backends.ioloop import IoLoop
+    from pyhyve.memory.guest import GuestMemory
 
 MAC = bytes.fromhex("525400123456")
 OTHER = bytes.fromhex("525400aaaaaa")
@@ -107,10 +109,13 @@ class Card:
         without: int = 0,
         mtu: int = 0,
         legacy: bool = False,
+        make_walker: Callable[[GuestMemory], QueueWalker] | None = None,
     ) -> None:
         self.backend = backend or MemoryNet()
         self.machine = MiniMachine()
         self.device = VirtioNet(self.machine.memory, self.machine.loop, self.backend, NetOptions(MAC, mtu=mtu))
+        if make_walker is not None:
+            self.device.use_walker(make_walker(self.machine.memory))
         self.device.start(self.machine.loop)
         self.transport: PciDriverTransport | MmioDriverTransport = (
             self.machine.plug_mmio(self.device, legacy=True) if legacy else self.machine.plug_pci(self.device)
