@@ -131,6 +131,9 @@ class TimeKeeper(Protocol):
     def advance_time(self, duration_ns: int) -> None:
         """Let the guest's time-stamp counters and clocks of the engine jump ahead; no vCPU may run."""
 
+    def sleeps(self, index: int) -> bool:
+        """Whether vCPU `index` waits in the engine for an interrupt; no vCPU may run."""
+
     def has_interrupt_pending(self) -> bool:
         """Whether a vCPU has not yet served an interrupt that the engine knows of; no vCPU may run."""
 

@@ -367,6 +367,11 @@ class EmulatorVm:
         for vcpu in self.vcpus:
             vcpu.engine.set("tsc_offset", vcpu.engine.get("tsc_offset") + ticks)
 
+    def sleeps(self, index: int) -> bool:
+        """Never: the machine looks after sleeping vCPUs."""
+        del index
+        return False
+
     def has_interrupt_pending(self) -> bool:
         """Whether the interrupt input of a vCPU is high."""
         return any(

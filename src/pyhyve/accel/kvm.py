@@ -13,7 +13,7 @@ from pyhyve.accel.kvm_clock import advance_clock, clock_at, place_clock
 from pyhyve.accel.kvm_notify import NotifyThread
 from pyhyve.accel.kvm_state import KvmState
 from pyhyve.accel.kvm_vcpu import KICK_SIGNAL, KvmVcpu
-from pyhyve.kvm.abi import IOAPIC_PINS, Cap, IrqchipId, MemFlag
+from pyhyve.kvm.abi import IOAPIC_PINS, Cap, IrqchipId, MemFlag, MpState
 from pyhyve.kvm.dirty import DirtyRing, bitmap_pages
 from pyhyve.kvm.ioctls import KvmError
 from pyhyve.kvm.system import KvmSystem
@@ -321,6 +321,10 @@ class KvmVm:
         for vcpu in self._vcpus:
             vcpu.advance_tsc(duration_ns)
         advance_clock(self.handle, duration_ns)
+
+    def sleeps(self, index: int) -> bool:
+        """Whether the kernel has vCPU `index` wait: in HLT, or for a start-up message."""
+        return self.has_kernel_irqchip and self._vcpus[index].handle.mp_state() is not MpState.RUNNABLE
 
     def has_interrupt_pending(self) -> bool:
         """Whether a local APIC of the kernel's holds requests."""

@@ -164,7 +164,11 @@ class Migration:
         machine.
         """
         if not self._machine.awaits_state:
-            msg = "The incoming migration has already been started"
+            msg = (
+                "The incoming migration has already been started"
+                if self.is_incoming
+                else "'-incoming' was not specified on the command line"
+            )
             raise StateError(msg)
         self._begin(incoming=True)
         try:

@@ -37,7 +37,7 @@ def parse_uri(text: str, take_fd: Callable[[str], int | None]) -> MigrationUri:
     """The stream called `text`; `take_fd(name)` gives a descriptor that a client passed. Raises StateError."""
     kind, colon, target = text.partition(":")
     if not colon or kind not in _KINDS or not target:
-        msg = f"unknown migration protocol: {text}"
+        msg = "Parameter 'uri' expects a valid migration protocol"
         raise StateError(msg)
     if kind != "fd":
         return MigrationUri(kind, target)

@@ -95,4 +95,5 @@ class SnapshotJob(Job):
                 load_snapshot(self._machine, self._disks, self._keeper, self._tag)
         except StateError as error:
             raise ChangeError(str(error)) from error
-        self.done = 1
+        finally:
+            self.done = 1

@@ -187,11 +187,8 @@ def find_everywhere(
 
 
 def delete_snapshot(machine: Machine, disks: Sequence[SnapshotDisk], tag: str) -> None:
-    """Remove snapshot `tag` from every disk that has it. Raises StateError when none has."""
+    """Remove snapshot `tag` from every disk that has it. Raises StateError."""
     having = [disk for disk in disks if disk.can_have_snapshots]
-    if not any(disk.image.find_snapshot(tag, by_id=False) for disk in having):
-        msg = f"Snapshot '{tag}' does not exist in one or more devices"
-        raise StateError(msg)
 
     def work() -> None:
         for disk in having:

@@ -6,6 +6,7 @@ Hot path: every exit of the guest passes through `VcpuRunner._loop`.
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from pyhyve.accel.api import ApicVcpu, ExitKind
@@ -132,6 +133,18 @@ class VcpuRunner:
     def thread_id(self) -> int:
         """The host's id of the thread; 0 before `start`."""
         return self._thread.native_id or 0
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether it waits for an interrupt or a start-up message, as far as the engine leaves that to the machine."""
+        return self._halted or self._waiting_for_startup
+
+    @property
+    def cpu_time_ns(self) -> int:
+        """Processor time that the host gave the thread; 0 before `start`, and after its end."""
+        if self._thread.ident is None or not self._thread.is_alive():
+            return 0
+        return time.clock_gettime_ns(time.pthread_getcpuclockid(self._thread.ident))
 
     def start(self) -> None:
         """Start the thread; once."""

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import qemu.qmp as qmp
-from pyhyve.image.opening import create_image
+from qemu import qmp
+
+from pyhyve.image.opening import OpenSettings, create_image, open_image
 from tests.guest import tiny
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ def start(command: list[str], directory: Path) -> Iterator[str]:
         *("-device", "virtio-rng-pci,rng=rng0,id=rd0,addr=7", "-device", "virtio-balloon-pci,id=balloon0,addr=8"),
     ]
     create_image(str(directory / "drive.qcow2"), "qcow2", _MIB)
+    with open_image(str(directory / "drive.qcow2"), OpenSettings(writable=True)) as image:
+        image.pwrite(b"data" * (_MIB // 4), 0)
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd() / "src")}
     path = str(directory / "qmp")
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=directory, env=environment) as process:

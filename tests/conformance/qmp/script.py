@@ -1,7 +1,7 @@
 """More than two hundred requests, put to a real QEMU and to pyhyve in the same order.
 
 A step is a command with its arguments, or, with a name that begins with `@`, something to wait for: `@job` until a job
-has had a status (`JOB_STATUS_CHANGE`; so every job has a name of its own). Machine and images are those of `peer.start`.
+has had a status (`JOB_STATUS_CHANGE`; so every job has a name of its own). Machine and images: `peer.start`.
 """
 
 from __future__ import annotations
@@ -131,7 +131,6 @@ OBJECTS: list[Step] = [
     ("object-add", {"qom-type": "iothread", "id": "t1"}),
     ("qom-list", {"path": "/objects"}),
     ("qom-get", {"path": "/objects/o2", "property": "filename"}),
-    ("object-del", {"id": "rng0"}),
     ("object-del", {"id": "nothing"}),
     ("object-del", {"id": "o2"}),
     ("object-del", {"id": "s1"}),
@@ -149,7 +148,6 @@ DEVICES: list[Step] = [
     ("device_add", {"driver": "virtio-rng-pci", "id": "r1", "rng": "o1", "addr": "0x10"}),
     ("device_add", {"driver": "virtio-rng-pci", "id": "r2", "rng": "o1", "addr": "0x10"}),
     ("qom-get", {"path": "/machine/peripheral/r1", "property": "type"}),
-    ("object-del", {"id": "o1"}),
     ("device_del", {"id": "nothing"}),
     ("device_del", {"id": "r1"}),
     ("device_del", {}),
@@ -160,9 +158,12 @@ DEVICES: list[Step] = [
     ("netdev_add", {"type": "socket", "id": "n1", "listen": "127.0.0.1:0"}),
     ("netdev_add", {"type": "socket", "id": "n1", "listen": "127.0.0.1:0"}),
     ("device_add", {"driver": "virtio-net-pci", "id": "e1", "netdev": "nothing"}),
-    ("device_add", {"driver": "virtio-net-pci", "id": "e1", "netdev": "n1", "addr": "0x11", "mac": "52:54:00:00:00:01"}),
+    (
+        "device_add",
+        {"driver": "virtio-net-pci", "id": "e1", "netdev": "n1", "addr": "0x11"},
+    ),
     ("device_add", {"driver": "virtio-net-pci", "id": "e2", "netdev": "n1", "addr": "0x12"}),
-    ("device_add", {"driver": "virtio-net-pci", "id": "e2", "netdev": "n1", "mac": "moth"}),
+    ("device_add", {"driver": "virtio-net-pci", "id": "e2", "mac": "moth"}),
     ("query-rx-filter", {}),
     ("query-rx-filter", {"name": "e1"}),
     ("query-rx-filter", {"name": "nothing"}),
@@ -264,6 +265,7 @@ MEDIA: list[Step] = [
 ]  # fmt: skip
 
 SNAPSHOTS: list[Step] = [
+    ("system_reset", {}),  # the device that was taken out goes now
     ("blockdev-snapshot-sync", {"device": "nothing", "snapshot-file": "over.qcow2"}),
     ("blockdev-snapshot-sync", {"device": "d0", "snapshot-file": "missing/over.qcow2"}),
     ("blockdev-snapshot-sync", {"device": "d0", "snapshot-file": "over.qcow2", "snapshot-node-name": "over"}),
@@ -315,7 +317,7 @@ JOBS: list[Step] = [
     ("query-block-jobs", {}),
     ("block-stream", {"device": "nothing"}),
     ("block-stream", {"device": "d0", "job-id": "1"}),
-    ("block-stream", {"device": "d0", "job-id": "j", "auto-dismiss": False, "auto-finalize": False, "speed": 1}),
+    ("block-stream", {"device": "d0", "job-id": "j", "auto-dismiss": False, "auto-finalize": False, "speed": 262144}),
     job_is("j", "running"),
     ("query-block-jobs", {}),
     ("block-stream", {"device": "d0", "job-id": "j"}),
@@ -359,6 +361,7 @@ JOBS: list[Step] = [
     job_is("bc", "concluded"),
     ("query-jobs", {}),
     ("job-dismiss", {"id": "bc"}),
+    ("blockdev-snapshot-sync", {"device": "d0", "snapshot-file": "last.qcow2"}),
     ("query-block", {}),
 ]
 
@@ -393,6 +396,7 @@ RUNNING: list[Step] = [
     ("qom-list", {"path": "/machine/peripheral"}),
     ("system_powerdown", {}),
     ("inject-nmi", {}),
+    ("object-del", {"id": "rng0"}),
     ("quit", {}),
 ]
 

@@ -42,6 +42,7 @@ def test_block_node_cannot_take_a_name_that_pyhyve_gives(tmp_path: Path, name: s
         with pytest.raises(ChangeError, match="Invalid node-name"):
             graph.add(options)
     assert graph.need("#block000") is below
+    graph.discard(graph.add_unnamed({"driver": "file", "filename": str(other)}))
     graph.close()
     graph = BlockGraph()
     graph.add({"driver": "file", "node-name": "n", "filename": str(image)})

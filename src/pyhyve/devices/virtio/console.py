@@ -177,6 +177,11 @@ class VirtioConsole(VirtioDevice):
         """Numbers that are taken."""
         return frozenset(port.index for port in self._present())
 
+    def is_open_in_guest(self, number: int) -> bool:
+        """Whether a program in the guest has port `number` open."""
+        port = self._ports[number]
+        return port is not None and port.guest_open
+
     def add_port(self, number: int, config: PortConfig, loop: EventLoop) -> None:
         """Add a port with a free number; a driver that runs is told (5.3.6.2). `loop` runs on the worker's thread."""
         port = _Port(self, number, config)

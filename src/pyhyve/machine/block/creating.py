@@ -34,11 +34,20 @@ class CreateJob(Job):
 
     def work(self) -> None:
         """Make it."""
+        try:
+            self._make()
+        finally:
+            self.done = 1
+
+    def _make(self) -> None:
         options = dict(self._options)
         driver = options.pop("driver")
         size = int(options.pop("size", 0))
         if driver == "file":
-            made = create_file(options["filename"])
+            try:
+                made = create_file(options["filename"])
+            except ImageError as error:
+                raise ChangeError(str(error).removeprefix(f"{options['filename']}: ")) from error
             try:
                 made.truncate(size)
             finally:
@@ -67,7 +76,6 @@ class CreateJob(Job):
         storage.truncate(0)
         image_format.create(CreateRequest(storage, size, values, backing, _no_sibling))
         storage.flush()
-        self.done = 1
 
 
 def _no_sibling(name: str) -> Storage:
@@ -81,4 +89,4 @@ def create_for(path: str, format_name: str, size_bytes: int, backing: BlockNode 
     try:
         create_image(path, format_name, size_bytes, None, below)
     except (ImageError, OSError, ValueError) as error:
-        raise ChangeError(str(error)) from error
+        raise ChangeError(str(error).removeprefix(f"{path}: ")) from error

@@ -60,7 +60,7 @@ class BlockGraph:
         """The node called `name`. Raises ChangeError."""
         node = self.nodes.get(name)
         if node is None:
-            msg = f"Cannot find device='' nor node-name='{name}'"
+            msg = f"Cannot find device='{name}' nor node-name='{name}'"
             raise ChangeError(msg)
         return node
 
@@ -77,6 +77,11 @@ class BlockGraph:
             raise ChangeError(msg)
         with self.lock:
             return self._open(options, str(name), implicit=False)
+
+    def add_unnamed(self, options: Mapping[str, Any]) -> BlockNode:
+        """Add the node that `options` describe under a name that no user can give. Raises ChangeError."""
+        with self.lock:
+            return self._open(options, self.fresh_name(), implicit=True)
 
     def add_file(
         self,

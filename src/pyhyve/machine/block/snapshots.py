@@ -64,7 +64,7 @@ def delete_internal(services: BlockServices, device: str, identifier: str | None
         None,
     )
     if found is None:
-        named = f"id '{identifier or '(null)'}' and name '{name or '(null)'}'"
+        named = f"id '{identifier or 'null'}' and name '{name or 'null'}'"
         msg = f"Snapshot with {named} does not exist on device '{device}'"
         raise ChangeError(msg)
     try:

@@ -55,6 +55,9 @@ def prepare(services: BlockServices, kind: str, options: dict[str, Any]) -> Job:
             target = _target(services, options)
         case _:
             target = _new_target(services, kind, node, options)
+    if target is node:
+        msg = "Source and target cannot be the same" if "backup" in kind else "Can't mirror node into itself"
+        raise ChangeError(msg)
     if any(below is target for below in node.chain()):
         msg = f"Can't use '{target.name}' as the target: it is part of the disk"
         raise ChangeError(msg)
@@ -75,7 +78,7 @@ def prepare(services: BlockServices, kind: str, options: dict[str, Any]) -> Job:
 
 
 def _target(services: BlockServices, options: dict[str, Any]) -> BlockNode:
-    target = services.graph.need(options["target"])
+    target, _ = services.find(options["target"])
     if target.need_image().readonly:
         msg = f"Block node '{target.name}' is read-only"
         raise ChangeError(msg)

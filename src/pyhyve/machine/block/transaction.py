@@ -112,9 +112,10 @@ def _external_file(services: BlockServices, data: dict[str, Any]) -> _Step:
         "backing": None,
     }
     try:
-        overlay = services.graph.add(
-            {**options, "node-name": data.get("snapshot-node-name") or services.graph.fresh_name()}
-        )
+        if "snapshot-node-name" in data:
+            overlay = services.graph.add({**options, "node-name": data["snapshot-node-name"]})
+        else:
+            overlay = services.graph.add_unnamed(options)
     except ChangeError:
         if is_new:
             _unlink(path)
@@ -125,7 +126,6 @@ def _external_file(services: BlockServices, data: dict[str, Any]) -> _Step:
         if is_new:
             _unlink(path)
 
-    overlay.implicit = "snapshot-node-name" not in data
     try:
         return _external(services, name, overlay, undo)
     except ChangeError:

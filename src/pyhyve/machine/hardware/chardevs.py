@@ -40,11 +40,13 @@ class NamedChardev:
     user: str = ""
     options: Mapping[str, Any] | None = None
     """The `ChardevBackend` it was opened with; None when it was opened elsewhere."""
+    guest_opened: Callable[[], bool] | None = None
+    """Whether a program in the guest has it open, for a device where that can be told."""
 
     @property
     def is_open(self) -> bool:
-        """Whether a device uses it (`frontend-open`)."""
-        return bool(self.user)
+        """Whether a device, and where it can be told its guest, uses it (`frontend-open`)."""
+        return bool(self.user) and (self.guest_opened is None or self.guest_opened())
 
 
 class ChardevSet:
@@ -92,7 +94,10 @@ class ChardevSet:
 
     def change(self, label: str, backend: Mapping[str, Any]) -> NamedChardev:
         """Put another device behind a name that is in use. Raises ChangeError."""
-        entry = self.need(label)
+        entry = self._entries.get(label)
+        if entry is None:
+            msg = f"Chardev '{label}' does not exist"
+            raise ChangeError(msg)
         chardev, description = self.open(label, backend)
         entry.chardev.switch(chardev)
         entry.kind, entry.description, entry.options = str(backend["type"]), description, backend
@@ -123,7 +128,7 @@ class ChardevSet:
         """Nobody uses it any more."""
         entry = self._entries.get(label)
         if entry is not None:
-            entry.user = ""
+            entry.user, entry.guest_opened = "", None
             entry.chardev.close()
 
     def close(self) -> None:
@@ -149,7 +154,9 @@ class ChardevSet:
         except ChardevError as error:
             raise ChangeError(str(error)) from error
         except (OSError, ValueError) as error:
-            msg = f"Failed to open chardev '{label}': {getattr(error, 'strerror', None) or error}"
+            reason = getattr(error, "strerror", None) or error
+            where = f"Could not open '{error.filename}': " if isinstance(error, OSError) and error.filename else ""
+            msg = f"Failed to add chardev '{label}': {where}{reason}"
             raise ChangeError(msg) from error
         return chardev, description
 

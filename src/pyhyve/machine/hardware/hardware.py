@@ -214,11 +214,19 @@ class Hardware:
             try:
                 self.pci.attach(function, slot, number, multifunction=multifunction)
             except ValueError as error:
-                raise ChangeError(str(error)) from error
+                raise ChangeError(self._place_taken(plugged, slot, number) or str(error)) from error
             plugged.function = function
             plugged.undo.append(lambda: self._detach_pci(function))
             if self.is_running and self.hotplug is not None:
                 self.hotplug.plugged(function.slot)
+
+    def _place_taken(self, plugged: PluggedDevice, slot: int | None, number: int) -> str:
+        """QEMU's words for a place that another device of the user's has."""
+        for other in self.devices:
+            if other.function is not None and (other.function.slot, other.function.function) == (slot, number):
+                by = f"{other.model.name},id={other.name}" if other.name else other.model.name
+                return f"PCI: slot {slot} function {number} not available for {plugged.model.name}, in use by {by}"
+        return ""
 
     def _detach_pci(self, function: PciDevice) -> None:
         with self.lock:

@@ -56,7 +56,7 @@ class NetdevSet:
             msg = "Parameter 'id' expects an identifier"
             raise ChangeError(msg)
         if name in self._netdevs:
-            msg = f"Duplicate ID '{name}' for netdev"
+            msg = f"Duplicate ID '{name}'"
             raise ChangeError(msg)
         try:
             backend = self._open(options)

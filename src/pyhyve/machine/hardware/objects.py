@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyhyve.machine.block.errors import ChangeError
+from pyhyve.machine.block.errors import ChangeError, ChangeKind
 from pyhyve.machine.identifiers import is_identifier
 
 if TYPE_CHECKING:
@@ -92,7 +92,10 @@ class ObjectSet:
         """Have `user` use an object of one of these kinds. Raises ChangeError."""
         found = self._objects.get(name)
         if found is None or found.kind not in kinds:
-            msg = f"Device '{name}' not found" if found is None else f"Invalid parameter type for '{property_name}'"
+            if found is None:
+                msg = f"Device '{name}' not found"
+                raise ChangeError(msg, ChangeKind.NOT_FOUND)
+            msg = f"Invalid parameter type for '{property_name}'"
             raise ChangeError(msg)
         found.users.append(user)
         return found
@@ -113,7 +116,11 @@ class ObjectSet:
 
 def _secret(options: Mapping[str, Any]) -> bytes:
     if ("data" in options) == ("file" in options):
-        msg = "'file' and 'data' are mutually exclusive" if "data" in options else "Must provide 'file' or 'data'"
+        msg = (
+            "'file' and 'data' are mutually exclusive"
+            if "data" in options
+            else "Either 'file' or 'data' must be provided"
+        )
         raise ChangeError(msg)
     if "data" in options:
         raw = str(options["data"]).encode()

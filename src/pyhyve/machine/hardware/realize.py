@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from pyhyve.backends.chardev import NullChardev
@@ -136,7 +137,7 @@ def _virtio_net(hardware: Hardware, plugged: PluggedDevice) -> None:
         msg = f"Property 'virtio-net-device.mac' doesn't take value '{values['mac']}'"
         raise ChangeError(msg) from error
     if wanted:
-        backend = hardware.netdevs.claim(str(wanted), plugged.model.name)
+        backend = hardware.netdevs.claim(str(wanted), "virtio-net-device")
         plugged.undo.append(lambda: hardware.netdevs.release(str(wanted)))
     else:
         from pyhyve.backends.net_null import NullNet  # noqa: PLC0415 - only when wanted
@@ -259,8 +260,11 @@ def _serial_port(hardware: Hardware, plugged: PluggedDevice) -> None:
     wanted = str(plugged.values.get("chardev") or "")
     chardev: Chardev = NullChardev()
     if wanted:
-        chardev = hardware.chardevs.claim(wanted, plugged.model.name).chardev
+        claimed = hardware.chardevs.claim(wanted, plugged.model.name)
+        chardev = claimed.chardev
         plugged.undo.append(lambda: hardware.chardevs.release(wanted))
+        if not is_console:
+            claimed.guest_opened = functools.partial(bus.is_open_in_guest, number)
 
     def opened(is_open: bool) -> None:  # noqa: FBT001 - the port's callback
         hardware.tell("VSERPORT_CHANGE", {"id": plugged.name, "open": is_open})

@@ -20,6 +20,9 @@ OPTIONS: dict[str, dict[str, str]] = {
     "msg": {"timestamp": _BOOL},
     "overcommit": {"mem-lock": _BOOL, "cpu-pm": _BOOL},
     "action": {"reboot": _STR, "shutdown": _STR},
+    "sandbox": {
+        "enable": _BOOL, "obsolete": _STR, "elevateprivileges": _STR, "spawn": _STR, "resourcecontrol": _STR,
+    },
     "add-fd": {"fd": _NUM, "set": _NUM, "opaque": _STR},
     "chardev": {
         "backend": _STR, "id": _STR, "path": _STR, "host": _STR, "port": _STR, "fd": _STR, "server": _BOOL,

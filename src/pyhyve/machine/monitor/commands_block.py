@@ -38,7 +38,11 @@ class BlockCommands(CommandGroup):
     def _find(self, device: str | None, node_name: str | None) -> tuple[BlockNode, Attachment | None]:
         """The node of a drive, or the one named, and the drive on top of it. Raises QmpError and ChangeError."""
         if (device is None) == (node_name is None):
-            msg = "'device' and 'node-name' are mutually exclusive" if device else "Parameter 'node-name' is missing"
+            msg = (
+                "Cannot find device='' nor node-name=''"
+                if device is None
+                else "'device' and 'node-name' are mutually exclusive"
+            )
             raise QmpError(msg)
         for attachment in self._attachments():
             node = attachment.node
@@ -157,16 +161,16 @@ class BlockCommands(CommandGroup):
         attachment = self._removable(None, id)
         node = self.hardware.blocks.find(node_name)
         if node is None:
-            msg = f"Cannot find device='' nor node-name='{node_name}'"
+            msg = f"Node '{node_name}' not found"
+            raise QmpError(msg)
+        if any(user.startswith("/machine/") for user in node.users):
+            msg = f"Node '{node_name}' is already in use"
             raise QmpError(msg)
         if not attachment.is_tray_open:
             msg = f"Tray of device '{id}' is not open"
             raise QmpError(msg)
         if attachment.node is not None:
             msg = f"There already is a medium in device '{id}'"
-            raise QmpError(msg)
-        if any(user.startswith("/machine/") for user in node.users):
-            msg = f"Node '{node_name}' is already in use"
             raise QmpError(msg)
         attachment.put_medium(node)
 

@@ -75,11 +75,11 @@ class JobCommands(CommandGroup):
 
     def block_job_dismiss(self, id: str) -> None:  # noqa: A002 - QEMU's name
         """Forget a job that has ended."""
-        self._commands.block_services.jobs.need(id).dismiss()
+        self._commands.block_services.jobs.need_block_job(id).dismiss()
 
     def block_job_finalize(self, id: str) -> None:  # noqa: A002 - QEMU's name
         """Let a job that waits for it end."""
-        self._commands.block_services.jobs.need(id).finalize()
+        self._commands.block_services.jobs.need_block_job(id).finalize()
 
     def job_pause(self, id: str) -> None:  # noqa: A002 - QEMU's name
         """Stop for a while."""

@@ -129,7 +129,7 @@ class MachineStateCommands(CommandGroup):
 
     def _places(self) -> list[dict[str, Any]]:
         config = self.inventory.config
-        topology = config.topology or CpuTopology(sockets=config.cpus)
+        topology = config.topology or CpuTopology(cores=config.cpus)
         places = []
         for index in range(config.cpus):
             socket, die, core, thread = topology.place(index)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pyhyve.machine.monitor.commands import MachineCommands
 
 _PAGE_BYTES = 4096
+_MAX_DOWNTIME_MS = 2_000_000
 _DEFAULTS = {"max-bandwidth": 128 << 20, "downtime-limit": 300}
 
 
@@ -65,6 +66,10 @@ class MigrationCommands(CommandGroup):
 
     def migrate_set_parameters(self, **arguments: int) -> None:
         """Set them."""
+        limit_ms = arguments.get("downtime_limit", 0)
+        if not 0 <= limit_ms <= _MAX_DOWNTIME_MS:
+            msg = "Parameter 'downtime_limit' expects an integer in the range of 0 to (2000 * 1000) ms"
+            raise QmpError(msg)
         self._migration.max_bandwidth = arguments.get("max_bandwidth", self._migration.max_bandwidth)
         self._parameters |= {key.replace("_", "-"): value for key, value in arguments.items()}
 

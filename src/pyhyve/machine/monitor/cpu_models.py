@@ -66,7 +66,7 @@ def expand(model: dict[str, Any], *, full: bool, has_kvm: bool) -> dict[str, Any
     if name == "base":
         return {"name": "base", "props": {**dict.fromkeys(FEATURE_NAMES, False), **props}}
     if name not in MODEL_NAMES:
-        msg = f"The CPU type '{name}' is not a known CPU type"
+        msg = f"CPU model '{name}' not found"
         raise QmpError(msg)
     if name == _KVM_ONLY and not has_kvm:
         msg = "CPU model 'host' requires KVM or HVF"

@@ -102,17 +102,18 @@ def start(
     fd = _open(hardware, protocol)
     dump = _DUMPS[id(machine)] = _Dump(sum(size for _, size in ranges))
 
-    def work() -> None:
+    def work() -> str:
         error = _write(machine, fd, ranges, dump)
         data: dict[str, Any] = {"result": describe(machine)}
         if error:
             data["error"] = error
         hardware.tell("DUMP_COMPLETED", data)
+        return error
 
     if detach:
         threading.Thread(target=work, name="pyhyve-dump", daemon=True).start()
         return
-    error = _write(machine, fd, ranges, dump)
+    error = work()
     if error:
         raise QmpError(error)
 
@@ -146,7 +147,7 @@ def _open(hardware: Hardware, protocol: str) -> int:
             raise QmpError(msg) from error
     if kind == "fd" and where:
         return hardware.descriptors.take(where)
-    msg = "parameter 'protocol' must start with 'file:' or 'fd:'"
+    msg = "Invalid parameter 'protocol'"
     raise QmpError(msg)
 
 

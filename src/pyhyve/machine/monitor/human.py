@@ -73,7 +73,11 @@ class HumanMonitor:
         for name, (short, _, action) in self._verbs.items():
             if words[0] in {name, short}:
                 if len(words) > 1:
-                    return f"{name}: extraneous characters at the end of line{END_OF_LINE}"
+                    shown = f"{name}|{short}" if short else name
+                    return (
+                        f"{shown}: extraneous characters at the end of line{END_OF_LINE}"
+                        f'Try "help {name}" for more information{END_OF_LINE}'
+                    )
                 try:
                     return action()
                 except QmpError as error:

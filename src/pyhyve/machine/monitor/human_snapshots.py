@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,14 @@ if TYPE_CHECKING:
 
     from pyhyve.machine.monitor.commands import MachineCommands
 
-_KIB = 1024
-_HEADING = f"{'ID':<10}{'TAG':<17}{'VM SIZE':>8}{'DATE':>20}{'VM CLOCK':>15}"
+_HEADING = f"{'ID':<9} {'TAG':<16}{'VM SIZE':>9}{'DATE':>20}{'VM CLOCK':>13}{'ICOUNT':>11}"
+_PREFIXES = ("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
+
+
+def _shown_size(size_bytes: int) -> str:
+    """Three digits and a unit, as QEMU shows sizes: from 1,000 of one unit on in the next."""
+    power = max(0, (math.frexp(size_bytes * 1.024)[1] - 1) // 10)
+    return f"{size_bytes / (1 << 10 * power):.3g} {_PREFIXES[power]}B"
 
 
 class HumanSnapshots:
@@ -82,8 +89,9 @@ class HumanSnapshots:
             clock_ms = entry.vm_clock_ns // 1_000_000
             clock = f"{clock_ms // 3_600_000:02}:{clock_ms // 60_000 % 60:02}:{clock_ms // 1000 % 60:02}"
             date = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.date_s))
-            size = f"{entry.vm_state_size_bytes / _KIB / _KIB:.3g} MiB"
-            lines.append(f"{'--':<10}{entry.name:<16} {size:>8}{date:>20}{clock:>11}.{clock_ms % 1000:03}")
+            clock += f".{clock_ms % 1000:03}"
+            size = _shown_size(entry.vm_state_size_bytes)
+            lines.append(f"{'--':<9} {entry.name:<16}{size:>9}{date:>20}{clock:>13}{entry.icount or '':>11}")
         return "\n".join(lines)
 
     def migration(self) -> str:

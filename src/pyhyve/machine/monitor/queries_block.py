@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _NO_LIMITS = dict.fromkeys(("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"), 0)
 _NS = 1_000_000_000
+_NO_ICOUNT = (1 << 64) - 1
+_SPECIFIC = {"compat", "extended-l2", "lazy-refcounts", "corrupt", "refcount-bits", "compression-type"}
 _NOTHING = {
     "rd_bytes", "wr_bytes", "unmap_bytes", "rd_operations", "wr_operations", "flush_operations", "unmap_operations",
     "rd_total_time_ns", "wr_total_time_ns", "flush_total_time_ns", "unmap_total_time_ns", "wr_highest_offset",
@@ -34,12 +36,11 @@ def attachments(hardware: Hardware) -> list[Attachment]:
 def describe_drives(hardware: Hardware) -> list[dict[str, Any]]:
     """`BlockInfo` of every disk."""
     drives = []
-    for attachment in attachments(hardware):
+    # As QEMU does: what `-drive` named before the rest.
+    for attachment in sorted(attachments(hardware), key=lambda attachment: not attachment.name):
         drive: dict[str, Any] = {
             "device": attachment.name,
-            "qdev": attachment.path
-            if not attachment.device_id or "/virtio-backend" in attachment.path
-            else attachment.device_id,
+            "qdev": _shown_device(attachment),
             "type": "unknown",
             "removable": attachment.is_removable,
             "locked": attachment.is_removable and attachment.cdrom.drive.is_locked,
@@ -51,6 +52,13 @@ def describe_drives(hardware: Hardware) -> list[dict[str, Any]]:
             drive["inserted"] = describe_node(attachment.node, flat=False)
         drives.append(drive)
     return drives
+
+
+def _shown_device(attachment: Attachment) -> str:
+    """The device's id, where its place in the QOM tree does not tell more."""
+    if not attachment.device_id or "/virtio-backend" in attachment.path:
+        return attachment.path
+    return attachment.device_id
 
 
 def describe_nodes(hardware: Hardware, *, flat: bool) -> list[dict[str, Any]]:
@@ -116,6 +124,9 @@ def _image_info(node: BlockNode, *, flat: bool) -> dict[str, Any]:
         if snapshots:
             info["snapshots"] = [snapshot_info(entry) for entry in snapshots]
     info |= _backing_info(node, image, flat=flat)
+    if node.driver == "qcow2":
+        specific = {key: value for key, value in (image.specific_info() or {}).items() if key in _SPECIFIC}
+        info["format-specific"] = {"type": node.driver, "data": specific}
     return info
 
 
@@ -143,7 +154,7 @@ def snapshot_info(entry: SnapshotInfo) -> dict[str, Any]:
         "date-nsec": entry.date_ns,
         "vm-clock-sec": entry.vm_clock_ns // _NS,
         "vm-clock-nsec": entry.vm_clock_ns % _NS,
-        **({} if entry.icount is None else {"icount": entry.icount}),
+        **({} if entry.icount in {None, _NO_ICOUNT} else {"icount": entry.icount}),
     }
 
 
@@ -155,10 +166,13 @@ def describe_statistics(hardware: Hardware, *, nodes: bool) -> list[dict[str, An
             for attachment in attachments(hardware)
             if attachment.node is not None
         }
-        return [{"node-name": node.name, "stats": _statistics(by_node.get(id(node)))} for node in hardware.blocks]
+        return [
+            {"node-name": node.name, "stats": _statistics(by_node.get(id(node)), accounts=False), **_file_below(node)}
+            for node in hardware.blocks
+        ]
     found = []
-    for attachment in attachments(hardware):
-        entry: dict[str, Any] = {"device": attachment.name, "qdev": attachment.path}
+    for attachment in sorted(attachments(hardware), key=lambda attachment: not attachment.name):
+        entry: dict[str, Any] = {"device": attachment.name, "qdev": _shown_device(attachment)}
         entry["stats"] = _statistics(attachment.device.statistics)
         node = attachment.node
         if node is not None:
@@ -170,9 +184,7 @@ def describe_statistics(hardware: Hardware, *, nodes: bool) -> list[dict[str, An
 
 def _below(node: BlockNode) -> dict[str, Any]:
     """Entries of the nodes below: nothing is counted there."""
-    found: dict[str, Any] = {}
-    if node.file is not None:
-        found["parent"] = {"node-name": node.file.name, "stats": _statistics(None)}
+    found = _file_below(node)
     if node.backing is not None:
         found["backing"] = {
             "node-name": node.backing.name,
@@ -182,9 +194,16 @@ def _below(node: BlockNode) -> dict[str, Any]:
     return found
 
 
-def _statistics(counted: BlockStatistics | None) -> dict[str, Any]:
+def _file_below(node: BlockNode) -> dict[str, Any]:
+    return {} if node.file is None else {"parent": {"node-name": node.file.name, "stats": _statistics(None)}}
+
+
+def _statistics(counted: BlockStatistics | None, *, accounts: bool | None = None) -> dict[str, Any]:
+    """`BlockDeviceStats`; of a disk's requests those that failed count, unless `accounts` says otherwise."""
     values: dict[str, Any] = dict.fromkeys(sorted(_NOTHING), 0)
     if counted is not None:
         values |= asdict(counted)
-    values |= {"account_invalid": True, "account_failed": True}
+    if accounts is None:
+        accounts = counted is not None
+    values |= {"account_invalid": accounts, "account_failed": accounts, "timed_stats": []}
     return values

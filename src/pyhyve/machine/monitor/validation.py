@@ -70,7 +70,8 @@ def _check_value(schema: Schema, type_name: TypeName, value: object, path: str) 
         if not isinstance(value, str):
             raise _wrong_type(path, "string")
         if value not in schema.enums[type_name]:
-            msg = f"Parameter '{path}' does not accept value '{value}'"
+            # QEMU gives the last part of the name only.
+            msg = f"Parameter '{path.rpartition('.')[2]}' does not accept value '{value}'"
             raise QmpError(msg)
     elif type_name in schema.structs:
         if not isinstance(value, dict):

@@ -6,6 +6,7 @@ from pyhyve.machine.monitor.types import Command, Event, Part, Struct
 
 PART = Part(
     enums={
+        "ImageInfoSpecificKind": ("qcow2",),
         "BlockdevDetectZeroesOptions": ("off", "on", "unmap"),
         "BlockDeviceIoStatus": ("ok", "failed", "nospace"),
         "BlockdevDriver": (
@@ -104,6 +105,23 @@ PART = Part(
                 "*backing-filename-format": "str",
                 "*snapshots": ["SnapshotInfo"],
                 "*backing-image": "ImageInfo",
+                "*format-specific": "ImageInfoSpecific",
+            }
+        ),
+        "ImageInfoSpecific": Struct(
+            {"type": "ImageInfoSpecificKind"}, tag="type", variants={"qcow2": "ImageInfoSpecificQCow2Wrapper"}
+        ),
+        "ImageInfoSpecificQCow2Wrapper": Struct({"data": "ImageInfoSpecificQCow2"}),
+        "ImageInfoSpecificQCow2": Struct(
+            {
+                "compat": "str",
+                "*data-file": "str",
+                "*data-file-raw": "bool",
+                "*extended-l2": "bool",
+                "*lazy-refcounts": "bool",
+                "*corrupt": "bool",
+                "refcount-bits": "int",
+                "compression-type": "Qcow2CompressionType",
             }
         ),
         "SnapshotInfo": Struct(
@@ -157,6 +175,23 @@ PART = Part(
                 "invalid_unmap_operations": "int",
                 "account_invalid": "bool",
                 "account_failed": "bool",
+                "timed_stats": ["BlockDeviceTimedStats"],
+            }
+        ),
+        "BlockDeviceTimedStats": Struct(
+            {
+                "interval_length": "int",
+                "min_rd_latency_ns": "int",
+                "max_rd_latency_ns": "int",
+                "avg_rd_latency_ns": "int",
+                "min_wr_latency_ns": "int",
+                "max_wr_latency_ns": "int",
+                "avg_wr_latency_ns": "int",
+                "min_flush_latency_ns": "int",
+                "max_flush_latency_ns": "int",
+                "avg_flush_latency_ns": "int",
+                "avg_rd_queue_depth": "number",
+                "avg_wr_queue_depth": "number",
             }
         ),
         "BlockdevOptions": Struct(
