@@ -35,7 +35,7 @@ _CLOCK_TOLERANCE_S = 1.5
 _COMPLAINTS = r"soft lockup|stall|BUG|WARNING|I/O error|skew is too large|hung"
 _APPEND = "console=ttyS0 quiet tsc=reliable"
 """Linux's clocksource watchdog is off. It reads the ACPI timer, an exit, beside the counter: on a busy host that takes
-so long that it gives the counter up. From then on guest time comes from the ACPI timer, of which 4.7 s are lost when the
+so long that it gives the counter up. From then on guest time comes from the ACPI timer, which loses 4.7 s when the
 host leaves the guest without a processor for that long. `test_state.py` checks that saved clocks agree, to 300 us."""
 
 

@@ -61,6 +61,7 @@ class StreamJob(Job):
         self._services = services
         self._node = node
         self._base = base
+        self.nodes = (node,)
         self._backing_text = options.get("backing-file")
         self._ranges = RangeLock()
         self._attachments = [found for found in services.above(node) if found.node is node]
@@ -137,6 +138,7 @@ class CommitJob(Job):
         self._services = services
         self._top = top
         self._base = base
+        self.nodes = (top, base)
         self._backing_text = options.get("backing-file")
         self._overlay = next(node for node in services.graph if node.backing is top)
         self.total = top.need_image().size_bytes
@@ -190,6 +192,7 @@ class MirrorJob(Job):
         self._source = source
         self._attachment = attachment
         self._target = target
+        self.nodes = (source, target)
         self._sync = sync
         self._ranges = RangeLock()
         self._dirty = DirtyChunks()
@@ -290,6 +293,7 @@ class BackupJob(Job):
         self._source = source
         self._attachment = attachment
         self._target = target
+        self.nodes = (source, target)
         self._sync = str(options["sync"])
         self._ranges = RangeLock()
         self._copied: set[int] = set()

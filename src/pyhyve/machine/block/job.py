@@ -16,6 +16,8 @@ from pyhyve.machine.block.errors import ChangeError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pyhyve.machine.block.node import BlockNode
+
 _LOG = logging.getLogger(__name__)
 _TICK_S = 0.05
 
@@ -49,6 +51,8 @@ class Job(ABC):
     def __init__(self, name: str, options: dict[str, Any], tell: Callable[[str, dict[str, Any]], None]) -> None:
         """`options` are those that all jobs have: `speed`, `auto-finalize`, `auto-dismiss`."""
         self.name = name
+        self.nodes: tuple[BlockNode, ...] = ()
+        """What it works on: no other job may meanwhile."""
         self.status = JobStatus.CREATED
         self.speed = int(options.get("speed", 0))
         self.auto_finalize = bool(options.get("auto-finalize", True))
@@ -261,6 +265,11 @@ class Job(ABC):
             self._tell(name, {**data, **extra})
 
     # -- looking ------------------------------------------------------------------------------------------------------
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it does nothing any more."""
+        return self.status in {JobStatus.CONCLUDED, JobStatus.NULL}
 
     def describe(self) -> dict[str, Any]:
         """`JobInfo`."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pyhyve.machine.block.job import Job
+    from pyhyve.machine.block.node import BlockNode
 
 MAX_JOBS = 64
 
@@ -63,6 +64,14 @@ class JobSet:
             msg = f"Block job '{name}' not found"
             raise ChangeError(msg, ChangeKind.NOT_ACTIVE)
         return job
+
+    def at_work_on(self, node: BlockNode) -> Job | None:
+        """The job that has `node`, or one below it."""
+        chain = list(node.chain())
+        for job in list(self._jobs.values()):
+            if not job.has_ended and any(below is own for below in chain for own in job.nodes):
+                return job
+        return None
 
     def describe_jobs(self) -> list[dict[str, Any]]:
         """`JobInfo` of each."""

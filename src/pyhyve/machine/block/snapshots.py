@@ -78,7 +78,10 @@ def delete_internal(services: BlockServices, device: str, identifier: str | None
 def change_backing_file(services: BlockServices, device: str, node_name: str, backing_file: str) -> None:
     """Change what an image says is below it. Raises ChangeError."""
     root, _ = services.find(device)
-    node = services.graph.need(node_name)
+    node = services.graph.find(node_name)
+    if node is None:
+        msg = f"Cannot find device='' nor node-name='{node_name}'"
+        raise ChangeError(msg)
     if not any(below is node for below in root.chain()):
         msg = f"'{node_name}' is not in the backing chain of '{device}'"
         raise ChangeError(msg)

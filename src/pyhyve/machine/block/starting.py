@@ -42,10 +42,11 @@ def prepare(services: BlockServices, kind: str, options: dict[str, Any]) -> Job:
     if not name:
         msg = f"An explicit job ID is required for node '{node.name}'"
         raise ChangeError(msg)
-    services.jobs.check_name(name)
-    if attachment is not None and attachment.is_wrapped:
-        msg = f"Node '{node.name}' is busy: block device is in use by block job"
+    busy = services.jobs.at_work_on(node)
+    if busy is not None:
+        msg = f"Node '{options['device']}' is busy: block device is in use by block job: {busy.kind}"
         raise ChangeError(msg)
+    services.jobs.check_name(name)
     match kind:
         case "stream":
             return StreamJob(services, name, options, node, _base_of(services, node, options))

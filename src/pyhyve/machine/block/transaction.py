@@ -101,7 +101,11 @@ def _external_file(services: BlockServices, data: dict[str, Any]) -> _Step:
     if not name or ("device" in data and "node-name" in data):
         msg = "Need exactly one of 'device' and 'node-name'"
         raise ChangeError(msg)
-    node, _ = services.find(name)
+    try:
+        node, _ = services.find(name)
+    except ChangeError as error:
+        msg = f"Cannot find device='{data.get('device', '')}' nor node-name='{data.get('node-name', '')}'"
+        raise ChangeError(msg) from error
     path, image_format = str(data["snapshot-file"]), str(data.get("format", "qcow2"))
     is_new = data.get("mode", "absolute-paths") != "existing"
     if is_new:

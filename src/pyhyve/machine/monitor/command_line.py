@@ -1,4 +1,4 @@
-"""Options of `pyhyve-system-x86_64` with their parameters, as `query-command-line-options` tells them."""
+"""Options of `pyhyve-system-x86_64` with parameters that QEMU lists too, as `query-command-line-options` tells them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ _STR, _NUM, _BOOL, _SIZE = "string", "number", "boolean", "size"
 
 OPTIONS: dict[str, dict[str, str]] = {
     "machine": {
-        "type": _STR, "accel": _STR, "usb": _BOOL, "dump-guest-core": _BOOL, "memory-backend": _STR, "vmport": _STR,
-        "hpet": _BOOL, "graphics": _BOOL, "smm": _STR, "acpi": _STR,
+        "type": _STR, "accel": _STR, "usb": _BOOL, "dump-guest-core": _BOOL, "mem-merge": _BOOL,
     },
-    "accel": {"accel": _STR},
+    "accel": {},
     "boot-opts": {"order": _STR, "once": _STR, "menu": _BOOL, "strict": _BOOL},
     "memory": {"size": _SIZE},
     "smp-opts": {
@@ -25,7 +24,7 @@ OPTIONS: dict[str, dict[str, str]] = {
     },
     "add-fd": {"fd": _NUM, "set": _NUM, "opaque": _STR},
     "chardev": {
-        "backend": _STR, "id": _STR, "path": _STR, "host": _STR, "port": _STR, "fd": _STR, "server": _BOOL,
+        "backend": _STR, "path": _STR, "host": _STR, "port": _STR, "fd": _STR, "server": _BOOL,
         "wait": _BOOL, "append": _BOOL, "logfile": _STR, "logappend": _BOOL, "size": _SIZE, "signal": _BOOL,
     },
     "mon": {"mode": _STR, "chardev": _STR, "pretty": _BOOL},
@@ -33,7 +32,7 @@ OPTIONS: dict[str, dict[str, str]] = {
     "object": {},
     "device": {},
     "drive": {
-        "file": _STR, "if": _STR, "id": _STR, "index": _NUM, "media": _STR, "format": _STR, "snapshot": _BOOL,
-        "serial": _STR, "readonly": _BOOL, "node-name": _STR,
+        "file": _STR, "if": _STR, "index": _NUM, "media": _STR, "format": _STR, "snapshot": _BOOL,
+        "werror": _STR, "rerror": _STR, "node-name": _STR,
     },
 }  # fmt: skip

@@ -94,6 +94,11 @@ class MachineStateCommands(CommandGroup):
         """Its UUID."""
         return {"UUID": str(self.inventory.uuid)}
 
+    def query_vm_generation_id(self) -> dict[str, Any]:
+        """What its VM generation ID device shows."""
+        msg = "VM Generation ID device not found"
+        raise QmpError(msg)
+
     def query_kvm(self) -> dict[str, Any]:
         """Whether KVM runs the guest."""
         return {

@@ -75,7 +75,7 @@ def describe_node(node: BlockNode, *, flat: bool) -> dict[str, Any]:
         "node-name": node.name,
         "ro": node.readonly if node.image is None else node.image.readonly,
         "drv": node.driver,
-        "backing_file_depth": sum(1 for _ in node.chain()) - 1,
+        "backing_file_depth": 0 if flat else sum(1 for _ in node.chain()) - 1,
         "encrypted": False,
         "detect_zeroes": "off",
         **_NO_LIMITS,

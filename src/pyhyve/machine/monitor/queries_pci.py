@@ -23,7 +23,6 @@ CLASS_NAMES = {
     0x0601: "ISA bridge",
     0x0604: "PCI bridge",
     0x0680: "Bridge",
-    0x0780: "Communication controller",
     0x0C03: "USB controller",
 }
 """Class and subclass codes (PCI Code and ID Assignment Specification), in QEMU's words."""

@@ -49,6 +49,7 @@ PART = Part(
         "StatusInfo": Struct({"running": "bool", "singlestep": "bool", "status": "RunState"}),
         "NameInfo": Struct({"*name": "str"}),
         "UuidInfo": Struct({"UUID": "str"}),
+        "GuidInfo": Struct({"guid": "str"}),
         "KvmInfo": Struct({"enabled": "bool", "present": "bool"}),
         "TargetInfo": Struct({"arch": "SysEmuTarget"}),
         "MachineInfo": Struct(
@@ -155,6 +156,7 @@ PART = Part(
         "query-status": Command(returns="StatusInfo"),
         "query-name": Command(returns="NameInfo"),
         "query-uuid": Command(returns="UuidInfo"),
+        "query-vm-generation-id": Command(returns="GuidInfo"),
         "query-kvm": Command(returns="KvmInfo"),
         "query-target": Command(returns="TargetInfo"),
         "query-machines": Command(returns=["MachineInfo"]),
