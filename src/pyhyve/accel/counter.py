@@ -7,8 +7,9 @@ So what is saved of them, set, or put forward belongs to one instant, whenever t
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from pyhyve.support.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable

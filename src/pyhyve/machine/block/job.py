@@ -52,7 +52,7 @@ class Job(ABC):
         """`options` are those that all jobs have: `speed`, `auto-finalize`, `auto-dismiss`."""
         self.name = name
         self.nodes: tuple[BlockNode, ...] = ()
-        """What it works on: no other job may meanwhile."""
+        """What it works on, so that no other job may; nothing once its work is done, before that is told."""
         self.status = JobStatus.CREATED
         self.speed = int(options.get("speed", 0))
         self.auto_finalize = bool(options.get("auto-finalize", True))
@@ -218,6 +218,7 @@ class Job(ABC):
                 self.finish()
             finally:
                 self.clean()
+                self.nodes = ()
         except JobCancelledError:
             self._enter(JobStatus.ABORTING)
             self._block_event("BLOCK_JOB_CANCELLED")
@@ -265,11 +266,6 @@ class Job(ABC):
             self._tell(name, {**data, **extra})
 
     # -- looking ------------------------------------------------------------------------------------------------------
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether it does nothing any more."""
-        return self.status in {JobStatus.CONCLUDED, JobStatus.NULL}
 
     def describe(self) -> dict[str, Any]:
         """`JobInfo`."""

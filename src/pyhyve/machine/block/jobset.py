@@ -69,7 +69,7 @@ class JobSet:
         """The job that has `node`, or one below it."""
         chain = list(node.chain())
         for job in list(self._jobs.values()):
-            if not job.has_ended and any(below is own for below in chain for own in job.nodes):
+            if any(below is own for below in chain for own in job.nodes):
                 return job
         return None
 

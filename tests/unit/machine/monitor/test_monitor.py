@@ -174,7 +174,7 @@ QUERIES = [
 
 def test_every_query_answers_what_the_schema_says(bench: Bench) -> None:
     client = bench.client()
-    for name in set(QUERIES) - {"query-balloon"}:  # there is none
+    for name in set(QUERIES) - {"query-balloon", "query-vm-generation-id"}:  # there are none
         returns = SCHEMA.commands[name].returns
         assert returns is not None
         assert conforms(client.ask(name), returns), name
@@ -250,7 +250,7 @@ def test_disk_is_described(bench: Bench) -> None:
         ("cpu 1", ""),
         ("cpu 2", "Error: Parameter 'cpu-index' expects a CPU number\r\n"),
         ("cpu x", "Error: cpu: "),
-        ("stop now", "stop: extraneous characters"),
+        ("stop now", "stop|s: extraneous characters"),
         ("none", "unknown command: 'none'\r\n"),
         ("", ""),
     ],

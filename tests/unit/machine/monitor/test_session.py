@@ -104,7 +104,7 @@ def test_commands_wait_for_the_negotiation() -> None:
         ({"execute": "paint", "arguments": {"shape": {}}}, "Parameter 'shape.colour' is missing"),
         (
             {"execute": "paint", "arguments": {"shape": {"colour": "blue"}}},
-            "Parameter 'shape.colour' does not accept value 'blue'",
+            "Parameter 'colour' does not accept value 'blue'",
         ),
         ({"execute": "paint", "arguments": {"shape": {"colour": "red"}}}, "Parameter 'shape.x' is missing"),
         (
