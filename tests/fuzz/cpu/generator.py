@@ -291,7 +291,7 @@ class Generator:
             body += struct.pack("<i", _signed32(target))
             return rex, -1
         mod = random.choice((0, 0, 1, 1, 2))
-        base, index, scale = random.getrandbits(4), 4, 0
+        base, index, scale = self._address_register(entry), 4, 0
         sib = form & 1 == 1 or base & 7 == 4
         if mod == 0 and base & 7 == 5:
             mod = 1
@@ -301,7 +301,7 @@ class Generator:
         elif mod == 2:
             displacement = _signed32(random.choice(self._integers))
         if sib:
-            index, scale = random.getrandbits(4), random.getrandbits(2)
+            index, scale = self._address_register(entry), random.getrandbits(2)
             body.append(mod << 6 | reg << 3 | 4)
             body.append(scale << 6 | (index & 7) << 3 | base & 7)
             rex |= index >> 3 << 1
@@ -331,6 +331,11 @@ class Generator:
 
         code.needs.append(need)
         return rex, -1
+
+    def _address_register(self, entry: Entry) -> int:
+        """Any; but XSAVE and XRSTOR read which components they are about from EDX:EAX."""
+        register = self._random.getrandbits(4)
+        return _RBX if "xstate" in entry.steering and register in (_RAX, _RDX) else register
 
     def _immediate(
         self, code: Code, entry: Entry, kind: str, body: bytearray, before: int, *,
@@ -387,6 +392,7 @@ class Generator:
         if alignment < 0:
             area, count, size = (
                 (values.FX_AREA, values.FX_AREA_COUNT, 512) if alignment == _FX else
+                (values.XSAVE_AREA, values.XSAVE_AREA_COUNT, values.XSAVE_SIZE) if alignment == _XSTATE else
                 (values.DECIMAL_AREA, values.DECIMAL_AREA_COUNT, 16)
             )  # fmt: skip
             if alignment == _BCD or random.getrandbits(3):
@@ -458,6 +464,14 @@ class Generator:
             needs.append(stack)
         elif "maskmov" in steering:
             needs.append(lambda gprs: gprs.__setitem__(_RDI, self._target(1) - segment_base & _M64))
+        elif "xstate" in steering:
+
+            def components(gprs: list[int]) -> None:
+                # x87 and SSE only: the host's processor may have more, and none has bit 63.
+                gprs[_RAX] = gprs[_RAX] & ~0xFFFF_FFFF | random.getrandbits(2)
+                gprs[_RDX] = gprs[_RDX] & ~0xFFFF_FFFF | random.getrandbits(1) << 31
+
+            needs.append(components)
         elif "xlat" in steering:
             needs.append(lambda gprs: gprs.__setitem__(_RBX, self._target(1) - segment_base - 100 & _M64))
         elif steering & {"shift", "double"} and not entry.immediates:
@@ -497,11 +511,14 @@ _SHL: Final = 4
 _SHR: Final = 5
 _FX: Final = -1
 _BCD: Final = -2
+_XSTATE: Final = -3
 
 
 def _alignment(entry: Entry) -> int:
     if "fx" in entry.steering:
         return _FX
+    if "xstate" in entry.steering:
+        return _XSTATE
     return _BCD if "bcd" in entry.steering else 1
 
 

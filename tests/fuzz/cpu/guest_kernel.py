@@ -56,7 +56,7 @@ _FRAME: Final = 0xFFFF_FF00_0000_0000 | at.SAVE
 # SDM volume 4, table 2-2 and volume 3A, sections 2.5 and 4.5.
 _MSR_EFER, _MSR_FS_BASE, _MSR_GS_BASE = 0xC000_0080, 0xC000_0100, 0xC000_0101
 _EFER: Final = 1 << 0 | 1 << 8 | 1 << 11  # SCE, LME, NXE
-_CR4: Final = 1 << 5 | 1 << 9 | 1 << 10  # PAE, OSFXSR, OSXMMEXCPT
+_CR4: Final = 1 << 5 | 1 << 9 | 1 << 10 | 1 << 18  # PAE, OSFXSR, OSXMMEXCPT, OSXSAVE
 _CR0: Final = 1 << 0 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 16 | 1 << 18 | 1 << 31  # PE MP ET NE WP AM PG
 _PRESENT, _WRITABLE, _USER, _LARGE, _NX = 1, 2, 4, 0x80, 1 << 63
 
@@ -119,6 +119,10 @@ def _boot_lines() -> list[str]:
         ".code32",
         f"mov eax, {_CR4}",
         "mov cr4, eax",
+        "xor ecx, ecx",
+        "xor edx, edx",
+        "mov eax, 3",
+        "xsetbv",  # x87 and SSE
         f"mov eax, {_BOOT_PML4}",
         "mov cr3, eax",
         f"mov ecx, {_MSR_EFER}",

@@ -224,6 +224,8 @@ _X87: Final = """
 0f ae mem /1 w !fx
 0f ae mem /2
 0f ae mem /3
+0f ae mem /4 r !first !xstate
+0f ae mem /5 w !first !xstate
 """
 
 _VECTOR: Final = """

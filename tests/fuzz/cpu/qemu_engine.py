@@ -78,5 +78,5 @@ class QemuMachine:
 
 def tcg() -> GuestEngine:
     """QEMU's own translator."""
-    machine = QemuMachine("-accel", "tcg", "-cpu", "Nehalem-v1")
+    machine = QemuMachine("-accel", "tcg", "-cpu", "Haswell")
     return GuestEngine("qemu", machine, kernel.Doorbell.MEMORY)

@@ -136,6 +136,15 @@ def fx_image(random: Random) -> bytes:
     return b"".join(parts).ljust(at.FX_SIZE, b"\0")
 
 
+def xsave_image(random: Random) -> bytes:
+    """An XSAVE area in standard format of x87 and SSE, with a header that is mostly valid (SDM volume 1, 13.4)."""
+    present = random.getrandbits(2)
+    if not random.getrandbits(4):
+        present |= 1 << 63  # no component of any processor
+    compact = random.getrandbits(64) if not random.getrandbits(4) else 0
+    return (fx_image(random) + struct.pack("<2Q", present, compact)).ljust(XSAVE_SIZE, b"\0")
+
+
 def packed_decimal(random: Random) -> bytes:
     """A packed BCD number of 18 digits, with 6 bytes of padding."""
     digits = bytes(random.randint(0, 9) | random.randint(0, 9) << 4 for _ in range(random.randint(0, 9)))
@@ -144,6 +153,9 @@ def packed_decimal(random: Random) -> bytes:
 
 FX_AREA: Final = at.DATA + 0x2800
 FX_AREA_COUNT: Final = 4
+XSAVE_SIZE: Final = 512 + 64
+XSAVE_AREA: Final = at.DATA + 0x1C00
+XSAVE_AREA_COUNT: Final = 4
 DECIMAL_AREA: Final = at.DATA + 0x2700
 DECIMAL_AREA_COUNT: Final = 16
 
@@ -158,4 +170,6 @@ def template(random: Random) -> bytes:
     memory[DECIMAL_AREA - at.DATA : DECIMAL_AREA - at.DATA + len(decimals)] = decimals
     images = b"".join(fx_image(random) for _ in range(FX_AREA_COUNT))
     memory[FX_AREA - at.DATA : FX_AREA - at.DATA + len(images)] = images
+    areas = b"".join(xsave_image(random) for _ in range(XSAVE_AREA_COUNT))
+    memory[XSAVE_AREA - at.DATA : XSAVE_AREA - at.DATA + len(areas)] = areas
     return bytes(memory)

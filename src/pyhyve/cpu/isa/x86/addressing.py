@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from pyhyve.cpu.isa.x86 import faults
-from pyhyve.cpu.isa.x86.memory import TLB_USER_ALIGNED, current_index, mmu
 from pyhyve.cpu.isa.x86.mode import MODE_FLAT
-from pyhyve.cpu.isa.x86.spec import Cr0, Cr4, PageFault, Vector
+from pyhyve.cpu.isa.x86.spec import Cr0, Cr4
 from pyhyve.cpu.isa.x86.state import STATE, Seg
 from pyhyve.cpu.lang import U64, Pointer, kernel, u64
 
@@ -19,20 +18,6 @@ _READABLE = 2
 _BIG = 1 << 14
 ACCESS_WRITE, ACCESS_ALIGNED = 1, 2
 """Bits that say how an operand is accessed: written; aligned to 16 bytes."""
-_FX_BYTES = 512
-
-
-@kernel(Pointer(STATE), U64, U64, name="x86.refuse_alignment", attributes=faults.COLD)
-def refuse_alignment(st: Any, linear: Any, size: Any) -> None:
-    """#GP(0) for a misaligned operand of 16 bytes.
-
-    For an FXSAVE area #AC where alignment is checked and not even that of a doubleword is met: the manual leaves it to
-    processors (SDM Vol. 2A, FXSAVE).
-    """
-    if size == _FX_BYTES and ((st.mode >> 8) & 3) == TLB_USER_ALIGNED and (linear & 3) != 0:
-        faults.ac(st)
-    else:
-        faults.gp(st, 0)
 
 
 @kernel(Pointer(STATE), U64, U64, U64, U64, result=U64, name="x86.check_segment", attributes="nounwind noinline")
@@ -43,11 +28,7 @@ def check_segment(st: Any, offset: Any, segment: Any, size: Any, access: Any) ->
         return offset + st.seg_base[segment]
     write = access & ACCESS_WRITE
     if (access & ACCESS_ALIGNED) != 0 and ((offset + st.seg_base[segment]) & 15) != 0:
-        # Of an FXSAVE area, the limit is checked for the first doubleword before the alignment, as on processors.
-        if size == _FX_BYTES:
-            check_segment(st, offset, segment, 4, 0)
-        if st.stop == 0:
-            refuse_alignment(st, offset + st.seg_base[segment], size)
+        faults.gp(st, 0)
         return 0
     attributes = st.seg_attr[segment]
     limit = st.seg_limit[segment]
@@ -72,15 +53,6 @@ def check_segment(st: Any, offset: Any, segment: Any, size: Any, access: Any) ->
             bad = u64(1)
     elif last > limit:
         bad = u64(1)
-    if bad != 0 and size == _FX_BYTES:
-        # The start of such an area is reached before its end is looked at.
-        first = check_segment(st, offset, segment, 4, 0)
-        if st.stop == 0:
-            mmu.probe_read(st, first, u64(4), current_index(st))
-            if st.stop != 0 and write != 0 and st.event_vector == Vector.PF:
-                st.event_error = st.event_error | PageFault.WRITE
-        if st.stop != 0:
-            return 0
     if bad != 0:
         if segment == Seg.SS:
             faults.ss(st, 0)

@@ -13,8 +13,8 @@ from typing import Any
 from pyhyve.cpu.engine.state import PAGE_BYTES
 from pyhyve.cpu.engine.tlb import Access
 from pyhyve.cpu.isa.x86 import faults
-from pyhyve.cpu.isa.x86.addressing import refuse_alignment
-from pyhyve.cpu.isa.x86.memory import current_index, load, mmu, store
+from pyhyve.cpu.isa.x86.addressing import operand_linear
+from pyhyve.cpu.isa.x86.memory import TLB_USER_ALIGNED, current_index, load, mmu, store
 from pyhyve.cpu.isa.x86.paging import check_canonical
 from pyhyve.cpu.isa.x86.spec import Cr0, Cr4
 from pyhyve.cpu.isa.x86.state import STATE
@@ -232,10 +232,46 @@ def write_area(st: Any, address: Any, size: Any, buffer: Any) -> None:
         i += 8
 
 
-@kernel(POINTER, U64, U64, result=U64, name="fpstate.plain_memory")
-def plain_memory(st: Any, address: Any, size: Any) -> Any:
-    """Host address of guest memory in one page that may be written directly, else 0; may fault, last byte first."""
-    mmu.probe_write(st, address + size - 1, 1, current_index(st))
+@kernel(POINTER, U64, U64, result=U64, name="fpstate.area_start", attributes="nounwind noinline")
+def area_start(st: Any, offset: Any, alignment: Any) -> Any:
+    """Linear address of a save area at `offset` of its segment, or stopped with a fault.
+
+    The limit is checked for the first doubleword, then the alignment: #GP(0), or #AC where alignment is checked and not
+    even that of a doubleword is met, which the manual leaves to processors (SDM Vol. 2A, FXSAVE).
+    """
+    address = operand_linear(st, offset, 4, 0)
+    if st.stop != 0:
+        return 0
+    check_canonical(st, address)
+    if st.stop != 0:
+        return 0
+    if (address & (alignment - 1)) != 0:
+        if ((st.mode >> 8) & 3) == TLB_USER_ALIGNED and (address & 3) != 0:
+            faults.ac(st)
+        else:
+            faults.gp(st)
+        return 0
+    return address
+
+
+@kernel(POINTER, U64, U64, U64, U64, result=U64, name="fpstate.area_part", attributes="nounwind noinline")
+def area_part(st: Any, offset: Any, distance: Any, address_bits: Any, write: Any) -> Any:
+    """Linear address of the byte `distance` into an area at `offset`: addresses of `address_bits` wrap; may fault.
+
+    In 64-bit mode `offset` is linear, and a segment with a base is taken not to wrap.
+    """
+    end = offset + distance
+    if address_bits == 16:
+        end = end & 0xFFFF
+    elif address_bits == 32 and (offset >> 32) == 0:
+        end = end & 0xFFFFFFFF
+    return operand_linear(st, end, 1, write)
+
+
+@kernel(POINTER, U64, U64, U64, result=U64, name="fpstate.plain_memory")
+def plain_memory(st: Any, address: Any, size: Any, last: Any) -> Any:
+    """Host address of guest memory in one page that may be written directly, else 0; may fault, at `last` first."""
+    mmu.probe_write(st, last, 1, current_index(st))
     if st.stop != 0 or (address & (PAGE_BYTES - 1)) + size > PAGE_BYTES:
         return 0
     return mmu.probe_write(st, address, size, current_index(st))
@@ -250,19 +286,19 @@ def unusable(st: Any) -> Any:
     return 0
 
 
-@kernel(POINTER, U64, U64, U64, name="fpstate.fxsave", attributes="nounwind noinline")
-def fxsave(st: Any, address: Any, wide: Any, count: Any) -> None:
+@kernel(POINTER, U64, U64, U64, U64, name="fpstate.fxsave", attributes="nounwind noinline")
+def fxsave(st: Any, offset: Any, wide: Any, count: Any, address_bits: Any) -> None:
     """FXSAVE with `count` XMM registers."""
     if unusable(st) != 0:
         return
-    check_canonical(st, address)
+    address = area_start(st, offset, 16)
     if st.stop != 0:
         return
-    if (address & 15) != 0:
-        refuse_alignment(st, address, u64(FX_BYTES))
+    last = area_part(st, offset, u64(FX_BYTES - 1), address_bits, 1)
+    if st.stop != 0:
         return
     buffer = current().buffer(FX_BYTES, U8).address()
-    host = plain_memory(st, address, FX_BYTES)
+    host = plain_memory(st, address, FX_BYTES, last)
     if st.stop != 0:
         return
     area = current().select(host != 0, host, buffer)
@@ -273,20 +309,20 @@ def fxsave(st: Any, address: Any, wide: Any, count: Any) -> None:
         write_area(st, address, u64(FX_REGISTERS) + count * 16, buffer)
 
 
-@kernel(POINTER, U64, U64, U64, name="fpstate.fxrstor", attributes="nounwind noinline")
-def fxrstor(st: Any, address: Any, wide: Any, count: Any) -> None:
+@kernel(POINTER, U64, U64, U64, U64, name="fpstate.fxrstor", attributes="nounwind noinline")
+def fxrstor(st: Any, offset: Any, wide: Any, count: Any, address_bits: Any) -> None:
     """FXRSTOR; XMM registers and MXCSR only with CR4.OSFXSR."""
     if unusable(st) != 0:
         return
-    check_canonical(st, address)
+    address = area_start(st, offset, 16)
     if st.stop != 0:
         return
-    if (address & 15) != 0:
-        refuse_alignment(st, address, u64(FX_BYTES))
+    last = area_part(st, offset, u64(FX_BYTES - 1), address_bits, 0)
+    if st.stop != 0:
         return
     buffer = current().buffer(FX_BYTES, U8).address()
     # As processors do: the last byte is tried first.
-    mmu.load_at(st, address + (FX_BYTES - 1), 1, current_index(st))
+    mmu.load_at(st, last, 1, current_index(st))
     if st.stop != 0:
         return
     area = read_area(st, address, FX_BYTES, buffer)
@@ -302,17 +338,14 @@ def fxrstor(st: Any, address: Any, wide: Any, count: Any) -> None:
     get_x87(st, area, wide)
 
 
-@kernel(POINTER, U64, result=U64, name="fpstate.extended_unusable")
-def extended_unusable(st: Any, address: Any) -> Any:
-    """The checks that XSAVE and XRSTOR begin with; 1 after raising #UD, #NM or #GP(0)."""
+@kernel(POINTER, result=U64, name="fpstate.extended_unusable")
+def extended_unusable(st: Any) -> Any:
+    """The checks that XSAVE and XRSTOR begin with; 1 after raising #UD or #NM."""
     if (st.cr4 & Cr4.OSXSAVE) == 0:
         faults.ud(st)
         return 1
     if (st.cr0 & Cr0.TS) != 0:
         faults.nm(st)
-        return 1
-    if (address & 63) != 0:
-        refuse_alignment(st, address, u64(FX_BYTES))
         return 1
     return 0
 
@@ -323,14 +356,20 @@ def _requested(st: Any) -> Any:
     return st.xcr0 & ((st.gpr[0] & 0xFFFFFFFF) | (st.gpr[2] << 32))
 
 
-@kernel(POINTER, U64, U64, U64, name="fpstate.xsave", attributes="nounwind noinline")
-def xsave(st: Any, address: Any, wide: Any, count: Any) -> None:
+@kernel(POINTER, U64, U64, U64, U64, name="fpstate.xsave", attributes="nounwind noinline")
+def xsave(st: Any, offset: Any, wide: Any, count: Any, address_bits: Any) -> None:
     """XSAVE, standard format."""
-    if extended_unusable(st, address) != 0:
+    if extended_unusable(st) != 0:
+        return
+    address = area_start(st, offset, 64)
+    if st.stop != 0:
+        return
+    last = area_part(st, offset, u64(FX_BYTES + 63), address_bits, 1)
+    if st.stop != 0:
         return
     features = _requested(st)
     buffer = current().buffer(FX_BYTES + 64, U8).address()
-    area = plain_memory(st, address, FX_BYTES + 64)
+    area = plain_memory(st, address, FX_BYTES + 64, last)
     if st.stop != 0:
         return
     if area == 0:
@@ -357,13 +396,23 @@ def xsave(st: Any, address: Any, wide: Any, count: Any) -> None:
         store(st, address + HEADER, 8, header[0])
 
 
-@kernel(POINTER, U64, U64, U64, name="fpstate.xrstor", attributes="nounwind noinline")
-def xrstor(st: Any, address: Any, wide: Any, count: Any) -> None:
+@kernel(POINTER, U64, U64, U64, U64, name="fpstate.xrstor", attributes="nounwind noinline")
+def xrstor(st: Any, offset: Any, wide: Any, count: Any, address_bits: Any) -> None:
     """XRSTOR, standard format: #GP(0) for a header or an MXCSR with reserved bits."""
-    if extended_unusable(st, address) != 0:
+    if extended_unusable(st) != 0:
+        return
+    address = area_start(st, offset, 64)
+    if st.stop != 0:
+        return
+    header_word = area_part(st, offset, u64(HEADER + 8), address_bits, 0)
+    if st.stop != 0:
         return
     features = _requested(st)
     buffer = current().buffer(FX_BYTES + 64, U8).address()
+    # As processors do: the header's second word is tried first.
+    mmu.load_at(st, header_word, 8, current_index(st))
+    if st.stop != 0:
+        return
     area = read_area(st, address, FX_BYTES + 64, buffer)
     if st.stop != 0:
         return

@@ -23,7 +23,8 @@ GP = 13
 def runner() -> StencilRunner:
     """Every row with a save area, for 64-bit code with 64-bit pointers, and the two MXCSR rows."""
     cases = [c for c in cases_of(ROWS, 1) if c.row.name != "xgetbv"]
-    return StencilRunner([c for c in cases if (c.variant.code_bits, c.variant.bits) in {(64, 64), (0, 32)}])
+    wanted = {(64, 64, 64), (0, 32, 0)}
+    return StencilRunner([c for c in cases if (c.variant.code_bits, c.variant.bits, c.variant.address_bits) in wanted])
 
 
 def _number(runner: StencilRunner, name: str) -> int:

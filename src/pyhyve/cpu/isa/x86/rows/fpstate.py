@@ -18,11 +18,14 @@ if TYPE_CHECKING:
 
 
 def _area(kernel: Kernel) -> Callable[[X86Context], None]:
-    """An instruction on a save area: REX.W selects 64-bit pointers, 64-bit mode all 16 XMM registers."""
+    """An instruction on a save area: REX.W selects 64-bit pointers, 64-bit mode all 16 XMM registers.
+
+    The kernel is told the address size too: an area wraps around where its addresses end.
+    """
 
     def semantics(c: X86Context) -> None:
         long = c.variant.code_bits == 64
-        c.call(kernel, c.address, int(c.bits == 64), 16 if long else 8)
+        c.call(kernel, c.address, int(c.bits == 64), 16 if long else 8, c.constant(c.variant.address_bits))
 
     return semantics
 
@@ -39,7 +42,7 @@ def _stmxcsr(c: X86Context) -> None:
     c.write(0, fpstate.read_mxcsr(c.st).trunc(32))
 
 
-def _save(opcode: str, name: str, kernel: Kernel, *, stores: bool, aligned: bool = False) -> Row:
+def _save(opcode: str, name: str, kernel: Kernel, *, stores: bool) -> Row:
     return row(
         opcode,
         name,
@@ -48,15 +51,15 @@ def _save(opcode: str, name: str, kernel: Kernel, *, stores: bool, aligned: bool
         size="y",
         flags="n",
         code_size=True,
-        memory_bits=4096,
         stores=stores,
-        aligned=aligned,
+        late=True,
+        address_size=True,
     )
 
 
 ROWS: tuple[Row, ...] = (
-    _save("NP 0F AE /0 m", "fxsave", fpstate.fxsave, stores=True, aligned=True),
-    _save("NP 0F AE /1 m", "fxrstor", fpstate.fxrstor, stores=False, aligned=True),
+    _save("NP 0F AE /0 m", "fxsave", fpstate.fxsave, stores=True),
+    _save("NP 0F AE /1 m", "fxrstor", fpstate.fxrstor, stores=False),
     _save("NP 0F AE /4 m", "xsave", fpstate.xsave, stores=True),
     _save("NP 0F AE /5 m", "xrstor", fpstate.xrstor, stores=False),
     row("NP 0F 01 D0", "xgetbv", "", _xgetbv),
