@@ -32,7 +32,7 @@ MAX_FILES = 20_000
 TIMEOUT_S = 900
 PACKAGE = Path(pyhyve.__file__).parent
 NOTHING = (sys.executable, "-c", "pass")
-OURS = (sys.executable, "-m", "pyhyve", "img")
+OURS = (sys.executable, "-c", "from pyhyve.cli.main import command; command()", "img")
 
 
 def collect_files() -> list[Path]:

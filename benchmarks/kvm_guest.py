@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.harness import require_program
@@ -15,8 +16,6 @@ from pyhyve.kvm.probe import KvmKind, probe
 from pyhyve.support.errors import UserError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pyhyve.guest.repository import Report
 
 MEMORY_MIB = 256
@@ -77,11 +76,11 @@ def tiny_kernel(path: Path) -> Path:
 
 def ours(kernel: Path, initrd: Path | None, append: str, *, any_kvm: bool = False) -> list[str]:
     """`pyhyve run` on KVM; `any_kvm` takes software flavours too."""
+    installed = ("-c", "from pyhyve.cli.main import command; command()")  # what the installed program consists of
     command = [
         *(
             sys.executable,
-            "-m",
-            "benchmarks.on_any_kvm" if any_kvm else "pyhyve",
+            *((str(Path(__file__).with_name("on_any_kvm.py")),) if any_kvm else installed),
             "run",
             "--accel",
             "kvm",

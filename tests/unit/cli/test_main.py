@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,32 @@ def test_reader_that_goes_away_is_not_an_error_message() -> None:
     script = f"{sys.executable} -m pyhyve --help | true; {sys.executable} -m pyhyve guest --help | true"
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
     assert "Traceback" not in done.stderr
+
+
+def test_output_that_cannot_be_written_is_one_line_and_a_failure() -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "pyhyve", "--help"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "pyhyve: standard output: No space left on device\n")
+
+
+LEAVE = "import sys, pyhyve.cli.main as m; m.main = lambda: (print('told', flush=True), 3)[1]; {}; m.command()"
+
+
+@pytest.mark.parametrize(
+    ("first", "printed"),
+    [
+        ("", "told\n"),
+        ("import atexit; atexit.register(print, 'tidied')", "told\ntidied\n"),
+        ("import threading as t, time; t.Thread(target=lambda: (time.sleep(0.1), print('bye'))).start()", "told\nbye\n"),
+    ],
+    ids=["nothing", "function", "thread"],
+)
+def test_command_ends_at_once_unless_something_waits_for_its_end(first: str, printed: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVE.format(first or "pass")], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (3, printed, "")
 
 
 def test_start_up_imports_nothing_heavy() -> None:
