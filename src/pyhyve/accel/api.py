@@ -9,9 +9,10 @@ methods may be called from any thread.
 
 from __future__ import annotations
 
-from enum import IntEnum
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from pyhyve.support.enums import IntEnum
+from pyhyve.support.hints import Protocol, runtime_checkable
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 

@@ -6,10 +6,9 @@ are accepted for them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pyhyve.support.records import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 

@@ -7,12 +7,11 @@ QEMU's oldest 64-bit model. `+name` and `-name` after a model add and take away 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pyhyve.accel.cpu_features import EXTENDED, FEATURES, canonical, with_dependents, with_needs
 from pyhyve.support.errors import InputError, UserError
 from pyhyve.support.records import dataclass, replace
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 

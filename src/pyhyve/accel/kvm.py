@@ -6,7 +6,6 @@ import contextlib
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING, ClassVar
 
 from pyhyve.accel.cpu_models import HOST, CpuUnavailableError, guest_cpuid
 from pyhyve.accel.kvm_clock import advance_clock, clock_at, place_clock
@@ -21,8 +20,10 @@ from pyhyve.kvm.vm import IrqchipRoute, MsiRoute
 from pyhyve.state.errors import StateError
 from pyhyve.support.errors import UserError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import ClassVar
 
     from pyhyve.accel.cpu_models import CpuModel
     from pyhyve.kvm.cpuid import CpuidEntry

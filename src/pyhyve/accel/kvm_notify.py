@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import select
 import threading
-from typing import TYPE_CHECKING
 
 from pyhyve.support.logs import late_logger
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pyhyve.kvm import structures as s
 from pyhyve.kvm.abi import EMULATION_FLAG_INSTRUCTION_BYTES, ExitReason, InternalError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyhyve.kvm.layout import Buffer
 

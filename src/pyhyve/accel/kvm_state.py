@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
-
 from pyhyve.accel.kvm_clock import place_tsc, tsc_at
 from pyhyve.accel.kvm_msrs import MSR_TSC, MSR_TSC_DEADLINE, read_msrs, write_msrs
 from pyhyve.kvm import structures as s
@@ -11,7 +9,9 @@ from pyhyve.kvm.abi import MpState
 from pyhyve.kvm.cpuid import CpuidEntry
 from pyhyve.state.errors import StateError
 from pyhyve.state.record import U32, U64, Size, record
+from pyhyve.support.hints import Annotated
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 

@@ -13,7 +13,6 @@ import signal
 import threading
 from collections import deque
 from fcntl import ioctl
-from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from pyhyve.accel.api import ExitKind, VcpuExit
 from pyhyve.accel.kvm_clock import advance_tsc
@@ -24,9 +23,12 @@ from pyhyve.accel.kvm_state import KvmVcpuState, load_vcpu, save_vcpu
 from pyhyve.kvm.abi import COALESCED_MMIO_PAGE_OFFSET, ExitReason, Ioctl, MpState
 from pyhyve.kvm.ioctls import KvmError, kick_thread
 from pyhyve.kvm.structures import COALESCED_MMIO, COALESCED_MMIO_RING
+from pyhyve.support.hints import Protocol
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from typing import ClassVar
 
     from pyhyve.kvm.cpuid import CpuidEntry
     from pyhyve.kvm.vcpu import VcpuHandle

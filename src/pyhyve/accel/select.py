@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pyhyve.accel.cpu_models import HOST
 from pyhyve.support.errors import UserError
 from pyhyve.support.logs import late_logger
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from pyhyve.support.errors import UserError
+from pyhyve.support.hints import Protocol, runtime_checkable
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import tty
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from pyhyve.backends.chardev import NO_LIMIT, ChannelReceiver, ChardevError, InputPump, write_all
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyhyve.backends.chardev import Chardev, EventLoop, Receiver
 

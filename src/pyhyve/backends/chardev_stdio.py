@@ -9,12 +9,13 @@ import termios
 import threading
 import tty
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
 
 from pyhyve.backends.chardev import InputPump, write_all
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from pyhyve.backends.chardev import EventLoop, Receiver
 

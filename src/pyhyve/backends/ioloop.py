@@ -13,11 +13,11 @@ import select
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING
 
 from pyhyve.backends.timerfd import TimerFd
 from pyhyve.support.logs import late_logger
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 

@@ -6,9 +6,9 @@ a tap moves both between kernel and guest memory in one system call.
 
 from __future__ import annotations
 
-from enum import IntFlag
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from pyhyve.support.enums import IntFlag
 from pyhyve.support.errors import UserError
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ import fcntl
 import os
 from contextlib import suppress
 from dataclasses import dataclass
-from enum import IntEnum
 from struct import Struct
 from typing import TYPE_CHECKING, Protocol
 
 from pyhyve.backends.net import NetError
+from pyhyve.support.enums import IntEnum
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import struct
-from enum import IntFlag
-from typing import TYPE_CHECKING
 
+from pyhyve.support.enums import IntFlag
+
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 

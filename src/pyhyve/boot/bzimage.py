@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import struct
-from enum import IntFlag
 
 from pyhyve.boot.errors import BootError
+from pyhyve.support.enums import IntFlag
 from pyhyve.support.records import dataclass
 
 HEADER_OFFSET = 0x1F1

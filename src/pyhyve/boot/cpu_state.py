@@ -5,8 +5,7 @@ Segment attributes use the VMX access-rights layout (SDM Vol. 3C, 24.4.1).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyhyve.memory.guest import GuestMemory
 

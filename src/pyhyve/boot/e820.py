@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
-
+from pyhyve.support.enums import IntEnum
 from pyhyve.support.records import dataclass
 
 FOUR_GIB = 1 << 32

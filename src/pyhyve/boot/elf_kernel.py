@@ -6,10 +6,13 @@ ELF-64/ELF-32 object file format; note XEN_ELFNOTE_PHYS32_ENTRY of xen/include/p
 from __future__ import annotations
 
 import struct
-from typing import BinaryIO
 
 from pyhyve.boot.errors import BootError
 from pyhyve.support.records import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import BinaryIO
 
 MAGIC = b"\x7fELF"
 _CLASS_64 = 2

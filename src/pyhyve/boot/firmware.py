@@ -8,15 +8,15 @@ QEMU's "fw_cfg ACPI linker/loader" interface, struct bios_linker_loader).
 from __future__ import annotations
 
 import struct
-from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pyhyve.boot.acpi import build_acpi
 from pyhyve.boot.e820 import FOUR_GIB, ONE_MIB, MemoryType
 from pyhyve.boot.errors import BootError
 from pyhyve.devices.chipset.fw_cfg import Item
+from pyhyve.support.enums import IntEnum
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import struct
-from enum import Enum
-from typing import TYPE_CHECKING, BinaryIO
 
 from pyhyve.boot import bzimage, cpu_state, elf_kernel, realmode, vmlinux
 from pyhyve.boot.e820 import ONE_MIB
 from pyhyve.boot.errors import BootError
 from pyhyve.memory.guest import PAGE_SIZE_BYTES, GuestAddressError
+from pyhyve.support.enums import Enum
 from pyhyve.support.records import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import BinaryIO
 
     from pyhyve.boot.e820 import E820Entry, MemoryLayout
     from pyhyve.memory.guest import GuestMemory

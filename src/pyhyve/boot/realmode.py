@@ -7,8 +7,8 @@ Memory is reported through INT 15h, functions E820h, E801h and 88h (ACPI 6.5, 15
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

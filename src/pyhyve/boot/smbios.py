@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import struct
-from enum import IntEnum
-from typing import Protocol
+
+from pyhyve.support.enums import IntEnum
+from pyhyve.support.hints import Protocol
 
 ENTRY_POINT_BYTES = 24
 _MIB = 1 << 20

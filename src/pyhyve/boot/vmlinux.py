@@ -14,7 +14,6 @@ import io
 import os
 import re
 import time
-from typing import TYPE_CHECKING, BinaryIO
 
 from pyhyve.boot import bzimage, elf_kernel
 from pyhyve.boot.errors import BootError
@@ -22,9 +21,11 @@ from pyhyve.support.cache import cache_directory
 from pyhyve.support.errors import UserError
 from pyhyve.support.files import write_atomically
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+    from typing import BinaryIO
 
 PAYLOAD_PROTOCOL = 0x208
 """Boot protocol that first names the payload."""

@@ -10,7 +10,6 @@ import signal
 import sys
 import termios
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyhyve.accel.cpu_models import CpuModel, CpuModelError
 from pyhyve.boot.linux import EntryMode
@@ -36,17 +35,20 @@ from pyhyve.machine.config import (
 from pyhyve.support.errors import ExitStatus, InputError
 from pyhyve.support.records import replace
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator, Sequence
+    from typing import Any, TypeVar
 
     from pyhyve.machine.machine import Machine
     from pyhyve.machine.monitor.server import Listener
 
+    Number = TypeVar("Number", int, float)
+
 TRACE_POINTS = ("exits", "bus")
 _BAR_CELLS = 40
 _STOPS = frozenset({ErrorPolicy.STOP, ErrorPolicy.ENOSPC})
-Number = TypeVar("Number", int, float)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -6,8 +6,10 @@ Hot path: every port and MMIO exit passes through `AddressMap.read` and `Address
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import TYPE_CHECKING, Protocol
 
+from pyhyve.support.hints import Protocol
+
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 

@@ -10,8 +10,8 @@ neither kept nor written after the call returns.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from enum import IntEnum
 
+from pyhyve.support.enums import IntEnum
 from pyhyve.support.errors import UserError
 from pyhyve.support.records import dataclass, field, replace
 

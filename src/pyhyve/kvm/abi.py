@@ -6,9 +6,8 @@ compares every number with the headers of the system.
 
 from __future__ import annotations
 
-from enum import IntEnum, IntFlag
-
 from pyhyve.kvm import structures as s
+from pyhyve.support.enums import IntEnum, IntFlag
 
 API_VERSION = 12
 """The only one ever released; anything else must be refused (api.rst, 4.1)."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-from typing import TYPE_CHECKING
 
 from pyhyve.kvm import structures as s
 from pyhyve.kvm.abi import DIRTY_GFN_DIRTY, DIRTY_GFN_RESET, DIRTY_LOG_PAGE_OFFSET
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, TypeAlias
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import mmap
     from collections.abc import Mapping
+    from typing import TypeAlias
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview | mmap.mmap"
 

@@ -7,17 +7,17 @@ import grp
 import mmap
 import os
 from ctypes import addressof, c_char
-from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pyhyve.kvm import structures as s
 from pyhyve.kvm.abi import Cap, ExitReason
 from pyhyve.kvm.ioctls import KvmError
 from pyhyve.kvm.system import DEVICE_PATH, KvmSystem
+from pyhyve.support.enums import StrEnum
 from pyhyve.support.records import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Self
 
 from pyhyve.kvm import structures as s
 from pyhyve.kvm.abi import API_VERSION, Cap, Ioctl
 from pyhyve.kvm.cpuid import CpuidEntry, unpack_entries
 from pyhyve.kvm.ioctls import KvmError, call
 from pyhyve.kvm.vm import VmHandle
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
 
 DEVICE_PATH = "/dev/kvm"
 _MAX_CPUID_ENTRIES = 4096

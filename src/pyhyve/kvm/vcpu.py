@@ -6,15 +6,16 @@ import contextlib
 import errno
 import mmap
 import os
-from typing import TYPE_CHECKING, Self
 
 from pyhyve.kvm import structures as s
 from pyhyve.kvm.abi import GuestDebug, Ioctl, MpState
 from pyhyve.kvm.cpuid import CpuidEntry, pack_entries, unpack_entries
 from pyhyve.kvm.ioctls import KvmError, call
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from typing import Self
 
     from pyhyve.kvm.layout import StructLayout
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from typing import TYPE_CHECKING, Self
 
 from pyhyve.kvm import structures as s
 from pyhyve.kvm.abi import (
@@ -24,8 +23,10 @@ from pyhyve.kvm.ioctls import KvmError, call
 from pyhyve.kvm.vcpu import VcpuHandle
 from pyhyve.support.records import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Self
 
 _PAGE_SHIFT = 12
 _NO_FLAGS = MemFlag(0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pyhyve.accel.api import BufferedReads
 from pyhyve.accel.select import open_vm
@@ -54,10 +53,13 @@ from pyhyve.machine.notify import notify_registrar
 from pyhyve.machine.pci_setup import PCI_WINDOW64_BYTES, PCI_WINDOW_LAST, configure_pci
 from pyhyve.machine.vcpu_loop import VcpuRunner
 from pyhyve.memory.guest import GuestMemory
+from pyhyve.support.hints import Protocol, runtime_checkable
 from pyhyve.support.logs import late_logger
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from pyhyve.accel.api import InterruptChip, Vm
     from pyhyve.backends.chardev import Chardev

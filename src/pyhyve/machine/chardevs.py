@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pyhyve.backends.chardev import FileChardev, NullChardev
 from pyhyve.backends.chardev_stdio import StdioChardev
 from pyhyve.machine.config import ConsoleKind
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any
 
 from pyhyve.accel.cpu_models import HOST, CpuModel
 from pyhyve.boot.linux import EntryMode
 from pyhyve.devices.virtio.error_policy import ErrorPolicy
+from pyhyve.support.enums import StrEnum
 from pyhyve.support.errors import InputError
 from pyhyve.support.records import dataclass, field
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+    from typing import Any
     from uuid import UUID
 
 MIB = 1 << 20

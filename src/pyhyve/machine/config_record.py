@@ -7,7 +7,6 @@ import functools
 import types
 import typing
 from collections.abc import Callable, Mapping
-from enum import Enum
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -15,6 +14,7 @@ from uuid import UUID
 from pyhyve.machine import config as config_module
 from pyhyve.machine.config import MachineConfig
 from pyhyve.state.errors import StateError
+from pyhyve.support.enums import Enum
 
 _MAX_ITEMS = 4096
 
@@ -76,7 +76,8 @@ def _reader(kind: Any) -> Callable[[Any], Any]:  # noqa: ANN401 - any annotation
 def _hints(kind: Any) -> dict[str, Any]:  # noqa: ANN401 - a dataclass
     """Types of the fields, among them those that the module imports for type checkers only."""
     fields = {field.name for field in dataclasses.fields(kind)}
-    found = typing.get_type_hints(kind, vars(config_module), {"Path": Path, "UUID": UUID, "Mapping": Mapping})
+    names = {"Any": Any, "Path": Path, "UUID": UUID, "Mapping": Mapping}
+    found = typing.get_type_hints(kind, vars(config_module), names)
     return {name: hint for name, hint in found.items() if name in fields}
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pyhyve.backends.ioloop import HANGUP, READABLE
 from pyhyve.backends.timerfd import TimerFd
 from pyhyve.machine.clock import MonotonicClock, TimerQueue
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from enum import Enum
 
+from pyhyve.support.enums import Enum
 from pyhyve.support.errors import UserError
 
 

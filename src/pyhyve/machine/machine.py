@@ -11,18 +11,20 @@ import queue
 import sys
 import threading
 import time
-from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pyhyve.machine.lifecycle import Lifecycle, MachineState
 from pyhyve.machine.notices import Notice, NoticeKind, RunActions, ShutdownCause
 from pyhyve.machine.outcome import Outcome, OutcomeKind
 from pyhyve.machine.report import describe_vcpu
+from pyhyve.support.enums import Enum, auto
+from pyhyve.support.hints import Protocol, runtime_checkable
 from pyhyve.support.logs import late_logger
 from pyhyve.support.records import dataclass, field
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Any
 
     from pyhyve.accel.api import Vm
     from pyhyve.backends.chardev import Chardev, Receiver

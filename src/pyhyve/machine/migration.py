@@ -10,13 +10,13 @@ import logging
 import threading
 import time
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from pyhyve.machine.lifecycle import MachineState
 from pyhyve.machine.migration_uri import MigrationUri, open_incoming, open_outgoing
 from pyhyve.machine.saving import load, read_saved, save
 from pyhyve.state.errors import StateCancelledError, StateError
+from pyhyve.support.enums import StrEnum
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-
+from pyhyve.support.enums import StrEnum
 from pyhyve.support.records import dataclass
 
 

@@ -5,11 +5,10 @@ Places every BAR, turns decoding on and tells each function its interrupt line (
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pyhyve.devices.pci import spec
 from pyhyve.devices.pci.spec import BarKind, Command
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pyhyve.accel.api import ExitKind
 from pyhyve.support.logs import late_logger
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyhyve.accel.api import VcpuExit
 

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from pyhyve.accel.api import ApicVcpu, ExitKind
 from pyhyve.devices.irq.spec import LAPIC_BASE
 from pyhyve.state.record import U8, record
+from pyhyve.support.hints import Protocol
 from pyhyve.support.logs import late_logger
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import ClassVar
 
     from pyhyve.accel.api import Vcpu, VcpuExit
     from pyhyve.devices.bus import AddressMap

@@ -7,10 +7,10 @@ import ctypes
 import mmap
 import os
 from bisect import bisect_right
-from typing import TYPE_CHECKING
 
 from pyhyve.support.records import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import TYPE_CHECKING
+
+from pyhyve.support.enums import IntEnum
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -6,10 +6,10 @@ import ctypes
 import functools
 import os
 import struct
-from enum import IntFlag
 from typing import TYPE_CHECKING, Any
 
 from pyhyve.sandbox.syscalls import Call
+from pyhyve.support.enums import IntFlag
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import functools
 import types
-import typing
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar, dataclass_transform
 
 from pyhyve.state.errors import StateError
+from pyhyve.support.hints import Annotated, cast, dataclass_transform
 from pyhyve.support.records import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any, ClassVar, Self, TypeVar
 
+    RecordT = TypeVar("RecordT")
     Json = None | bool | int | float | str | list[Any] | dict[str, Any]
 
-RecordT = TypeVar("RecordT")
 _MAX_TUPLE = 1 << 16
 
 
@@ -51,8 +52,9 @@ class Record:
     """What `record` makes of a class. Unlike a dataclass it costs next to nothing to define: a machine has many."""
 
     __slots__ = ()
-    fields: ClassVar[tuple[str, ...]] = ()
-    defaults: ClassVar[dict[str, Any]] = {}
+    if TYPE_CHECKING:  # no types of fields to be read
+        fields: ClassVar[tuple[str, ...]]
+        defaults: ClassVar[dict[str, Any]]
 
     def __init__(self, **values: Any) -> None:  # noqa: ANN401 - as declared by each record
         """Fields by name; TypeError for one that is missing or unknown."""
@@ -96,7 +98,7 @@ def record(kind: type[RecordT]) -> type[RecordT]:
     namespace = {name: value for name, value in vars(kind).items() if name not in {*fields, "__dict__", "__weakref__"}}
     defaults = {name: vars(kind)[name] for name in fields if name in vars(kind)}
     namespace |= {"__slots__": fields, "fields": fields, "defaults": defaults}
-    return typing.cast("type[RecordT]", type(kind.__name__, (Record,), namespace))
+    return cast("type[RecordT]", type(kind.__name__, (Record,), namespace))
 
 
 def to_json(value: object) -> Json:
@@ -126,9 +128,12 @@ def _refuse(where: str, reason: str) -> StateError:
 @functools.cache
 def _reader(kind: Any) -> Callable[[Any, str], Any]:  # noqa: ANN401 - any of the annotations that fields may have
     """How a field of type `kind` is read."""
+    import typing  # noqa: PLC0415 - slow to load; most machines read no state
+
+    metadata = getattr(kind, "__metadata__", None)
+    if metadata is not None:  # Annotated[…]
+        return _bounded(kind.__origin__, metadata[0])
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Annotated:
-        return _bounded(arguments[0], arguments[1])
     if origin is tuple:
         return _items(_reader(arguments[0]))
     if origin in {typing.Union, types.UnionType}:
@@ -153,7 +158,7 @@ def _typed(kind: type, value: object, where: str) -> object:
 
 def _bytes(value: object, where: str) -> bytes:
     try:
-        return bytes.fromhex(typing.cast("str", _typed(str, value, where)))
+        return bytes.fromhex(cast("str", _typed(str, value, where)))
     except ValueError:
         raise _refuse(where, "is not hexadecimal") from None
 
@@ -174,7 +179,7 @@ def _bounded(kind: Any, bound: Range | Size) -> Callable[[Any, str], Any]:  # no
 
     def ranged(value: object, where: str) -> object:
         found = read(value, where)
-        if not least <= typing.cast("int", found) <= most:
+        if not least <= cast("int", found) <= most:
             raise _refuse(where, "is out of range")
         return found
 
@@ -191,6 +196,8 @@ def _items(read: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
 
 
 def _fields(kind: type[Record]) -> Callable[[Any, str], Any]:
+    import typing  # noqa: PLC0415 - as above
+
     hints = typing.get_type_hints(kind, include_extras=True)
     optional = kind.defaults.keys()
     readers = {name: _reader(hints[name]) for name in kind.fields}

@@ -110,7 +110,7 @@ LEAVE = "import sys, pyhyve.cli.main as m; m.main = lambda: (print('told', flush
     [
         ("", "told\n"),
         ("import atexit; atexit.register(print, 'tidied')", "told\ntidied\n"),
-        ("import threading as t, time; t.Thread(target=lambda: (time.sleep(0.1), print('bye'))).start()", "told\nbye\n"),
+        ("import threading as t, time; t.Thread(target=lambda: (time.sleep(.1), print('bye'))).start()", "told\nbye\n"),
     ],
     ids=["nothing", "function", "thread"],
 )

@@ -6,12 +6,12 @@ that lets one go. The guest is told with general-purpose event 1 (`_E01`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
-
 from pyhyve.state.record import U32, record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import ClassVar
 
 HOTPLUG_PORTS = 0x14
 HOTPLUG_GPE = 1

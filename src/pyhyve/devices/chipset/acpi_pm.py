@@ -5,12 +5,13 @@ Register layout as in the PIIX4: the event block at 0, control at 4, the timer a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
-
 from pyhyve.state.record import U16, U64, Size, record
+from pyhyve.support.hints import Annotated
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import ClassVar
 
     from pyhyve.devices.contracts import Clock, IrqLine, TimerSource
 

@@ -7,14 +7,15 @@ offset 0, data at 1, DMA address at 4 (big-endian).
 from __future__ import annotations
 
 import struct
-from enum import IntEnum, IntFlag
-from typing import TYPE_CHECKING, ClassVar
 
 from pyhyve.memory.guest import GuestAddressError
 from pyhyve.state.record import U16, U32, U64, record
+from pyhyve.support.enums import IntEnum, IntFlag
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import ClassVar
 
     from pyhyve.memory.guest import GuestMemory
 

@@ -5,12 +5,13 @@ Enough for a driver's probe to end cleanly, and for the reset and A20 pulses of 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
-
 from pyhyve.state.record import U8, Size, record
+from pyhyve.support.hints import Annotated
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import ClassVar
 
 _OUTPUT_FULL = 0x01
 _SYSTEM_FLAG = 0x04

@@ -5,12 +5,13 @@ Counters are computed from the clock when looked at; only channel 0 has a timer,
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
-
 from pyhyve.state.errors import StateError
 from pyhyve.state.record import I64, U8, U16, U32, record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import ClassVar
+
     from pyhyve.devices.contracts import Clock, IrqLine, TimerSource
 
 FREQUENCY_HZ = 1_193_182

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
-
 from pyhyve.state.errors import StateError
 from pyhyve.state.record import U8, record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import ClassVar
 
 CASCADE_IRQ = 2
 SPURIOUS_IRQ = 7

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
-from typing import TYPE_CHECKING, Annotated, ClassVar
-
 from pyhyve.state.errors import StateError
 from pyhyve.state.record import I64, I128, U8, Size, record
+from pyhyve.support.enums import IntEnum
+from pyhyve.support.hints import Annotated
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from datetime import datetime
+    from typing import ClassVar
 
     from pyhyve.devices.contracts import Clock, IrqLine, TimerSource
 

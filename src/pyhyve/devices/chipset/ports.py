@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
-
 from pyhyve.state.errors import StateError
 from pyhyve.state.record import record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import ClassVar
 
 DEBUG_CONSOLE_MAGIC = 0xE9
 """What firmware reads to find out whether anyone listens."""

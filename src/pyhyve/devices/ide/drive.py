@@ -6,12 +6,12 @@ All of it runs with the machine lock held.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from enum import IntEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pyhyve.devices.ide.spec import ErrorBit, Register, StatusBit
 from pyhyve.state.errors import StateError
 from pyhyve.state.record import I64, U8, U16, U32, U64, record
+from pyhyve.support.enums import IntEnum
 
 if TYPE_CHECKING:
     from pyhyve.devices.ide.work import DriveWork

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import IntEnum, IntFlag
+from pyhyve.support.enums import IntEnum, IntFlag
 
 SECTOR_BYTES = 512
 CD_BLOCK_BYTES = 2048

@@ -6,8 +6,6 @@ is remapped. Every public method takes the machine lock, which is re-entrant.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Protocol
-
 from pyhyve.devices.chipset.i8259 import I8259Pair, I8259State
 from pyhyve.devices.irq import spec
 from pyhyve.devices.irq.ioapic import IoApic, IoApicState
@@ -16,10 +14,13 @@ from pyhyve.devices.irq.message import message_from_msi
 from pyhyve.devices.irq.spec import DeliveryMode
 from pyhyve.state.errors import StateError
 from pyhyve.state.record import record
+from pyhyve.support.hints import Protocol
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
+    from typing import ClassVar
 
     from pyhyve.accel.api import ApicVectors
     from pyhyve.devices.contracts import Clock, TimerSource

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Protocol
-
 from pyhyve.devices.irq import spec
 from pyhyve.devices.irq.message import message_from_entry
 from pyhyve.state.errors import StateError
 from pyhyve.state.record import U8, U32, U64, record
+from pyhyve.support.hints import Protocol
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import ClassVar
+
     from pyhyve.devices.irq.message import ApicMessage
 
 

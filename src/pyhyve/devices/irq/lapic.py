@@ -5,16 +5,18 @@ Its owner (`ApicInterruptChip`) serialises calls with the machine lock and drive
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
-
 from pyhyve.devices.irq import spec
 from pyhyve.devices.irq.message import ApicMessage
 from pyhyve.devices.irq.spec import ApicBase, ApicRegister, DeliveryMode, TimerMode
 from pyhyve.devices.irq.vectors import PlainVectors
 from pyhyve.state.errors import StateError
 from pyhyve.state.record import I64, U8, U16, U32, U64, U256, record
+from pyhyve.support.hints import Protocol, runtime_checkable
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import ClassVar
+
     from pyhyve.accel.api import ApicVectors
     from pyhyve.devices.contracts import Clock, TimerSource
 

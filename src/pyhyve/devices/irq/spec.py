@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import IntEnum, IntFlag
+from pyhyve.support.enums import IntEnum, IntFlag
 
 LAPIC_BASE = 0xFEE0_0000
 LAPIC_SIZE_BYTES = 0x1000

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
 
 from pyhyve.devices.bus import AddressConflictError
 from pyhyve.devices.pci import spec
 from pyhyve.devices.pci.spec import BarKind
 from pyhyve.support.logs import late_logger
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 

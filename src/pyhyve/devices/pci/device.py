@@ -7,16 +7,17 @@ A device model subclasses `PciDevice`, adds its BARs and capabilities in `__init
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
-
 from pyhyve.devices.pci import spec
 from pyhyve.devices.pci.msi import MsixState
 from pyhyve.devices.pci.spec import BarKind, Command
 from pyhyve.state.errors import StateError
 from pyhyve.state.record import U64, Size, record
+from pyhyve.support.hints import Annotated, Protocol
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any, ClassVar
 
     from pyhyve.devices.contracts import RegisterDevice
     from pyhyve.devices.pci.msi import Msi, Msix

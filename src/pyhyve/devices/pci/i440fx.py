@@ -6,13 +6,13 @@ has RAM everywhere below 1 MiB.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
-
 from pyhyve.devices.pci.device import PciDevice
 from pyhyve.state.record import U8, U32, record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any, ClassVar
 
     from pyhyve.devices.contracts import LineSetter
     from pyhyve.devices.pci.bus import PciBus

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
 
 from pyhyve.devices.pci import spec
 from pyhyve.devices.pci.spec import BarKind, CapabilityId
 from pyhyve.state.errors import StateError
 from pyhyve.state.record import record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
+from pyhyve.support.enums import IntEnum
 
 
 class Command(IntEnum):

@@ -6,14 +6,15 @@ Hot path: a guest's console writes one register per character.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, ClassVar
 
 from pyhyve.devices.serial import spec
 from pyhyve.devices.serial.spec import Ier, Iir, Lsr, Mcr, Msr
 from pyhyve.state.record import U8, U16, record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import ClassVar
 
     from pyhyve.devices.contracts import Clock, IrqLine, TimerSource
 

@@ -6,11 +6,11 @@ gives up. It is there because management tools give every PC one.
 
 from __future__ import annotations
 
-from enum import IntFlag
 from typing import TYPE_CHECKING
 
 from pyhyve.devices.pci.device import PciDevice
 from pyhyve.devices.pci.spec import BarKind
+from pyhyve.support.enums import IntFlag
 
 if TYPE_CHECKING:
     from pyhyve.devices.contracts import Clock

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from enum import StrEnum
+
+from pyhyve.support.enums import StrEnum
 
 
 class ErrorPolicy(StrEnum):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import struct
-from enum import IntEnum
 from typing import TYPE_CHECKING, ClassVar
 
 from pyhyve.backends.block import BlockError
@@ -13,6 +12,7 @@ from pyhyve.devices.scsi.spec import SenseCode, SenseKey
 from pyhyve.devices.virtio.chain import VirtqueueError
 from pyhyve.devices.virtio.device import VirtioDevice, Worker
 from pyhyve.devices.virtio.spec import DeviceType
+from pyhyve.support.enums import IntEnum
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import IntEnum, IntFlag
+from pyhyve.support.enums import IntEnum, IntFlag
 
 
 class DeviceType(IntEnum):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyhyve.devices.virtio.spec import VSOCK_HOST_CID, VsockOp, VsockType
+from pyhyve.support.enums import Enum, auto
 
 if TYPE_CHECKING:
     import socket

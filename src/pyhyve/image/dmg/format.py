@@ -10,11 +10,11 @@ import binascii
 import re
 import struct
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyhyve.image.contract import ImageFormatError, ImageUnsupportedError
 from pyhyve.image.packed import MAX_UNIT_BYTES
+from pyhyve.support.enums import IntEnum
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

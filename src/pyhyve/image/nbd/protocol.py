@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from enum import IntEnum, IntFlag
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from pyhyve.image.contract import ImageError
+from pyhyve.support.enums import IntEnum, IntFlag
 
 DEFAULT_PORT = 10809
 INIT_MAGIC = b"NBDMAGIC"

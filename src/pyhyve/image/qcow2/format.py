@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import struct
-from enum import IntEnum
 
 from pyhyve.image.contract import ImageFormatError, ImageUnsupportedError, SnapshotInfo
+from pyhyve.support.enums import IntEnum
 from pyhyve.support.records import dataclass, replace
 
 MAGIC = b"QFI\xfb"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import namedtuple
-from enum import IntEnum
 
 from pyhyve.image.contract import ImageFormatError
 from pyhyve.image.qcow2.format import (
@@ -15,6 +14,7 @@ from pyhyve.image.qcow2.format import (
     SUBCLUSTERS_PER_CLUSTER,
 )
 from pyhyve.image.qcow2.tables import run_length
+from pyhyve.support.enums import IntEnum
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from enum import IntEnum
 
 from pyhyve.image.contract import ImageFormatError, ImageUnsupportedError
+from pyhyve.support.enums import IntEnum
 
 SIGNATURE = 0xBEDA107F
 VERSION_1_1 = 0x00010001

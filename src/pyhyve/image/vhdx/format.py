@@ -9,10 +9,10 @@ from __future__ import annotations
 import struct
 import uuid
 from dataclasses import dataclass
-from enum import IntEnum, IntFlag
 
 from pyhyve.image.contract import ImageFormatError, ImageUnsupportedError
 from pyhyve.image.vhdx.crc32c import crc32c
+from pyhyve.support.enums import IntEnum, IntFlag
 
 MIB = 1 << 20
 FILE_IDENTIFIER = b"vhdxfile"  # 2.2.1

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from enum import IntEnum, IntFlag
 
 from pyhyve.image.contract import ImageFormatError, ImageUnsupportedError
+from pyhyve.support.enums import IntEnum, IntFlag
 
 SPARSE_MAGIC = b"KDMV"
 COWD_MAGIC = b"COWD"

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from enum import IntEnum
 
 from pyhyve.image.contract import ImageFormatError, ImageUnsupportedError
+from pyhyve.support.enums import IntEnum
 
 FOOTER_COOKIE = b"conectix"
 DYNAMIC_COOKIE = b"cxsparse"

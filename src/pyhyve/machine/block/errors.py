@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum, auto
-
+from pyhyve.support.enums import Enum, auto
 from pyhyve.support.errors import UserError
 
 

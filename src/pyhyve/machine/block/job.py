@@ -6,12 +6,12 @@ import logging
 import threading
 import time
 from abc import ABC, abstractmethod
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from pyhyve.backends.block import BlockError
 from pyhyve.image.contract import ImageError
 from pyhyve.machine.block.errors import ChangeError
+from pyhyve.support.enums import StrEnum
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from pyhyve.backends.chardev import ChardevError, NullChardev
 from pyhyve.backends.chardev_descriptors import (
@@ -19,8 +18,10 @@ from pyhyve.machine.block.errors import ChangeError
 from pyhyve.machine.identifiers import is_identifier
 from pyhyve.support.records import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from typing import Any
 
     from pyhyve.backends.chardev import Chardev
     from pyhyve.machine.hardware.descriptors import Descriptors

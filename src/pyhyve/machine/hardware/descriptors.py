@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-from typing import Any
 
 from pyhyve.machine.block.errors import ChangeError
 from pyhyve.support.records import dataclass, field
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _SET_PREFIX = "/dev/fdset/"
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from pyhyve.machine.chardevs import open_chardev
 from pyhyve.machine.config import BalloonConfig, RngConfig, SerialBusConfig, VsockConfig
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pyhyve.machine.config import ConsoleConfig, ExtraConfig
     from pyhyve.machine.hardware.hardware import Hardware
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
 
 from pyhyve.devices.virtio.error_policy import ErrorPolicy, is_full
 from pyhyve.machine.block.errors import ChangeError
 from pyhyve.machine.hardware.chardevs import ChardevSet
 from pyhyve.machine.hardware.descriptors import Descriptors
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
+    from typing import Any
 
     from pyhyve.backends.chardev import Chardev
     from pyhyve.backends.ioloop import IoLoop

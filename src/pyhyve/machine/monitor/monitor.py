@@ -9,7 +9,6 @@ import functools
 import threading
 import time
 from collections import deque
-from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 from pyhyve.backends.chardev import NullChardev
@@ -20,6 +19,7 @@ from pyhyve.machine.monitor.server import MonitorServer, Terminal
 from pyhyve.machine.monitor.session import Greeting, Session, event_message
 from pyhyve.machine.monitor.versions import version_info
 from pyhyve.machine.notices import NoticeKind
+from pyhyve.support.enums import Enum, auto
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
