@@ -7,7 +7,6 @@ user named is opened read-only.
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
 
 from pyhyve.image.contract import (
     BackingReference,
@@ -153,15 +152,16 @@ def _open_on(
     )
     if probed and isinstance(image, RawImage):
         image.probed = True
-    with ExitStack() as on_error:
-        on_error.callback(image.close)
+    try:
         below = image.backing_reference
         unwanted = reference is not None and reference.without_backing
         if settings.with_backing and reference is not None and reference.backing is not None:
             image.backing = _open_below(reference.backing, settings, seen)
         elif settings.with_backing and below is not None and below.filename and not unwanted:
             image.backing = open_backing(image, below, settings, seen)
-        on_error.pop_all()
+    except BaseException:
+        image.close()
+        raise
     return image
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import namedtuple
+from operator import itemgetter
 
 from pyhyve.image.contract import ImageFormatError
 from pyhyve.image.qcow2.format import (
@@ -48,7 +48,16 @@ if TYPE_CHECKING:
         entry: int
 
 else:
-    Run = namedtuple("Run", "kind length host entry")  # noqa: PYI024 - importing `typing` would be felt in short commands
+
+    class Run(tuple):
+        """As above: importing `typing` or `collections` would be felt in short commands."""
+
+        __slots__ = ()
+
+        def __new__(cls, kind, length, host, entry):  # noqa: ANN001, ANN204, D102 - declared above
+            return tuple.__new__(cls, (kind, length, host, entry))
+
+        kind, length, host, entry = (property(itemgetter(at)) for at in range(4))
 
 
 class Mapping:

@@ -9,10 +9,8 @@ Callers hold `lock` around every method.
 
 from __future__ import annotations
 
-import threading
+import _thread
 from array import array
-from collections import OrderedDict
-from contextlib import contextmanager
 
 from pyhyve.image.contract import ImageFormatError
 from pyhyve.image.qcow2.format import (
@@ -31,12 +29,13 @@ from pyhyve.support.records import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import threading
 
     from pyhyve.image.qcow2.bitmaps import DirtyBitmaps
     from pyhyve.image.qcow2.refcount import RefcountStructure
     from pyhyve.image.storage import Storage
 
+_MAKING = _thread.allocate_lock()
 _L2_CACHE_BYTES = 32 * 1024 * 1024
 
 
@@ -57,19 +56,36 @@ class L2Table:
         self.dirty_high = max(self.dirty_high, high)
 
 
+class Unclean:
+    """What `Metadata.unclean` gives."""
+
+    def __init__(self, metadata: Metadata) -> None:
+        header = metadata.header
+        self._metadata = metadata
+        self._is_needed = header.version >= 3 and not header.incompatible_features & Incompatible.DIRTY
+
+    def __enter__(self) -> None:
+        if self._is_needed:
+            self._metadata.set_dirty(dirty=True)
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_needed:
+            self._metadata.set_dirty(dirty=False)
+
+
 class Metadata:
     """Header, L1, L2 cache, reference counts and pending frees of one image."""
 
     def __init__(self, storage: Storage, header: Header) -> None:
         self.storage = storage
         self.header = header
-        self.lock = threading.Condition(threading.RLock())
+        self._lock: threading.Condition | None = None
         self.cluster_size = header.cluster_size
         self.cluster_bits = header.cluster_bits
         self.words_per_entry = 2 if header.extended_l2 else 1
         self._l1: array[int] | None = None
         self._dirty_l1: set[int] = set()
-        self._tables: OrderedDict[int, L2Table] = OrderedDict()
+        self._tables: dict[int, L2Table] = {}  # the one used last is last
         self._dirty_tables: dict[int, L2Table] = {}
         self._table_limit = max(8, _L2_CACHE_BYTES // self.cluster_size)
         self._refcounts: RefcountStructure | None = None
@@ -77,6 +93,17 @@ class Metadata:
         self.byte_offset = 0  # where the next compressed cluster may be appended
         self.bitmaps: DirtyBitmaps | None = None  # loaded by the first write that they have to record
         self.users = 0  # requests that hold host offsets: freed clusters wait until there are none
+
+    @property
+    def lock(self) -> threading.Condition:
+        """Held around every method; made when it is first taken, since `info` takes none."""
+        if self._lock is None:
+            with _MAKING:
+                if self._lock is None:
+                    from threading import Condition, RLock  # noqa: PLC0415 - as above
+
+                    self._lock = Condition(RLock())
+        return self._lock
 
     # --- tables ---
 
@@ -117,9 +144,9 @@ class Metadata:
 
     def table(self, index: int) -> L2Table | None:
         """The L2 table of L1 entry `index`, or None when it is not allocated."""
-        found = self._tables.get(index)
+        found = self._tables.pop(index, None)
         if found is not None:
-            self._tables.move_to_end(index)
+            self._tables[index] = found
             return found
         l1 = self.l1
         if index >= len(l1):
@@ -271,24 +298,20 @@ class Metadata:
         if self.lazy and not self.header.incompatible_features & Incompatible.DIRTY:
             self.set_incompatible(self.header.incompatible_features | Incompatible.DIRTY)
 
-    @contextmanager
-    def unclean(self) -> Iterator[None]:
+    def unclean(self) -> Unclean:
         """Mark the image dirty while reference counts and COPIED flags change together in many places.
 
         A crash in between then makes the next writer repair the counts. Version 2 has no such bit.
         """
-        if self.header.version < 3 or self.header.incompatible_features & Incompatible.DIRTY:
-            yield
-            return
+        return Unclean(self)
+
+    def set_dirty(self, *, dirty: bool) -> None:
+        """Write everything, then the DIRTY bit."""
         self.write_back(final=True)
-        self.set_incompatible(self.header.incompatible_features | Incompatible.DIRTY)
-        try:
-            yield
-        finally:
+        if not dirty and self._refcounts is not None and self._refcounts.dirty:
             self.write_back(final=True)
-            if self._refcounts is not None and self._refcounts.dirty:
-                self.write_back(final=True)
-            self.set_incompatible(self.header.incompatible_features & ~Incompatible.DIRTY)
+        features = self.header.incompatible_features & ~Incompatible.DIRTY
+        self.set_incompatible(features | (Incompatible.DIRTY if dirty else 0))
 
     def mark_corrupt(self) -> None:
         """Note on disk that the image must be repaired before it is written again."""

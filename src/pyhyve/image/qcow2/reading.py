@@ -6,7 +6,6 @@ Hot path: one lookup under the lock, then the guest's buffers go straight to pre
 from __future__ import annotations
 
 import struct
-from collections import OrderedDict
 
 from pyhyve.image.contract import (
     BackingReference,
@@ -58,7 +57,7 @@ class Qcow2Reader(Image):
         self._mask = header.cluster_size - 1
         self._bits = header.cluster_bits
         self._codec: Codec | None = None
-        self._decompressed: OrderedDict[int, bytes] = OrderedDict()
+        self._decompressed: dict[int, bytes] = {}  # the one used last is last
         self._inflight: list[tuple[int, int]] = []
         self._closed = False
         self._preallocated: bool | None = None
@@ -238,9 +237,9 @@ class Qcow2Reader(Image):
 
     def _decompress(self, entry: int, *, keep: bool) -> bytes:
         with self.meta.lock:
-            data = self._decompressed.get(entry)
+            data = self._decompressed.pop(entry, None)
             if data is not None:
-                self._decompressed.move_to_end(entry)
+                self._decompressed[entry] = data
                 return data
         host, length = self.meta.compressed_extent(entry)
         data = self.codec.decompress(self.storage.pread(length, host), self._cluster_size)
@@ -248,7 +247,7 @@ class Qcow2Reader(Image):
             with self.meta.lock:
                 self._decompressed[entry] = data
                 if len(self._decompressed) > _DECOMPRESSED_CACHE_CLUSTERS:
-                    self._decompressed.popitem(last=False)
+                    del self._decompressed[next(iter(self._decompressed))]
         return data
 
     @property
