@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import struct
 import time
-from typing import TYPE_CHECKING
 
 from pyhyve.accel.counter import CounterSample, sample
 from pyhyve.accel.kvm_msrs import MSR_TSC, MSR_TSC_DEADLINE, write_msrs
 from pyhyve.kvm.device import DeviceHandle
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyhyve.kvm.vcpu import VcpuHandle
     from pyhyve.kvm.vm import VmHandle
