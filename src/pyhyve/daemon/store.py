@@ -11,26 +11,32 @@ import logging
 import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from pyhyve.support.files import sync_directory, write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 __all__ = ["Collection", "MemoryStore", "Store"]
 
 _log = logging.getLogger(__name__)
 _Item = TypeVar("_Item")
+WRITERS: Final = 8
+"""Files written at the same time."""
 
 
 class Store:
-    """The files of one daemon. All writing happens on one thread, in the order it was asked for."""
+    """The files of one daemon. What is written to one file is written in the order it was asked for.
+
+    Files are written on :data:`WRITERS` threads: the file system syncs what several wait for in one go, which is ten
+    times as fast as one after the other.
+    """
 
     def __init__(self, state: Path, runtime: Path) -> None:
         self._state = state
         self._runtime = runtime
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._writers = tuple(ThreadPoolExecutor(1, thread_name_prefix=f"store-{n}") for n in range(WRITERS))
 
     def collection(
         self,
@@ -46,11 +52,12 @@ class Store:
         ``parse`` raises ValueError for data that is no item.
         """
         base = self._runtime if runtime else self._state
-        return Collection(base / name, suffix, parse, form, self._writer)
+        return Collection(base / name, suffix, parse, form, self._writers, synced=not runtime)
 
     def close(self) -> None:
         """Wait for what is being written."""
-        self._writer.shutdown()
+        for writer in self._writers:
+            writer.shutdown()
 
 
 class Collection(Generic[_Item]):
@@ -62,13 +69,17 @@ class Collection(Generic[_Item]):
         suffix: str,
         parse: Callable[[bytes], _Item],
         form: Callable[[_Item], bytes],
-        writer: ThreadPoolExecutor,
+        writers: Sequence[ThreadPoolExecutor],
+        *,
+        synced: bool = True,
     ) -> None:
+        """``synced``: what is written has to outlive the host's end, not only the daemon's."""
         self.directory = directory
+        self._synced = synced
         self._suffix = suffix
         self._parse = parse
         self._form = form
-        self._writer = writer
+        self._writers = writers
 
     def path(self, key: str) -> Path:
         """File of an item."""
@@ -95,24 +106,27 @@ class Collection(Generic[_Item]):
     async def save(self, key: str, item: _Item) -> None:
         """Write an item; it is on disk when this returns. Raises OSError, and ValueError as ``form`` does."""
         data = self._form(item)
-        await self._on_writer(lambda: _write(self.path(key), data))
+        await self._on_writer(key, lambda: _write(self.path(key), data, synced=self._synced))
 
     async def remove(self, key: str) -> None:
         """Remove an item; that it is gone is on disk when this returns. Raises OSError."""
-        await self._on_writer(lambda: _remove(self.path(key)))
+        await self._on_writer(key, lambda: _remove(self.path(key), synced=self._synced))
 
     def save_now(self, key: str, item: _Item) -> None:
         """Write an item, blocking: for threads and for a daemon that is starting or stopping."""
         data = self._form(item)
-        self._writer.submit(_write, self.path(key), data).result()
+        self._writer_of(key).submit(_write, self.path(key), data, synced=self._synced).result()
 
     def remove_now(self, key: str) -> None:
         """Remove an item, blocking."""
-        self._writer.submit(_remove, self.path(key)).result()
+        self._writer_of(key).submit(_remove, self.path(key), synced=self._synced).result()
 
-    async def _on_writer(self, work: Callable[[], None]) -> None:
+    def _writer_of(self, key: str) -> ThreadPoolExecutor:
+        return self._writers[hash(key) % len(self._writers)]
+
+    async def _on_writer(self, key: str, work: Callable[[], None]) -> None:
         # Shielded: a client that hangs up must not leave the promise half kept and the caller unaware of it.
-        await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._writer, work))
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._writer_of(key), work))
 
 
 class MemoryStore(Store):
@@ -131,7 +145,7 @@ class MemoryStore(Store):
         runtime: bool = False,
     ) -> Collection[_Item]:
         """Return a set of items that starts empty."""
-        return _MemoryCollection(Path("/nowhere", name), suffix, parse, form, self._writer)
+        return _MemoryCollection(Path("/nowhere", name), suffix, parse, form, self._writers)
 
 
 class _MemoryCollection(Collection[_Item]):
@@ -141,9 +155,9 @@ class _MemoryCollection(Collection[_Item]):
         suffix: str,
         parse: Callable[[bytes], _Item],
         form: Callable[[_Item], bytes],
-        writer: ThreadPoolExecutor,
+        writers: Sequence[ThreadPoolExecutor],
     ) -> None:
-        super().__init__(directory, suffix, parse, form, writer)
+        super().__init__(directory, suffix, parse, form, writers)
         self._items: dict[str, bytes] = {}
 
     def load(self) -> dict[str, _Item]:
@@ -172,12 +186,12 @@ def _set_aside(path: Path, error: Exception) -> None:
     _log.error("%s is damaged (%s); set aside as %s", path, error, target)
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, data: bytes, *, synced: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_atomically(path, data, synced=True)
+    write_atomically(path, data, synced=synced)
 
 
-def _remove(path: Path) -> None:
+def _remove(path: Path, *, synced: bool) -> None:
     path.unlink(missing_ok=True)
-    if path.parent.is_dir():
+    if synced and path.parent.is_dir():
         sync_directory(path.parent)

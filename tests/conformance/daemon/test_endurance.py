@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.endurance.daemon import DaemonUnderTest, kill, work
+from tests.endurance.scale import Scale
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,3 +32,9 @@ def test_cycles_leave_nothing_behind(daemon: DaemonUnderTest) -> None:
 
 def test_killed_daemon_loses_nothing(daemon: DaemonUnderTest) -> None:
     assert kill(daemon, 3, EMULATOR, seed=1) == []
+
+
+def test_many_domains_outlive_daemons_and_start_by_themselves(daemon: DaemonUnderTest) -> None:
+    scale = Scale(daemon, 40, 4, EMULATOR)
+    scale.run()
+    assert scale.problems == []

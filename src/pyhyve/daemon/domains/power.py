@@ -81,7 +81,11 @@ async def reboot(domain: ManagedDomain, flags: int) -> None:
 
 async def destroy(domain: ManagedDomain, flags: int) -> None:
     """Pull the plug: at once, whatever else is under way. Raises LibvirtError."""
-    await lifecycle.destroy(domain, gracefully=bool(flags & _GRACEFUL))
+    if domain.active and domain.machine is None:  # it is being started: there is nothing to end until it has
+        async with domain.job("destroy"):
+            await lifecycle.destroy(domain, gracefully=bool(flags & _GRACEFUL))
+    else:
+        await lifecycle.destroy(domain, gracefully=bool(flags & _GRACEFUL))
 
 
 async def send_key(domain: ManagedDomain, codeset: int, hold_ms: int, codes: Sequence[int]) -> None:
