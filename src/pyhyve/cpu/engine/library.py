@@ -7,10 +7,12 @@ interrupt while it is written.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import logging
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +23,7 @@ from pyhyve.support.errors import UserError
 from pyhyve.support.files import write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     Progress = Callable[[int, int], None]
 
@@ -53,14 +55,36 @@ def load_or_build(isa: str, build: Callable[[Progress], Library], progress: Prog
     except UserError as error:
         _LOG.warning("%s; the engine is compiled anew at every start", error)
         path = None
-    if path is not None:
-        found = _read(path)
-        if found is not None:
-            return found
-    library = build(progress or _quiet)
-    if path is not None:
-        _write(path, library)
-    return library
+    if path is None:
+        return build(progress or _quiet)
+    found = _read(path)
+    if found is not None:
+        return found
+    with _turn(path.parent):
+        # A hundred machines that start at once on a fresh host wait for the first, rather than each build its own.
+        found = _read(path) if path.exists() else None
+        if found is None:
+            found = build(progress or _quiet)
+            _write(path, found)
+    return found
+
+
+@contextlib.contextmanager
+def _turn(directory: Path) -> Iterator[None]:
+    """Be the only process that builds for a cache directory; where it cannot be locked, one of several."""
+    import fcntl  # noqa: PLC0415 - hardly any start builds
+
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        yield
+        return
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _quiet(_done: int, _total: int) -> None:

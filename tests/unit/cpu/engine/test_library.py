@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -39,6 +41,20 @@ def test_second_load_comes_from_disk(cache: Path) -> None:
     assert load_or_build("test", build) == SAMPLE
     assert load_or_build("test", build) == SAMPLE
     assert build.builds == 1
+    assert [p.suffix for p in cache.iterdir()] == [".bin"]
+
+
+def test_of_many_that_start_at_once_one_builds(cache: Path) -> None:
+    builds: list[int] = []
+
+    def build(_: Callable[[int, int], None]) -> Library:
+        builds.append(1)
+        time.sleep(0.1)
+        return SAMPLE
+
+    with ThreadPoolExecutor(5) as threads:
+        assert list(threads.map(lambda _: load_or_build("test", build), range(5))) == [SAMPLE] * 5
+    assert len(builds) == 1
     assert [p.suffix for p in cache.iterdir()] == [".bin"]
 
 
