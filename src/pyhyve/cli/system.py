@@ -94,6 +94,10 @@ def run_machine(config: MachineConfig, settings: SystemSettings, ready: Callable
             serving = None
             if settings.monitors or incoming:
                 serving = Monitor(machine, listeners, people=people, terminal=terminal)
+            if incoming:
+                from pyhyve.machine.migration import prepare
+
+                prepare(machine)
             if incoming not in {"", "defer"} and serving is not None:
                 serving.execute("migrate-incoming", {"uri": incoming})
             contain(config, settings.runas, _paths_of(settings), sandbox=settings.sandbox)

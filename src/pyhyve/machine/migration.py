@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pyhyve.machine.lifecycle import MachineState
 from pyhyve.machine.migration_uri import MigrationUri, open_incoming, open_outgoing
-from pyhyve.machine.saving import load, read_saved, save
+from pyhyve.machine.saving import load, prepare_to_load, read_saved, save
 from pyhyve.state.errors import StateCancelledError, StateError
 from pyhyve.support.enums import StrEnum
 
@@ -217,6 +217,11 @@ class Migration:
             machine.settle(settling)
         self.progress.total_ms = round((time.monotonic() - started) * 1000)
         self.progress.transferred_bytes = saved.head.memory_offset + saved.head.memory_bytes
+
+
+def prepare(machine: Machine) -> None:
+    """Load and set up what restoring takes, before somebody waits for it."""
+    prepare_to_load(machine)
 
 
 def _reason(error: Exception) -> str:

@@ -19,7 +19,7 @@ from pyhyve.memory import contents
 from pyhyve.state.contract import Saveable
 from pyhyve.state.errors import StateError, StateTruncatedError
 from pyhyve.state.format import build_head, parse_head
-from pyhyve.state.record import I64, U32, U64, from_json, record, to_json
+from pyhyve.state.record import I64, U32, U64, from_json, prepare, record, to_json
 from pyhyve.state.streams import FdSource
 
 if TYPE_CHECKING:
@@ -78,11 +78,11 @@ def parts_to_save(machine: Machine) -> Iterator[tuple[str, Saveable]]:
                 yield place + suffix, part
 
 
-def describe(machine: Machine) -> MachineState:
-    """The machine as it is now."""
+def describe(machine: Machine, saved_by: str = "") -> MachineState:
+    """The machine as it is now; `saved_by` is the version that says so."""
     inventory, parts = _inventory(machine), machine.parts
     return MachineState(
-        saved_by=_version(),
+        saved_by=saved_by,
         engine="kvm" if parts.vm.has_kernel_irqchip else "emulator",
         memory_bytes=inventory.config.memory_bytes,
         cpus=len(parts.runners),
@@ -127,7 +127,7 @@ def save(machine: Machine, sink: StateSink) -> SaveResult:
     flush_disks(machine)
     parts = machine.parts
     with parts.lock:
-        description = describe(machine)
+        description = describe(machine, _version())
         set_instant(machine, description.clock_ns)
         devices = {
             name: {"version": part.state_version, "state": to_json(part.save())}
@@ -205,6 +205,13 @@ def _json_object(data: bytes, where: str) -> dict[str, Any]:
         msg = f"the state's section {where} is not understood"
         raise StateError(msg)
     return value
+
+
+def prepare_to_load(machine: Machine) -> None:
+    """Do what `load` does the first time: for a machine that waits for its state."""
+    prepare(MachineState)
+    for _, part in parts_to_save(machine):
+        prepare(part.state_type)
 
 
 def load(machine: Machine, saved: SavedMachine, source: StateSource, *, is_fresh: bool = True) -> Settling | None:

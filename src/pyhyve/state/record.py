@@ -6,7 +6,9 @@ one of these or None. In JSON, bytes are hexadecimal, tuples are arrays and reco
 
 from __future__ import annotations
 
+import builtins
 import functools
+import sys
 import types
 
 from pyhyve.state.errors import StateError
@@ -15,7 +17,7 @@ from pyhyve.support.records import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any, ClassVar, Self, TypeVar
 
     RecordT = TypeVar("RecordT")
@@ -195,12 +197,24 @@ def _items(read: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
     return items
 
 
-def _fields(kind: type[Record]) -> Callable[[Any, str], Any]:
-    import typing  # noqa: PLC0415 - as above
+def _evaluated(annotation: Any, names: Mapping[str, Any]) -> Any:  # noqa: ANN401 - as `_reader`
+    """What an annotation means in a module. Most are plain names: `typing.get_type_hints` would compile them too."""
+    if not isinstance(annotation, str):
+        return annotation
+    if annotation.isidentifier():
+        return names[annotation] if annotation in names else getattr(builtins, annotation)
+    return eval(annotation, dict(names))  # noqa: S307 - an annotation of our own
 
-    hints = typing.get_type_hints(kind, include_extras=True)
+
+def prepare(kind: type) -> None:
+    """Do now what `from_json` of `kind` does the first time."""
+    _reader(kind)
+
+
+def _fields(kind: type[Record]) -> Callable[[Any, str], Any]:
+    names = vars(sys.modules[kind.__module__])
     optional = kind.defaults.keys()
-    readers = {name: _reader(hints[name]) for name in kind.fields}
+    readers = {name: _reader(_evaluated(kind.__annotations__[name], names)) for name in kind.fields}
 
     def fields(value: object, where: str) -> object:
         if not isinstance(value, dict):

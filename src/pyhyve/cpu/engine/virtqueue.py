@@ -312,9 +312,7 @@ class QueueKernels:
                 return 0
             offset = q.start_bytes + (sector << _SECTOR_SHIFT)
             count = q.writable - 1
-            done = _system_call(
-                _SYS_PREADV2, q.fd, _parts_at(q, u64(1)), count, offset, u64(0), u64(_RWF_NOWAIT)
-            )
+            done = _system_call(_SYS_PREADV2, q.fd, _parts_at(q, u64(1)), count, offset, u64(0), u64(_RWF_NOWAIT))
             if done != length:
                 return 0
             last = count + 1
@@ -340,9 +338,7 @@ class QueueKernels:
                 return 0
             start = sector << _SECTOR_SHIFT
             last = q.readable.get()
-            done = _system_call(
-                _SYS_PWRITEV, q.fd, _parts_at(q, u64(1)), last - 1, q.start_bytes + start, u64(0)
-            )
+            done = _system_call(_SYS_PWRITEV, q.fd, _parts_at(q, u64(1)), last - 1, q.start_bytes + start, u64(0))
             if done != length:
                 return 0
             current().store(q.parts[last].base.cast(U8), 0, volatile=True)
