@@ -179,10 +179,12 @@ class QueueStatus(IntEnum):
 class WalkedQueue(Protocol):
     """A split virtqueue that the engine serves by itself, in compiled code; the device's lock guards it.
 
-    Fields are 64-bit numbers: `fd`; of disks `start_bytes`, `capacity_sectors`, `reads` and `writes` (what may be done
-    here), and `read_count`, `read_bytes`, `write_count`, `write_bytes`, `write_end` (what was done in this run); of
-    send queues `wanted_bytes` (the longest packet, with its header of 12 bytes); of receive queues `wanted_bytes`,
-    `own_address` and `filtered` (which packets need a decision), `length`, `decision`, `held_bytes`.
+    Fields are 64-bit numbers: `fd`; of disks and send queues `linger_us` (how long to wait for more buffers, while a
+    vCPU runs, before the driver hears of those that were served); of disks `start_bytes`, `capacity_sectors`, `reads`
+    and `writes` (what may be done here), and `read_count`, `read_bytes`, `write_count`, `write_bytes`, `write_end`
+    (what was done in this run); of send queues `wanted_bytes` (the longest packet, with its header of 12 bytes); of
+    receive queues `wanted_bytes`, `own_address` and `filtered` (which packets need a decision), `length`, `decision`,
+    `held_bytes`.
     """
 
     def set(self, **fields: int) -> None:

@@ -412,7 +412,7 @@ class EmulatorVm:
         if not self.vcpus:
             return None
         engine = self.vcpus[0].engine
-        return walk_queue(engine, self.memory, size, addresses, event_index=event_index, indirect=indirect)
+        return walk_queue(engine, self.tsc_hz, self.memory, size, addresses, event_index=event_index, indirect=indirect)
 
     def close(self) -> None:
         """Free the vCPUs' memory."""

@@ -78,6 +78,7 @@ class EngineQueue:
 
 def walk_queue(
     engine: EngineVcpu,
+    tsc_hz: int,
     memory: GuestMemory,
     size: int,
     addresses: tuple[int, int, int],
@@ -99,6 +100,7 @@ def walk_queue(
         used=hosts[2],
         used_gpa=addresses[2],
         size=size,
+        ticks_per_us=tsc_hz // 1_000_000,
         event_index=event_index,
         indirect=indirect,
     )

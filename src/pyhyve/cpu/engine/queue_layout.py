@@ -19,6 +19,7 @@ for _name in (
     "next_avail", "next_used", "published", "in_flight",  # how far it has come
     "status", "served", "wants",  # results; `wants`: the driver wants an interrupt
     "fd",
+    "linger_us", "ticks_per_us",  # how long to wait for more before the driver hears of what was done
     "readable", "writable", "readable_bytes", "writable_bytes",  # the chain walked last, in `parts`
     "start_bytes", "capacity_sectors", "reads", "writes",  # disk: where its first byte is in `fd`; what is allowed
     "read_count", "read_bytes", "write_count", "write_bytes", "write_end",  # disk: what was done in this call

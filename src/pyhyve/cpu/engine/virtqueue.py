@@ -266,6 +266,30 @@ class QueueKernels:
                 bytes_left = bytes_left - length
             return Status.BUDGET
 
+        @kernel(pointer, result=U64, name="queue.all_idle", attributes="nounwind noinline")
+        def all_idle(st: Any) -> Any:
+            """Whether every vCPU sleeps."""
+            i: U64 = 0
+            while i < st.peer_count:
+                if current().load(st.peers.cast(U64)[i].cast(state).ref("idle"), volatile=True) == 0:
+                    return 0
+                i += 1
+            return 1
+
+        @kernel(pointer, queue, result=U64, name="queue.linger", attributes="nounwind noinline")
+        def linger(st: Any, q: Any) -> Any:
+            """Wait a moment for another buffer, unless nobody is awake to add one; 0 when none came."""
+            b = current()
+            start = b.intrinsic("llvm.readcyclecounter", U64)
+            limit = q.linger_us * q.ticks_per_us
+            while b.intrinsic("llvm.readcyclecounter", U64) - start < limit:
+                if _load16(q.avail + 2) != q.next_avail:
+                    return 1
+                if all_idle(st) != 0:
+                    return 0
+                b.asm("pause", "~{memory}", "void", [])
+            return 0
+
         def serve(name: str, some: Kernel) -> Kernel:
             @kernel(pointer, U64, name=name, exported=True)
             def run(st: Any, at: Any) -> None:
@@ -281,6 +305,8 @@ class QueueKernels:
                 more: U64 = 1
                 while more != 0 and rounds < _ROUNDS:
                     status = some(st, q)
+                    while status == Status.DONE and q.linger_us != 0 and linger(st, q) != 0:
+                        status = some(st, q)
                     publish(st, q)
                     more = u64(0)
                     if status == Status.DONE and ask(q) != 0:

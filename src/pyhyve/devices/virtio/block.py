@@ -59,7 +59,10 @@ _COUNTERS = {
 }
 """Statistics by type of request: what counts it, its time, and its failure."""
 _BUDGET, _UNUSUAL = int(QueueStatus.BUDGET), int(QueueStatus.UNUSUAL)
-_WALKED_FIELDS = ("fd", "start_bytes", "capacity_sectors", "reads", "writes")
+_WALKED_FIELDS = ("fd", "start_bytes", "capacity_sectors", "reads", "writes", "linger_us")
+_LINGER_US = 60
+"""How long the worker waits for more requests: a driver with many under way adds the next within it, without a kick,
+and then hears of all of them at once. One with a single request is not served here, but for a trial now and then."""
 _INLINE_WRITE_BYTES = 1 << 20
 """Larger buffered writes go to the pool, so that one request does not hold up the queue."""
 
@@ -265,7 +268,8 @@ class VirtioBlock(VirtioDevice):
         if walked is None or not isinstance(ring, SplitQueue) or not isinstance(backend, RawFileBlock):
             return False
         fd, start, nowait = backend.direct
-        fields = (fd, start, self._capacity, int(nowait), int(self._writeback and not self._readonly))
+        writes = int(self._writeback and not self._readonly)
+        fields = (fd, start, self._capacity, int(nowait), writes, _LINGER_US if self._is_worker else 0)
         if self._walked_with.get(index) != fields:
             self._walked_with[index] = fields
             walked.set(**dict(zip(_WALKED_FIELDS, fields, strict=True)))

@@ -168,6 +168,8 @@ class VirtioDevice(DeviceHooks, ABC):
         self.queues = [QueueState(index, size) for index, size in enumerate(queue_sizes)]
         self.lock = threading.Lock()
         self._walker: QueueWalker | None = None
+        self._is_worker = False
+        """Whether it is the worker that has the lock, so that no vCPU waits."""
         self._interrupts: InterruptSink | None = None
         self._signals = 0
         self._config_signal = False
@@ -359,7 +361,9 @@ class VirtioDevice(DeviceHooks, ABC):
         with self.lock:
             ring = queue.ring
             before = 0 if ring is None else ring.popped
+            self._is_worker = True
             self._serve(queue)
+            self._is_worker = False
             if ring is not None and self.serves_kicks_at_once:
                 self._judge(queue, ring.popped - before)
         self._deliver()

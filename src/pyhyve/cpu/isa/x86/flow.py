@@ -85,5 +85,6 @@ def halt(st: Any, next_pc: Any) -> None:
     st.single = 0
     st.access_done = 0
     st.interrupt_shadow = 0
+    st.idle = 1
     st.exit_kind = GuestExit.HALT
     st.stop = Stop.EXIT

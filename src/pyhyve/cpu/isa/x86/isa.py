@@ -166,6 +166,7 @@ def run(st: Any) -> None:
     """Run guest code until the machine is needed, under the guest's MXCSR with every exception masked."""
     slot: U32 = 0
     b = current()
+    st.idle = 0
     slot.set((st.mxcsr & 0xFFFF) | 0x1F80)
     b.asm("ldmxcsr $0", "*m,~{memory}", "void", [("ptr elementtype(i32)", slot.ir)])
     dispatcher.run(st)
