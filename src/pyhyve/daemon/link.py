@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["SocketLink", "TransportLink"]
 
 _RECEIVE_SIZE: Final = 256 << 10
+_SMALL: Final = 4096
+"""Bytes of a piece that is kept together with others: an answer to most calls, an event."""
 _arena: Final = memoryview(bytearray(_RECEIVE_SIZE))
 """Where every socket of the one event loop receives: a fresh buffer of this size each time costs more than a call."""
 LOW_WATER: Final = 1 << 20
@@ -39,6 +41,9 @@ class SocketLink:
         self._socket = endpoint
         self._connection: Connection | None = None
         self._out: deque[tuple[memoryview, Sequence[int]]] = deque()
+        self._tail = bytearray()
+        """Small pieces behind those in ``_out``, in one: events for a client that does not read cost no more than they
+        are long."""
         self._size = 0
         self._paused = True
         self._reading = False
@@ -70,7 +75,7 @@ class SocketLink:
         if self._gone or self._closing:
             _close_fds(fds)
             return
-        if not self._out and not fds and self._lent_output is None:
+        if not self._size and not fds and self._lent_output is None:
             try:
                 sent = self._socket.send(data)
             except (BlockingIOError, InterruptedError):
@@ -85,21 +90,33 @@ class SocketLink:
             self._queue(memoryview(data), ())
             for fd in fds:
                 self._queue(memoryview(b"\0"), (fd,))
-        self._write_more()
+        if not self._writing:
+            self._write_more()
 
     def _queue(self, piece: memoryview, fds: Sequence[int]) -> None:
-        self._out.append((piece, fds))
+        if not fds and len(piece) < _SMALL and len(self._tail) < _RECEIVE_SIZE:
+            self._tail += piece
+        else:
+            self._seal()
+            self._out.append((piece, fds))
         self._size += len(piece)
         self._emptied.clear()
         if self._size > LOW_WATER:
             self._drained.clear()
+
+    def _seal(self) -> None:
+        if self._tail:
+            self._out.append((memoryview(self._tail), ()))
+            self._tail = bytearray()
 
     def _write_more(self) -> None:
         if self._lent_output is not None:
             self._lent_output.wanted = True
             return
         try:
-            while self._out:
+            while self._size:
+                if not self._out:
+                    self._seal()
                 piece, fds = self._out[0]
                 if fds:
                     sent = socket.send_fds(self._socket, [piece], list(fds))
@@ -120,15 +137,15 @@ class SocketLink:
             self._drained.set()
             if self._connection is not None and not self._closing:
                 self._loop.call_soon(self._connection.writable)
-        if not self._out:
+        if not self._size:
             self._emptied.set()
-        if bool(self._out) != self._writing:
-            self._writing = bool(self._out)
+        if bool(self._size) != self._writing:
+            self._writing = bool(self._size)
             if self._writing:
                 self._loop.add_writer(self._socket, self._write_more)
             else:
                 self._loop.remove_writer(self._socket)
-        if self._closing and not self._out:
+        if self._closing and not self._size:
             self._finish()
 
     async def drained(self) -> None:
@@ -143,7 +160,7 @@ class SocketLink:
 
     def lend_output(self) -> Lease | None:
         """Queue what is sent, and lend the sending; None while something is queued, or the client is gone."""
-        if self._out or self._gone or self._closing or self._lent_output is not None:
+        if self._size or self._gone or self._closing or self._lent_output is not None:
             return None
         if not self._wide:
             self._wide = True
@@ -230,7 +247,7 @@ class SocketLink:
             return
         self._closing = True
         self.pause()
-        if self._out or self._lent_output is not None:
+        if self._size or self._lent_output is not None:
             self._loop.call_later(LINGER_S, self._finish)
         else:
             self._finish()
@@ -250,6 +267,7 @@ class SocketLink:
         for _, fds in self._out:
             _close_fds(fds)
         self._out.clear()
+        self._tail.clear()
         self._size = 0
         self._drained.set()
         self._emptied.set()

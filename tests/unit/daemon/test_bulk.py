@@ -11,17 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pyhyve.daemon import bulk
-from pyhyve.daemon.access import Identity
 from pyhyve.daemon.bulk import Lease, Received, Sent, receive_packets, send_packets
-from pyhyve.daemon.connection import Connection
 from pyhyve.daemon.dispatch import procedure
-from pyhyve.daemon.link import SocketLink
-from pyhyve.rpc.client import ClientProtocol, Failed, Replied, StreamEnded
 from pyhyve.rpc.client import StreamData as ReceivedData
+from pyhyve.rpc.client import StreamEnded
 from pyhyve.rpc.frames import FrameReader
 from pyhyve.rpc.procedures import BY_NAME
-from pyhyve.rpc.procedures import procedure as row_of
 from pyhyve.rpc.spec import STREAM_CHUNK, MessageType, Status
+from tests.unit.daemon.socket_client import SocketClient
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -195,40 +192,6 @@ def test_sending_ends_with_the_file_and_with_the_client(pair: tuple[socket.socke
 # -- with an event loop -----------------------------------------------------------------------------------------------
 
 
-class Client:
-    """A client on a real socket, driven by hand."""
-
-    def __init__(self, daemon: Daemon) -> None:
-        near, self.socket = socket.socketpair()
-        self.socket.settimeout(0)
-        self.protocol = ClientProtocol()
-        link = SocketLink(daemon.loop, daemon.readiness, near)
-        self.connection = Connection(daemon, link, Identity("unix", uid=0))
-        link.start(self.connection)
-        self.events: list[Any] = []
-
-    async def flush(self) -> None:
-        for data, _ in self.protocol.data_to_send():
-            await asyncio.get_running_loop().sock_sendall(self.socket, data)
-
-    async def read_until(self, done: Callable[[Any], bool]) -> Any:
-        while True:
-            for event in self.events:
-                if done(event):
-                    self.events.remove(event)
-                    return event
-            data = await asyncio.get_running_loop().sock_recv(self.socket, 1 << 18)
-            assert data, "the daemon hung up"
-            self.events.extend(self.protocol.receive(data))
-
-    async def call(self, name: str, *values: object) -> Any:
-        serial = self.protocol.call(row_of(name), *values)
-        await self.flush()
-        answer = await self.read_until(lambda event: isinstance(event, Replied | Failed) and event.serial == serial)
-        assert isinstance(answer, Replied), answer
-        return serial
-
-
 def replace_handler(handlers: dict[tuple[int, int], Any], name: str, body: Callable[[Stream], Awaitable[None]]) -> None:
     row = BY_NAME[name]
     del handlers[row.program, row.number]
@@ -257,7 +220,7 @@ def test_an_upload_with_other_calls_in_between_arrives_whole(
 
     async def work(daemon: Daemon) -> None:
         replace_handler(handlers, "STORAGE_VOL_UPLOAD", body)
-        client = Client(daemon)
+        client = SocketClient(daemon)
         await client.call("CONNECT_OPEN", "test:///default", 0)
         serial = await client.call("STORAGE_VOL_UPLOAD", VOLUME, 0, 0, 0)
         rng = random.Random(4)
@@ -291,7 +254,7 @@ def test_a_download_with_other_calls_in_between_arrives_whole(
 
     async def work(daemon: Daemon) -> None:
         replace_handler(handlers, "STORAGE_VOL_DOWNLOAD", body)
-        client = Client(daemon)
+        client = SocketClient(daemon)
         await client.call("CONNECT_OPEN", "test:///default", 0)
         serial = await client.call("STORAGE_VOL_DOWNLOAD", VOLUME, 0, 0, 0)
         got = bytearray()
@@ -328,7 +291,7 @@ def test_a_client_that_goes_in_the_middle_leaves_nothing(
     async def work(daemon: Daemon) -> None:
         replace_handler(handlers, name, body)
         before = descriptors()
-        client = Client(daemon)
+        client = SocketClient(daemon)
         await client.call("CONNECT_OPEN", "test:///default", 0)
         serial = await client.call(name, VOLUME, 0, 0, 0)
         if name.endswith("UPLOAD"):
