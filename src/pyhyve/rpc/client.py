@@ -155,7 +155,9 @@ class ClientProtocol:
         self._send_stream(serial, Status.ERROR, b"")
 
     def _send_stream(self, serial: int, status: Status, data: bytes) -> None:
-        row = self._streams[serial]
+        row = self._streams.get(serial)
+        if row is None:
+            return  # the daemon broke it off, which was told as StreamFailed
         self._send(Frame(row.program, row.number, MessageType.STREAM, serial, status, data))
 
     # -- bytes --------------------------------------------------------------------------------------------------------

@@ -49,3 +49,29 @@ def document(name: str, disk: Path | None = None, *, emulator: str = "qemu", dev
     return f"""<domain type='qemu'><name>{name}</name><memory unit='MiB'>32</memory>{extra}
     <os><type arch='x86_64' machine='pc'>hvm</type></os><features><acpi/></features>{cpu}<devices>
     <emulator>{path}</emulator>{shown}{devices}</devices></domain>"""
+
+
+BUSY_CODE = bytes.fromhex(
+    "31db"  # xor bx, bx
+    "43"  # again: inc bx
+    "0f20c0663500000100 0f22c0"  # flip CR0.WP: emulators forget translations, and so notice writes to memory again
+    "b80020"  # mov ax, 0x2000
+    "8ec0"  # next: mov es, ax
+    "50"  # push ax
+    "31ff"  # xor di, di
+    "b90080"  # mov cx, 0x8000
+    "89d8"  # mov ax, bx
+    "f3ab"  # rep stosw
+    "58"  # pop ax
+    "050010"  # add ax, 0x1000
+    "3d0090"  # cmp ax, 0x9000
+    "75eb"  # jne next
+    "ebd9"  # jmp again
+)
+"""A guest that writes 448 KiB of its memory over and over: too much to send it live where little may be sent."""
+
+
+def make_busy_disk(path: Path) -> Path:
+    """A raw disk with a guest that never rests."""
+    path.write_bytes((BUSY_CODE.ljust(510, b"\0") + b"\x55\xaa").ljust(1 << 20, b"\0"))
+    return path

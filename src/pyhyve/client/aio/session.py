@@ -218,7 +218,8 @@ class Session:
         try:
             await ready.wait()
         finally:
-            remove(self._socket)
+            if self._socket is not None and self._socket.fileno() >= 0:  # closing it forgot it already
+                remove(self._socket)
 
     async def _read(self) -> None:
         """Take in whatever comes, until the end."""

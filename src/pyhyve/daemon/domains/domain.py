@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pyhyve.daemon.domains.definition.parse import parse_live_domain
 from pyhyve.daemon.domains.definition.view import format_domain
 from pyhyve.daemon.domains.faults import invalid, not_supported
+from pyhyve.daemon.domains.migration.spec import BANDWIDTH_MAX_MIB
 from pyhyve.daemon.domains.states import Affect, DomainState, LifecycleEvent, ShutoffReason
 from pyhyve.daemon.errors import LibvirtError
 from pyhyve.daemon.events import DomainEvent, EventKind
@@ -80,6 +81,8 @@ class ManagedDomain:
         self.machine: Machine | None = None
         self.record: MachineRecord | None = None
         self.autostart = False
+        self.migration_speed_mib = BANDWIDTH_MAX_MIB
+        """How much of its state its machine may send in a second."""
         self.updated = False
         """The definition was changed while it ran."""
         self.async_job: AsyncJob | None = None

@@ -61,6 +61,9 @@ def _shutdown(domain: ManagedDomain, data: dict[str, Any]) -> None:
     if domain.state is DomainState.SHUTDOWN:
         return
     guest = data.get("guest", True)
+    ending = domain.parts.get("ending")
+    if ending is not None and ending[0] in {ShutoffReason.MIGRATED, ShutoffReason.SAVED}:
+        return  # it goes on elsewhere
     domain.set_state(DomainState.SHUTDOWN, 0)
     domain.lifecycle(LifecycleEvent.SHUTDOWN, ShutdownDetail.GUEST if guest else ShutdownDetail.HOST)
     if "ending" in domain.parts:

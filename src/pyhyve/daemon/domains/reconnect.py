@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from pyhyve.daemon.domains import lifecycle, notices, saving
 from pyhyve.daemon.domains.definition.parse import parse_live_domain
 from pyhyve.daemon.domains.faults import internal
+from pyhyve.daemon.domains.migration import outgoing
 from pyhyve.daemon.domains.states import (
     CrashedReason,
     DomainState,
@@ -113,6 +114,8 @@ async def _catch_up(domain: ManagedDomain) -> None:
         domain.set_state(DomainState.PMSUSPENDED, 0)
     elif domain.state is not DomainState.PAUSED or status == "io-error":
         domain.set_state(DomainState.PAUSED, _PAUSED.get(status, PausedReason.UNKNOWN))
+    if domain.record is not None and (before := domain.record.details.get(outgoing.MOVING)):
+        await outgoing.recover(domain, before)
     await notices.refresh(domain)
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pyhyve.daemon.connection import Connection
     from pyhyve.daemon.daemon import Daemon
     from pyhyve.daemon.domains.hypervisor import Hypervisor
+    from pyhyve.daemon.domains.migration.incoming import Incoming
     from pyhyve.daemon.drivers.api import Driver
     from pyhyve.daemon.store import Store
     from pyhyve.rpc.values import DhcpLease
@@ -62,6 +63,9 @@ class DomainRegistry:
         self.snapshots = store.collection(
             f"{name}/snapshots", suffix=".json", parse=snapshots.parse_tree, form=snapshots.form_tree
         )
+        self._identity = store.collection(
+            f"{name}/identity", suffix=".uuid", parse=lambda data: str(uuid.UUID(data.decode())), form=str.encode
+        )
         self.snapshot_trees: dict[bytes, snapshots.SnapshotTree] = {}
         """Snapshots of each domain that has some, by UUID."""
         self.leases: Callable[[str, str], Awaitable[Sequence[DhcpLease]]] | None = None
@@ -70,6 +74,9 @@ class DomainRegistry:
         self.watched: set[Connection] = set()
         self.managed_saves: set[str] | None = None
         """Names of the domains that have a managed save, once somebody looked."""
+        self.incoming: dict[str, Incoming] = {}
+        """Migrations that were prepared here and are not finished, by the name the domain gets."""
+        self._host_uuid = ""
 
     # -- finding ------------------------------------------------------------------------------------------------------
 
@@ -91,6 +98,16 @@ class DomainRegistry:
     def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         """Run something beside everything else."""
         return self.daemon.spawn(work, name)
+
+    async def host_uuid(self) -> str:
+        """Return what this instance of the daemon calls itself to others: kept, and no other's on the same host."""
+        if not self._host_uuid:
+            held = await self.daemon.run_blocking(self._identity.load)
+            if "host" not in held:
+                held["host"] = str(uuid.uuid4())
+                await self._identity.save("host", held["host"])
+            self._host_uuid = held["host"]
+        return self._host_uuid
 
     # -- defining -----------------------------------------------------------------------------------------------------
 

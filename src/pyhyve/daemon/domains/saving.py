@@ -222,14 +222,12 @@ async def _watch_migration(domain: ManagedDomain, job: AsyncJob) -> None:
         if status == "completed":
             return
         if status == "failed":
-            raise failed(
-                f"domain save job: unexpectedly failed: {answer.get('error-desc', 'the machine does not say why')}"
-            )
+            raise failed(f"job 'save' unexpectedly failed: {answer.get('error-desc', 'the machine does not say why')}")
         if status in {"cancelled", "cancelling"} or job.aborted:
             if status != "cancelled":
                 await asyncio.sleep(_POLL_S)
                 continue
-            raise LibvirtError(ErrorCode.OPERATION_ABORTED, ErrorDomain.QEMU, "domain save job: canceled by client")
+            raise LibvirtError(ErrorCode.OPERATION_ABORTED, ErrorDomain.QEMU, "job 'save' canceled by client")
         await asyncio.sleep(pause)
         pause = min(pause * 1.5, 0.25)
 

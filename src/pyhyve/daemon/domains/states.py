@@ -38,6 +38,7 @@ class RunningReason(IntEnum):
     SAVE_CANCELED = 7
     WAKEUP = 8
     CRASHED = 9
+    POSTCOPY = 10
 
 
 class PausedReason(IntEnum):
@@ -55,6 +56,8 @@ class PausedReason(IntEnum):
     SNAPSHOT = 9
     CRASHED = 10
     STARTING_UP = 11
+    POSTCOPY = 12
+    POSTCOPY_FAILED = 13
 
 
 class ShutoffReason(IntEnum):
@@ -121,6 +124,8 @@ class SuspendedDetail(IntEnum):
     RESTORED = 4
     FROM_SNAPSHOT = 5
     API_ERROR = 6
+    POSTCOPY = 7
+    POSTCOPY_FAILED = 8
 
 
 class ResumedDetail(IntEnum):
@@ -129,6 +134,7 @@ class ResumedDetail(IntEnum):
     UNPAUSED = 0
     MIGRATED = 1
     FROM_SNAPSHOT = 2
+    POSTCOPY = 3
 
 
 class StoppedDetail(IntEnum):

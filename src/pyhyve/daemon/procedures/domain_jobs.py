@@ -1,4 +1,4 @@
-"""Saving and restoring, jobs under way, and what machines here do not do: moving to another host."""
+"""Saving and restoring, and jobs under way."""
 
 from __future__ import annotations
 

@@ -313,6 +313,7 @@ PROCEDURES: Final = (
         "DOMAIN_MIGRATE_PREPARE_TUNNEL3_PARAMS",
         "params typed_param[64], cookie_in bytes[4194304], flags uint",
         ret="cookie_out bytes[4194304]",
+        traits=UPLOAD,
         acl="domain:migrate domain:start domain:write",
     ),
     Procedure(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pyhyve.daemon.cpu.guest import GuestCpus
 from pyhyve.daemon.domains import notices
@@ -16,6 +16,7 @@ from pyhyve.daemon.drivers.qemu.references import NetworkPlug, References
 from pyhyve.daemon.drivers.qemu.taps import BridgeSource, EthernetSource
 from pyhyve.daemon.errors import LibvirtError
 from pyhyve.rpc.errors import ErrorDomain
+from pyhyve.rpc.spec import Feature
 
 if TYPE_CHECKING:
     from urllib.parse import SplitResult
@@ -24,6 +25,18 @@ if TYPE_CHECKING:
     from pyhyve.daemon.host.linux import LinuxHost
 
 __all__ = ["QemuDriver"]
+
+
+_FEATURES: Final = frozenset(
+    {
+        Feature.MIGRATION_P2P,
+        Feature.MIGRATION_V3,
+        Feature.MIGRATE_CHANGE_PROTECTION,
+        Feature.XML_MIGRATABLE,
+        Feature.MIGRATION_OFFLINE,
+        Feature.MIGRATION_PARAMS,
+    }
+)
 
 
 class QemuDriver(DriverBase):
@@ -82,9 +95,8 @@ class QemuDriver(DriverBase):
         return machine.vcpus_max if machine is not None else 16
 
     def supports_feature(self, feature: int) -> bool:
-        """No feature of migration: machines do not move between hosts."""
-        del feature
-        return False
+        """Machines move between hosts by protocol 3."""
+        return feature in _FEATURES
 
     async def capabilities(self) -> str:
         """The host, and what its emulators can run."""
