@@ -14,7 +14,7 @@ _CREATOR_ID = b"PYHV"
 _HEADER_BYTES = 36
 _ALIGN_BYTES = 64
 
-_IAPC_LEGACY_DEVICES, _IAPC_NO_VGA = 1 << 0, 1 << 2
+_IAPC_LEGACY_DEVICES, _IAPC_8042, _IAPC_NO_VGA = 1 << 0, 1 << 1, 1 << 2
 _FADT_WBINVD, _FADT_C1, _FADT_NO_SLEEP_BUTTON, _FADT_NO_RTC_WAKE = 1 << 0, 1 << 2, 1 << 5, 1 << 6
 _FADT_RESET_REGISTER = 1 << 10
 _GAS_IO = 1
@@ -41,6 +41,8 @@ class AcpiPlatform:
     """Ports of PCI hotplug (`devices.chipset.acpi_hotplug`)."""
     hotplug_slots: tuple[int, ...] = ()
     """Slots whose devices may come and go."""
+    has_vga: bool = False
+    has_keyboard: bool = False
     smi_command_port: int = 0xB2
     acpi_enable: int = 0xF1
     acpi_disable: int = 0xF0
@@ -120,7 +122,10 @@ def _fadt_body(platform: AcpiPlatform, facs: int, dsdt: int) -> bytes:
     blocks = struct.pack("<IIIIIIII", pm, 0, pm + 4, 0, 0, pm + 8, platform.gpe_base, 0)
     lengths = struct.pack("<BBBBBBBB", 4, 2, 0, 4, 4, 0, 0, 0)
     latencies = struct.pack("<HHHHBBBBB", 0xFFFF, 0xFFFF, 0, 0, 0, 0, 0, 0, 0x32)
-    arch = struct.pack("<HBI", _IAPC_LEGACY_DEVICES | _IAPC_NO_VGA, 0, flags)
+    boot_architecture = _IAPC_LEGACY_DEVICES
+    boot_architecture |= 0 if platform.has_vga else _IAPC_NO_VGA
+    boot_architecture |= _IAPC_8042 if platform.has_keyboard else 0
+    arch = struct.pack("<HBI", boot_architecture, 0, flags)
     reset = _gas(platform.reset_port, 8, 1) + struct.pack("<B3x", platform.reset_value)
     pointers = struct.pack("<QQ", facs, dsdt)
     extended = (
@@ -223,6 +228,9 @@ def _isa_bridge(platform: AcpiPlatform) -> bytes:
         _isa_device("RTC", "PNP0B00", aml.io_ports(0x70, 2), aml.irq(8)),
         _isa_device("TIMR", "PNP0100", aml.io_ports(0x40, 4), aml.irq(0)),
     ]
+    if platform.has_keyboard:
+        ports = (aml.io_ports(0x60, 1), aml.io_ports(0x64, 1), aml.irq(1))
+        devices.append(_isa_device("KBD", "PNP0303", *ports))
     for number, (port, irq) in enumerate(platform.serial_ports, 1):
         resources = (aml.io_ports(port, 8), aml.irq(irq))
         devices.append(_isa_device(f"COM{number}", "PNP0501", *resources, uid=number))

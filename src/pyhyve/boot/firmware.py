@@ -34,6 +34,9 @@ KNOWN_PATHS = tuple(
     )
 )
 """Where distributions put SeaBIOS, the larger builds first: they have the virtio drivers."""
+VGA_BIOS_PATHS = tuple(
+    Path(name) for name in ("/usr/share/seabios/vgabios-stdvga.bin", "/usr/share/qemu/vgabios-stdvga.bin")
+)
 _SHADOW_BYTES = 128 << 10
 _MIN_BYTES, _MAX_BYTES = 64 << 10, 16 << 20
 _PAGE = 4096
@@ -82,6 +85,15 @@ def read_firmware(path: Path) -> bytes:
         msg = f"{path}: not a PC firmware image (64 KiB to 16 MiB, in whole pages)"
         raise BootError(msg)
     return image
+
+
+def read_vga_bios() -> bytes:
+    """The BIOS of the VGA; raises BootError when there is none."""
+    for path in VGA_BIOS_PATHS:
+        if path.is_file():
+            return path.read_bytes()
+    msg = "no BIOS for the VGA: install SeaBIOS (Debian package seabios), or do without (-vga none)"
+    raise BootError(msg)
 
 
 def place_firmware(memory: GuestMemory, image: bytes) -> None:

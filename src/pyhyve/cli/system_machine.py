@@ -98,7 +98,7 @@ OPTIONS = {
     "snapshot": Option("", "keep what is written to disks in temporary files"),
     "uuid": Option("UUID", "identity of the machine"),
     "version": Option("", "show the version"),
-    "vga": Option("none", "no graphics card"),
+    "vga": Option("std|none", "the graphics card"),
 }
 
 
@@ -133,6 +133,7 @@ class SystemSettings:
     _serials: list[str] = field(default_factory=list)
     _mons: list[tuple[str, bool]] = field(default_factory=list)
     _memory_backend: str = ""
+    _vga: str = ""
     incoming: str = ""
     loadvm: str = ""
     runas: str = ""
@@ -150,7 +151,7 @@ class SystemSettings:
             self._changes["firmware" if name == "bios" else name] = existing_file(f"-{name}", value)
         elif name in {"hda", "hdb", "hdc", "hdd", "cdrom"}:
             self._devices.add_image(name, value)
-        elif name in {"display", "vga", "net"}:
+        elif name in {"display", "net"}:
             self._handle_none(name, value)
         elif name in _NOTHING_TO_DO:
             return
@@ -187,11 +188,15 @@ class SystemSettings:
             raise InputError(msg)
         self._check_memory_backend()
         self._devices.chardevs = dict(self._chardevs)
+        has_vga = self._has_vga()
         self._changes |= {
             "disks": tuple(disks),
             "additions": self._devices.additions(serials, taken),
             "console": ConsoleConfig(ConsoleKind.NONE),
             "accel": accel,
+            "has_vga": has_vga,
+            "firmware_on_serial": self._nographic or not has_vga,
+            "has_keyboard": not self._changes.get("is_empty", False),
         }
         try:
             return MachineConfig(**self._changes)
@@ -260,6 +265,23 @@ class SystemSettings:
             raise InputError(msg)
         if name == "display":
             self._has_display = False
+
+    def _handle_vga(self, value: str) -> None:
+        if value in {"help", "?"}:
+            self.help_text = "none                 no graphic card\nstd                  standard VGA (default)\n"
+        elif value not in {"none", "std"}:
+            msg = f"-vga {value}: not supported (use std or none)"
+            raise InputError(msg)
+        self._vga = value
+
+    def _has_vga(self) -> bool:
+        """Whether the machine has a VGA of its own: by default one that boots from firmware, which sets it up."""
+        if self._changes.get("is_empty", False):
+            return False
+        if self._vga:
+            return self._vga == "std"
+        is_there = any(device.get("driver") == "VGA" for device in self._devices.devices)
+        return self._has_defaults and not is_there and "kernel" not in self._changes
 
     def _handle_help(self, _value: str) -> None:
         width = max(len(f"-{name} {option.value}") for name, option in OPTIONS.items())

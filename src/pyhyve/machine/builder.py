@@ -17,6 +17,7 @@ from pyhyve.boot.firmware import (
     firmware_items,
     place_firmware,
     read_firmware,
+    read_vga_bios,
 )
 from pyhyve.boot.linux import LinuxBoot, load_linux
 from pyhyve.boot.smbios import ENTRY_POINT_BYTES, build_smbios
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from pyhyve.backends.chardev import Chardev
     from pyhyve.backends.net import NetBackend
     from pyhyve.devices.contracts import Clock, IrqLine
+    from pyhyve.devices.display.vga import StdVga
     from pyhyve.devices.ide.piix3 import Piix3Ide
     from pyhyve.machine.config import DiskConfig, MachineConfig, NetConfig
 
@@ -168,6 +170,8 @@ class _Builder:
         )
         self.hardware.io_stopped = self.machine.io_error
         self.hardware.make_ide = self._make_ide
+        if config.needs_vga_memory:
+            self.hardware.make_vga = self._make_vga
         self.parts.inventory = Inventory(config, self.identity, self.pci, self.hardware)
 
     def _quit(self) -> None:
@@ -217,7 +221,11 @@ class _Builder:
         contents = cmos_memory_bytes(self.layout.below_4g, self.layout.above_4g, self.config.cpus, order)
         rtc = Mc146818(clock, timers, self.line(8), contents, _clock_offset_ns(self.config, clock))
         resets.append(lambda: rtc.set_boot_order(always))
-        keyboard = I8042(machine.reset_requested)
+        if self.config.has_keyboard:
+            from pyhyve.devices.input.keyboard import Keyboard  # noqa: PLC0415 - few machines are typed on
+
+            self.hardware.keyboard = Keyboard()
+        keyboard = I8042(machine.reset_requested, self.hardware.keyboard, self.line(1))
         port_a = SystemControlPortA(machine.reset_requested)
         sci = SharedLine(self.line(SCI_IRQ))
         pm = AcpiPm(clock, timers, sci.source(), machine.power_off_requested)
@@ -279,6 +287,17 @@ class _Builder:
         self.pci.attach(controller, self.isa_bridge.slot, 1)
         return controller
 
+    def _make_vga(self) -> StdVga:
+        """The card, its ports in their places; its memory was there before the engine."""
+        from pyhyve.devices.display.vga import StdVga  # noqa: PLC0415 - when wanted
+        from pyhyve.devices.display.vga_spec import DISPI_PORT, DISPI_PORTS, VGA_PORT, VGA_PORTS  # noqa: PLC0415
+
+        rom = b"" if self.firmware is None else read_vga_bios()
+        vga = StdVga(self.vm.memory, rom)
+        self.ports.add(VGA_PORT, VGA_PORTS, vga.registers, name="VGA", width=2)
+        self.ports.add(DISPI_PORT, DISPI_PORTS, vga.registers.dispi_ports, name="VBE")
+        return vga
+
     def _plug(self) -> None:
         """Add what the configuration asks for, in an order in which each finds what it names."""
         hardware, additions = self.hardware, self.config.additions
@@ -296,6 +315,8 @@ class _Builder:
             hardware.netdevs.add(options)
         for label in additions.serials or ():
             hardware.devices.add({"driver": "isa-serial", "chardev": label})
+        if self.config.has_vga:
+            hardware.devices.add({"driver": "VGA"})
         for index, disk in enumerate(self.config.disks):
             self._add_disk(disk, f"virtio{index}")
         for index, net in enumerate(self.config.nets):
@@ -385,6 +406,8 @@ class _Builder:
             gpe_base=GPE_PORT,
             smi_command_port=SMI_PORT,
             sci_irq=SCI_IRQ,
+            has_vga=self.hardware.vga is not None,
+            has_keyboard=self.hardware.keyboard is not None,
         )
 
     def _smbios(self) -> bytes:
@@ -431,7 +454,7 @@ class _Builder:
     def _text_port(self) -> int:
         """Where firmware writes its text: the first serial port; 0 without one."""
         ports = self.hardware.serial_ports
-        return ports[0][0] if ports else 0
+        return ports[0][0] if ports and self.config.firmware_on_serial else 0
 
     def _boot_firmware(self) -> None:
         if self.firmware is not None:
@@ -458,6 +481,12 @@ def build(
     try:
         for gpa, size in MemoryLayout.of(config.memory_bytes).ram_ranges:
             memory.add(gpa, size)
+        if config.needs_vga_memory:
+            from pyhyve.devices.display.vga import FRAME_BUFFER, FRAME_BUFFER_BYTES  # noqa: PLC0415 - when wanted
+            from pyhyve.devices.display.vga_spec import WINDOW, WINDOW_BYTES  # noqa: PLC0415
+
+            memory.add(WINDOW, WINDOW_BYTES, name="vga")
+            memory.add(FRAME_BUFFER, FRAME_BUFFER_BYTES, name="vga")
         if firmware is not None:
             memory.add(FOUR_GIB - len(firmware), len(firmware), readonly=True, name="firmware")
         accel = str(config.accel)

@@ -349,6 +349,11 @@ class MachineConfig:
     """Nothing is started: the machine is there to be asked what there could be (QEMU's `none`)."""
     boot_strict: bool = False
     """Firmware tries nothing but the devices that have a boot index, if any has."""
+    has_vga: bool = False
+    """A VGA beside what `additions` say."""
+    has_keyboard: bool = False
+    firmware_on_serial: bool = True
+    """Firmware writes its text to the first serial port, too."""
     boot_menu: bool = False
     """Firmware offers a menu."""
     boot_menu_ms: int | None = None
@@ -356,6 +361,11 @@ class MachineConfig:
     memory: MemoryKind = MemoryKind.PRIVATE
     passed_fds: tuple[tuple[int, int], ...] = ()
     """Inherited descriptors: the number of a set, and the descriptor."""
+
+    @property
+    def needs_vga_memory(self) -> bool:
+        """Whether there is a VGA, or will be one."""
+        return self.has_vga or any(device.get("driver") == "VGA" for device in self.additions.devices)
 
     def __post_init__(self) -> None:
         """Raise ConfigError on values no machine can have."""

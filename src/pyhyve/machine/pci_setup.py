@@ -29,13 +29,17 @@ def configure_pci(bus: PciBus, *, window_first: int, irq_of: Callable[[int], int
     """Assign resources; `irq_of` tells the ISA interrupt of a PIRQ line. Raises PciResourceError when they run out."""
     next_port, next_memory = FIRST_PORT, window_first
     wanted = [(bar, device) for device in bus for bar in device.bars.values()]
+    last_memory = min((bar.preferred - 1 for bar, _ in wanted if bar.preferred is not None), default=PCI_WINDOW_LAST)
     wanted.sort(key=lambda pair: -pair[0].size_bytes)
     for bar, device in wanted:
         size, index = bar.size_bytes, bar.index
         is_io = bar.kind is BarKind.IO
+        if bar.preferred is not None:
+            _program_bar(device, index, bar.preferred)
+            continue
         start = next_port if is_io else next_memory
         start = (start + size - 1) & ~(size - 1)
-        if start + size - 1 > (LAST_PORT if is_io else PCI_WINDOW_LAST):
+        if start + size - 1 > (LAST_PORT if is_io else last_memory):
             msg = f"{device.name}: no room for BAR {index} of {size} bytes"
             raise PciResourceError(msg)
         if is_io:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PAGE_SIZE_BYTES = 4096
+RAM = "ram"
+"""Name of the regions that are the machine's memory."""
 HUGE_PAGE_SIZE_BYTES = 2 << 20
 _MAP_HUGETLB, _MAP_HUGE_2MB = 0x40000, 21 << 26
 _MAP_NORESERVE = 0x4000
@@ -36,6 +38,11 @@ class MemoryRegion:
     name: str
     fd: int
     view: memoryview
+
+    @property
+    def is_ram(self) -> bool:
+        """Whether it is the machine's memory, rather than firmware's or a card's."""
+        return self.name == RAM
 
 
 def _map_huge(gpa: int, size_bytes: int) -> mmap.mmap:
@@ -75,7 +82,7 @@ class GuestMemory:
         """All regions by rising address."""
         return tuple(self._regions)
 
-    def add(self, gpa: int, size_bytes: int, *, readonly: bool = False, name: str = "ram") -> MemoryRegion:
+    def add(self, gpa: int, size_bytes: int, *, readonly: bool = False, name: str = RAM) -> MemoryRegion:
         """Back `[gpa, gpa + size_bytes)` with zeroed memory; both page-aligned.
 
         Raises ValueError on misalignment or overlap, MemoryError when the host refuses.

@@ -101,6 +101,23 @@ def test_all_ways_to_a_disk(image: str) -> None:
     assert later.additions.devices == ({"driver": "virtio-blk-pci", "drive": "d", "id": "vd"},)
 
 
+def test_vga_is_there_by_default_when_firmware_starts(image: str) -> None:
+    assert configure("-hda", image).has_vga
+    assert not configure("-hda", image).firmware_on_serial
+    assert settings("-nographic").configuration().firmware_on_serial
+    for words in (["-kernel", image], ["-vga", "none"], ["-nodefaults"], ["-M", "none"], ["-device", "VGA"]):
+        assert not configure(*words).has_vga
+    assert configure("-kernel", image, "-vga", "std").has_vga
+    assert configure("-device", "VGA,id=v").needs_vga_memory
+    assert not configure("-vga", "none").needs_vga_memory
+
+
+def test_boot_options_for_firmware() -> None:
+    config = configure("-boot", "order=dc,once=d,menu=on,splash-time=1500,strict=on")
+    assert (config.boot_order, config.boot_once, config.boot_menu) == ("dc", "d", True)
+    assert (config.boot_menu_ms, config.boot_strict) == (1500, True)
+
+
 def test_cache_mode_of_a_drive(image: str) -> None:
     assert configure("-drive", f"file={image},cache=directsync").disks == (ide(Path(image), 0, cache="directsync"),)
 
@@ -282,7 +299,7 @@ def test_monitors() -> None:
         ("-monitor stdio -serial stdio", "stdio: can be used once only"),
         ("-qmp unix:/x", "add server=on,wait=off"),
         ("-monitor unix:/x", "add server=on,wait=off"),
-        ("-vga std", "-vga std: not supported"),
+        ("-vga cirrus", "-vga cirrus: not supported"),
         ("-action panic=none", "'panic'"),
         ("-action reboot=maybe", "reboot=maybe"),
     ],
@@ -309,6 +326,8 @@ def test_display_must_be_declined(capsys: pytest.CaptureFixture[str]) -> None:
         (["-device", "help"], 'name "virtio-blk-pci"'),
         (["-machine", "help"], "pc-i440fx-7.2"),
         (["-M", "?"], "pc-i440fx-7.2"),
+        (["-vga", "help"], "std"),
+        (["-device", "VGA,help"], "vgamem_mb"),
         (["-accel", "help"], "tcg"),
         (["-cpu", "help"], "x86 host"),
     ],

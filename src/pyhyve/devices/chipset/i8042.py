@@ -1,10 +1,13 @@
-"""The i8042 keyboard controller without a keyboard, and port 0x92 (IBM PC/AT Technical Reference, 1-39 ff.).
+"""The i8042 keyboard controller, with or without a keyboard, and port 0x92 (IBM PC/AT Technical Reference, 1-39 ff.).
 
-Enough for a driver's probe to end cleanly, and for the reset and A20 pulses of old software.
+Without one it is enough for a driver's probe to end cleanly, and for the reset and A20 pulses of old software. There is
+no mouse.
 """
 
 from __future__ import annotations
 
+from pyhyve.devices.input.state import KeyboardState
+from pyhyve.state.errors import StateError
 from pyhyve.state.record import U8, Size, record
 from pyhyve.support.hints import Annotated
 
@@ -12,6 +15,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import ClassVar
+
+    from pyhyve.devices.contracts import IrqLine
+    from pyhyve.devices.input.keyboard import Keyboard
 
 _OUTPUT_FULL = 0x01
 _SYSTEM_FLAG = 0x04
@@ -23,6 +29,11 @@ _DEFAULT_COMMAND_BYTE = 0x74
 """Both ports disabled, translation on, no interrupts."""
 _RESEND = 0xFE
 _QUEUE_LIMIT = 16
+_INTERRUPT, _KEYBOARD_OFF, _TRANSLATE = 0x01, 0x10, 0x40
+"""Bits of the command byte."""
+_FROM_KEYBOARD = 0x02
+"""In the queue alone: the byte came from the keyboard, and raises its interrupt."""
+_BREAK = 0xF0
 
 
 @record
@@ -35,6 +46,8 @@ class I8042State:
     queue: bytes
     pending_command: U8
     last_was_command: bool
+    keyboard: KeyboardState | None = None
+    saw_break: bool = False
 
 
 class I8042:
@@ -43,9 +56,15 @@ class I8042:
     state_type: ClassVar = I8042State
     state_version: ClassVar = 1
 
-    def __init__(self, reset_requested: Callable[[], None]) -> None:
-        """`reset_requested` is called when the processor's reset line is pulsed."""
+    def __init__(
+        self, reset_requested: Callable[[], None], keyboard: Keyboard | None = None, line: IrqLine | None = None
+    ) -> None:
+        """`reset_requested` is called when the processor's reset line is pulsed; `line` is the keyboard's interrupt."""
         self._reset_requested = reset_requested
+        self._keyboard = keyboard
+        self._line = line
+        if keyboard is not None:
+            keyboard.on_data = self._fetch
         self.data = _Port(self, is_control=False)
         self.control = _Port(self, is_control=True)
         self.reset()
@@ -58,6 +77,10 @@ class I8042:
         self._queue: list[tuple[int, int]] = []
         self._pending_command = 0
         self._last_was_command = False
+        self._saw_break = False
+        if self._keyboard is not None:
+            self._keyboard.reset()
+        self._drive_line()
 
     def save(self) -> I8042State:
         """The registers and what waits to be read."""
@@ -68,6 +91,8 @@ class I8042:
             queue=bytes(part for entry in self._queue for part in entry),
             pending_command=self._pending_command,
             last_was_command=self._last_was_command,
+            keyboard=None if self._keyboard is None else self._keyboard.save(),
+            saw_break=self._saw_break,
         )
 
     def load(self, state: I8042State) -> None:
@@ -79,10 +104,43 @@ class I8042:
         self._queue = list(pairs)[:_QUEUE_LIMIT]
         self._pending_command = state.pending_command
         self._last_was_command = state.last_was_command
+        self._saw_break = state.saw_break
+        if (state.keyboard is None) != (self._keyboard is None):
+            msg = f"i8042: the state has {'no ' if state.keyboard is None else 'a '}keyboard"
+            raise StateError(msg)
+        if self._keyboard is not None and state.keyboard is not None:
+            self._keyboard.load(state.keyboard)
+        self._drive_line()
 
     def read_data(self) -> int:
         """Take the next byte out of the output buffer."""
-        return self._queue.pop(0)[0] if self._queue else 0
+        value = self._queue.pop(0)[0] if self._queue else 0
+        if self._line is not None:
+            self._line.set(level=False)
+        self._fetch()
+        return value
+
+    def _fetch(self) -> None:
+        """Take the keyboard's next byte, when there is room for it and its clock is on."""
+        keyboard = self._keyboard
+        while keyboard is not None and not self._queue and not self._command_byte & _KEYBOARD_OFF:
+            value = keyboard.take()
+            if value is None:
+                break
+            if self._command_byte & _TRANSLATE:
+                if value == _BREAK:
+                    self._saw_break = True
+                    continue
+                value = keyboard.to_set_1.get(value, value) | (0x80 if self._saw_break else 0)
+                self._saw_break = False
+            self._put(value, _FROM_KEYBOARD)
+        self._drive_line()
+
+    def _drive_line(self) -> None:
+        """The keyboard's interrupt: while a byte of its waits, and is wanted."""
+        if self._line is not None:
+            waits = bool(self._queue) and bool(self._queue[0][1] & _FROM_KEYBOARD)
+            self._line.set(level=waits and bool(self._command_byte & _INTERRUPT))
 
     def write(self, value: int, *, is_control: bool) -> None:
         """Write a command or its data."""
@@ -92,12 +150,13 @@ class I8042:
         else:
             command, self._pending_command = self._pending_command, 0
             self._data(command, value)
+        self._fetch()
 
     def status(self) -> int:
         """The status register."""
         status = _UNLOCKED | self._command_byte & _SYSTEM_FLAG | (_COMMAND if self._last_was_command else 0)
         if self._queue:
-            status |= _OUTPUT_FULL | self._queue[0][1]
+            status |= _OUTPUT_FULL | self._queue[0][1] & ~_FROM_KEYBOARD
         return status
 
     def _put(self, value: int, flags: int = 0) -> None:
@@ -156,6 +215,9 @@ class I8042:
             self._put(value)
         elif command == 0xD3:
             self._put(value, _AUX_FULL)
+        elif command == 0 and self._keyboard is not None:
+            self._command_byte &= ~_KEYBOARD_OFF
+            self._keyboard.receive(value)
         else:
             self._put(_RESEND, _TIMEOUT | (_AUX_FULL if command == 0xD4 else 0))
 

@@ -40,7 +40,7 @@ class PciHost(Protocol):
 class Bar:
     """A base address register. `address` is where it is mapped now, None while it is not."""
 
-    __slots__ = ("address", "device", "index", "kind", "prefetchable", "size_bytes", "value", "width")
+    __slots__ = ("address", "device", "index", "kind", "preferred", "prefetchable", "size_bytes", "value", "width")
 
     def __init__(
         self, index: int, size_bytes: int, kind: BarKind, device: RegisterDevice, *, prefetchable: bool, width: int
@@ -53,6 +53,8 @@ class Bar:
         self.width = width
         self.value = 0
         self.address: int | None = None
+        self.preferred: int | None = None
+        """Where the device works best; firmware may put it elsewhere."""
 
     @property
     def flags(self) -> int:
@@ -64,6 +66,20 @@ class Bar:
         """The address bits that can be written."""
         width = 64 if self.kind is BarKind.MEM64 else 32
         return ((1 << width) - 1) & ~(self.size_bytes - 1)
+
+
+class _Rom:
+    """The contents of an expansion ROM, all ones behind their end."""
+
+    def __init__(self, image: bytes) -> None:
+        self._image = image
+
+    def read(self, offset: int, size: int) -> int:
+        """Read the image."""
+        return int.from_bytes(self._image[offset : offset + size].ljust(size, b"\xff"), "little")
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """It cannot be written."""
 
 
 @record
@@ -103,6 +119,7 @@ class PciDevice:
         self.slot = 0
         self.function = 0
         self.host: PciHost | None = None
+        self.rom: Bar | None = None
         self.msix: Msix | None = None
         self.msi: Msi | None = None
         self._next_capability = spec.FIRST_CAPABILITY
@@ -151,6 +168,13 @@ class PciDevice:
         self.bars[index] = bar
         self._store_bar(bar)
         return bar
+
+    def add_rom(self, image: bytes) -> None:
+        """Give the function an expansion ROM (PCI 3.0, 6.2.5.2)."""
+        size_bytes = max(1 << (len(image) - 1).bit_length(), spec.LEAST_ROM_BYTES)
+        self.rom = Bar(spec.ROM_BAR, size_bytes, BarKind.MEM32, _Rom(image), prefetchable=False, width=8)
+        mask = self.rom.mask | spec.ROM_ENABLE
+        self.writable[spec.EXPANSION_ROM : spec.EXPANSION_ROM + 4] = mask.to_bytes(4, "little")
 
     def add_capability(self, identifier: int, body: bytes, writable: bytes = b"") -> int:
         """Append a capability: `body` follows the two header bytes; `writable` masks it. Returns its offset.
@@ -291,6 +315,8 @@ class PciDevice:
         if offset < spec.COMMAND + 2 and offset + size > spec.COMMAND:
             self._update_bars()
             self._drive_intx()
+        elif spec.EXPANSION_ROM <= offset < spec.EXPANSION_ROM + 4:
+            self._update_bars()
         if self.msix is not None:
             self.msix.config_written(offset, size)
         if self.msi is not None:
@@ -321,6 +347,10 @@ class PciDevice:
     def bar_target(self, bar: Bar) -> int | None:
         """Where the guest wants `bar`, or None when decoding is off or the register was never set."""
         enable = Command.IO if bar.kind is BarKind.IO else Command.MEMORY
+        if bar is self.rom:
+            register = int.from_bytes(self.config[spec.EXPANSION_ROM : spec.EXPANSION_ROM + 4], "little")
+            is_enabled = register & spec.ROM_ENABLE and self.config[spec.COMMAND] & enable
+            return register & bar.mask or None if is_enabled else None
         if not self.config[spec.COMMAND] & enable or bar.value == 0:
             return None
         return bar.value
@@ -331,6 +361,8 @@ class PciDevice:
         for bar in self.bars.values():
             if self.bar_target(bar) != bar.address:
                 self.host.update_bar(self, bar)
+        if self.rom is not None and self.bar_target(self.rom) != self.rom.address:
+            self.host.update_bar(self, self.rom)
 
     def _drive_intx(self) -> None:
         if self._intx_wanted:

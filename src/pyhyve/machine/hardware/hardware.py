@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from pyhyve.backends.ioloop import IoLoop
     from pyhyve.devices.chipset.acpi_hotplug import PciHotplug
     from pyhyve.devices.contracts import Clock, Timer
+    from pyhyve.devices.display.vga import StdVga
     from pyhyve.devices.ide.piix3 import Piix3Ide
+    from pyhyve.devices.input.keyboard import Keyboard
     from pyhyve.devices.pci.bus import PciBus
     from pyhyve.devices.pci.device import PciDevice
     from pyhyve.devices.virtio.block import Failure
@@ -84,6 +86,12 @@ class Hardware:
         self.make_ide: Callable[[], Piix3Ide] | None = None
         """Puts an IDE controller into the machine; None where there can be none."""
         self._ide: Piix3Ide | None = None
+        self.keyboard: Keyboard | None = None
+        self.make_vga: Callable[[], StdVga] | None = None
+        """Makes the VGA; None in a machine without memory for one."""
+        self.vga: StdVga | None = None
+        self._key_timer: Timer | None = None
+        self._held_keys: list[int] = []
         self.on_close: list[Callable[[], None]] = []
         """Called before the machine is taken apart."""
         self.was_changed = False
@@ -250,6 +258,28 @@ class Hardware:
             data["device"] = plugged.name
         self.tell("DEVICE_DELETED", data)
 
+    # -- the keyboard -------------------------------------------------------------------------------------------------
+
+    def type_keys(self, numbers: list[int], hold_ms: int) -> None:
+        """Press keys (`devices.input.keys`) one after the other, and let them go after a while."""
+        keyboard = self.keyboard
+        if keyboard is None:
+            return
+        with self.lock:
+            if self._key_timer is None:
+                self._key_timer = self.loop.timers.create_timer(self._let_keys_go)
+            self._let_keys_go()
+            for number in numbers:
+                keyboard.press(number, is_pressed=True)
+            self._held_keys = list(numbers)
+            self._key_timer.arm(self.clock.now_ns() + hold_ms * 1_000_000)
+
+    def _let_keys_go(self) -> None:
+        held, self._held_keys = self._held_keys, []
+        for number in reversed(held):
+            if self.keyboard is not None:
+                self.keyboard.press(number, is_pressed=False)
+
     # -- disks --------------------------------------------------------------------------------------------------------
 
     def io_error(self, plugged: PluggedDevice, failure: Failure) -> None:
@@ -297,7 +327,7 @@ class Hardware:
 
     def balloon_moved(self, given_bytes: int) -> None:
         """The guest gave up or took back memory: `given_bytes` are out of its hands now."""
-        total = sum(region.size_bytes for region in self.memory.regions if not region.readonly)
+        total = sum(region.size_bytes for region in self.memory.regions if region.is_ram)
         self.tell("BALLOON_CHANGE", {"actual": total - given_bytes})
 
     def let_go(self, slot: int) -> None:

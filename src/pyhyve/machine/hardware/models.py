@@ -227,6 +227,14 @@ MODELS: dict[str, Model] = {
             },
         ),
         Model(
+            "VGA",
+            "Display",
+            "PCI",
+            "pci-vga",
+            hotpluggable=False,
+            properties=_PCI | {"vgamem_mb": Property("uint32", default=16, only=(16,))},
+        ),
+        Model(
             "piix3-usb-uhci",
             "USB",
             "PCI",

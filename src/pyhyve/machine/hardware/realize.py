@@ -384,6 +384,19 @@ def _scsi_cd(hardware: Hardware, plugged: PluggedDevice) -> None:
     plugged.values["scsi-id"] = number
 
 
+def _vga(hardware: Hardware, plugged: PluggedDevice) -> None:
+    if hardware.make_vga is None or hardware.vga is not None:
+        msg = "Only one VGA device is supported" if hardware.vga is not None else "there is no memory for a VGA device"
+        raise ChangeError(msg)
+    hardware.vga = plugged.device = hardware.make_vga()
+
+    def forget() -> None:
+        hardware.vga = None
+
+    plugged.undo.append(forget)
+    _attach_pci(hardware, plugged, hardware.vga)
+
+
 def _ide_drive(hardware: Hardware, plugged: PluggedDevice) -> None:
     from pyhyve.machine.hardware.realize_ide import add_drive  # noqa: PLC0415 - only when wanted
 
@@ -405,4 +418,5 @@ REALIZERS: dict[str, Callable[[Hardware, PluggedDevice], None]] = {
     "virtio-vsock-pci": _virtio_vsock,
     "isa-serial": _isa_serial,
     "piix3-usb-uhci": _uhci,
+    "VGA": _vga,
 }

@@ -13,6 +13,7 @@ from pyhyve.machine.monitor.commands_job import JobCommands
 from pyhyve.machine.monitor.commands_machine import MachineStateCommands
 from pyhyve.machine.monitor.commands_migration import MigrationCommands
 from pyhyve.machine.monitor.commands_qom import QomCommands
+from pyhyve.machine.monitor.commands_ui import UiCommands
 from pyhyve.machine.monitor.errors import ErrorClass, QmpError
 from pyhyve.machine.monitor.schema import SCHEMA
 
@@ -50,6 +51,7 @@ class MachineCommands:
             BlockCommands(self),
             JobCommands(self),
             MigrationCommands(self),
+            UiCommands(self),
         ]
         self._handlers: dict[str, Callable[..., Any]] = {}
         for name in SCHEMA.commands:

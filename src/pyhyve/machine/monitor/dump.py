@@ -120,7 +120,7 @@ def start(
 
 def _ranges(machine: Machine, begin: int | None, length: int | None) -> list[tuple[int, int]]:
     """Start and size of RAM to write. Raises QmpError."""
-    ram = [(region.gpa, region.size_bytes) for region in machine.parts.vm.memory.regions if not region.readonly]
+    ram = [(region.gpa, region.size_bytes) for region in machine.parts.vm.memory.regions if region.is_ram]
     if begin is None or length is None:
         return ram
     if length <= 0 or begin < 0:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyhyve.machine.monitor.errors import QmpError
 from pyhyve.machine.monitor.human_snapshots import HumanSnapshots
+from pyhyve.machine.monitor.human_ui import HumanUi
 from pyhyve.machine.monitor.registers import describe_registers
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class HumanMonitor:
         self._commands = commands
         self._cpu = 0
         self._snapshots = HumanSnapshots(commands)
+        self._groups = (self._snapshots, HumanUi(commands))
         self._verbs: dict[str, tuple[str, str, Callable[[], str]]] = {
             "cont": ("c", "resume emulation", self._qmp("cont")),
             "help": ("?", "show this", self._help),
@@ -65,11 +67,12 @@ class HumanMonitor:
             return self._info(words[1:])
         if words[0] == "cpu":
             return self._choose_cpu(words[1:])
-        if words[0] in self._snapshots.verbs:
-            try:
-                return self._snapshots.execute(words[0], words[1:])
-            except QmpError as error:
-                return f"Error: {error}{END_OF_LINE}"
+        for group in self._groups:
+            if words[0] in group.verbs:
+                try:
+                    return group.execute(words[0], words[1:])
+                except QmpError as error:
+                    return f"Error: {error}{END_OF_LINE}"
         for name, (short, _, action) in self._verbs.items():
             if words[0] in {name, short}:
                 if len(words) > 1:
@@ -96,7 +99,7 @@ class HumanMonitor:
 
     def _help(self) -> str:
         lines = [f"{name}{f'|{short}' if short else ''} -- {what}" for name, (short, what, _) in self._verbs.items()]
-        lines += [f"{name} -- {what}" for name, (what, _) in self._snapshots.verbs.items()]
+        lines += [f"{name} -- {what}" for group in self._groups for name, (what, _) in group.verbs.items()]
         lines += ["cpu index -- choose a processor", "info subcommand -- show something of the machine"]
         return "".join(line + END_OF_LINE for line in sorted(lines))
 

@@ -42,6 +42,7 @@ _ABSTRACT = (
     ("scsi-device", "device"),
     ("scsi-disk-base", "scsi-device"),
     ("ide-device", "device"),
+    ("pci-vga", "pci-device"),
     ("virtio-pci", "pci-device"),
     ("pci-uhci-usb", "pci-device"),
     ("virtio-blk-pci-base", "virtio-pci"),

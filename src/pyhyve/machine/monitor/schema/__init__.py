@@ -5,8 +5,8 @@ One module for each area; `SCHEMA` is all of them together.
 
 from __future__ import annotations
 
-from pyhyve.machine.monitor.schema import block, chardev, control, jobs, machine, migration, net, pci, qom
+from pyhyve.machine.monitor.schema import block, chardev, control, jobs, machine, migration, net, pci, qom, ui
 from pyhyve.machine.monitor.types import merge
 
-SCHEMA = merge(part.PART for part in (control, machine, qom, chardev, net, pci, block, jobs, migration))
+SCHEMA = merge(part.PART for part in (control, machine, qom, chardev, net, pci, block, jobs, migration, ui))
 """What the machine's monitor offers."""

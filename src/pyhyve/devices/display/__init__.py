@@ -1,0 +1,1 @@
+"""Graphics cards, and pictures of what they show."""
