@@ -260,7 +260,7 @@ def test_monitors() -> None:
         ("-blockdev raw,node-name=n,file.driver=file,file.filename=IMAGE,size=many", "expects a number"),
         ("-object frob,id=x", "does not accept value 'frob'"),
         ("-object memory-backend-ram,id=x", "Parameter 'size' is missing"),
-        ("-object secret,id=x", "Must provide 'file' or 'data'"),
+        ("-object secret,id=x", "Either 'file' or 'data' must be provided"),
         ("-serial unix:/x,server=on", "add wait=off"),
         ("-daemonize -serial stdio", "-daemonize: nothing can be on the terminal"),
         ("-qmp stdio -daemonize", "-daemonize: nothing can be on the terminal"),
