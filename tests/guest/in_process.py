@@ -123,6 +123,9 @@ class RunningMachine:
         assert self.machine.inspect(work).wait(60)
         if errors:
             raise errors[0]
+        if not results:
+            self._thread.join(30)
+        assert results, f"the machine ended: {self.outcome} {self.error}"
         return results[0]
 
     def stop(self) -> None:

@@ -315,19 +315,33 @@ class _Builder:
             hardware.netdevs.add(options)
         for label in additions.serials or ():
             hardware.devices.add({"driver": "isa-serial", "chardev": label})
+        self.pci.reserved = frozenset(additions.reserved_slots)
         if self.config.has_vga:
             hardware.devices.add({"driver": "VGA"})
-        for index, disk in enumerate(self.config.disks):
-            self._add_disk(disk, f"virtio{index}")
-        for index, net in enumerate(self.config.nets):
-            self._add_net(net, f"#net{index}")
-        for index, extra in enumerate(self.config.extras):
-            add_extra(hardware, extra, index)
+        self._plug_configured()
+        self.pci.reserved = frozenset()
         if additions.devices:
             hardware.devices.add_all(additions.devices)
         for name in hardware.unused_drives():
             msg = f"drive: {name} is used by no device"
             raise ConfigError(msg)
+
+    def _plug_configured(self) -> None:
+        """The devices of disks, networks and extras; which come from which is noted."""
+        for index, disk in enumerate(self.config.disks):
+            self._note_origin("disks", index)
+            self._add_disk(disk, f"virtio{index}")
+        for index, net in enumerate(self.config.nets):
+            self._note_origin("nets", index)
+            self._add_net(net, f"#net{index}")
+        for index, extra in enumerate(self.config.extras):
+            self._note_origin("extras", index)
+            add_extra(self.hardware, extra, index)
+        if "devices" in self.hardware.__dict__:
+            self.hardware.devices.origin = None
+
+    def _note_origin(self, field: str, index: int) -> None:
+        self.hardware.devices.origin = field, index
 
     def _add_disk(self, disk: DiskConfig, default_name: str) -> None:
         """A drive, and the device in front of it unless another one names it."""

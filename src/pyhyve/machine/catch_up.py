@@ -25,7 +25,7 @@ _PAUSE_S = 0.1
 """Between leaps."""
 _ROOM_NS = 20_000_000
 """Processor time between leaps, for each vCPU that does not sleep: on a busy host a pause alone may bring it none."""
-_PATIENCE_S = 2.0
+_PATIENCE_S = 30.0
 """For a vCPU that gets nowhere: a guest that hangs must not keep the clock from being right."""
 
 

@@ -241,6 +241,8 @@ class SerialBusConfig:
 
     ports: tuple[PortConfig, ...] = ()
     device_id: str = ""
+    max_ports: int = 0
+    """How many numbers there are; 0: as many as `ports` need."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError when two ports have one number."""
@@ -304,6 +306,8 @@ class Additions:
     devices: tuple[Mapping[str, Any], ...] = ()
     serials: tuple[str, ...] | None = None
     """Names of character devices for COM1 and the next; None: `MachineConfig.console` alone."""
+    reserved_slots: tuple[int, ...] = ()
+    """PCI slots that `disks`, `nets` and `extras` leave free: their devices moved, or were taken out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,8 @@ class PciBus:
         self._send_msi = send_msi
         self._set_pirq = set_pirq
         self._devices: dict[int, PciDevice] = {}
+        self.reserved: frozenset[int] = frozenset()
+        """Slots that only a device takes which names them."""
         self._mapped: dict[Bar, Mapping] = {}
         self._asserted: tuple[set[PciDevice], ...] = (set(), set(), set(), set())
         self._intx_lock = threading.Lock()
@@ -56,7 +58,8 @@ class PciBus:
         exist, or no slot is free.
         """
         if slot is None:
-            free = (n for n in range(2, SLOTS) if not any(n << 3 | f in self._devices for f in range(FUNCTIONS)))
+            open_slots = (n for n in range(2, SLOTS) if n not in self.reserved)
+            free = (n for n in open_slots if not any(n << 3 | f in self._devices for f in range(FUNCTIONS)))
             slot = next(free, SLOTS)
         devfn = slot << 3 | function
         if not 0 <= slot < SLOTS or not 0 <= function < FUNCTIONS or devfn in self._devices:

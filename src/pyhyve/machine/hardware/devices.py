@@ -42,6 +42,8 @@ class PluggedDevice:
     hotplugged: bool = False
     is_requested: bool = False
     """Whether a `-device` or a `device_add` asked for it, not another option."""
+    origin: tuple[str, int] | None = None
+    """The entry of the configuration that it was made for: a field's name and an index."""
     unplug_requested: bool = False
 
     @property
@@ -62,6 +64,10 @@ class DeviceTree:
         self._hardware = hardware
         self._devices: list[PluggedDevice] = []
         self._anonymous = 0
+        self.origin: tuple[str, int] | None = None
+        """What devices are made for at present; see `PluggedDevice.origin`."""
+        self.withdrawn: list[tuple[tuple[str, int], int]] = []
+        """Origins of devices that were taken out, and the slot each had; -1 for none."""
         self.on_deleted: Callable[[PluggedDevice], None] | None = None
         """Called when a device is gone; any thread."""
 
@@ -105,7 +111,9 @@ class DeviceTree:
         path = f"{PERIPHERAL}/{name}"
         if not name:
             path = f"{PERIPHERAL_ANON}/device[{self._anonymous}]"
-        plugged = PluggedDevice(model, name, path, bus, values, hotplugged=hotplugged)
+        plugged = PluggedDevice(
+            model, name, path, bus, values, hotplugged=hotplugged, origin=None if hotplugged else self.origin
+        )
         try:
             realize.REALIZERS[model.name](self._hardware, plugged)
         except BaseException:
@@ -194,6 +202,9 @@ class DeviceTree:
             for child in [other for other in self._devices if other.bus == plugged.provided_bus]:
                 self.remove(child)
         self._devices.remove(plugged)
+        if plugged.origin is not None:
+            slot = -1 if plugged.function is None else plugged.function.slot
+            self.withdrawn.append((plugged.origin, slot))
         plugged.take_out()
         if self.on_deleted is not None:
             self.on_deleted(plugged)

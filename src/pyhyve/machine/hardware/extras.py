@@ -36,7 +36,7 @@ def add_extra(hardware: Hardware, extra: ExtraConfig, index: int) -> None:
 
 def _add_bus(hardware: Hardware, bus: SerialBusConfig, index: int, request: dict[str, Any]) -> None:
     name = bus.device_id or f"virtio-serial{index}"
-    most = max((port.number for port in bus.ports), default=0) + 1
+    most = bus.max_ports or max((port.number for port in bus.ports), default=0) + 1
     hardware.devices.add({"driver": "virtio-serial-pci", "max_ports": most, **request, "id": name})
     for port in bus.ports:
         label = f"{name}.port{port.number}"

@@ -63,16 +63,19 @@ class BlockCommands(CommandGroup):
 
     def blockdev_add(self, arguments: dict[str, Any]) -> None:
         """Open a node."""
+        self.hardware.was_changed = True
         self.hardware.blocks.add(arguments)
 
     def blockdev_del(self, node_name: str) -> None:
         """Close a node."""
+        self.hardware.was_changed = True
         self.hardware.blocks.remove(node_name)
 
     def blockdev_reopen(self, options: list[dict[str, Any]]) -> None:
         """Change options of nodes: whether they can be written, and what is below them."""
         from pyhyve.machine.block import reopen  # noqa: PLC0415 - rarely done
 
+        self.hardware.was_changed = True
         reopen.reopen(self._commands.block_services, options)
 
     def block_resize(self, size: int, device: str | None = None, node_name: str | None = None) -> None:
@@ -137,6 +140,7 @@ class BlockCommands(CommandGroup):
         self.hardware.tray_moved(attachment)
 
     def _remove_medium(self, attachment: Attachment) -> None:
+        self.hardware.was_changed = True
         if attachment.node is not None:
             attachment.take_medium()
 
@@ -172,6 +176,7 @@ class BlockCommands(CommandGroup):
         if attachment.node is not None:
             msg = f"There already is a medium in device '{id}'"
             raise QmpError(msg)
+        self.hardware.was_changed = True
         attachment.put_medium(node)
 
     def eject(self, device: str | None = None, id: str | None = None, *, force: bool = False) -> None:  # noqa: A002 - QEMU's name
@@ -211,6 +216,7 @@ class BlockCommands(CommandGroup):
         """Several actions, all or none."""
         from pyhyve.machine.block import transaction  # noqa: PLC0415 - rarely done
 
+        self.hardware.was_changed = True
         transaction.run(self._commands.block_services, actions, properties or {})
 
     def _one(self, kind: str, data: dict[str, Any]) -> None:

@@ -27,14 +27,17 @@ class ChardevCommands(CommandGroup):
 
     def chardev_add(self, id: str, backend: dict[str, Any]) -> dict[str, Any]:  # noqa: A002 - QEMU's name
         """Open another."""
+        self.hardware.was_changed = True
         return _opened(self.hardware.chardevs.add(id, backend))
 
     def chardev_change(self, id: str, backend: dict[str, Any]) -> dict[str, Any]:  # noqa: A002 - QEMU's name
         """Put another behind a name."""
+        self.hardware.was_changed = True
         return _opened(self.hardware.chardevs.change(id, backend))
 
     def chardev_remove(self, id: str) -> None:  # noqa: A002 - QEMU's name
         """Close one."""
+        self.hardware.was_changed = True
         self.hardware.chardevs.remove(id)
 
     def chardev_send_break(self, id: str) -> None:  # noqa: A002 - QEMU's name

@@ -13,6 +13,7 @@ class JobCommands(CommandGroup):
     def _start(self, kind: str, arguments: dict[str, Any]) -> None:
         from pyhyve.machine.block import starting  # noqa: PLC0415 - rarely done
 
+        self._commands.inventory.hardware.was_changed = True
         starting.start(self._commands.block_services, kind, {k.replace("_", "-"): v for k, v in arguments.items()})
 
     def block_stream(self, **arguments: Any) -> None:  # noqa: ANN401 - checked arguments
