@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from pyhyve.cli.system_machine import MonitorSocket
     from pyhyve.machine.config import MachineConfig
+    from pyhyve.machine.machine import Machine
     from pyhyve.machine.monitor.server import Listener
     from pyhyve.machine.outcome import Outcome
 
@@ -106,9 +107,18 @@ def run_machine(config: MachineConfig, settings: SystemSettings, ready: Callable
         except BaseException:
             machine.close()
             raise
-        with stopped_by_signals(machine.request_stop, restore):
+        with stopped_by_signals(machine.request_stop, restore), _screen(machine, wanted=settings.screen_on_terminal):
             ready()
             return machine.run()
+
+
+def _screen(machine: Machine, *, wanted: bool) -> contextlib.AbstractContextManager[None]:
+    """The machine's screen on the terminal, if it is wanted there."""
+    if not wanted:
+        return contextlib.nullcontext()
+    from pyhyve.cli.system_screen import TerminalScreen
+
+    return TerminalScreen(machine, machine.request_stop).shown()
 
 
 def _paths_of(settings: SystemSettings) -> list[Path]:

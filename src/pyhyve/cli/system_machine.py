@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,7 +57,7 @@ OPTIONS = {
     "D": Option("FILE", "write the log there"),
     "daemonize": Option("", "go to the background once the machine is made"),
     "device": Option("DRIVER,…", "a device (-device help lists them, -device DRIVER,help their properties)"),
-    "display": Option("none", "no display"),
+    "display": Option("curses|none", "the screen on the terminal (the default on one), or nowhere"),
     "drive": Option("file=FILE,if=ide|virtio|none,…", "a disk, by default an IDE one"),
     "enable-kvm": Option("", "as -accel kvm"),
     "h": Option("", "show this"),
@@ -117,6 +118,7 @@ class SystemSettings:
     """What the whole command line asks for; `handle` takes one option, `configuration` gives the result."""
 
     daemonize: bool = False
+    screen_on_terminal: bool = False
     pidfile: Path | None = None
     monitors: list[MonitorSocket] = field(default_factory=list)
     help_text: str = ""
@@ -134,6 +136,7 @@ class SystemSettings:
     _mons: list[tuple[str, bool]] = field(default_factory=list)
     _memory_backend: str = ""
     _vga: str = ""
+    _display: str = ""
     incoming: str = ""
     loadvm: str = ""
     runas: str = ""
@@ -151,8 +154,8 @@ class SystemSettings:
             self._changes["firmware" if name == "bios" else name] = existing_file(f"-{name}", value)
         elif name in {"hda", "hdb", "hdc", "hdd", "cdrom"}:
             self._devices.add_image(name, value)
-        elif name in {"display", "net"}:
-            self._handle_none(name, value)
+        elif name == "net":
+            self._handle_net(value)
         elif name in _NOTHING_TO_DO:
             return
         else:
@@ -162,12 +165,11 @@ class SystemSettings:
 
     def configuration(self) -> MachineConfig:
         """The machine. Raises InputError when the options do not fit together."""
-        if self._has_display:
-            msg = "there is no graphical display: add -nographic or -display none"
-            raise InputError(msg)
+        self._choose_display()
         taken = self._find_monitors()
         serials = self._find_serials()
         users = [monitor.label for monitor in self.monitors if monitor.address == "stdio"]
+        users += ["-display curses"] if self.screen_on_terminal else []
         users += [name for name, backend in self._chardevs.items() if backend["type"] == "stdio" and name not in taken]
         if len(users) > 1:
             msg = "stdio: can be used once only (by a serial port or a monitor)"
@@ -203,6 +205,23 @@ class SystemSettings:
         except ConfigError as error:
             msg = f"-{error}"
             raise InputError(msg) from error
+
+    def _choose_display(self) -> None:
+        """Without a word the screen is on the terminal; and where there is none, as with `-nographic`."""
+        is_taken = any(monitor.address == "stdio" for monitor in self.monitors) or "stdio" in self._serials
+        is_taken |= any(backend["type"] == "stdio" for backend in self._chardevs.values())
+        if not self._has_display or (is_taken and not self._display):
+            return
+        if self.daemonize:
+            msg = "-daemonize: there is no terminal for the screen: add -display none"
+            raise InputError(msg)
+        if os.isatty(0) and os.isatty(1):
+            self.screen_on_terminal = True
+        elif self._display == "curses":
+            msg = "-display curses: standard input and output are not a terminal"
+            raise InputError(msg)
+        else:
+            self._nographic = True
 
     def _find_monitors(self) -> set[str]:
         """Make the monitors of `-mon`; the names of the character devices that they take."""
@@ -258,13 +277,16 @@ class SystemSettings:
 
     # -- one option each ----------------------------------------------------------------------------------------------
 
-    def _handle_none(self, name: str, value: str) -> None:
-        """Options of which only `none` is there."""
+    def _handle_net(self, value: str) -> None:
         if value != "none":
-            msg = f"-{name} {value}: not supported (only none)"
+            msg = f"-net {value}: not supported (only none)"
             raise InputError(msg)
-        if name == "display":
-            self._has_display = False
+
+    def _handle_display(self, value: str) -> None:
+        if value not in {"none", "curses"}:
+            msg = f"-display {value}: not supported (only curses, on the terminal, or none)"
+            raise InputError(msg)
+        self._display, self._has_display = value, value != "none"
 
     def _handle_vga(self, value: str) -> None:
         if value in {"help", "?"}:

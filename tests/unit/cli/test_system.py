@@ -312,9 +312,25 @@ def test_unsupported_is_refused_by_name(words: str, named: str, image: str, caps
     assert error.count("\n") == 1
 
 
-def test_display_must_be_declined(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 2
-    assert "-display none" in capsys.readouterr().err
+def test_screen_is_on_the_terminal_where_there_is_one(image: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.isatty", lambda _fd: False)
+    found = settings("-hda", image)
+    assert found.configuration().firmware_on_serial
+    assert not found.screen_on_terminal
+    with pytest.raises(InputError, match="not a terminal"):
+        settings("-display", "curses").configuration()
+    with pytest.raises(InputError, match="-daemonize: there is no terminal"):
+        settings("-daemonize").configuration()
+    monkeypatch.setattr("os.isatty", lambda _fd: True)
+    found = settings("-hda", image)
+    assert not found.configuration().firmware_on_serial
+    assert found.screen_on_terminal
+    for words in (["-monitor", "stdio"], ["-serial", "stdio"], ["-nographic"], ["-display", "none"]):
+        found = settings("-hda", image, *words)
+        found.configuration()
+        assert not found.screen_on_terminal
+    with pytest.raises(InputError, match="used once only"):
+        settings("-display", "curses", "-monitor", "stdio").configuration()
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,14 @@ _GLYPH_BYTES = 32
 _LINE_GRAPHICS = range(0xC0, 0xE0)
 _MAX_ROWS, _MAX_COLUMNS = 128, 256
 _BLANK = (640, 480)
-_TEXT_FALLBACK = "cp437"
+CHARACTERS = (
+    " ☺☻♥♦♣♠•◘○◙♂♀♪♫☼►◄↕‼¶§▬↨↑↓→←∟↔▲▼"
+    + bytes(range(32, 127)).decode()
+    + "⌂"
+    + bytes(range(128, 255)).decode("cp437")
+    + " "
+)
+"""The glyphs of code page 437, which the VGA's own font has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +42,7 @@ class TextScreen:
         """The text of each row, without spaces at its end."""
         stride = 2 * self.columns
         rows = [self.cells[at : at + stride : 2] for at in range(0, stride * self.rows, stride)]
-        return [row.replace(b"\0", b" ").decode(_TEXT_FALLBACK).rstrip() for row in rows]
+        return ["".join(CHARACTERS[character] for character in row).rstrip() for row in rows]
 
 
 def is_text(registers: VgaRegisters) -> bool:

@@ -37,6 +37,11 @@ class Keyboard:
         self._is_scanning = True
         self._pending = self.leds = 0
 
+    @property
+    def is_read(self) -> bool:
+        """Whether everything was taken."""
+        return not self._queue
+
     def press(self, number: int, *, is_pressed: bool) -> None:
         """A key goes down or up."""
         codes = scan_codes(number, is_pressed=is_pressed)
