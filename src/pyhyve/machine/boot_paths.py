@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pyhyve.machine.block.errors import ChangeError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyhyve.machine.hardware.devices import PluggedDevice
     from pyhyve.machine.hardware.hardware import Hardware

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import string
-
-_FIRST = frozenset(string.ascii_letters)
-_REST = _FIRST | frozenset(string.digits) | frozenset("-._")
+_LOWER = "abcdefghijklmnopqrstuvwxyz"
+_FIRST = frozenset(_LOWER + _LOWER.upper())
+_REST = _FIRST | frozenset("0123456789-._")
 
 
 def is_identifier(text: str) -> bool:
