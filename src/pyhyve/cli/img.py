@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import sys
 
 from pyhyve.cli.img_parser import Usage, VerbParser
 from pyhyve.support.errors import ExitStatus, InputError
+from pyhyve.support.loading import load_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def run_words(words: Sequence[str]) -> int:
         msg = f"no verb {verb!r} (there are {', '.join(VERBS)})"
         raise InputError(msg)
     name, summary = VERBS[verb]
-    module = importlib.import_module(f"pyhyve.cli.{name}")
+    module = load_module(f"pyhyve.cli.{name}")
     parser = VerbParser(f"pyhyve img {verb}", summary)
     module_configure: Callable[[VerbParser], None] = getattr(module, f"configure_{verb}")
     module_configure(parser)

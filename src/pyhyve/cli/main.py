@@ -6,11 +6,11 @@ Nothing is imported here that `pyhyve img info` does not need: the start of shor
 from __future__ import annotations
 
 import gc
-import importlib
 import os
 import sys
 
 from pyhyve.support.errors import ExitStatus, UserError
+from pyhyve.support.loading import load_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def run_command(name: str, words: Sequence[str]) -> int:
     prog = f"pyhyve {name}"
     debug = False
     try:
-        module = importlib.import_module(f"pyhyve.cli.{name}")
+        module = load_module(f"pyhyve.cli.{name}")
         if name == "img":  # has a parser for each verb
             debug = words[:1] == ["--debug"]
             return int(module.run_words(words[debug:]))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 from pyhyve.image.contract import ImageFormat, ImageUnsupportedError
+from pyhyve.support.loading import load_module
 from pyhyve.support.records import dataclass
 
 PROBE_SIZE_BYTES = 2048
@@ -49,7 +48,7 @@ def find_format(name: str) -> ImageFormat:
         msg = f"Unknown driver '{name}'"
         raise ImageUnsupportedError(msg)
     try:
-        module = import_module(entry.module)
+        module = load_module(entry.module)
     except ModuleNotFoundError as error:
         if error.name != entry.module:
             raise

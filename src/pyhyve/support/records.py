@@ -16,8 +16,6 @@ TYPE_CHECKING = False  # `typing` would be felt in short commands
 if TYPE_CHECKING:
     from dataclasses import dataclass, field, replace
 else:
-    from operator import attrgetter
-
     _MISSING = object()
 
     class _Field:
@@ -132,10 +130,9 @@ else:
         return found
 
     def _equip(cls, specs, namespace, *, frozen, eq) -> None:
-        names = tuple(spec.name for spec in specs)
         cls._specs_ = specs
         cls._frozen_ = frozen
-        cls._key_ = staticmethod(_key_getter(names))
+        cls._key_ = None
         cls.__match_args__ = tuple(spec.name for spec in specs if not spec.kw_only)
         cls.__dataclass_fields__ = _Standard()
         cls.__dataclass_params__ = _Standard()
@@ -162,11 +159,19 @@ else:
         elif eq and "__hash__" not in namespace:
             cls.__hash__ = None
 
-    def _key_getter(names):
+    def _make_key(cls):
+        """The function that gives the values of all fields as a tuple, made when instances are first compared."""
+        from operator import attrgetter  # noqa: PLC0415 - would be felt in short commands
+
+        names = [spec.name for spec in cls._specs_]
         if len(names) == 1:
             one = attrgetter(names[0])
-            return lambda instance: (one(instance),)
-        return attrgetter(*names) if names else lambda _instance: ()
+            key = lambda instance: (one(instance),)  # noqa: E731 - one of three
+        else:
+            key = attrgetter(*names) if names else lambda _instance: ()
+        owner = next(base for base in cls.__mro__ if "_specs_" in base.__dict__)
+        owner._key_ = staticmethod(key)
+        return key
 
     def _initialiser(cls, specs, *, frozen):
         """Compile `__init__`."""
@@ -201,10 +206,11 @@ else:
     def _eq(self, other):
         if other.__class__ is not self.__class__:
             return NotImplemented
-        return self._key_(self) == self._key_(other)
+        key = self._key_ or _make_key(self.__class__)
+        return key(self) == key(other)
 
     def _hash(self) -> int:
-        return hash(self._key_(self))
+        return hash((self._key_ or _make_key(self.__class__))(self))
 
     def _refuse_set(self, name, value) -> None:
         from dataclasses import FrozenInstanceError  # noqa: PLC0415 - what this module is there to avoid

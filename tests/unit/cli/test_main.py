@@ -76,7 +76,7 @@ def test_error_is_one_line_and_a_traceback_only_for_debug(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     module = SimpleNamespace(configure=lambda _parser: None, run=raising(error))
-    monkeypatch.setattr(cli.importlib, "import_module", lambda _name: module)
+    monkeypatch.setattr(cli, "load_module", lambda _name: module)
     assert cli.main(["run", *(["--debug"] if debug else [])]) == status
     shown = capsys.readouterr().err
     assert shown.splitlines()[-1] == line
@@ -85,7 +85,7 @@ def test_error_is_one_line_and_a_traceback_only_for_debug(
 
 def test_ctrl_c_ends_as_a_signal_does(monkeypatch: pytest.MonkeyPatch) -> None:
     module = SimpleNamespace(configure=lambda _parser: None, run=raising(KeyboardInterrupt()))
-    monkeypatch.setattr(cli.importlib, "import_module", lambda _name: module)
+    monkeypatch.setattr(cli, "load_module", lambda _name: module)
     assert cli.main(["run"]) == 130
 
 

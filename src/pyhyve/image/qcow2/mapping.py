@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from operator import itemgetter
-
 from pyhyve.image.contract import ImageFormatError
 from pyhyve.image.qcow2.format import (
     ALL_SUBCLUSTERS,
@@ -15,11 +13,11 @@ from pyhyve.image.qcow2.format import (
 )
 from pyhyve.image.qcow2.tables import run_length
 from pyhyve.support.enums import IntEnum
+from pyhyve.support.records import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from array import array
-    from typing import NamedTuple
 
     from pyhyve.image.qcow2.metadata import Metadata
 
@@ -33,31 +31,18 @@ class RunKind(IntEnum):
     COMPRESSED = 3
 
 
-if TYPE_CHECKING:
+@dataclass(slots=True)
+class Run:
+    """`length` bytes in one state.
 
-    class Run(NamedTuple):
-        """`length` bytes in one state.
+    `host` is the byte in the data file (DATA; others when preallocated, else 0), `entry` the first L2 word. A
+    compressed run is one cluster or a part of it.
+    """
 
-        `host` is the byte in the data file (DATA; others when preallocated, else 0), `entry` the first L2 word. A
-        compressed run is one cluster or a part of it.
-        """
-
-        kind: RunKind
-        length: int
-        host: int
-        entry: int
-
-else:
-
-    class Run(tuple):
-        """As above: importing `typing` or `collections` would be felt in short commands."""
-
-        __slots__ = ()
-
-        def __new__(cls, kind, length, host, entry):  # noqa: ANN001, ANN204, D102 - declared above
-            return tuple.__new__(cls, (kind, length, host, entry))
-
-        kind, length, host, entry = (property(itemgetter(at)) for at in range(4))
+    kind: RunKind
+    length: int
+    host: int
+    entry: int
 
 
 class Mapping:

@@ -10,7 +10,6 @@ Callers hold `lock` around every method.
 from __future__ import annotations
 
 import _thread
-from array import array
 
 from pyhyve.image.contract import ImageFormatError
 from pyhyve.image.qcow2.format import (
@@ -24,12 +23,13 @@ from pyhyve.image.qcow2.format import (
     Incompatible,
     build_header,
 )
-from pyhyve.image.qcow2.tables import load_u64, store_u64
+from pyhyve.image.qcow2.tables import load_u64, store_u64, zeroes
 from pyhyve.support.records import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import threading
+    from array import array
 
     from pyhyve.image.qcow2.bitmaps import DirtyBitmaps
     from pyhyve.image.qcow2.refcount import RefcountStructure
@@ -189,7 +189,7 @@ class Metadata:
         self.guard(first << self.cluster_bits, self.cluster_size)
         offset = first << self.cluster_bits
         if table is None:
-            table = L2Table(offset, array("Q", (0,)) * (self.cluster_size // 8))
+            table = L2Table(offset, zeroes(self.cluster_size // 8))
         else:
             self.free(table.offset, self.cluster_size)
             table = L2Table(offset, table.entries)

@@ -356,12 +356,12 @@ def _scatter(buffers: Sequence[memoryview], runs: list[Run], offset: int) -> Ite
     queue = iter(buffers)
     buffer = next(queue)
     for run in runs:
-        kind, length, host, entry = run
+        length, host = run.length, run.host
         while length:
             while not buffer:
                 buffer = next(queue)
             step = min(length, len(buffer))
-            yield buffer[:step], Run(kind, step, host, entry), offset
+            yield buffer[:step], Run(run.kind, step, host, run.entry), offset
             buffer = buffer[step:]
             offset += step
             host += step

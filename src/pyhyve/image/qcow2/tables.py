@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import sys
-from array import array
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from array import array
 
 _SWAP = sys.byteorder == "little"
 
 
 def load_u64(data: bytes | bytearray | memoryview) -> array[int]:
     """Big-endian 64-bit entries; a trailing part entry is dropped."""
+    from array import array  # noqa: PLC0415 - `array` loads `collections`, which would be felt in `info`
+
     values = array("Q")
     values.frombytes(data[: len(data) & ~7])
     if _SWAP:
@@ -25,8 +30,15 @@ def store_u64(values: array[int]) -> bytes:
     return values.tobytes()
 
 
+def zeroes(count: int) -> array[int]:
+    """`count` entries of zero."""
+    return ascending(0, count, 0)
+
+
 def ascending(first: int, count: int, step: int) -> array[int]:
     """`first, first + step, …`; `step` 0 repeats `first`."""
+    from array import array  # noqa: PLC0415 - as above
+
     if step:
         return array("Q", range(first, first + count * step, step))
     return array("Q", (first,)) * count
