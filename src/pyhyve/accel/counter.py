@@ -7,10 +7,10 @@ So what is saved of them, set, or put forward belongs to one instant, whenever t
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 from pyhyve.support.records import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 

@@ -7,7 +7,6 @@ QEMU's oldest 64-bit model. `+name` and `-name` after a model add and take away 
 
 from __future__ import annotations
 
-from pyhyve.accel.cpu_features import EXTENDED, FEATURES, canonical, with_dependents, with_needs
 from pyhyve.support.errors import InputError, UserError
 from pyhyve.support.records import dataclass, replace
 
@@ -88,6 +87,14 @@ class CpuModel:
         if name not in _MODELS:
             msg = f"cpu {text}: unknown model (use {', '.join(_MODELS)})"
             raise CpuModelError(msg)
+        if not changes:
+            return CpuModel(name)
+        from pyhyve.accel.cpu_features import (  # noqa: PLC0415 - a model as it is needs no table of features
+            canonical,
+            with_dependents,
+            with_needs,
+        )
+
         wanted: dict[str, bool] = {}
         for change in changes:
             word, value = _parse_change(change)
@@ -137,6 +144,8 @@ def _parse_change(change: str) -> tuple[str, bool]:
 
 def available(entries: Iterable[CpuidEntry]) -> frozenset[str]:
     """Names of the features set in `entries`."""
+    from pyhyve.accel.cpu_features import FEATURES  # noqa: PLC0415 - as above
+
     leaves = {(entry.function, entry.index): entry for entry in entries}
     return frozenset(
         name
@@ -148,8 +157,10 @@ def available(entries: Iterable[CpuidEntry]) -> frozenset[str]:
 
 def check_model(supported: Iterable[CpuidEntry], model: CpuModel, provider: str) -> None:
     """Raise CpuUnavailableError, naming the features, unless `supported` has all that `model` asks for."""
-    missing = model.wanted - available(supported) - _OPTIONAL
+    missing = model.wanted and model.wanted - available(supported) - _OPTIONAL
     if missing:
+        from pyhyve.accel.cpu_features import FEATURES  # noqa: PLC0415 - as above
+
         order = list(FEATURES)
         names = ", ".join(sorted(missing, key=order.index))
         msg = f"cpu: {model.name} needs {names}, which {provider} lacks"
@@ -161,6 +172,8 @@ def filter_cpuid(supported: Iterable[CpuidEntry], model: CpuModel) -> tuple[Cpui
     entries = tuple(supported)
     if model.allowed is None and not model.removed:
         return entries
+    from pyhyve.accel.cpu_features import EXTENDED  # noqa: PLC0415 - as above
+
     masks = _masks(model)
     leaf1 = masks.get((1, 0), {}).get("edx", 0xFFFF_FFFF)
     found = []
@@ -182,6 +195,8 @@ def filter_cpuid(supported: Iterable[CpuidEntry], model: CpuModel) -> tuple[Cpui
 
 def _masks(model: CpuModel) -> dict[tuple[int, int], dict[str, int]]:
     """What to keep of each register that holds feature flags."""
+    from pyhyve.accel.cpu_features import FEATURES  # noqa: PLC0415 - as above
+
     allowed = model.allowed
     masks: dict[tuple[int, int], dict[str, int]] = {}
     for name, flag in FEATURES.items():

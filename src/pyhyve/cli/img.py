@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 
-from pyhyve.cli.img_parser import Usage, VerbParser
+from pyhyve.cli.option_parser import Usage, VerbParser
 from pyhyve.support.errors import ExitStatus, InputError
 from pyhyve.support.loading import load_module
 
@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pyhyve.cli.img_parser import Arguments
+    from pyhyve.cli.option_parser import Arguments
 
 VERBS = {
     "amend": ("img_change", "change format options of an existing image"),

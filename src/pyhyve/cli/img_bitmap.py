@@ -5,13 +5,13 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from pyhyve.cli.img_options import add_source, fail, open_named, settings_from
-from pyhyve.cli.img_parser import Usage
+from pyhyve.cli.option_parser import Usage
 from pyhyve.image.contract import ImageError
 from pyhyve.image.opening import OpenSettings, open_image, parse_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyhyve.cli.img_parser import Arguments, VerbParser
+    from pyhyve.cli.option_parser import Arguments, VerbParser
     from pyhyve.image.contract import Image
     from pyhyve.image.qcow2.bitmap_changes import BitmapChanges
     from pyhyve.image.qcow2.metadata import Metadata

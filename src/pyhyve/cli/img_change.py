@@ -18,14 +18,14 @@ from pyhyve.cli.img_options import (
     wants_help,
     warn,
 )
-from pyhyve.cli.img_parser import Usage
+from pyhyve.cli.option_parser import Usage
 from pyhyve.image.contract import BackingReference, ImageError, ImageUnsupportedError
 from pyhyve.image.filename import resolve_relative
 from pyhyve.image.opening import OpenSettings, open_image, parse_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyhyve.cli.img_parser import Arguments, VerbParser
+    from pyhyve.cli.option_parser import Arguments, VerbParser
     from pyhyve.image.contract import Image
     from pyhyve.image.qcow2.image import Qcow2Image
 

@@ -17,7 +17,7 @@ from pyhyve.cli.img_options import (
     wants_help,
     warn,
 )
-from pyhyve.cli.img_parser import Usage
+from pyhyve.cli.option_parser import Usage
 from pyhyve.image.contract import BackingReference, ImageError, ImageUnsupportedError
 from pyhyve.image.filename import is_network, parse_image_options, resolve_relative
 from pyhyve.image.opening import OpenSettings, create_image, open_image, open_reference, parse_size
@@ -26,7 +26,7 @@ from pyhyve.support.records import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyhyve.cli.img_parser import Arguments, VerbParser
+    from pyhyve.cli.option_parser import Arguments, VerbParser
     from pyhyve.image.contract import Image
 
 

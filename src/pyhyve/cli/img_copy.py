@@ -14,14 +14,14 @@ from pyhyve.cli.img_options import (
     open_named,
     settings_from,
 )
-from pyhyve.cli.img_parser import Usage
+from pyhyve.cli.option_parser import Usage
 from pyhyve.image.contract import ImageError
 from pyhyve.image.opening import OpenSettings, create_image, open_image, parse_size
 from pyhyve.support.records import dataclass, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyhyve.cli.img_parser import Arguments, VerbParser
+    from pyhyve.cli.option_parser import Arguments, VerbParser
 
 
 # --- compare ---

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyhyve.cli.img_options import add_quiet, create_options, option_help, wants_help
-from pyhyve.cli.img_parser import Usage
+from pyhyve.cli.option_parser import Usage
 from pyhyve.image.contract import BackingReference, ImageError
 from pyhyve.image.filename import parse_reference, resolve_relative
 from pyhyve.image.opening import OpenSettings, create_image, open_image, parse_size
@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pyhyve.cli.img_parser import Arguments, VerbParser
+    from pyhyve.cli.option_parser import Arguments, VerbParser
 
 _PRINT_ORDER = {
     "qcow2": (

@@ -16,7 +16,7 @@ from pyhyve.cli.img_options import (
     open_named,
     settings_from,
 )
-from pyhyve.cli.img_parser import Usage
+from pyhyve.cli.option_parser import Usage
 from pyhyve.image.contract import ImageError, ImageUnsupportedError
 from pyhyve.image.filename import parse_reference, resolve_relative
 from pyhyve.image.opening import MAX_CHAIN_DEPTH, OpenSettings, open_image, parse_size
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
-    from pyhyve.cli.img_parser import Arguments, VerbParser
+    from pyhyve.cli.option_parser import Arguments, VerbParser
     from pyhyve.image.contract import CheckResult, Extent, Image, SnapshotInfo
 
 

@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pyhyve.cli.img_parser import Arguments, VerbParser
+    from pyhyve.cli.option_parser import Arguments, VerbParser
     from pyhyve.image.contract import Image
 
 _MAX_OPTION_BYTES = 64 * 1024

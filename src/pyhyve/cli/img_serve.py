@@ -8,11 +8,11 @@ import socket
 from typing import TYPE_CHECKING
 
 from pyhyve.cli.img_options import add_source, open_named, settings_from, warn
-from pyhyve.cli.img_parser import Usage
+from pyhyve.cli.option_parser import Usage
 from pyhyve.image.contract import ImageError
 
 if TYPE_CHECKING:
-    from pyhyve.cli.img_parser import Arguments, VerbParser
+    from pyhyve.cli.option_parser import Arguments, VerbParser
 
 
 def configure_serve(parser: VerbParser) -> None:

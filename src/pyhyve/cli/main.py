@@ -15,7 +15,7 @@ from pyhyve.support.loading import load_module
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
 COMMANDS = {
     "run": "one machine in the foreground, its console on the terminal",
@@ -28,6 +28,8 @@ COMMANDS = {
     "doctor": "what this host offers, and how to get what is missing",
 }
 """Each command is the module `pyhyve.cli.NAME`."""
+QUICK = frozenset({"run"})
+"""Commands whose start is measured, and whose options are plain enough for a parser of our own."""
 _SIGINT = 2
 _GC_THRESHOLD = 50_000
 
@@ -121,12 +123,12 @@ def run_command(name: str, words: Sequence[str]) -> int:
         if name == "img":  # has a parser for each verb
             debug = words[:1] == ["--debug"]
             return int(module.run_words(words[debug:]))
-        from pyhyve.cli.parser import Parser
-
-        parser = Parser(prog=prog, description=COMMANDS[name], allow_abbrev=False)
+        parser = new_parser(name)
         parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
         module.configure(parser)
         parsed = parser.parse_args(words)
+        if parsed is None:  # help was asked for
+            return ExitStatus.DONE
         debug = parsed.debug
         return int(module.run(parsed))
     except KeyboardInterrupt:
@@ -141,6 +143,17 @@ def run_command(name: str, words: Sequence[str]) -> int:
         status, message = explain(error)
         print(f"{prog}: {message}", file=sys.stderr)
         return status
+
+
+def new_parser(name: str) -> Any:  # noqa: ANN401 - two classes, of which one is to be loaded
+    """The parser of command `name`: argparse's, or one that is there at once."""
+    if name in QUICK:
+        from pyhyve.cli.option_parser import VerbParser
+
+        return VerbParser(f"pyhyve {name}", COMMANDS[name], abbreviated=False)
+    from pyhyve.cli.parser import Parser
+
+    return Parser(prog=f"pyhyve {name}", description=COMMANDS[name], allow_abbrev=False)
 
 
 def explain(error: Exception) -> tuple[int, str]:

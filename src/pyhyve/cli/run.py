@@ -37,10 +37,10 @@ from pyhyve.support.records import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Callable, Iterator, Sequence
     from typing import Any, TypeVar
 
+    from pyhyve.cli.option_parser import Arguments, VerbParser
     from pyhyve.machine.machine import Machine
     from pyhyve.machine.monitor.server import Listener
 
@@ -51,7 +51,7 @@ _BAR_CELLS = 40
 _STOPS = frozenset({ErrorPolicy.STOP, ErrorPolicy.ENOSPC})
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure(parser: VerbParser) -> None:
     """Add the options of the machine."""
     add = parser.add_argument
     add("--accel", default="auto", metavar="auto|kvm|jit", help="what runs the guest (default: auto)")
@@ -138,7 +138,7 @@ def parse_policy(key: str, text: str) -> ErrorPolicy:
     return ErrorPolicy(text)
 
 
-def parse_extras(arguments: argparse.Namespace) -> tuple[ExtraConfig, ...]:
+def parse_extras(arguments: Arguments) -> tuple[ExtraConfig, ...]:
     """The values of `--rng`, `--balloon`, `--channel` and `--vsock`."""
     extras: list[ExtraConfig] = []
     if arguments.rng is not None:
@@ -228,7 +228,7 @@ def parse_number(option: str, text: str, kind: type[Number]) -> Number:
     return value
 
 
-def configuration(arguments: argparse.Namespace, *, can_boot: bool = False) -> MachineConfig:
+def configuration(arguments: Arguments, *, can_boot: bool = False) -> MachineConfig:
     """The machine the command line asks for; `can_boot` when it need not say from what. Raises InputError."""
     if arguments.accel not in set(AccelChoice):
         msg = f"--accel {arguments.accel}: unknown (use auto, kvm or jit)"
@@ -274,7 +274,7 @@ def configuration(arguments: argparse.Namespace, *, can_boot: bool = False) -> M
         raise InputError(msg) from error
 
 
-def restored_configuration(arguments: argparse.Namespace, saved: MachineConfig) -> MachineConfig:
+def restored_configuration(arguments: Arguments, saved: MachineConfig) -> MachineConfig:
     """The machine of a state, with the parts that the command line gives in place of its own. Raises InputError."""
     defaults = {"memory": "512M", "cpus": "1", "accel": "auto", "name": "guest", "append": "", "boot": "c"}
     given = {name for name, default in defaults.items() if getattr(arguments, name) != default}
@@ -362,7 +362,7 @@ def serve_monitor(machine: Machine, listeners: Sequence[Listener]) -> None:
     Monitor(machine, listeners).start()
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Run the machine until it ends."""
     state = None
     if arguments.restore is None:

@@ -32,7 +32,5 @@ def pack_entries(entries: Iterable[CpuidEntry]) -> bytes:
 def unpack_entries(data: bytes | bytearray) -> tuple[CpuidEntry, ...]:
     """The leaves of a `struct kvm_cpuid2`."""
     count = int.from_bytes(data[:4], "little")
-    size = s.CPUID_ENTRY2.size_bytes
-    return tuple(
-        CpuidEntry(**s.CPUID_ENTRY2.unpack_ints(data, s.CPUID2.size_bytes + size * number)) for number in range(count)
-    )
+    start = s.CPUID2.size_bytes
+    return tuple(CpuidEntry(*values) for values in s.CPUID_ENTRY2.rows(data, start, count))

@@ -7,8 +7,8 @@ import struct
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Mapping
-    from typing import TypeAlias
+    from collections.abc import Iterator, Mapping
+    from typing import Any, TypeAlias
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview | mmap.mmap"
 
@@ -74,6 +74,10 @@ class StructLayout:
             result[name] = flat[position] if count == 1 else flat[position : position + count]
             position += count
         return result
+
+    def rows(self, data: Buffer, offset: int, count: int) -> Iterator[tuple[Any, ...]]:
+        """The plain field values of `count` structures in a row."""
+        return self._struct.iter_unpack(memoryview(data)[offset : offset + count * self.size_bytes])
 
     def unpack_ints(self, data: Buffer, offset: int = 0) -> dict[str, int]:
         """`unpack` for a structure of plain integers only: arrays and byte fields are left out."""

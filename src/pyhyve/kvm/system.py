@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 DEVICE_PATH = "/dev/kvm"
 _MAX_CPUID_ENTRIES = 4096
+_SUPPORTED: dict[int, tuple[CpuidEntry, ...]] = {}
+"""By device number."""
 
 
 class KvmSystem:
@@ -26,6 +28,7 @@ class KvmSystem:
         """Open it. Raises OSError when that fails, KvmError for a KVM this package does not speak to."""
         self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
+            self._device = os.fstat(self.fd).st_rdev
             self.api_version = call(self.fd, Ioctl.GET_API_VERSION)
             if self.api_version != API_VERSION:
                 raise KvmError(errno.EPROTO, f"{path}: KVM API version {self.api_version}, not {API_VERSION}")
@@ -61,8 +64,11 @@ class KvmSystem:
             return VmHandle(fd, call(self.fd, Ioctl.GET_VCPU_MMAP_SIZE))
 
     def supported_cpuid(self) -> tuple[CpuidEntry, ...]:
-        """The CPUID leaves this host and KVM can give a guest."""
-        return self._cpuid(Ioctl.GET_SUPPORTED_CPUID)
+        """The CPUID leaves this host and KVM can give a guest; asked for once, KVM takes a millisecond to tell."""
+        found = _SUPPORTED.get(self._device)
+        if found is None:
+            found = _SUPPORTED[self._device] = self._cpuid(Ioctl.GET_SUPPORTED_CPUID)
+        return found
 
     def emulated_cpuid(self) -> tuple[CpuidEntry, ...]:
         """The features KVM can offer by emulation only (slow: MOVBE on an old host)."""

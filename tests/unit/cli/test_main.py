@@ -44,10 +44,14 @@ def test_unknown_command_is_one_line(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_unknown_option_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "--frobnicate"]) == ExitStatus.USAGE
+    assert capsys.readouterr().err == "pyhyve run: unrecognized option '--frobnicate' (see pyhyve run --help)\n"
     with pytest.raises(SystemExit) as ended:
-        cli.main(["run", "--frobnicate"])
+        cli.main(["doctor", "--frobnicate"])
     assert ended.value.code == ExitStatus.USAGE
-    assert capsys.readouterr().err == ("pyhyve run: unrecognized arguments: --frobnicate (see pyhyve run --help)\n")
+    assert capsys.readouterr().err == (
+        "pyhyve doctor: unrecognized arguments: --frobnicate (see pyhyve doctor --help)\n"
+    )
 
 
 def raising(error: BaseException) -> Callable[[Any], int]:

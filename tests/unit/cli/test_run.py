@@ -15,8 +15,7 @@ import pytest
 from pyhyve.accel.cpu_models import CpuModel
 from pyhyve.boot.linux import EntryMode
 from pyhyve.cli import run
-from pyhyve.cli.main import main
-from pyhyve.cli.parser import Parser
+from pyhyve.cli.main import main, new_parser
 from pyhyve.devices.virtio.error_policy import ErrorPolicy
 from pyhyve.machine.config import (
     AccelChoice,
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
 
 
 def parse(*words: str) -> MachineConfig:
-    parser = Parser(prog="pyhyve run")
+    parser = new_parser("run")
     run.configure(parser)
     return run.configuration(parser.parse_args(words))
 

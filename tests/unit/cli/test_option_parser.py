@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from pyhyve.cli.img_parser import Usage, VerbParser
+from pyhyve.cli.option_parser import Usage, VerbParser
+from pyhyve.support.errors import InputError
 
 
 @pytest.fixture
@@ -58,6 +59,18 @@ def test_actions_keep_their_order(parser: VerbParser) -> None:
 def test_wrong_usage_is_told(parser: VerbParser, words: list[str], message: str) -> None:
     with pytest.raises(Usage, match=message.replace("[", "\\[")):
         parser.parse_verb(words)
+
+
+def test_option_stands_alone_or_takes_a_value() -> None:
+    parser = VerbParser("pyhyve verb", "does it", abbreviated=False)
+    parser.add_argument("--rng", nargs="?", const="kernel")
+    parser.add_argument("--name")
+    lines = ("", "--rng", "--rng FILE", "--rng --name x", "--rng=")
+    found = [parser.parse_verb(line.split()) for line in lines]
+    assert [one.rng for one in found if one] == [None, "kernel", "FILE", "kernel", ""]
+    assert "--rng [RNG]" in parser.help_text()
+    with pytest.raises(InputError, match=r"unrecognized option '--na' \(see pyhyve verb --help\)"):
+        parser.parse_args(["--na", "x"])
 
 
 def test_help_names_options_and_defaults(parser: VerbParser, capsys: pytest.CaptureFixture[str]) -> None:

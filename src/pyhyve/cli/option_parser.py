@@ -1,11 +1,13 @@
-"""The command line of `pyhyve img`, read as getopt_long reads qemu-img's.
+"""The command lines of `pyhyve img` and `pyhyve run`, read as getopt_long reads qemu-img's.
 
-Importing argparse takes longer than everything `pyhyve img info` does; `python -m benchmarks img` measures it. The few
-of its conventions that the verbs use are here: options and names in any order, options with and without a value,
+Importing argparse takes longer than everything `pyhyve img info` does; `python -m benchmarks img` and `start` measure
+it. The few of its conventions that are used are here: options and names in any order, options with and without a value,
 `-pq` for `-p -q`, `-fqcow2`, `--output=json` and unambiguous beginnings of long names.
 """
 
 from __future__ import annotations
+
+from pyhyve.support.errors import InputError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ class Arguments:
 class Option:
     """An option, or (without flags) a name on the command line. See `VerbParser.add_argument`."""
 
-    __slots__ = ("action", "choices", "default", "flags", "help", "metavar", "name", "nargs")
+    __slots__ = ("action", "choices", "const", "default", "flags", "help", "metavar", "name", "nargs")
 
     def __init__(
         self,
@@ -43,7 +45,9 @@ class Option:
         help: str | None,  # noqa: A002 - argparse's name
         metavar: str,
         nargs: str,
+        const: Any,  # noqa: ANN401 - ditto
     ) -> None:
+        self.const = const
         self.flags, self.name, self.action, self.default = flags, name, action, default
         self.choices, self.help, self.metavar, self.nargs = choices, help, metavar, nargs
 
@@ -59,7 +63,8 @@ class Option:
 
     def line(self) -> str:
         """The option in the help text."""
-        value = f" {self.metavar}" if self.takes_value else ""
+        shown = f"[{self.metavar}]" if self.nargs == "?" else self.metavar
+        value = f" {shown}" if self.takes_value else ""
         said = (self.help or "").replace("%(default)s", str(self.default))
         if not self.flags:
             return f"  {self.metavar:<24} {said}".rstrip()
@@ -67,10 +72,10 @@ class Option:
 
 
 class VerbParser:
-    """Options and names of one verb."""
+    """Options and names of one verb, or of a command; `abbreviated`: beginnings of long names are taken for them."""
 
-    def __init__(self, prog: str, description: str) -> None:
-        self._prog, self._description = prog, description
+    def __init__(self, prog: str, description: str, *, abbreviated: bool = True) -> None:
+        self._prog, self._description, self._abbreviated = prog, description, abbreviated
         self._options: list[Option] = []
         self._names: list[Option] = []
         self._by_flag: dict[str, Option] = {}
@@ -86,8 +91,11 @@ class VerbParser:
         help: str | None = "",  # noqa: A002 - argparse's name
         metavar: str | None = None,
         nargs: str = "",
+        const: Any = None,  # noqa: ANN401 - as above
     ) -> None:
         """As argparse's: `action` is `store`, `store_true` or `append`; `nargs` of names is one, `?` or `*`.
+
+        An option with `nargs="?"` stands for `const` when no value follows.
 
         With `step` and `step_value` all options of one `dest` collect `(long name, value or None)` in their order.
         `help=None` keeps the option out of the help text.
@@ -97,7 +105,7 @@ class VerbParser:
         shown = metavar or (flags[0] if is_name else name.upper())
         if action == "store_true":
             default = False
-        option = Option(() if is_name else flags, name, action, default, choices, help, shown, nargs)
+        option = Option(() if is_name else flags, name, action, default, choices, help, shown, nargs, const)
         if is_name:
             self._names.append(option)
             return
@@ -118,6 +126,14 @@ class VerbParser:
         lines = [option.line() for option in self._options if option.help is not None]
         named = [option.line() for option in self._names if option.help]
         return "\n".join([f"usage: {self._prog} [OPTION…] {names}".rstrip(), "", self._description, "", *named, *lines])
+
+    def parse_args(self, words: Sequence[str]) -> Arguments | None:
+        """As `parse_verb`; wrong usage is an InputError."""
+        try:
+            return self.parse_verb(words)
+        except Usage as error:
+            msg = f"{error} (see {self._prog} --help)"
+            raise InputError(msg) from None
 
     def parse_verb(self, words: Sequence[str]) -> Arguments | None:
         """The values, or None when help was asked for and printed. Raises `Usage`."""
@@ -151,7 +167,8 @@ class VerbParser:
     def _long(self, name: str) -> Option:
         option = self._by_flag.get(name)
         if option is None:
-            found = {id(self._by_flag[flag]): self._by_flag[flag] for flag in self._by_flag if flag.startswith(name)}
+            begun = [flag for flag in self._by_flag if self._abbreviated and flag.startswith(name)]
+            found = {id(self._by_flag[flag]): self._by_flag[flag] for flag in begun}
             if len(found) != 1 or name == "--":
                 msg = f"option '{name}' is ambiguous" if found else f"unrecognized option '{name}'"
                 raise Usage(msg)
@@ -183,7 +200,9 @@ class VerbParser:
             else:
                 values[option.name] = True
             return
-        if value is None:
+        if value is None and option.nargs == "?" and (not rest or rest[-1].startswith("-")):
+            value = option.const
+        elif value is None:
             if not rest:
                 msg = f"option '{option.shown}' needs a value"
                 raise Usage(msg)
