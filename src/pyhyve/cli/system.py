@@ -84,7 +84,7 @@ def run_machine(config: MachineConfig, settings: SystemSettings, ready: Callable
                     terminal = TerminalUse.PEOPLE if monitor.for_people else TerminalUse.PROGRAMS
                 else:
                     (people if monitor.for_people else listeners).append(_listen(monitor))
-            machine = build(config)
+            machine = build(config, awaits_disks=bool(settings.incoming))
         incoming = settings.incoming
         machine.awaits_state = bool(incoming)
         try:

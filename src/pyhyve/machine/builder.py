@@ -480,9 +480,11 @@ def build(
     *,
     console: Chardev | None = None,
     open_engine: Callable[[str, GuestMemory], Vm] | None = None,
+    awaits_disks: bool = False,
 ) -> Machine:
     """Make the machine that `config` describes, ready for `Machine.run`.
 
+    With `awaits_disks` its disks are still another machine's, whose state it waits for.
     `console` replaces the configured one. Raises UserError (and its kinds ConfigError, AccelError, ChardevError)
     when something cannot be had; kernels are read by `run`.
     """
@@ -521,6 +523,7 @@ def build(
     builder = None
     try:
         builder = _Builder(config, vm, console, firmware)
+        builder.hardware.awaits_disks = awaits_disks
         return builder.build()
     except BaseException:
         if builder is not None:

@@ -6,12 +6,15 @@ The guest stands still while its state is written. Streams are named as in QEMU:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pyhyve.machine.block.errors import ChangeError
+from pyhyve.machine.block.handover import let_disks_go, take_disks
 from pyhyve.machine.lifecycle import MachineState
 from pyhyve.machine.migration_uri import MigrationUri, open_incoming, open_outgoing
 from pyhyve.machine.saving import load, prepare_to_load, read_saved, save
@@ -135,7 +138,7 @@ class Migration:
             status = MigrationStatus.COMPLETED
         except StateCancelledError:
             status = MigrationStatus.CANCELLED
-        except (StateError, OSError, MemoryError) as error:
+        except (StateError, ChangeError, OSError, MemoryError) as error:
             self.error = _reason(error)
             status = MigrationStatus.FAILED
         except Exception as error:  # noqa: BLE001 - a defect of ours must not leave the guest held
@@ -146,12 +149,18 @@ class Migration:
         self.progress.total_ms = round((ended - started) * 1000)
         self.progress.downtime_ms = round((ended - stopped) * 1000)
         machine.release()
-        if status is not MigrationStatus.COMPLETED and was_running:
-            machine.resume().wait(_SETTLE_TIMEOUT_S)
+        if status is not MigrationStatus.COMPLETED:
+            with contextlib.suppress(ChangeError):  # whoever resumes it is told
+                take_disks(machine)
+                if was_running:
+                    machine.resume().wait(_SETTLE_TIMEOUT_S)
         self._enter(status)
 
     def _save(self, sink: StateSink) -> None:
-        result = save(self._machine, sink)
+        machine = self._machine
+        machine.suspend_devices()
+        let_disks_go(machine)
+        result = save(machine, sink)
         self.progress.transferred_bytes = result.state_bytes
         self.progress.normal_bytes = result.memory_bytes
 
@@ -212,6 +221,10 @@ class Migration:
         self._enter(MigrationStatus.ACTIVE)
         started = time.monotonic()
         saved = read_saved(source)
+        try:
+            take_disks(machine)
+        except ChangeError as error:
+            raise StateError(str(error)) from error
         settling = load(machine, saved, source)
         if settling is not None:
             machine.settle(settling)

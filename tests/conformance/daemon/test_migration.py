@@ -6,6 +6,7 @@ import contextlib
 import re
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from guests import EMULATORS, document, make_busy_disk, make_disk
+from guests import BUSY_CODE, EMULATORS, document, make_busy_disk, make_disk
 from libvirtd_process import why_not
 from migration_sessions import SESSIONS
-from pairs import Pair, has_namespaces, running_pair
+from pairs import Host, Pair, has_namespaces, running_pair
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -200,3 +201,44 @@ def test_domain_moves_from_libvirtd_to_us_and_back() -> None:
                 done = source.virsh("migrate", "m", uri, *how)
                 assert done.returncode == 0, (source.name, options, done.stderr)
                 assert target.state("m") == "running (migrated)"
+
+
+def wait_counting(host: Host, name: str) -> None:
+    """Wait until the guest that never rests is seen to write."""
+    path = host.directory / "word"
+    command = f'{{"execute": "pmemsave", "arguments": {{"val": 131072, "size": 2, "filename": "{path}"}}}}'
+    seen = set()
+    deadline = time.monotonic() + 60
+    while len(seen - {b"\0\0"}) < 2:
+        assert time.monotonic() < deadline, seen
+        done = host.virsh("qemu-monitor-command", name, command)
+        assert done.returncode == 0, done.stderr
+        seen.add(path.read_bytes())
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.skipif(EMULATORS["pyhyve"] is None, reason="pyhyve is not installed")
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_machine_of_ours_moves_with_its_memory_and_disk(ours: Pair, kind: str) -> None:
+    directory = ours.directory
+    name, disk = f"own-{kind}", make_busy_disk(directory / f"own.{kind}")
+    if kind == "qcow2":
+        plain = disk.rename(directory / "own.plain")
+        subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", plain, disk], check=True)
+    path = directory / f"{name}.xml"
+    path.write_text(document(name, disk, emulator="pyhyve"))
+    assert ours.a.virsh("define", str(path)).returncode == 0
+    assert ours.a.virsh("start", name).returncode == 0
+    wait_counting(ours.a, name)
+    at = disk.read_bytes().index(BUSY_CODE)
+    with disk.open("r+b") as file:  # a guest that started anew would have nothing to start from
+        file.seek(at)
+        file.write(bytes(len(BUSY_CODE)))
+    for number, (source, target) in enumerate([(ours.a, ours.b), (ours.b, ours.a)]):
+        options = ("--p2p", "--tunnelled") if number else ("--migrateuri", "tcp://127.0.0.1")
+        uri = target.peer_uri if number else target.uri
+        done = source.virsh("migrate", name, uri, "--live", "--unsafe", *options)
+        assert done.returncode == 0, done.stderr
+        assert target.state(name) == "running (migrated)"
+        wait_counting(target, name)
+    ours.a.virsh("destroy", name)

@@ -43,7 +43,9 @@ _RUNTIME_OPTIONS = ("offset", "size")
 class BlockGraph:
     """All nodes of one machine. Methods may be called from any thread; each is one step."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, inactive: bool = False) -> None:
+        """`inactive`: disks are another's until they are taken (`handover`)."""
+        self.inactive = inactive
         self.nodes: dict[str, BlockNode] = {}
         self._is_closed = False
         self._numbers = itertools.count()
@@ -229,6 +231,7 @@ class BlockGraph:
             readonly=bool(options.get("read-only", False)),
             auto_readonly=bool(options.get("auto-read-only", auto_readonly)),
             implicit=implicit,
+            unlocked=self.inactive,
         )
         try:
             if node.is_protocol:
@@ -276,7 +279,7 @@ class BlockGraph:
         image_format = find_format(node.driver)
         storage = below.borrow_storage(writable=writable)
         cache = below.cache_mode
-        may_write = writable
+        may_write = writable and not self.inactive
 
         def open_sibling(sibling: str, writable: bool) -> Storage:  # noqa: FBT001 - the contract's signature
             where = resolve_relative(sibling, storage.filename)
@@ -284,10 +287,15 @@ class BlockGraph:
 
         runtime = {key: str(options[key]) for key in _RUNTIME_OPTIONS if key in options}
         node.image = image = image_format.open(OpenRequest(storage, may_write, open_sibling, runtime))
-        node.readonly = not may_write
+        node.readonly = not writable
+        node.image_readonly, image.readonly = image.readonly, node.readonly
         if node.backing is not None:
             image.backing = node.backing.need_image()
         return image
+
+    def open_again(self, node: BlockNode) -> None:
+        """Open a format node's image anew, as it was. Raises ImageError, OSError, ValueError, ChangeError."""
+        self._open_image(node, writable=not node.readonly)
 
     def _child(self, node: BlockNode, reference: Any, *, readonly: bool = False) -> BlockNode:  # noqa: ANN401 - JSON
         """The node that `reference` names or describes, held by `node`."""

@@ -81,6 +81,12 @@ class BlockNode:
     storage: Storage | None = None
     users: list[str] = field(default_factory=list)
     """Who holds it: names of parent nodes, devices, jobs."""
+    unlocked: bool = False
+    """Opened for reading alone and without locks: another process has it, or is about to (`handover`)."""
+    image_readonly: bool = False
+    """Whether the image really is, whatever it shows."""
+    was_open: bool = False
+    """It had an image before it was closed to be opened again."""
 
     @property
     def is_protocol(self) -> bool:
@@ -120,9 +126,11 @@ class BlockNode:
         if writable and self.readonly and not self.auto_readonly:
             msg = f"Block node '{self.name}' is read-only"
             raise ChangeError(msg)
-        if self.storage is None or (writable and not self.storage.writable):
+        if self.storage is None or (writable and not self.storage.writable and not self.unlocked):
             settings = OpenSettings(
-                writable=writable, cache=self.cache_mode, lock=self.options.get("locking", "auto") != "off"
+                writable=writable and not self.unlocked,
+                cache=self.cache_mode,
+                lock=self.options.get("locking", "auto") != "off" and not self.unlocked,
             )
             if self.storage is not None:
                 # Its lock would be in the way of the new one.
@@ -136,7 +144,8 @@ class BlockNode:
         if self.image is None:
             try:
                 storage = self.borrow_storage(writable=not self.readonly)
-                self.image = RawImage(OpenRequest(storage, not self.readonly, _no_sibling))
+                self.image = RawImage(OpenRequest(storage, not self.readonly and not self.unlocked, _no_sibling))
+                self.image_readonly, self.image.readonly = self.image.readonly, self.readonly
             except (ImageError, OSError, ValueError) as error:
                 raise ChangeError(str(error)) from error
         return self.image

@@ -96,6 +96,8 @@ class Hardware:
         """Called before the machine is taken apart."""
         self.was_changed = False
         """Whether something was added or removed after the machine was built."""
+        self.awaits_disks = False
+        """Whether the disks are another machine's until the state of that one arrives."""
         self.is_running = False
         """Whether the guest has started: devices that come now are announced to it."""
 
@@ -106,7 +108,12 @@ class Hardware:
         """Block nodes."""
         from pyhyve.machine.block.graph import BlockGraph  # noqa: PLC0415 - see above
 
-        return BlockGraph()
+        return BlockGraph(inactive=self.awaits_disks)
+
+    @property
+    def has_blocks(self) -> bool:
+        """Whether block nodes were ever asked for."""
+        return "blocks" in self.__dict__
 
     @functools.cached_property
     def netdevs(self) -> NetdevSet:

@@ -53,6 +53,10 @@ class MachineStateCommands(CommandGroup):
         if self.machine.powered_off:
             msg = "Resetting the Virtual Machine is required"
             raise QmpError(msg)
+        if not self.machine.awaits_state and self.hardware.has_blocks and self.hardware.blocks.inactive:
+            from pyhyve.machine.block.handover import take_disks  # noqa: PLC0415 - few machines are sent and come back
+
+            take_disks(self.machine)
         self._settle(self.machine.resume(), "go on")
 
     def system_reset(self) -> None:
