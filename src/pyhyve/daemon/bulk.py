@@ -49,9 +49,9 @@ if TYPE_CHECKING:
             """Send the rest of a packet, then what was queued meanwhile; or note that the other side is gone."""
 
 
-__all__ = ["ANCILLARY_SIZE", "Bypass", "Lease", "Received", "Sent", "receive_packets", "send_packets"]
+__all__ = ["ANCILLARY_SIZE", "Bypass", "Lease", "Received", "Sent", "receive_packets", "send_packets", "write"]
 
-PATIENCE_MS: Final = 10
+PATIENCE_MS: Final = 25
 """How long a thread waits for the other side before it gives the socket back."""
 LEAST_RATE: Final = 16 << 20
 """Bytes a second below which a client does not get a thread's patience."""
@@ -127,12 +127,22 @@ def send_packets(lease: Lease, header: bytes, descriptor: int, offset: int, end:
 
 
 def receive_packets(
-    lease: Lease, header: bytes, descriptor: int, offset: int, limit: int | None, pending: bytes
+    lease: Lease,
+    header: bytes,
+    descriptor: int,
+    offset: int,
+    limit: int | None,
+    pieces: Sequence[bytes],
+    pending: bytes,
 ) -> Received:
-    """Write what comes in packets with this header (whatever its length word) to a file, up to ``limit``.
+    """Write pieces, then what comes in packets with this header (whatever its length word), to a file, up to ``limit``.
 
-    ``pending`` is what was received before, at most a piece of a packet.
+    ``pending`` is what was received behind the pieces, at most a part of a packet.
     """
+    try:
+        offset += write(descriptor, pieces, offset)
+    except OSError as error:
+        return Received(offset, pending, error=error)
     buffer = bytearray(max(BUFFER_SIZE, len(pending)))
     view = memoryview(buffer)
     view[: len(pending)] = pending
@@ -142,9 +152,9 @@ def receive_packets(
     poller.register(lease.endpoint, select.POLLIN)
     pace = _Pace(lease, offset)
     while True:
-        pieces, position, foreign = scanner.scan(filled, None if limit is None else limit - offset)
+        views, position, foreign = scanner.scan(filled, None if limit is None else limit - offset)
         try:
-            offset += _write(descriptor, pieces, offset)
+            offset += write(descriptor, views, offset)
         except OSError as error:
             return Received(offset, scanner.rest(position, filled), error=error)
         if foreign or not pace.may_go_on():
@@ -226,8 +236,8 @@ class _Scanner:
         return _LENGTH.pack(_HEAD + self._left) + self._expected + rest if self._left else rest
 
 
-def _write(descriptor: int, pieces: list[memoryview], offset: int) -> int:
-    """Write pieces one behind the other; return how many bytes they have."""
+def write(descriptor: int, pieces: Sequence[bytes | memoryview], offset: int) -> int:
+    """Write pieces one behind the other; return how many bytes they have. Raises OSError."""
     start = offset
     for first in range(0, len(pieces), _VECTORS):
         some = pieces[first : first + _VECTORS]
@@ -244,12 +254,12 @@ def _write(descriptor: int, pieces: list[memoryview], offset: int) -> int:
     return offset - start
 
 
-def _behind(pieces: list[memoryview], size: int) -> list[memoryview]:
+def _behind(pieces: Sequence[bytes | memoryview], size: int) -> list[memoryview]:
     """Return pieces without their first so many bytes."""
     found = []
     for piece in pieces:
         if size < len(piece):
-            found.append(piece[size:])
+            found.append(memoryview(piece)[size:])
         size = max(size - len(piece), 0)
     return found
 
@@ -280,8 +290,10 @@ class Bypass:
 
     async def send(self, serial: int, descriptor: int, offset: int, end: int) -> Sent | None:
         """Send a part of a file, or the beginning of it, on a stream; None where it cannot be done now."""
+        own = os.dup(descriptor)
         lease = self._lender.lend_output()
         if lease is None:
+            os.close(own)
             return None
         work = partial(send_packets, lease, self._protocol.stream_header(serial))
 
@@ -289,12 +301,19 @@ class Bypass:
             rest = memoryview(b"") if sent is None else sent.rest
             self._lender.return_output(rest, lost=sent is None or sent.lost)
 
-        return await self._run(lease, work, descriptor, (offset, end), over)
+        return await self._run(lease, work, own, (offset, end), over)
 
-    async def receive(self, serial: int, descriptor: int, offset: int, limit: int | None) -> Received | None:
-        """Write what a client sends on a stream to a file, as long as it is at hand; None where that cannot be now."""
+    async def receive(
+        self, serial: int, descriptor: int, offset: int, limit: int | None, pieces: Sequence[bytes]
+    ) -> Received | None:
+        """Write pieces of a stream, and what comes behind them as long as it is at hand, to a file.
+
+        None where that cannot be done now: then nothing was.
+        """
+        own = os.dup(descriptor)
         lease = self._lender.lend_input()
         if lease is None:
+            os.close(own)
             return None
         work = partial(receive_packets, lease, self._protocol.stream_header(serial))
 
@@ -303,18 +322,17 @@ class Bypass:
                 self._receive(received.rest, received.fds)
             self._lender.return_input(lost=received is None or received.lost)
 
-        return await self._run(lease, work, descriptor, (offset, limit, self._protocol.take_pending()), over)
+        return await self._run(lease, work, own, (offset, limit, pieces, self._protocol.take_pending()), over)
 
     async def _run(
         self,
         lease: Lease,
         work: Callable[..., _Work],
-        descriptor: int,
+        own: int,
         arguments: tuple[object, ...],
         over: Callable[[_Work | None], None],
     ) -> _Work:
         """Run work on a thread, with a descriptor of its own: who waits here may be cancelled, the thread is not."""
-        own = os.dup(descriptor)
 
         def done(future: asyncio.Future[_Work]) -> None:
             os.close(own)

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pyhyve.daemon.access import AllowAll, denied_to_readers, extra_permissions, object_of, objects_in
-from pyhyve.daemon.bulk import Bypass
+from pyhyve.daemon.bulk import Bypass, write
 from pyhyve.daemon.dispatch import Call, Encoded, Registered, Turn, registered
 from pyhyve.daemon.errors import LibvirtError, api_name
 from pyhyve.daemon.streams import INCOMING_MAX, Hole, Stream
@@ -521,13 +521,15 @@ class Connection:
             raise sent.error
         return sent.offset
 
-    async def store(self, serial: int, descriptor: int, offset: int, limit: int | None) -> int:
-        """Write what comes on a stream to a file; see :meth:`Stream.store`."""
-        if self._paused or self._postponed or serial not in self._streams or self.closed:
-            return offset
-        received = await self._bypass.receive(serial, descriptor, offset, limit)
+    async def store(
+        self, serial: int, descriptor: int, offset: int, limit: int | None, pieces: Sequence[bytes], *, only: bool
+    ) -> int:
+        """Write pieces of a stream to a file, and unless ``only`` they what comes next; see :meth:`Stream.store`."""
+        received = None
+        if not (only or self._paused or self._postponed or serial not in self._streams or self.closed):
+            received = await self._bypass.receive(serial, descriptor, offset, limit, pieces)
         if received is None:
-            return offset
+            return offset + await self.daemon.run_blocking(write, descriptor, pieces, offset)
         if received.error is not None:
             raise received.error
         return received.offset

@@ -70,15 +70,23 @@ class Stream:
         """
         return await self._connection.send_file(self._serial, descriptor, offset, end)
 
-    async def store(self, descriptor: int, offset: int, limit: int | None) -> int:
-        """Write what the client sends next to a file, as long as it is at hand; return where the next piece belongs.
+    async def store(self, piece: bytes, descriptor: int, offset: int, limit: int | None) -> int:
+        """Write a piece that was read, and what follows as long as it is at hand, to a file.
 
-        Nothing may be waiting that :meth:`read` would return at once: it comes first. What would reach beyond ``limit``
-        is left to :meth:`read`, as holes are. Raises OSError.
+        Returns where the next piece belongs. What would reach beyond ``limit`` is left to :meth:`read`, as holes are.
+        Raises OSError.
         """
-        if self._incoming or self._ended:
-            return offset
-        return await self._connection.store(self._serial, descriptor, offset, limit)
+        pieces, end = [piece], offset + len(piece)
+        while self._incoming and not isinstance(following := self._incoming[0], Hole):
+            end += len(following)
+            if limit is not None and end > limit:
+                break
+            self._incoming.popleft()
+            self.incoming_size -= len(following)
+            pieces.append(following)
+        self._connection.stream_drained(self)
+        only = bool(self._incoming) or self._ended
+        return await self._connection.store(self._serial, descriptor, offset, limit, pieces, only=only)
 
     def finish_sending(self) -> None:
         """Tell the client that it has everything. Happens by itself when the handler of a download returns."""

@@ -235,11 +235,13 @@ class ServerProtocol:
         """
         if self._reader.pending_size or len(data) < _HEADER_END:
             return None
-        said = data[:_SERIAL_AT] + data[_SERIAL_END:]
-        known = _said.get(said)
-        if known is not None:
-            self.calls_waiting += 1
-            return Called(known[0], int.from_bytes(data[_SERIAL_AT:_SERIAL_END], "big"), known[1])
+        said = None
+        if len(data) < _SAID_SIZE:
+            said = data[:_SERIAL_AT] + data[_SERIAL_END:]
+            known = _said.get(said)
+            if known is not None:
+                self.calls_waiting += 1
+                return Called(known[0], int.from_bytes(data[_SERIAL_AT:_SERIAL_END], "big"), known[1])
         length, program, version, number, kind, serial, status = _HEADER.unpack_from(data)
         row = _CALLABLE.get((program, number))
         if length != len(data) or kind or status or version != PROTOCOL_VERSION or row is None:
@@ -248,7 +250,7 @@ class ServerProtocol:
             arguments = row.args_codec.decode(data, _HEADER_END)
         except XdrError:
             return None
-        if len(said) < _SAID_SIZE:
+        if said is not None:
             _remember(said, row, arguments)
         self.calls_waiting += 1
         return Called(row, serial, arguments)

@@ -58,7 +58,7 @@ def taken(
     """What receiving makes of bytes that are all there, and of a client that goes then."""
     near, far = pair
     far.sendall(data)
-    return receive_packets(Lease(near), HEADER, file, 0, limit, pending)
+    return receive_packets(Lease(near), HEADER, file, 0, limit, (), pending)
 
 
 def test_packets_are_written_one_behind_the_other_wherever_they_are_cut(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_packets_are_written_one_behind_the_other_wherever_they_are_cut(tmp_path
                 some = stream[sent : sent + rng.choice((cut, 5000, 100_000))]
                 far.sendall(some)
                 sent += len(some)
-                received = receive_packets(Lease(near), HEADER, descriptor, offset, None, pending)
+                received = receive_packets(Lease(near), HEADER, descriptor, offset, None, (), pending)
                 assert (received.fds, received.lost, received.error) == ((), False, None)
                 offset, pending = received.offset, received.rest
         assert pending == b""
@@ -108,6 +108,23 @@ def test_a_packet_beyond_the_limit_comes_back_unwritten(pair: tuple[socket.socke
     assert os.pread(file, 10, 0) == b"abc"
 
 
+def test_pieces_come_before_what_is_received(pair: tuple[socket.socket, socket.socket], file: int) -> None:
+    near, far = pair
+    far.sendall(packet(b"ghi")[4:])
+    pieces = [b"abc"] * 700 + [b"def"]
+    received = receive_packets(Lease(near), HEADER, file, 5, None, pieces, packet(b"ghi")[:4])
+    assert received == Received(5 + 3 * 702)
+    assert os.pread(file, 9999, 0) == bytes(5) + b"".join(pieces) + b"ghi"
+
+
+def test_pieces_that_cannot_be_written_are_an_error(pair: tuple[socket.socket, socket.socket]) -> None:
+    descriptor = os.open("/dev/full", os.O_WRONLY)
+    received = receive_packets(Lease(pair[0]), HEADER, descriptor, 0, None, [b"abc"], b"pending")
+    os.close(descriptor)
+    assert isinstance(received.error, OSError)
+    assert received.rest == b"pending"
+
+
 def test_of_a_packet_half_taken_in_the_rest_becomes_a_packet(
     pair: tuple[socket.socket, socket.socket], file: int
 ) -> None:
@@ -122,7 +139,7 @@ def test_descriptors_that_come_between_packets_come_back(pair: tuple[socket.sock
     ends = os.pipe()
     far.sendall(packet(b"abc"))
     socket.send_fds(far, [packet(b"de")[:10]], ends)
-    first = receive_packets(Lease(near), HEADER, file, 0, None, b"")
+    first = receive_packets(Lease(near), HEADER, file, 0, None, (), b"")
     # One call of the kernel's may take both in, or two.
     assert first.rest.endswith(packet(b"de")[:10])
     assert len(first.fds) == 2
@@ -136,7 +153,7 @@ def test_a_client_that_goes_is_noticed_with_its_last_words(
     near, far = pair
     far.sendall(packet(b"abc") + HEADER[:9])
     far.close()
-    assert receive_packets(Lease(near), HEADER, file, 0, None, b"") == Received(3, HEADER[:9], lost=True)
+    assert receive_packets(Lease(near), HEADER, file, 0, None, (), b"") == Received(3, HEADER[:9], lost=True)
 
 
 def test_what_a_full_disk_does_not_take_is_an_error_and_the_conversation_goes_on(
@@ -215,8 +232,7 @@ def test_an_upload_with_other_calls_in_between_arrives_whole(
         offset = 0
         while piece := await stream.read():
             assert isinstance(piece, bytes)
-            os.pwrite(file, piece, offset)
-            offset = await stream.store(file, offset + len(piece), None)
+            offset = await stream.store(piece, file, offset, None)
 
     async def work(daemon: Daemon) -> None:
         replace_handler(handlers, "STORAGE_VOL_UPLOAD", body)
@@ -284,7 +300,8 @@ def test_a_client_that_goes_in_the_middle_leaves_nothing(
             while name.endswith("DOWNLOAD"):
                 offset = await stream.send_file(file, 0, 64 << 20)
             while piece := await stream.read():
-                offset = await stream.store(file, offset + len(piece), None)
+                assert isinstance(piece, bytes)
+                offset = await stream.store(piece, file, offset, None)
         finally:
             ended.set()
 

@@ -138,8 +138,7 @@ def test_clients_that_neither_read_nor_send_on_hold_up_no_stream(
         with target.open("r+b") as file:
             while piece := await stream.read():
                 assert isinstance(piece, bytes)
-                os.pwrite(file.fileno(), piece, offset)
-                offset = await stream.store(file.fileno(), offset + len(piece), None)
+                offset = await stream.store(piece, file.fileno(), offset, None)
 
     async def begun(daemon: Daemon, name: str) -> tuple[SocketClient, int]:
         client = SocketClient(daemon)

@@ -77,26 +77,22 @@ async def upload(daemon: Daemon, stream: Stream, descriptor: int, offset: int, l
             size = int(piece) if isinstance(piece, Hole) else len(piece)
             if limit is not None and offset + size > limit:
                 raise faults.argument(f"more than the {length} bytes announced")
-            await daemon.run_blocking(_store, descriptor, piece, offset)
-            offset = await stream.store(descriptor, offset + size, limit)
+            if isinstance(piece, Hole):
+                await daemon.run_blocking(_store_hole, descriptor, size, offset)
+                offset += size
+            else:
+                offset = await stream.store(piece, descriptor, offset, limit)
     except OSError as error:
         raise faults.system("cannot write to stream", error) from error
     finally:
         await asyncio.shield(daemon.run_blocking(os.close, descriptor))
 
 
-def _store(descriptor: int, piece: bytes | Hole, offset: int) -> None:
-    if isinstance(piece, Hole):
-        end = offset + int(piece)
-        zeros = bytes(min(int(piece), CHUNK_BYTES))
-        if os.lseek(descriptor, 0, os.SEEK_END) <= offset:
-            os.ftruncate(descriptor, end)
-            return
-        while offset < end:
-            offset += os.pwrite(descriptor, zeros[: end - offset], offset)
+def _store_hole(descriptor: int, size: int, offset: int) -> None:
+    end = offset + size
+    if os.lseek(descriptor, 0, os.SEEK_END) <= offset:
+        os.ftruncate(descriptor, end)
         return
-    view = memoryview(piece)
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        offset += written
-        view = view[written:]
+    zeros = bytes(min(size, CHUNK_BYTES))
+    while offset < end:
+        offset += os.pwrite(descriptor, zeros[: end - offset], offset)

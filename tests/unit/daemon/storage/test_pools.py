@@ -257,8 +257,8 @@ class FakeStream:
     async def write_hole(self, length: int) -> None:
         self.sent.append(length)
 
-    async def store(self, _descriptor: int, offset: int, _limit: int | None) -> int:
-        return offset
+    async def store(self, piece: bytes, descriptor: int, offset: int, _limit: int | None) -> int:
+        return offset + os.pwrite(descriptor, piece, offset)
 
     async def read(self) -> bytes | Hole:
         return self._pieces.pop(0) if self._pieces else b""
