@@ -41,6 +41,9 @@ class AcpiPlatform:
     """Ports of PCI hotplug (`devices.chipset.acpi_hotplug`)."""
     hotplug_slots: tuple[int, ...] = ()
     """Slots whose devices may come and go."""
+    mmio_devices: tuple[tuple[int, int, int], ...] = ()
+    """Address, bytes and GSI of each virtio device over MMIO."""
+    has_pci: bool = True
     has_vga: bool = False
     has_keyboard: bool = False
     smi_command_port: int = 0xB2
@@ -141,7 +144,7 @@ def _madt_body(platform: AcpiPlatform) -> bytes:
     for index in range(platform.cpus):
         body += struct.pack("<BBBBI", 0, 8, index, index, 1)
     body += struct.pack("<BBBBII", 1, 12, platform.cpus, 0, platform.ioapic_base, 0)
-    for irq in sorted({platform.sci_irq, *platform.pci_irqs}):
+    for irq in sorted({platform.sci_irq, *(platform.pci_irqs if platform.has_pci else ())}):
         body += struct.pack("<BBBBIH", 2, 10, 0, irq, irq, _LEVEL_ACTIVE_HIGH)
     return body + struct.pack("<BBBHB", 4, 6, 0xFF, 0, 1)
 
@@ -150,7 +153,13 @@ def dsdt_body(platform: AcpiPlatform) -> bytes:
     """The differentiated definition block: sleep state S5, the PCI bus, and the ISA devices on it."""
     s5 = aml.integer(platform.sleep_type_s5)
     zero = aml.integer(0)
-    body = aml.scope("\\_SB", _pci_root(platform)) + aml.named("_S5", aml.package([s5, s5, zero, zero]))
+    buses = _pci_root(platform) if platform.has_pci else b"".join(_isa_devices(platform))
+    for number, (gpa, size, gsi) in enumerate(platform.mmio_devices):
+        # LNRO0005: what Linux's virtio_mmio driver and QEMU agreed upon.
+        place = aml.resources(aml.fixed_memory(gpa, size), aml.interrupt(gsi))
+        terms = (aml.named("_HID", aml.string("LNRO0005")), aml.named("_UID", aml.integer(number)))
+        buses += aml.device(f"VR{number:02X}", *terms, aml.named("_CRS", place))
+    body = aml.scope("\\_SB", buses) + aml.named("_S5", aml.package([s5, s5, zero, zero]))
     return body + _hotplug_event() if platform.hotplug_slots else body
 
 
@@ -224,6 +233,10 @@ def _routing(platform: AcpiPlatform) -> bytes:
 
 
 def _isa_bridge(platform: AcpiPlatform) -> bytes:
+    return aml.device("ISA", aml.named("_ADR", aml.integer(0x0001_0000)), *_isa_devices(platform))
+
+
+def _isa_devices(platform: AcpiPlatform) -> list[bytes]:
     devices = [
         _isa_device("RTC", "PNP0B00", aml.io_ports(0x70, 2), aml.irq(8)),
         _isa_device("TIMR", "PNP0100", aml.io_ports(0x40, 4), aml.irq(0)),
@@ -234,7 +247,7 @@ def _isa_bridge(platform: AcpiPlatform) -> bytes:
     for number, (port, irq) in enumerate(platform.serial_ports, 1):
         resources = (aml.io_ports(port, 8), aml.irq(irq))
         devices.append(_isa_device(f"COM{number}", "PNP0501", *resources, uid=number))
-    return aml.device("ISA", aml.named("_ADR", aml.integer(0x0001_0000)), *devices)
+    return devices
 
 
 def _isa_device(name: str, identifier: str, *resources: bytes, uid: int | None = None) -> bytes:

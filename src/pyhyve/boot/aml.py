@@ -166,6 +166,16 @@ def irq(number: int) -> bytes:
     return b"\x22" + struct.pack("<H", 1 << number)
 
 
+def interrupt(gsi: int) -> bytes:
+    """A level-triggered, active-high interrupt of its consumer's own (6.4.3.6)."""
+    return b"\x89" + struct.pack("<HBBI", 6, 0x01, 1, gsi)
+
+
+def fixed_memory(base: int, length: int) -> bytes:
+    """A fixed range of 32-bit memory, read and write (6.4.3.4)."""
+    return b"\x86" + struct.pack("<HBII", 9, 1, base, length)
+
+
 def word_space(kind: SpaceType, first: int, last: int) -> bytes:
     """Bus numbers or ports passed on to children (6.4.3.5.3)."""
     flags = _IO_ENTIRE_RANGE if kind is SpaceType.IO else 0

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pyhyve.cli.system_options import Properties
 
 _CARD = "virtio-net-pci"
+_BARE_CARD = "virtio-net-device"
 _CARDS = (_CARD, "virtio-net", "virtio")
 _HELP = {"help", "?"}
 _INDEX = {"hda": 0, "hdb": 1, "hdc": 2, "hdd": 3, "cdrom": 2}
@@ -38,6 +39,8 @@ class DeviceSet:
     netdevs: list[Mapping[str, Any]] = field(default_factory=list)
     devices: list[Mapping[str, Any]] = field(default_factory=list)
     _nics: int = 0
+    _default_places: set[int | None] = field(default_factory=set)
+    """IDE drives that nobody asked to be IDE drives."""
 
     def additions(self, serials: tuple[str, ...] | None, taken: set[str]) -> Additions:
         """Everything but the disks; without the character devices that are `taken` by monitors."""
@@ -59,6 +62,7 @@ class DeviceSet:
         is_cdrom = option == "cdrom"
         disk = DiskConfig(found, readonly=is_cdrom, is_cdrom=is_cdrom, write_errors=ErrorPolicy.ENOSPC)
         self.disks.append(self._on_ide(f"-{option}", disk, _INDEX[option]))
+        self._default_places.add(_INDEX[option])
 
     def _on_ide(self, option: str, disk: DiskConfig, index: int | None) -> DiskConfig:
         """`disk` as an IDE drive, in the first place that is free unless one is named. Raises InputError."""
@@ -109,7 +113,20 @@ class DeviceSet:
             raise InputError(msg)
         if interface in {None, "ide"}:
             disk = self._on_ide("-drive", disk, index)
+            if interface is None:
+                self._default_places.add(disk.index)
         self.disks.append(disk)
+
+    def go_without_pci(self) -> None:
+        """A board without PCI: disks that nothing was said of, and cards of `-nic`, are virtio devices over MMIO."""
+        self.disks = [
+            replace(disk, interface=DiskInterface.VIRTIO, index=None) if disk.index in self._default_places else disk
+            for disk in self.disks
+        ]
+        self.devices = [
+            {**device, "driver": _BARE_CARD} if str(device.get("netdev", "")).startswith("#nic") else device
+            for device in self.devices
+        ]
 
     def add_blockdev(self, value: str) -> None:
         """`-blockdev`."""

@@ -19,6 +19,7 @@ from pyhyve.cli.system_options import Option, Properties, parse_properties
 from pyhyve.machine.config import (
     MAX_CPUS,
     AccelChoice,
+    Board,
     ConfigError,
     ConsoleConfig,
     ConsoleKind,
@@ -35,9 +36,10 @@ if TYPE_CHECKING:
 MACHINES = {
     "pc": "Standard PC (i440FX + PIIX, 1996) (alias of pc-i440fx-7.2)",
     "pc-i440fx-7.2": "Standard PC (i440FX + PIIX, 1996) (default)",
+    "microvm": "microvm (i386)",
     "none": "empty machine",
 }
-_NOT_HERE = {"q35": "pc", "microvm": "pc", "isapc": "pc"}
+_NOT_HERE = {"q35": "pc", "isapc": "pc"}
 """Machine types of QEMU that are not there, and what to use instead."""
 DEFAULT_MEMORY_BYTES = 128 << 20
 OPTIONS = {
@@ -71,8 +73,8 @@ OPTIONS = {
     "kernel": Option("FILE", "Linux bzImage or PVH ELF kernel"),
     "loadvm": Option("TAG", "go on from a snapshot in the disks"),
     "m": Option("[size=]SIZE", "guest memory (default: 128M)"),
-    "M": Option("pc", "as -machine"),
-    "machine": Option("[type=]pc,…", "machine type (-machine help lists them)"),
+    "M": Option("pc|microvm", "as -machine"),
+    "machine": Option("[type=]pc|microvm,…", "machine type (-machine help lists them)"),
     "mon": Option("chardev=ID,mode=control|readline", "QMP, or a monitor for people, on a character device"),
     "monitor": Option("stdio|none|unix:PATH|tcp:HOST:PORT", "a monitor for people"),
     "msg": Option("timestamp=on|off", "put the time in front of error messages"),
@@ -180,6 +182,9 @@ class SystemSettings:
         if users and self.daemonize:
             msg = "-daemonize: nothing can be on the terminal (-serial null or -serial file:PATH)"
             raise InputError(msg)
+        is_bare = self._changes.get("board") is Board.MICROVM
+        if is_bare:
+            self._devices.go_without_pci()
         disks = self._devices.disks
         if self._snapshot:
             disks = [replace(disk, snapshot=True) for disk in disks]
@@ -198,7 +203,7 @@ class SystemSettings:
             "accel": accel,
             "has_vga": has_vga,
             "firmware_on_serial": self._nographic or not has_vga,
-            "has_keyboard": not self._changes.get("is_empty", False),
+            "has_keyboard": not is_bare and not self._changes.get("is_empty", False),
         }
         try:
             return MachineConfig(**self._changes)
@@ -298,8 +303,8 @@ class SystemSettings:
 
     def _has_vga(self) -> bool:
         """Whether the machine has a VGA of its own: by default one that boots from firmware, which sets it up."""
-        if self._changes.get("is_empty", False):
-            return False
+        if self._changes.get("is_empty", False) or self._changes.get("board") is Board.MICROVM:
+            return self._vga == "std"
         if self._vga:
             return self._vga == "std"
         is_there = any(device.get("driver") == "VGA" for device in self._devices.devices)
@@ -422,6 +427,7 @@ class SystemSettings:
             raise InputError(msg)
         if kind is not None:
             self._changes["is_empty"] = kind == "none"
+            self._changes["board"] = Board.MICROVM if kind == "microvm" else Board.PC
         accel = given.take("accel")
         if accel is not None:
             self._add_accel(accel)

@@ -35,6 +35,8 @@ done
 hostname "$hostname"
 
 # A virtio PCI function brings a virtio bus with devices of its own: look twice.
+set -- /sys/bus/acpi/devices/LNRO0005:*
+[ -e "$1" ] && modprobe -q virtio_mmio
 for round in 1 2; do
 	found=$(cat /sys/bus/pci/devices/*/modalias /sys/bus/virtio/devices/*/modalias 2>/dev/null)
 	[ -n "$found" ] && modprobe -a -b -q $found 2>/dev/null

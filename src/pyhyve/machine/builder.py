@@ -42,7 +42,7 @@ from pyhyve.machine.block.errors import ChangeError
 from pyhyve.machine.boot_paths import boot_paths
 from pyhyve.machine.chardevs import open_chardev
 from pyhyve.machine.clock import ClockTsc
-from pyhyve.machine.config import ConfigError, DiskInterface, MemoryKind, RtcBase
+from pyhyve.machine.config import Board, ConfigError, DiskInterface, MemoryKind, RtcBase
 from pyhyve.machine.empty import open_empty
 from pyhyve.machine.hardware.extras import add_extra, describe_console
 from pyhyve.machine.hardware.hardware import Hardware
@@ -72,6 +72,8 @@ if TYPE_CHECKING:
 
 _FIRMWARE_LOG = late_logger("pyhyve.firmware")
 HOTPLUG_PORT = 0xAE00
+RESET_PORT, RESET_VALUE = 0xCF9, 0x06
+KEYBOARD_RESET_PORT, KEYBOARD_RESET_VALUE = 0x64, 0xFE
 PM_PORT, GPE_PORT, SMI_PORT, SCI_IRQ = 0x600, 0xAFE0, 0xB2, 9
 SMBIOS_GPA = 0xF_0000
 DEBUG_PORT = 0x402
@@ -169,7 +171,6 @@ class _Builder:
             add_port=self._add_uart,
         )
         self.hardware.io_stopped = self.machine.io_error
-        self.hardware.make_ide = self._make_ide
         if config.needs_vga_memory:
             self.hardware.make_vga = self._make_vga
         self.parts.inventory = Inventory(config, self.identity, self.pci, self.hardware)
@@ -230,9 +231,6 @@ class _Builder:
         sci = SharedLine(self.line(SCI_IRQ))
         pm = AcpiPm(clock, timers, sci.source(), machine.power_off_requested)
         gpe = GpeBlock(sci.source())
-        hotplug = PciHotplug(lambda: gpe.raise_event(HOTPLUG_GPE), self.hardware.let_go)
-        self.hardware.hotplug = hotplug
-        config_ports = ConfigPorts(self.pci, machine.reset_requested)
         dma_pages, smi = ScratchPorts(16), SmiCommandPort(pm)
         add(0x70, 2, rtc, name="RTC", width=1)
         add(0x60, 1, keyboard.data, name="i8042 data", width=1)
@@ -241,18 +239,40 @@ class _Builder:
         add(0x80, 16, dma_pages, name="DMA page registers", width=1)
         add(PM_PORT, PM_SIZE, pm, name="ACPI PM")
         add(GPE_PORT, GPE_SIZE, gpe, name="ACPI GPE0", width=1)
-        add(HOTPLUG_PORT, HOTPLUG_PORTS, hotplug, name="PCI hotplug")
         add(SMI_PORT, 2, smi, name="SMI command", width=1)
         add(DEBUG_PORT, 1, DebugConsole(_log_firmware), name="debug console", width=1)
-        add(CONFIG_PORT, CONFIG_PORT_SIZE, config_ports, name="PCI configuration")
-        self.pci.attach(I440fxBridge(), 0)
-        self.pci.attach(self.isa_bridge, 1)
         self.parts.saveables |= {
             "rtc": rtc, "i8042": keyboard, "dma-pages": dma_pages, "acpi-pm": pm, "smi": smi,
-            "pci-config": config_ports, "port92": port_a, "acpi-gpe": gpe, "pci-hotplug": hotplug,
+            "port92": port_a, "acpi-gpe": gpe,
         }  # fmt: skip
         self.parts.pm = pm
-        resets += [rtc.reset, keyboard.reset, port_a.reset, pm.reset, gpe.reset, config_ports.reset, self.pci.reset]
+        resets += [rtc.reset, keyboard.reset, port_a.reset, pm.reset, gpe.reset]
+        if self.config.board is Board.MICROVM:
+            self._virtio_mmio()
+        else:
+            self._pci_bus(gpe)
+
+    def _pci_bus(self, gpe: GpeBlock) -> None:
+        """The host bridge, the ISA bridge, and how devices come and go."""
+        hotplug = PciHotplug(lambda: gpe.raise_event(HOTPLUG_GPE), self.hardware.let_go)
+        self.hardware.hotplug = hotplug
+        config_ports = ConfigPorts(self.pci, self.machine.reset_requested)
+        self.ports.add(HOTPLUG_PORT, HOTPLUG_PORTS, hotplug, name="PCI hotplug")
+        self.ports.add(CONFIG_PORT, CONFIG_PORT_SIZE, config_ports, name="PCI configuration")
+        self.pci.attach(I440fxBridge(), 0)
+        self.pci.attach(self.isa_bridge, 1)
+        self.parts.saveables |= {"pci-config": config_ports, "pci-hotplug": hotplug}
+        self.parts.resets += [config_ports.reset, self.pci.reset]
+        self.hardware.make_ide = self._make_ide
+
+    def _virtio_mmio(self) -> None:
+        """Places for virtio devices, on a board without PCI."""
+        from pyhyve.devices.virtio.mmio_bus import MmioBus  # noqa: PLC0415 - few boards have them
+
+        # KVM's event descriptors do not tell which queue was notified.
+        notify = None if self.vm.has_kernel_irqchip else self.hardware.notify
+        self.hardware.mmio = MmioBus(self.memory, self.line, notify)
+        self.parts.resets.append(self.hardware.mmio.reset)
 
     def _serial(self) -> None:
         serials = self.config.additions.serials
@@ -364,7 +384,7 @@ class _Builder:
         if disk.is_unplugged:
             return
         policies = {"werror": str(disk.write_errors), "rerror": str(disk.read_errors)}
-        device: dict[str, Any] = {"driver": "virtio-blk-pci", "drive": name, **policies}
+        device: dict[str, Any] = {"driver": hardware.virtio("blk"), "drive": name, **policies}
         if disk.interface is DiskInterface.IDE:
             device = {"driver": "ide-cd", "drive": name} if disk.is_cdrom else device | {"driver": "ide-hd"}
             if disk.index is not None:
@@ -381,7 +401,7 @@ class _Builder:
     def _add_net(self, net: NetConfig, name: str) -> None:
         """A network and its card."""
         self.hardware.netdevs.adopt(name, lambda: open_backend(net))
-        device: dict[str, Any] = {"driver": "virtio-net-pci", "netdev": name}
+        device: dict[str, Any] = {"driver": self.hardware.virtio("net"), "netdev": name}
         if net.mac is not None:
             device["mac"] = net.mac
         if net.device_id:
@@ -420,6 +440,10 @@ class _Builder:
             gpe_base=GPE_PORT,
             smi_command_port=SMI_PORT,
             sci_irq=SCI_IRQ,
+            has_pci=self.hardware.mmio is None,
+            mmio_devices=tuple((slot.gpa, slot.size_bytes, slot.gsi) for slot in self.hardware.mmio or ()),
+            reset_port=RESET_PORT if self.hardware.mmio is None else KEYBOARD_RESET_PORT,
+            reset_value=RESET_VALUE if self.hardware.mmio is None else KEYBOARD_RESET_VALUE,
             has_vga=self.hardware.vga is not None,
             has_keyboard=self.hardware.keyboard is not None,
         )
@@ -439,10 +463,11 @@ class _Builder:
         config = self.config
         if config.kernel is None:
             return
-        configure_pci(self.pci, window_first=self.layout.below_4g_window, irq_of=self.isa_bridge.irq_of)
+        if self.hardware.mmio is None:
+            configure_pci(self.pci, window_first=self.layout.below_4g_window, irq_of=self.isa_bridge.irq_of)
         platform = self._platform()
         if self.chip is not None:
-            level_irqs = {SCI_IRQ, *platform.pci_irqs}
+            level_irqs = {SCI_IRQ, *(platform.pci_irqs if platform.has_pci else ())}
             for number in range(2):
                 self.chip.pic.elcr_write(number, sum(1 << (irq & 7) for irq in level_irqs if irq >> 3 == number))
         tables, rsdp = build_acpi(platform, TABLES_BASE)

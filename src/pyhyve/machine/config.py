@@ -77,6 +77,15 @@ class ConsoleKind(StrEnum):
     UNIX = "unix"
 
 
+class Board(StrEnum):
+    """What the devices are connected to."""
+
+    PC = "pc"
+    """An i440FX with a PIIX3: PCI, IDE, firmware."""
+    MICROVM = "microvm"
+    """No PCI: virtio devices over MMIO, and a kernel that is started directly."""
+
+
 class DiskInterface(StrEnum):
     """What a disk or CD-ROM is connected to."""
 
@@ -353,6 +362,7 @@ class MachineConfig:
     """Nothing is started: the machine is there to be asked what there could be (QEMU's `none`)."""
     boot_strict: bool = False
     """Firmware tries nothing but the devices that have a boot index, if any has."""
+    board: Board = Board.PC
     has_vga: bool = False
     """A VGA beside what `additions` say."""
     has_keyboard: bool = False
@@ -365,6 +375,14 @@ class MachineConfig:
     memory: MemoryKind = MemoryKind.PRIVATE
     passed_fds: tuple[tuple[int, int], ...] = ()
     """Inherited descriptors: the number of a set, and the descriptor."""
+
+    def _check_microvm(self) -> None:
+        if self.kernel is None:
+            msg = "machine microvm: it has no firmware: name a kernel"
+            raise ConfigError(msg)
+        if self.needs_vga_memory or any(disk.interface is DiskInterface.IDE for disk in self.disks):
+            msg = "machine microvm: there is no VGA and no IDE without PCI"
+            raise ConfigError(msg)
 
     @property
     def needs_vga_memory(self) -> bool:
@@ -395,6 +413,8 @@ class MachineConfig:
         if self.firmware is not None and self.kernel is not None:
             msg = "firmware: cannot be combined with a kernel, which is started without any"
             raise ConfigError(msg)
+        if self.board is Board.MICROVM:
+            self._check_microvm()
         on_pci = [disk for disk in self.disks if disk.interface is not DiskInterface.IDE]
         count = len(on_pci) + len(self.nets) + len(self.extras)
         if count > MAX_DEVICES:

@@ -8,9 +8,12 @@ from pyhyve.support.records import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from uuid import UUID
 
     from pyhyve.devices.pci.bus import PciBus
+    from pyhyve.devices.pci.device import PciDevice
+    from pyhyve.devices.virtio.mmio_bus import MmioSlot
     from pyhyve.machine.config import MachineConfig
     from pyhyve.machine.hardware.hardware import Hardware
 
@@ -53,6 +56,13 @@ class Inventory:
         from uuid import UUID  # noqa: PLC0415 - see `Identity`
 
         return UUID(bytes=self.identity.octets)
+
+    def functions(self) -> Iterator[tuple[str, PciDevice | MmioSlot]]:
+        """What is on the buses of the machine, by place."""
+        for function in self.pci:
+            yield f"pci.{function.slot:02x}.{function.function}", function
+        for slot in self.hardware.mmio or ():
+            yield f"mmio.{slot.number}", slot
 
     def present_config(self) -> MachineConfig:
         """The configuration with the devices that are there now."""

@@ -484,13 +484,13 @@ class Machine:
     def suspend_devices(self) -> None:
         """Have devices finish what they do and leave guest memory and disks alone; on the control thread."""
         if self.parts.inventory is not None:
-            for function in self.parts.inventory.pci:
+            for _, function in self.parts.inventory.functions():
                 function.suspend()
 
     def resume_devices(self) -> None:
         """Let devices go on; on the control thread."""
         if self.parts.inventory is not None:
-            for function in self.parts.inventory.pci:
+            for _, function in self.parts.inventory.functions():
                 function.resume()
 
     def _finish(self, outcome: Outcome, cause: ShutdownCause) -> Outcome:

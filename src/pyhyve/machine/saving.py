@@ -72,8 +72,7 @@ def parts_to_save(machine: Machine) -> Iterator[tuple[str, Saveable]]:
         yield f"cpu{runner.vcpu.index}.thread", runner
     yield from parts.saveables.items()
     if parts.inventory is not None:
-        for function in parts.inventory.pci:
-            place = f"pci.{function.slot:02x}.{function.function}"
+        for place, function in parts.inventory.functions():
             for suffix, part in function.saveables():
                 yield place + suffix, part
 

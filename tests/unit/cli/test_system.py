@@ -14,7 +14,7 @@ from pyhyve.cli.system import main, pid_file, report
 from pyhyve.cli.system_machine import OPTIONS, MonitorSocket, SystemSettings
 from pyhyve.cli.system_options import split_command_line
 from pyhyve.devices.virtio.error_policy import ErrorPolicy
-from pyhyve.machine.config import AccelChoice, CpuTopology, DiskConfig, DiskInterface, MemoryKind, RtcBase
+from pyhyve.machine.config import AccelChoice, Board, CpuTopology, DiskConfig, DiskInterface, MemoryKind, RtcBase
 from pyhyve.machine.outcome import Outcome, OutcomeKind
 from pyhyve.support.errors import InputError, UserError
 
@@ -110,6 +110,20 @@ def test_vga_is_there_by_default_when_firmware_starts(image: str) -> None:
     assert configure("-kernel", image, "-vga", "std").has_vga
     assert configure("-device", "VGA,id=v").needs_vga_memory
     assert not configure("-vga", "none").needs_vga_memory
+
+
+def test_microvm_has_virtio_devices_without_pci(image: str) -> None:
+    words = ["-M", "microvm", "-kernel", image, "-hda", image, "-cdrom", image, "-nic", "user"]
+    config = configure(*words)
+    assert config.board is Board.MICROVM
+    assert [found.interface for found in config.disks] == [DiskInterface.VIRTIO] * 2
+    assert [device["driver"] for device in config.additions.devices] == ["virtio-net-device"]
+    assert not (config.has_vga or config.has_keyboard)
+    for more in (["-vga", "std"], ["-drive", f"file={image},if=ide,index=1"], ["-device", "VGA"]):
+        with pytest.raises(InputError, match="no VGA and no IDE without PCI"):
+            configure(*words, *more)
+    with pytest.raises(InputError, match="name a kernel"):
+        configure("-M", "microvm")
 
 
 def test_boot_options_for_firmware() -> None:
@@ -341,7 +355,7 @@ def test_screen_is_on_the_terminal_where_there_is_one(image: str, monkeypatch: p
         (["--version"], "pyhyve-system-x86_64 "),
         (["-device", "help"], 'name "virtio-blk-pci"'),
         (["-machine", "help"], "pc-i440fx-7.2"),
-        (["-M", "?"], "pc-i440fx-7.2"),
+        (["-M", "?"], "microvm"),
         (["-vga", "help"], "std"),
         (["-device", "VGA,help"], "vgamem_mb"),
         (["-accel", "help"], "tcg"),

@@ -1,43 +1,24 @@
-"""Virtio devices ready to be plugged into a PCI bus: device, worker and transport put together.
-
-A machine's builder calls one function per device, attaches `function`, and calls `close` when the machine ends.
-"""
+"""Virtio devices with what is behind them, ready for a transport."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING
 
 from pyhyve.backends.net import NetError
-from pyhyve.backends.vsock import VsockListener
 from pyhyve.devices.virtio.net import NetOptions, VirtioNet
-from pyhyve.devices.virtio.pci import EventRegistrar, NotifyRegistrar, VirtioPci
-from pyhyve.devices.virtio.vsock import VirtioVsock
+from pyhyve.devices.virtio.pci import EventRegistrar
 from pyhyve.support.logs import late_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from pyhyve.backends.ioloop import IoLoop
     from pyhyve.backends.net import NetBackend
     from pyhyve.backends.vhost import VhostBackend
+    from pyhyve.devices.virtio.pci import NotifyRegistrar
     from pyhyve.memory.guest import GuestMemory
 
-DeviceT = TypeVar("DeviceT")
 _LOG = late_logger(__name__)
 _MAC_PREFIX = b"\x52\x54\x00"
-
-
-@dataclass(frozen=True, slots=True)
-class PluggableDevice(Generic[DeviceT]):
-    """A PCI function and what is behind it."""
-
-    function: VirtioPci
-    device: DeviceT
-    close: Callable[[], None]
-    """Stop the device and release its backend; idempotent. vCPUs must have stopped."""
 
 
 def make_mac() -> bytes:
@@ -79,10 +60,9 @@ def make_net(
     *,
     mac: bytes | None = None,
     mtu: int = 0,
-    name: str = "virtio-net",
     register_notify: NotifyRegistrar | None = None,
     vhost: VhostBackend | None = None,
-) -> PluggableDevice[VirtioNet]:
+) -> VirtioNet:
     """A network card on `backend`, which it takes over; served on `loop`, or its data queues by `vhost`.
 
     Without one the kernel's is taken for a tap, where it can be.
@@ -97,21 +77,4 @@ def make_net(
 
         device = VhostNet(memory, loop, backend, options, vhost)
     device.start(loop)
-    function = VirtioPci(device, name=name, register_notify=register_notify)
-    return PluggableDevice(function, device, device.close)
-
-
-def make_vsock(
-    memory: GuestMemory,
-    loop: IoLoop,
-    cid: int,
-    path: Path,
-    *,
-    name: str = "virtio-vsock",
-    register_notify: NotifyRegistrar | None = None,
-) -> PluggableDevice[VirtioVsock]:
-    """A virtual socket device of address `cid`, on Unix sockets at and beside `path`. Raises VsockError."""
-    device = VirtioVsock(memory, loop, cid, VsockListener(path))
-    function = VirtioPci(device, name=name, register_notify=register_notify)
-    device.start()
-    return PluggableDevice(function, device, device.close)
+    return device

@@ -144,19 +144,25 @@ class DeviceTree:
 
     def buses(self) -> Iterator[tuple[str, str]]:
         """Name and kind of every bus."""
-        yield self._hardware.pci_bus_name, "PCI"
+        if self._hardware.mmio is None:
+            yield self._hardware.pci_bus_name, "PCI"
+        else:
+            yield "virtio-mmio-bus.0", "virtio-bus"
         yield "isa.0", "ISA"
         if self._hardware.make_ide is not None:
             yield "ide.0", "IDE"
             yield "ide.1", "IDE"
         for plugged in self._devices:
             if plugged.model.provides:
-                yield plugged.provided_bus or f"{plugged.model.alias}.0", plugged.model.provides
+                yield plugged.provided_bus or f"{plugged.model.alias or plugged.model.name}.0", plugged.model.provides
 
     def owner_of(self, bus: str) -> PluggedDevice:
         """The device that brought `bus` along. Raises ChangeError."""
         for plugged in self._devices:
-            if plugged.model.provides and bus in {plugged.provided_bus, f"{plugged.model.alias}.0"}:
+            if plugged.model.provides and bus in {
+                plugged.provided_bus,
+                f"{plugged.model.alias or plugged.model.name}.0",
+            }:
                 return plugged
         msg = f"Bus '{bus}' not found"
         raise ChangeError(msg)

@@ -22,22 +22,22 @@ def add_extra(hardware: Hardware, extra: ExtraConfig, index: int) -> None:
                 name = f"rng{index}"
                 hardware.objects.add({"qom-type": "rng-random", "id": name, "filename": str(extra.source)})
                 request["rng"] = name
-            hardware.devices.add({"driver": "virtio-rng-pci", **request})
+            hardware.devices.add({"driver": hardware.virtio("rng"), **request})
         case BalloonConfig():
             request["deflate-on-oom"] = extra.deflate_on_oom
             request["free-page-reporting"] = extra.free_page_reporting
-            hardware.devices.add({"driver": "virtio-balloon-pci", **request})
+            hardware.devices.add({"driver": hardware.virtio("balloon"), **request})
         case SerialBusConfig():
             _add_bus(hardware, extra, index, request)
         case VsockConfig():
             place = {"guest-cid": extra.cid, "path": str(extra.path)}
-            hardware.devices.add({"driver": "virtio-vsock-pci", **place, **request})
+            hardware.devices.add({"driver": hardware.virtio("vsock"), **place, **request})
 
 
 def _add_bus(hardware: Hardware, bus: SerialBusConfig, index: int, request: dict[str, Any]) -> None:
     name = bus.device_id or f"virtio-serial{index}"
     most = bus.max_ports or max((port.number for port in bus.ports), default=0) + 1
-    hardware.devices.add({"driver": "virtio-serial-pci", "max_ports": most, **request, "id": name})
+    hardware.devices.add({"driver": hardware.virtio("serial"), "max_ports": most, **request, "id": name})
     for port in bus.ports:
         label = f"{name}.port{port.number}"
         shown = f"channel {port.name}" if port.name else "console"

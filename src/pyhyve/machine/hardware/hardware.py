@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from pyhyve.devices.pci.bus import PciBus
     from pyhyve.devices.pci.device import PciDevice
     from pyhyve.devices.virtio.block import Failure
+    from pyhyve.devices.virtio.device import VirtioDevice
+    from pyhyve.devices.virtio.mmio_bus import MmioBus
     from pyhyve.devices.virtio.pci import NotifyRegistrar
     from pyhyve.machine.block.attach import Attachment
     from pyhyve.machine.block.graph import BlockGraph
@@ -87,6 +89,8 @@ class Hardware:
         """Puts an IDE controller into the machine; None where there can be none."""
         self._ide: Piix3Ide | None = None
         self.keyboard: Keyboard | None = None
+        self.mmio: MmioBus | None = None
+        """Where virtio devices go on a board without PCI."""
         self.make_vga: Callable[[], StdVga] | None = None
         """Makes the VGA; None in a machine without memory for one."""
         self.vga: StdVga | None = None
@@ -235,6 +239,20 @@ class Hardware:
             plugged.undo.append(lambda: self._detach_pci(function))
             if self.is_running and self.hotplug is not None:
                 self.hotplug.plugged(function.slot)
+
+    def attach_mmio(self, plugged: PluggedDevice, device: VirtioDevice, name: str) -> None:
+        """Give a virtio device a place on a board without PCI. Raises ChangeError."""
+        if self.mmio is None:
+            msg = f"No 'virtio-bus' bus found for device '{plugged.model.name}'"
+            raise ChangeError(msg)
+        try:
+            self.mmio.attach(device, name)
+        except ValueError as error:
+            raise ChangeError(str(error)) from error
+
+    def virtio(self, kind: str) -> str:
+        """The model of the virtio device `kind` (`blk`, `net`, …) on this board."""
+        return f"virtio-{kind}-{'pci' if self.mmio is None else 'device'}"
 
     def _place_taken(self, plugged: PluggedDevice, slot: int | None, number: int) -> str:
         """QEMU's words for a place that another device of the user's has."""

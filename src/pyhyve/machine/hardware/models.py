@@ -244,6 +244,26 @@ MODELS: dict[str, Model] = {
         ),
     )
 }
+_VIRTIO_DEVICE = "virtio-device"
+
+
+def _without_pci(model: Model) -> Model:
+    """The same device on a board without PCI."""
+    return Model(
+        model.name.removesuffix("-pci") + "-device",
+        model.category,
+        "virtio-bus",
+        _VIRTIO_DEVICE,
+        model.summary,
+        provides=model.provides,
+        hotpluggable=False,
+        properties={name: known for name, known in model.properties.items() if name not in _VIRTIO_PCI},
+    )
+
+
+MODELS |= {
+    bare.name: bare for bare in [_without_pci(model) for model in MODELS.values() if model.name.startswith("virtio-")]
+}
 ALIASES = {model.alias: model.name for model in MODELS.values() if model.alias}
 _GENERAL = {"driver", "id", "bus"}
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from pyhyve.backends.chardev import Chardev
     from pyhyve.devices.pci.device import PciDevice
+    from pyhyve.devices.virtio.device import VirtioDevice
     from pyhyve.machine.block.node import BlockNode
     from pyhyve.machine.hardware.devices import PluggedDevice
     from pyhyve.machine.hardware.hardware import Hardware
@@ -29,6 +30,17 @@ def _attach_pci(hardware: Hardware, plugged: PluggedDevice, function: PciDevice)
     """Put `function` on the bus where `addr` says; a guest that runs is told."""
     slot, number = parse_address(plugged.values.get("addr"))
     hardware.attach_pci(plugged, function, slot, number, multifunction=bool(plugged.values.get("multifunction")))
+
+
+def _attach_virtio(hardware: Hardware, plugged: PluggedDevice, device: VirtioDevice, name: str) -> None:
+    """Put a virtio device on the machine's bus for such: PCI, or the places of a board without it."""
+    if hardware.mmio is not None:
+        hardware.attach_mmio(plugged, device, plugged.name or name)
+        return
+    from pyhyve.devices.virtio.pci import VirtioPci  # noqa: PLC0415 - boards without PCI need none
+
+    function = VirtioPci(device, name=plugged.name or name, register_notify=hardware.notify)
+    _attach_pci(hardware, plugged, function)
 
 
 def parse_address(text: str | None) -> tuple[int | None, int]:
@@ -60,7 +72,6 @@ def claim_node(hardware: Hardware, plugged: PluggedDevice) -> tuple[BlockNode, s
 
 def _virtio_blk(hardware: Hardware, plugged: PluggedDevice) -> None:
     from pyhyve.devices.virtio.block import BlockOptions, VirtioBlock  # noqa: PLC0415 - only when wanted
-    from pyhyve.devices.virtio.pci import VirtioPci  # noqa: PLC0415
 
     values = plugged.values
     node, drive_name = claim_node(hardware, plugged)
@@ -93,7 +104,6 @@ def _virtio_blk(hardware: Hardware, plugged: PluggedDevice) -> None:
     device = VirtioBlock(
         hardware.memory, loop, backend, options, on_failure=lambda failure: hardware.io_error(plugged, failure)
     )
-    function = VirtioPci(device, name=plugged.name or "virtio-disk", register_notify=hardware.notify)
     loop.start()
 
     def close() -> None:
@@ -112,7 +122,7 @@ def _virtio_blk(hardware: Hardware, plugged: PluggedDevice) -> None:
     # The node is let go after the device was closed, which flushes through it.
     plugged.undo.insert(0, attachment.detach)
     plugged.attachment, plugged.device = attachment, device
-    _attach_pci(hardware, plugged, function)
+    _attach_virtio(hardware, plugged, device, "virtio-disk")
 
 
 def error_policy(plugged: PluggedDevice, name: str) -> ErrorPolicy:
@@ -144,21 +154,20 @@ def _virtio_net(hardware: Hardware, plugged: PluggedDevice) -> None:
 
         backend = NullNet()
     try:
-        card = make_net(
+        device = make_net(
             hardware.memory,
             hardware.io,
             backend,
             mac=mac,
             mtu=values.get("host_mtu", 0),
-            name=plugged.name or "virtio-net",
             register_notify=hardware.notify,
         )
     except BaseException:
         backend.close()
         raise
-    plugged.undo.append(card.close)
-    plugged.device = card.device
-    _attach_pci(hardware, plugged, card.function)
+    plugged.undo.append(device.close)
+    plugged.device = device
+    _attach_virtio(hardware, plugged, device, "virtio-net")
 
 
 def _claim_object(hardware: Hardware, plugged: PluggedDevice, name: str, kinds: tuple[str, ...]) -> Any:  # noqa: ANN401
@@ -171,7 +180,6 @@ def _claim_object(hardware: Hardware, plugged: PluggedDevice, name: str, kinds: 
 def _virtio_rng(hardware: Hardware, plugged: PluggedDevice) -> None:
     import os  # noqa: PLC0415 - only when wanted
 
-    from pyhyve.devices.virtio.pci import VirtioPci  # noqa: PLC0415
     from pyhyve.devices.virtio.rng import VirtioRng  # noqa: PLC0415
 
     if "max-bytes" in plugged.values:
@@ -183,12 +191,11 @@ def _virtio_rng(hardware: Hardware, plugged: PluggedDevice) -> None:
     device = VirtioRng(hardware.memory, hardware.io, source=source)
     plugged.device = device
     plugged.undo.append(device.reset)
-    _attach_pci(hardware, plugged, VirtioPci(device, register_notify=hardware.notify))
+    _attach_virtio(hardware, plugged, device, "virtio-rng")
 
 
 def _virtio_balloon(hardware: Hardware, plugged: PluggedDevice) -> None:
     from pyhyve.devices.virtio.balloon import BalloonOptions, VirtioBalloon  # noqa: PLC0415 - only when wanted
-    from pyhyve.devices.virtio.pci import VirtioPci  # noqa: PLC0415
 
     if hardware.balloon is not None:
         msg = "Only one balloon device is supported"
@@ -207,7 +214,7 @@ def _virtio_balloon(hardware: Hardware, plugged: PluggedDevice) -> None:
         hardware.balloon = None
 
     plugged.undo.append(forget)
-    _attach_pci(hardware, plugged, VirtioPci(device, register_notify=hardware.notify))
+    _attach_virtio(hardware, plugged, device, "virtio-balloon")
 
 
 def _uhci(hardware: Hardware, plugged: PluggedDevice) -> None:
@@ -221,7 +228,6 @@ def _uhci(hardware: Hardware, plugged: PluggedDevice) -> None:
 
 def _virtio_serial(hardware: Hardware, plugged: PluggedDevice) -> None:
     from pyhyve.devices.virtio.console import MAX_PORTS, VirtioConsole  # noqa: PLC0415 - only when wanted
-    from pyhyve.devices.virtio.pci import VirtioPci  # noqa: PLC0415
 
     most = plugged.values.get("max_ports", MAX_PORTS)
     if not 0 < most <= MAX_PORTS:
@@ -230,8 +236,7 @@ def _virtio_serial(hardware: Hardware, plugged: PluggedDevice) -> None:
     device = VirtioConsole(hardware.memory, hardware.io, [None] * most)
     plugged.device = device
     plugged.undo.append(device.reset)
-    function = VirtioPci(device, name=plugged.name or "virtio-serial", register_notify=hardware.notify)
-    _attach_pci(hardware, plugged, function)
+    _attach_virtio(hardware, plugged, device, "virtio-serial")
 
 
 def _serial_port(hardware: Hardware, plugged: PluggedDevice) -> None:
@@ -279,7 +284,8 @@ def _serial_port(hardware: Hardware, plugged: PluggedDevice) -> None:
 def _virtio_vsock(hardware: Hardware, plugged: PluggedDevice) -> None:
     from pathlib import Path  # noqa: PLC0415 - only when wanted
 
-    from pyhyve.devices.virtio.factory import make_vsock  # noqa: PLC0415
+    from pyhyve.backends.vsock import VsockListener  # noqa: PLC0415
+    from pyhyve.devices.virtio.vsock import VirtioVsock  # noqa: PLC0415
 
     values = plugged.values
     cid, path = values.get("guest-cid"), values.get("path")
@@ -289,17 +295,11 @@ def _virtio_vsock(hardware: Hardware, plugged: PluggedDevice) -> None:
     if not path:
         msg = "virtio-vsock-pci: path names the Unix socket that stands for the host's side"
         raise ChangeError(msg)
-    made = make_vsock(
-        hardware.memory,
-        hardware.io,
-        cid,
-        Path(path),
-        name=plugged.name or "virtio-vsock",
-        register_notify=hardware.notify,
-    )
-    plugged.device = made.device
-    plugged.undo.append(made.close)
-    _attach_pci(hardware, plugged, made.function)
+    device = VirtioVsock(hardware.memory, hardware.io, cid, VsockListener(Path(path)))
+    plugged.device = device
+    plugged.undo.append(device.close)
+    _attach_virtio(hardware, plugged, device, "virtio-vsock")
+    device.start()
 
 
 def _isa_serial(hardware: Hardware, plugged: PluggedDevice) -> None:
@@ -318,14 +318,12 @@ def _isa_serial(hardware: Hardware, plugged: PluggedDevice) -> None:
 
 
 def _virtio_scsi(hardware: Hardware, plugged: PluggedDevice) -> None:
-    from pyhyve.devices.virtio.pci import VirtioPci  # noqa: PLC0415 - only when wanted
-    from pyhyve.devices.virtio.scsi import VirtioScsi  # noqa: PLC0415
+    from pyhyve.devices.virtio.scsi import VirtioScsi  # noqa: PLC0415 - only when wanted
 
     if plugged.values.get("iothread"):
         _claim_object(hardware, plugged, "iothread", ("iothread",))
     loop = IoLoop(plugged.name or "scsi")
     device = VirtioScsi(hardware.memory, loop)
-    function = VirtioPci(device, name=plugged.name or "virtio-scsi", register_notify=hardware.notify)
     loop.start()
 
     def close() -> None:
@@ -334,7 +332,7 @@ def _virtio_scsi(hardware: Hardware, plugged: PluggedDevice) -> None:
 
     plugged.undo.append(close)
     plugged.device = device
-    _attach_pci(hardware, plugged, function)
+    _attach_virtio(hardware, plugged, device, "virtio-scsi")
 
 
 def _scsi_cd(hardware: Hardware, plugged: PluggedDevice) -> None:
@@ -420,3 +418,5 @@ REALIZERS: dict[str, Callable[[Hardware, PluggedDevice], None]] = {
     "piix3-usb-uhci": _uhci,
     "VGA": _vga,
 }
+REALIZERS |= {name.replace("-pci", "-device"): make for name, make in REALIZERS.items() if name.endswith("-pci")}
+"""The same devices on boards without PCI."""

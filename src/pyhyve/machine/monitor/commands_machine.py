@@ -9,7 +9,7 @@ from pyhyve.machine.config import MAX_CPUS, CpuTopology
 from pyhyve.machine.lifecycle import MachineState
 from pyhyve.machine.monitor.errors import ErrorClass, QmpError
 from pyhyve.machine.monitor.group import CommandGroup
-from pyhyve.machine.monitor.versions import MACHINE_ALIAS, MACHINE_TYPE, NONE_MACHINE
+from pyhyve.machine.monitor.versions import MACHINE_ALIAS, MACHINE_TYPE, MICROVM_MACHINE, NONE_MACHINE
 
 if TYPE_CHECKING:
     import threading
@@ -130,6 +130,13 @@ class MachineStateCommands(CommandGroup):
                 "cpu-max": MAX_CPUS,
                 "default-cpu-type": "qemu64-x86_64-cpu",
                 "default-ram-id": "pc.ram",
+                **common,
+            },
+            {
+                "name": MICROVM_MACHINE,
+                "cpu-max": MAX_CPUS,
+                "default-cpu-type": "qemu64-x86_64-cpu",
+                "default-ram-id": "microvm.ram",
                 **common,
             },
         ]

@@ -9,7 +9,7 @@ from pyhyve.machine.hardware.models import MODELS, convert, describe_properties,
 from pyhyve.machine.monitor import qom_types
 from pyhyve.machine.monitor.errors import ErrorClass, QmpError
 from pyhyve.machine.monitor.group import CommandGroup
-from pyhyve.machine.monitor.versions import MACHINE_TYPE
+from pyhyve.machine.monitor.versions import machine_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -66,7 +66,11 @@ class QomCommands(CommandGroup):
         devices = list(self.hardware.devices)
         match path:
             case "/":
-                return {"machine": f"{MACHINE_TYPE}-machine", "objects": _CONTAINER, "chardevs": _CONTAINER}
+                return {
+                    "machine": f"{machine_type(self.inventory.config)}-machine",
+                    "objects": _CONTAINER,
+                    "chardevs": _CONTAINER,
+                }
             case "/machine":
                 return {"peripheral": _CONTAINER, "peripheral-anon": _CONTAINER, "unattached": _CONTAINER}
             case "/machine/peripheral":
@@ -115,7 +119,7 @@ class QomCommands(CommandGroup):
         if path != "/machine":
             return {"type": ("string", lambda: _CONTAINER)}
         values: dict[str, Any] = {
-            "type": f"{MACHINE_TYPE}-machine",
+            "type": f"{machine_type(config)}-machine",
             "kernel": "" if config.kernel is None else str(config.kernel),
             "initrd": "" if config.initrd is None else str(config.initrd),
             "append": config.append,

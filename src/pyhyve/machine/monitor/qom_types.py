@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pyhyve.accel.cpu_models import MODEL_NAMES
 from pyhyve.machine.hardware.models import MODELS
 from pyhyve.machine.hardware.objects import KINDS
-from pyhyve.machine.monitor.versions import MACHINE_TYPE
+from pyhyve.machine.monitor.versions import MACHINE_TYPE, MICROVM_MACHINE
 from pyhyve.support.records import dataclass, field
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ _ABSTRACT = (
     ("scsi-device", "device"),
     ("scsi-disk-base", "scsi-device"),
     ("ide-device", "device"),
+    ("virtio-device", "device"),
     ("pci-vga", "pci-device"),
     ("virtio-pci", "pci-device"),
     ("pci-uhci-usb", "pci-device"),
@@ -56,7 +57,8 @@ _ABSTRACT = (
     ("cpu", "device"),
     ("x86_64-cpu", "cpu"),
     ("machine", "object"),
-    ("generic-pc-machine", "machine"),
+    ("x86-machine", "machine"),
+    ("generic-pc-machine", "x86-machine"),
     ("memory-backend", "object"),
     ("rng-backend", "object"),
     ("secret_common", "object"),
@@ -73,6 +75,7 @@ def _types() -> dict[str, QomType]:
         found.append(QomType(kind, parent, properties=_OBJECT_PROPERTIES.get(kind, {})))
     found += [QomType(f"{name}-x86_64-cpu", "x86_64-cpu") for name in MODEL_NAMES]
     found.append(QomType(f"{MACHINE_TYPE}-machine", "generic-pc-machine", properties=_MACHINE))
+    found.append(QomType(f"{MICROVM_MACHINE}-machine", "x86-machine", properties=_MACHINE))
     found.append(QomType("none-machine", "machine", properties=_MACHINE))
     found += [QomType(name, "accel") for name in ("tcg-accel", "kvm-accel")]
     found += [QomType(name, "isa-device") for name in ("i8042", "mc146818rtc")]

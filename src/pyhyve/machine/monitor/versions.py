@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from pyhyve.machine.config import Board
+
+if TYPE_CHECKING:
+    from pyhyve.machine.config import MachineConfig
 
 COMPATIBLE_VERSION = {"major": 7, "minor": 2, "micro": 0}
 """The version of QEMU whose schema ours is a part of."""
 MACHINE_TYPE = "pc-i440fx-7.2"
 MACHINE_ALIAS = "pc"
+MICROVM_MACHINE = "microvm"
 NONE_MACHINE = "none"
+
+
+def machine_type(config: MachineConfig) -> str:
+    """QEMU's name for what a machine is."""
+    if config.is_empty:
+        return NONE_MACHINE
+    return MICROVM_MACHINE if config.board is Board.MICROVM else MACHINE_TYPE
 
 
 def version_info() -> dict[str, Any]:
