@@ -74,7 +74,7 @@ def plan() -> Plan:
 
     def cold() -> Sample:
         with tempfile.TemporaryDirectory(prefix="pyhyve-cold-") as directory:
-            return timed(our_command(guest, quiet), {"XDG_CACHE_HOME": directory})
+            return timed(our_command(guest, quiet), {"XDG_CACHE_HOME": directory, "PYHYVE_SYSTEM_CACHE": ""})
 
     def peer() -> Sample:
         return timed(peer_command(qemu, guest, quiet))

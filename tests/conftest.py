@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,9 @@ else:
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+os.environ["PYHYVE_SYSTEM_CACHE"] = ""
+"""What a test's cache holds is what the test, or its host's user, put there."""
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 
 
-def write_atomically(path: Path, data: bytes, *, synced: bool = False) -> None:
+def write_atomically(path: Path, data: bytes, *, synced: bool = False, mode: int = 0o600) -> None:
     """Make `path` hold `data`, all of it or nothing, also when two processes do so at once; `synced`: on disk as well.
 
-    A file that is new is its owner's alone to read. One that a killed writer leaves begins with `.new-`. Raises OSError
-    as the file system does.
+    The file is its owner's alone to read, unless `mode` says otherwise. One that a killed writer leaves begins with
+    `.new-`. Raises OSError as the file system does.
     """
     import tempfile  # noqa: PLC0415 - most starts write nothing
 
@@ -19,6 +19,8 @@ def write_atomically(path: Path, data: bytes, *, synced: bool = False) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
+            if mode != 0o600:
+                os.fchmod(file.fileno(), mode)
             if synced:
                 file.flush()
                 os.fsync(file.fileno())

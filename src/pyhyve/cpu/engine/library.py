@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyhyve.support.cache import cache_directory
+from pyhyve.support.cache import cache_directory, read_shared, share
 from pyhyve.support.errors import UserError
 from pyhyve.support.files import write_atomically
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _MAGIC = b"PYHYVE-ENGINE-1\n"
 _HEAD = struct.Struct("<32sI")
+_DIRECTORY = "engine"
 _PARTS = ("image", "templates", "code", "relocations")
 
 
@@ -51,21 +52,28 @@ def load_or_build(isa: str, build: Callable[[Progress], Library], progress: Prog
     """The library of `isa` from the cache, or built (and then kept, when the cache can be written)."""
     key = _key(isa)
     try:
-        path: Path | None = cache_directory("engine") / f"{isa}-{key[:32]}.bin"
+        path: Path | None = cache_directory(_DIRECTORY) / f"{isa}-{key[:32]}.bin"
     except UserError as error:
         _LOG.warning("%s; the engine is compiled anew at every start", error)
         path = None
-    if path is None:
-        return build(progress or _quiet)
-    found = _read(path)
+    found = None if path is None else _read(path)
     if found is not None:
         return found
+    name = f"{isa}-{key[:32]}.bin"
+    shared = read_shared(_DIRECTORY, name)
+    if shared is not None:
+        found = _parse(shared, f"of the system, {name}")
+        if found is not None:
+            return found
+    if path is None:
+        return build(progress or _quiet)
     with _turn(path.parent):
         # A hundred machines that start at once on a fresh host wait for the first, rather than each build its own.
         found = _read(path) if path.exists() else None
         if found is None:
             found = build(progress or _quiet)
             _write(path, found)
+    share(_DIRECTORY, name, _encode(found))
     return found
 
 
@@ -108,10 +116,14 @@ def _read(path: Path) -> Library | None:
     except OSError as error:
         _LOG.warning("cannot read the engine cache %s: %s; compiling anew", path, error.strerror)
         return None
+    return _parse(data, str(path))
+
+
+def _parse(data: bytes, name: str) -> Library | None:
     try:
         return _decode(data)
     except (ValueError, KeyError, struct.error) as error:
-        _LOG.warning("the engine cache %s is damaged (%s); compiling anew", path, error)
+        _LOG.warning("the engine cache %s is damaged (%s); compiling anew", name, error)
         return None
 
 

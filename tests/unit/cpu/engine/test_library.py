@@ -105,3 +105,16 @@ def test_older_versions_are_removed(cache: Path) -> None:
     load_or_build("test", Builder())
     assert not old.exists()
     assert other.exists()
+
+
+def test_host_builds_once_for_all_its_users(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYHYVE_SYSTEM_CACHE", str(tmp_path / "system"))
+    build = Builder()
+    assert load_or_build("test", build) == SAMPLE
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    assert load_or_build("test", build) == SAMPLE
+    assert build.builds == 1
+    (found,) = (tmp_path / "system" / "engine").iterdir()
+    found.write_bytes(b"damaged")
+    assert load_or_build("test", build) == SAMPLE
+    assert build.builds == 2
