@@ -30,6 +30,7 @@ from pyhyve.daemon.procedures import (
     node,
     node_device,
     nwfilter,
+    qemu,
     secret,
     storage_pool,
     storage_volume,
@@ -64,6 +65,7 @@ HANDLERS = (
     node,
     node_device,
     nwfilter,
+    qemu,
     secret,
     storage_pool,
     storage_volume,
@@ -74,8 +76,8 @@ HANDLERS = (
 def build(paths: Paths, policy: Policy | None = None) -> Daemon:
     """Return a daemon with everything in it, not started."""
     daemon = Daemon(paths, policy)
-    qemu = QemuDriver(daemon, LinuxHost())
-    daemon.add_driver(qemu)
-    wiring.add(daemon, qemu, "qemu")
+    driver = QemuDriver(daemon, LinuxHost())
+    daemon.add_driver(driver)
+    wiring.add(daemon, driver, "qemu")
     daemon.add_driver(TestDriver(daemon))
     return daemon

@@ -19,6 +19,8 @@ from pyhyve.daemon.qmp import QmpError
 from pyhyve.rpc.errors import ErrorCode, ErrorDomain
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pyhyve.daemon.domains.domain import ManagedDomain
 
 __all__ = ["AgentConnection", "execute", "is_available", "monitor_raw", "raw", "set_timeout", "shutdown"]
@@ -83,7 +85,7 @@ class AgentConnection:
                     self.timeout, self.timeout
                 )
                 async with asyncio.timeout(wait if answers else SYNC_TIMEOUT_S):
-                    return _value(await self._receive())
+                    return _value(command, await self._receive())
             except TimeoutError as error:
                 self.close()
                 if not answers:
@@ -128,12 +130,11 @@ class AgentConnection:
         return answer
 
 
-def _value(answer: dict[str, Any]) -> Any:
+def _value(command: str, answer: dict[str, Any]) -> Any:
     if "error" in answer:
         error = answer["error"]
-        detail = f"unable to execute QEMU agent command: {error.get('desc', error.get('class', ''))}"
-        code = ErrorCode.OPERATION_UNSUPPORTED if error.get("class") == "CommandNotFound" else ErrorCode.INTERNAL_ERROR
-        raise LibvirtError(code, ErrorDomain.QEMU, detail)
+        said = error.get("desc", error.get("class", "unknown QEMU command error"))
+        raise internal(f"unable to execute QEMU agent command '{command}': {said}")
     if "return" not in answer:
         raise internal("QEMU agent reply was missing return data")
     return answer["return"]
@@ -147,7 +148,7 @@ def _connection(domain: ManagedDomain) -> AgentConnection:
     found = domain.parts.get("agent")
     if found is None:
         found = domain.parts["agent"] = AgentConnection(path)
-        found.timeout = domain.parts.get("agent-timeout", _DEFAULT)
+        found.timeout = domain.agent_timeout_s
     connection: AgentConnection = found
     return connection
 
@@ -172,9 +173,7 @@ def set_timeout(domain: ManagedDomain, timeout: int) -> None:
     if timeout < _BLOCK:
         detail = f"guest agent timeout '{timeout}' is less than the minimum '{_BLOCK}'"
         raise LibvirtError(ErrorCode.INVALID_ARG, ErrorDomain.QEMU, detail)
-    if not domain.active:
-        raise invalid("domain is not running", ErrorDomain.DOMAIN)
-    domain.parts["agent-timeout"] = timeout
+    domain.agent_timeout_s = timeout
     found = domain.parts.get("agent")
     if found is not None:
         found.timeout = timeout
@@ -192,14 +191,14 @@ async def raw(domain: ManagedDomain, text: str, wait: int) -> str:
     return json.dumps({"return": answer}, separators=(",", ":"))
 
 
-async def monitor_raw(domain: ManagedDomain, text: str, *, human: bool) -> str:
+async def monitor_raw(domain: ManagedDomain, text: str, *, human: bool, fds: Sequence[int] = ()) -> str:
     """Have the monitor run a command given as JSON, or as people write it; return the answer. Raises LibvirtError."""
     machine = domain.require_active()
     if human:
         return str(await domain.monitor("human-monitor-command", {"command-line": text}))
     request = _json(text)
     try:
-        answer = await machine.execute(str(request.get("execute", "")), request.get("arguments"))
+        answer = await machine.execute(str(request.get("execute", "")), request.get("arguments"), fds=fds)
     except QmpError as error:
         told = {"error": {"class": error.kind, "desc": error.description}}
         return json.dumps({"id": "libvirt-1", **told}, separators=(",", ":"))

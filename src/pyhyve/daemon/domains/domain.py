@@ -83,6 +83,8 @@ class ManagedDomain:
         self.autostart = False
         self.migration_speed_mib = BANDWIDTH_MAX_MIB
         """How much of its state its machine may send in a second."""
+        self.agent_timeout_s = -1
+        """How long its guest's agent may take to answer (:func:`pyhyve.daemon.domains.agent.set_timeout`)."""
         self.updated = False
         """The definition was changed while it ran."""
         self.async_job: AsyncJob | None = None

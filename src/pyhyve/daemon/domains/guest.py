@@ -6,7 +6,7 @@ import base64
 from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.daemon.domains import agent
-from pyhyve.daemon.domains.faults import internal, invalid_argument, unsupported
+from pyhyve.daemon.domains.faults import internal, unsupported
 from pyhyve.daemon.errors import LibvirtError
 from pyhyve.rpc.errors import ErrorCode, ErrorDomain
 from pyhyve.rpc.values import FsInfo, ParamType, TypedParam
@@ -32,6 +32,18 @@ __all__ = [
 _USERS, _OS, _TIMEZONE, _HOSTNAME, _FILESYSTEM, _DISKS, _INTERFACES = 1, 2, 4, 8, 16, 32, 64
 _TIME_SYNC: Final = 1
 _KEYS_APPEND, _KEYS_REMOVE = 1, 2
+_OS_KEYS: Final = (
+    "id",
+    "name",
+    "pretty-name",
+    "version",
+    "version-id",
+    "machine",
+    "variant",
+    "variant-id",
+    "kernel-release",
+    "kernel-version",
+)
 
 
 def _disk_alias(domain: ManagedDomain, place: dict[str, Any]) -> str | None:
@@ -72,9 +84,15 @@ async def freeze(domain: ManagedDomain, mountpoints: Sequence[str]) -> int:
     return _number(answer)
 
 
-async def thaw(domain: ManagedDomain) -> int:
+async def thaw(domain: ManagedDomain, mountpoints: Sequence[str] = ()) -> int:
     """Let a guest's file systems go on; return how many. Raises LibvirtError."""
+    if mountpoints:
+        raise _unsupported_argument("specifying mountpoints is not supported")
     return _number(await agent.execute(domain, "guest-fsfreeze-thaw"))
+
+
+def _unsupported_argument(detail: str) -> LibvirtError:
+    return LibvirtError(ErrorCode.ARGUMENT_UNSUPPORTED, ErrorDomain.QEMU, detail)
 
 
 def _number(answer: Any) -> int:
@@ -86,7 +104,7 @@ def _number(answer: Any) -> int:
 async def trim(domain: ManagedDomain, mountpoint: str | None, minimum: int) -> None:
     """Have a guest give back what its file systems do not use. Raises LibvirtError."""
     if mountpoint:
-        raise invalid_argument("Specifying mount point is not supported for now")
+        raise _unsupported_argument("Specifying mount point is not supported for now")
     await agent.execute(domain, "guest-fstrim", {"minimum": minimum})
 
 
@@ -139,7 +157,8 @@ async def guest_info(domain: ManagedDomain, types: int, flags: int) -> list[Type
         (_OS, "guest-get-osinfo", _system),
         (_TIMEZONE, "guest-get-timezone", _timezone),
         (_HOSTNAME, "guest-get-host-name", _hostname),
-        (_FILESYSTEM, "guest-get-fsinfo", _mounts),
+        (_FILESYSTEM, "guest-get-fsinfo", lambda answer: _mounts(domain, answer)),
+        (_DISKS, "guest-get-disks", lambda answer: _disks(domain, answer)),
         (_INTERFACES, "guest-network-get-interfaces", _links),
     ):
         if not wanted & bit:
@@ -172,7 +191,7 @@ def _users(answer: Any) -> list[TypedParam]:
 
 
 def _system(answer: Any) -> list[TypedParam]:
-    return [_word(f"os.{key}", value) for key, value in answer.items()]
+    return [_word(f"os.{key}", answer[key]) for key in _OS_KEYS if key in answer]
 
 
 def _timezone(answer: Any) -> list[TypedParam]:
@@ -184,11 +203,11 @@ def _hostname(answer: Any) -> list[TypedParam]:
     return [_word("hostname", answer.get("host-name", ""))]
 
 
-def _mounts(answer: Any) -> list[TypedParam]:
+def _mounts(domain: ManagedDomain, answer: Any) -> list[TypedParam]:
     params = [TypedParam("fs.count", ParamType.UINT, len(answer))]
     for number, item in enumerate(answer):
-        params.append(_word(f"fs.{number}.mountpoint", item["mountpoint"]))
         params.append(_word(f"fs.{number}.name", item["name"]))
+        params.append(_word(f"fs.{number}.mountpoint", item["mountpoint"]))
         params.append(_word(f"fs.{number}.fstype", item["type"]))
         params.extend(
             TypedParam(f"fs.{number}.{key}", ParamType.ULLONG, int(item[key]))
@@ -198,8 +217,29 @@ def _mounts(answer: Any) -> list[TypedParam]:
         places = item.get("disk", ())
         params.append(TypedParam(f"fs.{number}.disk.count", ParamType.UINT, len(places)))
         for index, place in enumerate(places):
+            if (alias := _disk_alias(domain, place)) is not None:
+                params.append(_word(f"fs.{number}.disk.{index}.alias", alias))
             words = (("serial", "serial"), ("dev", "device"))
             params.extend(_word(f"fs.{number}.disk.{index}.{name}", place[key]) for key, name in words if key in place)
+    return params
+
+
+def _disks(domain: ManagedDomain, answer: Any) -> list[TypedParam]:
+    params = [TypedParam("disk.count", ParamType.UINT, len(answer))]
+    for number, item in enumerate(answer):
+        params.append(_word(f"disk.{number}.name", item.get("name", "")))
+        params.append(TypedParam(f"disk.{number}.partition", ParamType.BOOLEAN, bool(item.get("partition"))))
+        below = item.get("dependencies", ())
+        if below:
+            params.append(TypedParam(f"disk.{number}.dependency.count", ParamType.UINT, len(below)))
+            params.extend(_word(f"disk.{number}.dependency.{index}.name", name) for index, name in enumerate(below))
+        place = item.get("address", {})
+        if place.get("serial"):
+            params.append(_word(f"disk.{number}.serial", place["serial"]))
+        if (alias := _disk_alias(domain, place)) is not None:
+            params.append(_word(f"disk.{number}.alias", alias))
+        if "alias" in item:
+            params.append(_word(f"disk.{number}.guest_alias", item["alias"]))
     return params
 
 

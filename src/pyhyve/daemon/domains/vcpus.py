@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.daemon.domains import agent, definitions, information, notices, placement
 from pyhyve.daemon.domains.definition.cpusets import cpuset_from_map, cpuset_to_map, format_cpuset, parse_cpuset
-from pyhyve.daemon.domains.faults import invalid, invalid_argument, unsupported
+from pyhyve.daemon.domains.faults import invalid, invalid_argument, not_supported, unsupported
 from pyhyve.daemon.domains.states import Affect
 from pyhyve.daemon.errors import LibvirtError
 from pyhyve.rpc.errors import ErrorDomain
@@ -148,7 +148,8 @@ async def _set_guest(domain: ManagedDomain, wanted: int) -> None:
             : wanted - len(online)
         ]
     if abs(wanted - len(online)) != len(changes):
-        raise invalid_argument("requested vcpu count is greater than the count of enabled vcpus in the domain")
+        most = "requested vcpu count is greater than the count of enabled vcpus in the domain"
+        raise invalid_argument(f"{most}: {wanted} > {len(known)}")
     if changes:
         await agent.execute(domain, "guest-set-vcpus", {"vcpus": changes})
 
@@ -291,6 +292,12 @@ async def guest_vcpus(domain: ManagedDomain) -> list[TypedParam]:
 async def set_guest_vcpus(domain: ManagedDomain, cpumap: str, *, online: bool) -> None:
     """Have the guest use some processors, or not. Raises LibvirtError."""
     wanted = parse_cpuset(cpumap)
+    known = {item["logical-id"]: item for item in await agent.execute(domain, "guest-get-vcpus")}
+    if missing := wanted - set(known):
+        raise invalid_argument(f"guest is missing vCPUs '{format_cpuset(missing)}'")
+    for number in sorted(wanted):
+        if not online and not known[number].get("can-offline"):
+            raise not_supported(f"vCPU '{number}' is not offlinable")
     changes = [{"logical-id": number, "online": online} for number in sorted(wanted)]
     await agent.execute(domain, "guest-set-vcpus", {"vcpus": changes})
 

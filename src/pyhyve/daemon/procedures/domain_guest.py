@@ -24,7 +24,7 @@ async def fs_freeze(call: Call, args: Any) -> int:
 async def fs_thaw(call: Call, args: Any) -> int:
     """Let a guest's file systems go on."""
     call.check_flags(args.flags, 0)
-    return await guest.thaw(domain_of(call, args.dom))
+    return await guest.thaw(domain_of(call, args.dom), args.mountpoints)
 
 
 @procedure("DOMAIN_FSTRIM")

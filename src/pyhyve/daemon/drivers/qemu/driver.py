@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from pyhyve.daemon.cpu.guest import GuestCpus
 from pyhyve.daemon.domains import notices
 from pyhyve.daemon.domains.definition.view import RUNTIME_DIRECTORY
+from pyhyve.daemon.domains.monitor_events import MonitorEvents
 from pyhyve.daemon.domains.registry import DomainRegistry
 from pyhyve.daemon.drivers.api import DriverBase, version_number
 from pyhyve.daemon.drivers.qemu.capabilities import EmulatedCpus, capabilities, domain_capabilities
@@ -66,6 +67,9 @@ class QemuDriver(DriverBase):
         self.hypervisor.references = references
         self.domains = DomainRegistry(daemon, self, self.hypervisor, "qemu")
         self.domains.listeners.append(notices.handle)
+        monitor_events = MonitorEvents()
+        self.domains.listeners.append(monitor_events.handle)
+        self.add(MonitorEvents, monitor_events)
         self.add(DomainRegistry, self.domains)
         self.add(GuestCpus, EmulatedCpus(self.emulators))  # type: ignore[type-abstract] # offered under a contract
         self._daemon = daemon
