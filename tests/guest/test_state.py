@@ -17,12 +17,14 @@ from pyhyve.accel.counter import sample
 from pyhyve.accel.emulator import EmulatorVm
 from pyhyve.machine import saving
 from pyhyve.machine.clock import MonotonicClock
-from pyhyve.machine.config import MIB, AccelChoice, DiskConfig, MachineConfig
+from pyhyve.machine.config import MIB, AccelChoice, Additions, DiskConfig, MachineConfig, RngConfig
+from pyhyve.machine.monitor.commands import MachineCommands
 from pyhyve.machine.outcome import OutcomeKind
 from pyhyve.machine.saving import read_saved
 from pyhyve.machine.state_file import open_state
 from pyhyve.state.errors import StateError
 
+from .conftest import ACCEL
 from .in_process import RunningMachine
 from .tiny import HALT, kernel, out32, print32
 
@@ -94,6 +96,12 @@ def counter_ahead_s(machine: RunningMachine) -> float:
     return now.counter / vm.tsc_hz - (now.monotonic_ns - clock.start_ns) / 1e9
 
 
+def ahead_of_the_present_s(machine: RunningMachine) -> float:
+    """How far the machine's clock, with what it has yet to catch up, is ahead of the host's."""
+    now_ns, wall_ns = machine.machine.parts.loop.clock.present()
+    return (now_ns + machine.machine.behind_ns - wall_ns) / 1e9
+
+
 def test_clocks_agree_when_the_host_is_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Linux's clocksource watchdog gives up its time-stamp counter when the ACPI timer is 500 us away from it."""
 
@@ -113,7 +121,7 @@ def test_clocks_agree_when_the_host_is_slow(tmp_path: Path, monkeypatch: pytest.
     machine = RunningMachine.boot(tiny_config(tmp_path, COUNTER))
     machine.expect(r"[A-P]{5}", 120)
     assert machine.machine.pause().wait(30)
-    ahead = counter_ahead_s(machine)
+    ahead, before = counter_ahead_s(machine), ahead_of_the_present_s(machine)
     machine.save(tmp_path / "state")
     machine.stop()
     time.sleep(0.5)
@@ -121,6 +129,7 @@ def test_clocks_agree_when_the_host_is_slow(tmp_path: Path, monkeypatch: pytest.
     machine.expect(r"[A-P]{5}", 120)
     assert machine.machine.pause().wait(30)
     assert counter_ahead_s(machine) == pytest.approx(ahead, abs=300e-6)
+    assert ahead_of_the_present_s(machine) == pytest.approx(before, abs=300e-6)
     machine.stop()
 
 
@@ -284,6 +293,33 @@ def test_linux_goes_on_computing_and_downloading(cpus: int, debian_6_1: Guest) -
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("3 cycles: no error, clock right\n")
+
+
+def test_linux_hears_that_it_was_copied(debian_6_12: Guest, tmp_path: Path) -> None:
+    config = MachineConfig(
+        memory_bytes=256 * MIB,
+        accel=AccelChoice(ACCEL),
+        kernel=debian_6_12.kernel,
+        initrd=debian_6_12.initrd,
+        append="console=ttyS0 quiet",
+        extras=(RngConfig(),),
+        additions=Additions(devices=({"driver": "vmgenid"},)),
+    )
+    machine = RunningMachine.boot(config)
+    machine.expect("pyhyve guest ready", 240)
+    machine.shell("until dmesg | grep -q 'crng init done'; do sleep 0.1; done")
+    assert machine.shell("dmesg | grep -c 'virtual machine fork'") == "0"
+    machine.save(tmp_path / "state")
+    first = generation_of(machine)
+    machine.stop()
+    machine = RunningMachine.restore(tmp_path / "state")
+    machine.shell("until dmesg | grep -q 'crng reseeded due to virtual machine fork'; do sleep 0.1; done")
+    assert generation_of(machine) != first
+    machine.stop()
+
+
+def generation_of(machine: RunningMachine) -> str:
+    return str(MachineCommands(machine.machine).execute("query-vm-generation-id", {})["guid"])
 
 
 def test_disk_saved_under_load_passes_fsck(debian_6_1: Guest, tmp_path: Path) -> None:

@@ -52,6 +52,9 @@ class AcpiPlatform:
     reset_port: int = 0xCF9
     reset_value: int = 0x06
     sleep_type_s5: int = 5
+    generation_id_gpa: int = 0
+    """Where the generation ID is; 0 for none."""
+    generation_id_event: int = 5
     lapic_base: int = 0xFEE0_0000
     ioapic_base: int = 0xFEC0_0000
 
@@ -160,11 +163,33 @@ def dsdt_body(platform: AcpiPlatform) -> bytes:
         terms = (aml.named("_HID", aml.string("LNRO0005")), aml.named("_UID", aml.integer(number)))
         buses += aml.device(f"VR{number:02X}", *terms, aml.named("_CRS", place))
     body = aml.scope("\\_SB", buses) + aml.named("_S5", aml.package([s5, s5, zero, zero]))
-    return body + _hotplug_event() if platform.hotplug_slots else body
+    if platform.hotplug_slots:
+        body += _hotplug_event()
+    if platform.generation_id_gpa:
+        body += _generation_id(platform)
+    return body
 
 
 _DEVICE_CHECK, _EJECT_REQUEST = 1, 3
 """Device object notifications (5.6.6)."""
+
+
+_GENERATION_CHANGED = 0x80
+
+
+def _generation_id(platform: AcpiPlatform) -> bytes:
+    """The device of `devices.chipset.generation_id`: where the identifier is, and the event that tells of a change."""
+    place = [aml.integer(platform.generation_id_gpa & 0xFFFF_FFFF), aml.integer(platform.generation_id_gpa >> 32)]
+    device = aml.device(
+        "VGEN",
+        aml.named("_HID", aml.string("PYHV0001")),
+        aml.named("_CID", aml.string("VM_Gen_Counter")),
+        aml.named("_DDN", aml.string("VM_Gen_Counter")),
+        aml.named("ADDR", aml.package(place)),
+    )
+    changed = aml.notify_at(aml.path("_SB_", "VGEN"), aml.integer(_GENERATION_CHANGED))
+    event = aml.method(f"_E{platform.generation_id_event:02X}", 0, changed)
+    return aml.scope("\\_SB", device) + aml.scope("\\_GPE", event)
 
 
 def _hotplug_event() -> bytes:

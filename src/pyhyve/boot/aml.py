@@ -131,6 +131,11 @@ def notify(name: str, value: bytes) -> bytes:
     return b"\x86" + name_segment(name) + value
 
 
+def notify_at(target: bytes, value: bytes) -> bytes:
+    """`Notify (target, value)` of an object elsewhere."""
+    return b"\x86" + target + value
+
+
 def call(name: bytes, *arguments: bytes) -> bytes:
     """A call of a method."""
     return name + b"".join(arguments)

@@ -41,6 +41,8 @@ class MemoryLayout:
 
     below_4g: int
     above_4g: int
+    reserved: tuple[tuple[int, int], ...] = ()
+    """(address, size) of further memory that the guest's operating system must leave alone."""
 
     @classmethod
     def of(cls, memory_bytes: int) -> MemoryLayout:
@@ -78,4 +80,4 @@ class MemoryLayout:
             entries.append(E820Entry(ONE_MIB, self.below_4g - ONE_MIB, MemoryType.RAM))
         if self.above_4g:
             entries.append(E820Entry(FOUR_GIB, self.above_4g, MemoryType.RAM))
-        return tuple(entries)
+        return (*entries, *(E820Entry(base, size, MemoryType.RESERVED) for base, size in self.reserved))

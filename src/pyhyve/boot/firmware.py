@@ -123,12 +123,13 @@ def firmware_files(
     layout: MemoryLayout, platform: AcpiPlatform, smbios: tuple[bytes, bytes], serial_port: int
 ) -> dict[str, bytes]:
     """Named fw_cfg files. `smbios` is the entry point and the structures; text output goes to `serial_port` too."""
-    ram = [(0, layout.below_4g)]
+    ranges = [(0, layout.below_4g, MemoryType.RAM)]
     if layout.above_4g:
-        ram.append((FOUR_GIB, layout.above_4g))
+        ranges.append((FOUR_GIB, layout.above_4g, MemoryType.RAM))
+    ranges += [(base, size, MemoryType.RESERVED) for base, size in layout.reserved]
     tables, rsdp, script = linked_acpi(platform)
     return {
-        "etc/e820": b"".join(struct.pack("<QQI", base, size, MemoryType.RAM) for base, size in ram),
+        "etc/e820": b"".join(struct.pack("<QQI", *entry) for entry in ranges),
         "etc/sercon-port": struct.pack("<H", serial_port),
         "etc/smbios/smbios-anchor": smbios[0],
         "etc/smbios/smbios-tables": smbios[1],

@@ -200,7 +200,8 @@ def device_help() -> str:
             if model.category == category:
                 alias = f', alias "{model.alias}"' if model.alias else ""
                 what = f', desc "{model.summary}"' if model.summary else ""
-                lines.append(f'name "{model.name}", bus {model.bus}{alias}{what}')
+                bus = f", bus {model.bus}" if model.bus else ""
+                lines.append(f'name "{model.name}"{bus}{alias}{what}')
         lines.append("")
     return "\n".join(lines)
 

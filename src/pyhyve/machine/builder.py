@@ -25,6 +25,12 @@ from pyhyve.devices.bus import AddressMap
 from pyhyve.devices.chipset.acpi_hotplug import HOTPLUG_GPE, HOTPLUG_PORTS, PciHotplug
 from pyhyve.devices.chipset.acpi_pm import GPE_SIZE, PM_SIZE, AcpiPm, GpeBlock, SharedLine, SmiCommandPort
 from pyhyve.devices.chipset.fw_cfg import FW_CFG_PORT, FW_CFG_PORTS, FwCfg
+from pyhyve.devices.chipset.generation_id import (
+    GENERATION_ID_BYTES,
+    GENERATION_ID_GPA,
+    GENERATION_ID_GPE,
+    GenerationId,
+)
 from pyhyve.devices.chipset.i8042 import I8042, SystemControlPortA
 from pyhyve.devices.chipset.i8254 import I8254, SystemControlPort
 from pyhyve.devices.chipset.i8259 import ElcrPorts
@@ -135,6 +141,9 @@ class _Builder:
         self.firmware = firmware
         self.vm = vm
         self.layout = MemoryLayout.of(config.memory_bytes)
+        if config.has_generation_id:
+            page = (GENERATION_ID_GPA, GENERATION_ID_BYTES)
+            self.layout = MemoryLayout(self.layout.below_4g, self.layout.above_4g, (page,))
         self.lock = threading.RLock()
         io = IoLoop("machine")
         self.loop = MachineLoop(io, self.lock)
@@ -173,6 +182,8 @@ class _Builder:
         self.hardware.io_stopped = self.machine.io_error
         if config.needs_vga_memory:
             self.hardware.make_vga = self._make_vga
+        if config.has_generation_id:
+            self.hardware.make_generation_id = self._make_generation_id
         self.parts.inventory = Inventory(config, self.identity, self.pci, self.hardware)
 
     def _quit(self) -> None:
@@ -231,6 +242,7 @@ class _Builder:
         sci = SharedLine(self.line(SCI_IRQ))
         pm = AcpiPm(clock, timers, sci.source(), machine.power_off_requested)
         gpe = GpeBlock(sci.source())
+        self._raise_generation = lambda: gpe.raise_event(GENERATION_ID_GPE)
         dma_pages, smi = ScratchPorts(16), SmiCommandPort(pm)
         add(0x70, 2, rtc, name="RTC", width=1)
         add(0x60, 1, keyboard.data, name="i8042 data", width=1)
@@ -306,6 +318,13 @@ class _Builder:
                 self.vm.on_buffered_read(command, locked(self.lock, channel.take))
         self.pci.attach(controller, self.isa_bridge.slot, 1)
         return controller
+
+    def _make_generation_id(self, identifier: bytes | None) -> GenerationId:
+        """The device whose memory was there before the engine."""
+        device = GenerationId(self.vm.memory, identifier, self._raise_generation)
+        self.parts.resets.append(device.reset)
+        self.parts.saveables["generation-id"] = device
+        return device
 
     def _make_vga(self) -> StdVga:
         """The card, its ports in their places; its memory was there before the engine."""
@@ -444,6 +463,8 @@ class _Builder:
             mmio_devices=tuple((slot.gpa, slot.size_bytes, slot.gsi) for slot in self.hardware.mmio or ()),
             reset_port=RESET_PORT if self.hardware.mmio is None else KEYBOARD_RESET_PORT,
             reset_value=RESET_VALUE if self.hardware.mmio is None else KEYBOARD_RESET_VALUE,
+            generation_id_gpa=0 if self.hardware.generation_id is None else GENERATION_ID_GPA,
+            generation_id_event=GENERATION_ID_GPE,
             has_vga=self.hardware.vga is not None,
             has_keyboard=self.hardware.keyboard is not None,
         )
@@ -528,6 +549,8 @@ def build(
 
             memory.add(WINDOW, WINDOW_BYTES, name="vga")
             memory.add(FRAME_BUFFER, FRAME_BUFFER_BYTES, name="vga")
+        if config.has_generation_id:
+            memory.add(GENERATION_ID_GPA, GENERATION_ID_BYTES, name="generation ID")
         if firmware is not None:
             memory.add(FOUR_GIB - len(firmware), len(firmware), readonly=True, name="firmware")
         accel = str(config.accel)

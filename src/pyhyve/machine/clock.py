@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 _NS = 1_000_000_000
 _NEVER = 1 << 63
+_ATTEMPTS = 4
 
 
 class MonotonicClock:
@@ -30,6 +31,12 @@ class MonotonicClock:
     def now_ns(self) -> int:
         """Nanoseconds since the start."""
         return time.monotonic_ns() - self.start_ns
+
+    def present(self) -> tuple[int, int]:
+        """`now_ns` and `wall_ns` of one moment, however slow the host is: of some attempts, the one that took least."""
+        attempts = ((time.monotonic_ns(), time.time_ns(), time.monotonic_ns()) for _ in range(_ATTEMPTS))
+        took_ns, before_ns, wall_ns = min((after - before, before, wall) for before, wall, after in attempts)
+        return before_ns + took_ns // 2 - self.start_ns, wall_ns
 
     def wall_ns(self) -> int:
         """Nanoseconds since the Unix epoch."""

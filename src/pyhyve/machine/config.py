@@ -389,6 +389,11 @@ class MachineConfig:
         """Whether there is a VGA, or will be one."""
         return self.has_vga or any(device.get("driver") == "VGA" for device in self.additions.devices)
 
+    @property
+    def has_generation_id(self) -> bool:
+        """Whether there is a device that shows a generation ID."""
+        return any(device.get("driver") == "vmgenid" for device in self.additions.devices)
+
     def __post_init__(self) -> None:
         """Raise ConfigError on values no machine can have."""
         if self.memory_bytes < MIB:

@@ -80,14 +80,15 @@ def parts_to_save(machine: Machine) -> Iterator[tuple[str, Saveable]]:
 def describe(machine: Machine, saved_by: str = "") -> MachineState:
     """The machine as it is now; `saved_by` is the version that says so."""
     inventory, parts = _inventory(machine), machine.parts
+    clock_ns, wall_ns = parts.loop.clock.present()
     return MachineState(
         saved_by=saved_by,
         engine="kvm" if parts.vm.has_kernel_irqchip else "emulator",
         memory_bytes=inventory.config.memory_bytes,
         cpus=len(parts.runners),
         firmware_bytes=sum(region.size_bytes for region in parts.vm.memory.regions if region.readonly),
-        clock_ns=parts.loop.clock.now_ns(),
-        wall_ns=parts.loop.clock.wall_ns() - machine.behind_ns,
+        clock_ns=clock_ns,
+        wall_ns=wall_ns - machine.behind_ns,
     )
 
 
@@ -242,7 +243,9 @@ def load(machine: Machine, saved: SavedMachine, source: StateSource, *, is_fresh
         for part, state in states:
             part.load(state)
         parts.loop.timers.reprogram()
-    away_ns = min(max(clock.wall_ns() - saved.state.wall_ns, 0), catch_up.MAX_NS)
+    now_ns, wall_ns = clock.present()
+    passed_ns = now_ns - saved.state.clock_ns
+    away_ns = min(max(wall_ns - saved.state.wall_ns - passed_ns, 0), catch_up.MAX_NS)
     first_ns = min(away_ns, catch_up.STEP_NS)
     catch_up.leap(machine, first_ns)
     machine.catch_up(CatchUp(machine, away_ns - first_ns))

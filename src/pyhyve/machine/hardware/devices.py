@@ -105,7 +105,7 @@ class DeviceTree:
             raise ChangeError(msg)
         bus = self._choose_bus(model, request)
         if hotplugged and not model.hotpluggable:
-            msg = f"Device '{model.name}' does not support hotplugging"
+            msg = "Parameter 'driver' expects a pluggable device type"
             raise ChangeError(msg)
         values = check_properties(model, request)
         path = f"{PERIPHERAL}/{name}"
@@ -127,6 +127,8 @@ class DeviceTree:
 
     def _choose_bus(self, model: Model, request: Mapping[str, Any]) -> str:
         wanted = request.get("bus")
+        if wanted is None and not model.bus:
+            return ""
         if wanted is None:
             for bus, kind in self.buses():
                 if kind == model.bus and not (kind == "IDE" and self._hardware.is_ide_full(bus)):

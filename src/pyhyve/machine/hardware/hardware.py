@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pyhyve.backends.chardev import Chardev
     from pyhyve.backends.ioloop import IoLoop
     from pyhyve.devices.chipset.acpi_hotplug import PciHotplug
+    from pyhyve.devices.chipset.generation_id import GenerationId
     from pyhyve.devices.contracts import Clock, Timer
     from pyhyve.devices.display.vga import StdVga
     from pyhyve.devices.ide.piix3 import Piix3Ide
@@ -94,6 +95,9 @@ class Hardware:
         self.make_vga: Callable[[], StdVga] | None = None
         """Makes the VGA; None in a machine without memory for one."""
         self.vga: StdVga | None = None
+        self.make_generation_id: Callable[[bytes | None], GenerationId] | None = None
+        """Makes the device of the generation ID; None in a machine without memory for one."""
+        self.generation_id: GenerationId | None = None
         self._key_timer: Timer | None = None
         self._held_keys: list[int] = []
         self.on_close: list[Callable[[], None]] = []

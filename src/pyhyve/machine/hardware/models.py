@@ -235,6 +235,14 @@ MODELS: dict[str, Model] = {
             properties=_PCI | {"vgamem_mb": Property("uint32", default=16, only=(16,))},
         ),
         Model(
+            "vmgenid",
+            "Misc",
+            "",
+            "device",
+            hotpluggable=False,
+            properties={"guid": Property("str", 'UUID (aka GUID) or "auto" for random value (default)', "auto")},
+        ),
+        Model(
             "piix3-usb-uhci",
             "USB",
             "PCI",

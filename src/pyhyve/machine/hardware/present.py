@@ -115,7 +115,7 @@ def _present_extra(extra: ExtraConfig, index: int, hardware: Hardware, changes: 
 
 def _request(plugged: PluggedDevice) -> dict[str, Any]:
     """What would plug the device in at its present place."""
-    request = {"driver": plugged.model.name, "bus": plugged.bus, **plugged.values}
+    request = {"driver": plugged.model.name, **({"bus": plugged.bus} if plugged.bus else {}), **plugged.values}
     if plugged.name:
         request["id"] = plugged.name
     if plugged.function is not None:

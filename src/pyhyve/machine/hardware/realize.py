@@ -395,6 +395,21 @@ def _vga(hardware: Hardware, plugged: PluggedDevice) -> None:
     _attach_pci(hardware, plugged, hardware.vga)
 
 
+def _generation_id(hardware: Hardware, plugged: PluggedDevice) -> None:
+    from uuid import UUID  # noqa: PLC0415 - only when wanted
+
+    if hardware.make_generation_id is None or hardware.generation_id is not None:
+        msg = "at most one vmgenid device is permitted"
+        raise ChangeError(msg)
+    text = str(plugged.values.get("guid", "auto"))
+    try:
+        identifier = None if text == "auto" else UUID(text).bytes
+    except ValueError as error:
+        msg = f"Property 'vmgenid.guid' doesn't take value '{text}'"
+        raise ChangeError(msg) from error
+    hardware.generation_id = plugged.device = hardware.make_generation_id(identifier)
+
+
 def _ide_drive(hardware: Hardware, plugged: PluggedDevice) -> None:
     from pyhyve.machine.hardware.realize_ide import add_drive  # noqa: PLC0415 - only when wanted
 
@@ -417,6 +432,7 @@ REALIZERS: dict[str, Callable[[Hardware, PluggedDevice], None]] = {
     "isa-serial": _isa_serial,
     "piix3-usb-uhci": _uhci,
     "VGA": _vga,
+    "vmgenid": _generation_id,
 }
 REALIZERS |= {name.replace("-pci", "-device"): make for name, make in REALIZERS.items() if name.endswith("-pci")}
 """The same devices on boards without PCI."""
