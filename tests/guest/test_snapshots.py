@@ -157,6 +157,37 @@ def test_missing_and_disk_only_snapshots_are_refused(running: RunningMachine) ->
     running.expect(r"[A-P]{20}")
 
 
+@pytest.mark.parametrize("damage", ["foreign", "truncated", "head", "memory"])
+def test_snapshot_with_a_damaged_state_is_refused(running: RunningMachine, damage: str) -> None:
+    """Of another monitor, cut off, or with a flipped bit."""
+    take(running, "good")
+    disks = disks_of(running.machine)
+    image = disks[0].image
+    (taken,) = image.snapshots()
+    image.apply_snapshot(taken)
+    whole = bytearray(taken.vm_state_size_bytes)
+    image.pread_vm_state_into(memoryview(whole), 0)
+    match damage:
+        case "foreign":
+            whole[:8] = b"QEVM\0\0\0\3"
+        case "truncated":
+            del whole[-5000:]
+        case "head":
+            whole[len(whole) // 100] ^= 4
+        case _:
+            whole[-3000] ^= 4
+    image.pwrite_vm_state(whole, 0)
+    for disk in disks:
+        size = len(whole) if disk is disks[0] else 0
+        disk.image.create_snapshot("bad", date_ns=time.time_ns(), vm_state_size_bytes=size)
+    with pytest.raises(StateError, match=r"not a state of a machine|truncated|damaged"):
+        go_back(running, "bad")
+    assert running.machine.state is MachineState.PAUSED
+    go_back(running, "good")
+    assert running.machine.resume().wait(30)
+    running.expect(r"[A-P]{20}")
+
+
 def test_writable_disk_without_snapshots_is_refused_by_name(tmp_path: Path) -> None:
     raw = make_image(tmp_path / "raw", image_format="raw")
     running = RunningMachine.boot(tiny_config(tmp_path, raw, image_format="raw"))
