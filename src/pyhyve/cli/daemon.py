@@ -146,6 +146,8 @@ async def _serve(paths: Paths, settings: Settings, options: argparse.Namespace) 
         # What was read so far stays: the collector need not look at a thousand definitions again and again.
         gc.collect()
         gc.freeze()
+        # Documents are parsed and images looked into on threads: clients are not to wait five milliseconds for those.
+        sys.setswitchinterval(0.0005)
         _log.info("ready, listening on %s", ", ".join(where))
         notify("READY=1")
         await stop.wait()
