@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import hashlib
 import os
 import random
@@ -109,6 +110,8 @@ def run(config: MachineConfig, path: Path, cycles: int, source: random.Random, d
             time.sleep(source.uniform(0.0, 1.0))
             machine.save(path)
             machine.stop()
+            del machine
+            gc.collect()  # its code caches
             machine = RunningMachine.restore(path)
             done = look(machine, cycle, done, {"sums": expected, "loads": digest})
             if cycle % 10 == 9:
