@@ -147,6 +147,7 @@ def test_guest_works_in_the_sandbox(contained: Contained, open_path: Path) -> No
     [
         (["-sandbox", "maybe"], "-sandbox"),
         (["-sandbox", "on,spawn=allow"], "spawn=allow"),
+        (["-sandbox", "on,files=some"], "files=some"),
         (["-runas", "nobody-of-that-name"], "no such user"),
     ],
 )

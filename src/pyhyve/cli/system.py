@@ -101,7 +101,7 @@ def run_machine(config: MachineConfig, settings: SystemSettings, ready: Callable
                 prepare(machine)
             if incoming not in {"", "defer"} and serving is not None:
                 serving.execute("migrate-incoming", {"uri": incoming})
-            contain(config, settings.runas, _paths_of(settings), sandbox=settings.sandbox)
+            contain(config, settings.runas, _paths_of(settings), settings.sandbox)
             if serving is not None:
                 serving.start()
         except BaseException:

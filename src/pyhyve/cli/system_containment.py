@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyhyve.cli.system_options import parse_properties
+from pyhyve.support.enums import Enum
 from pyhyve.support.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,32 +22,55 @@ _PATH_KEYS = {"filename", "file", "path", "logfile", "mem-path"}
 _ONLY_READ = ("kernel", "initrd", "firmware")
 
 
-def parse_sandbox(value: str) -> bool:
-    """The value of `-sandbox`: whether there is to be one. Raises InputError."""
+class Sandbox(Enum):
+    """What `-sandbox` asks for."""
+
+    NONE = "none"
+    CALLS = "calls"
+    """System calls are limited."""
+    CALLS_AND_FILES = "calls and files"
+
+
+def parse_sandbox(value: str) -> Sandbox:
+    """The value of `-sandbox`. Raises InputError.
+
+    Files are limited too, unless a manager spells out QEMU's parameters: QEMU does not limit them, and a manager plugs
+    in disks from anywhere. `files` says it explicitly.
+    """
     given = parse_properties("-sandbox", value, "enable")
     wanted = given.switch("enable", default=False)
+    of_qemu = any(key in given.values for key in _DENIED)
     for key in _DENIED:
         given.only(key, "deny")
+    files = given.take("files")
     given.finish()
-    return wanted
+    if files is None:
+        files = "allow" if of_qemu else "deny"
+    if files not in {"allow", "deny"}:
+        msg = f"-sandbox: files={files}: use allow or deny"
+        raise InputError(msg)
+    if not wanted:
+        return Sandbox.NONE
+    return Sandbox.CALLS_AND_FILES if files == "deny" else Sandbox.CALLS
 
 
-def contain(config: MachineConfig, runas: str, paths: list[Path], *, sandbox: bool) -> None:
+def contain(config: MachineConfig, runas: str, paths: list[Path], sandbox: Sandbox) -> None:
     """Become `runas`, if given, and enter the sandbox, if wanted; all that the machine needs is open by now.
 
     `paths` are files beside those of the configuration that are still to be written or removed. Raises UserError.
     """
-    if not runas and not sandbox:
+    if not runas and sandbox is Sandbox.NONE:
         return
     from pyhyve.sandbox.contain import become, enter, find_identity
 
     if runas:
         preload()
         become(find_identity(runas))
-    if sandbox:
+    if sandbox is not Sandbox.NONE:
         written = [path.parent for path in (*paths, *_written(config))]
         read = [Path(found) for name in _ONLY_READ if (found := getattr(config, name)) is not None]
-        enter(readable=[path.resolve().parent for path in read], writable=written)
+        limits_files = sandbox is Sandbox.CALLS_AND_FILES
+        enter(readable=[path.resolve().parent for path in read], writable=written, limits_files=limits_files)
 
 
 def preload() -> None:

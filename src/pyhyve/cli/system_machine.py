@@ -13,7 +13,7 @@ from pyhyve.accel.cpu_models import MAX, MODEL_NAMES, CpuModel, CpuModelError
 from pyhyve.cli.options import existing_file, parse_size
 from pyhyve.cli.run import parse_number
 from pyhyve.cli.system_chardevs import parse_chardev, parse_serial
-from pyhyve.cli.system_containment import check_identity, parse_sandbox
+from pyhyve.cli.system_containment import Sandbox, check_identity, parse_sandbox
 from pyhyve.cli.system_devices import DeviceSet
 from pyhyve.cli.system_options import Option, Properties, parse_properties
 from pyhyve.machine.config import (
@@ -94,7 +94,7 @@ OPTIONS = {
     "qmp": Option("stdio|unix:PATH|tcp:HOST:PORT,server=on,wait=off", "QMP on a socket"),
     "rtc": Option("base=utc|localtime|TIME", "what the clock shows at the start"),
     "runas": Option("USER|UID:GID", "become another user once all is set up"),
-    "sandbox": Option("on|off", "system calls and files of the process are limited once all is set up"),
+    "sandbox": Option("on|off,files=allow|deny", "what the process may do is limited once all is set up"),
     "S": Option("", "do not start before a monitor says so"),
     "serial": Option("stdio|null|none|pty|file:PATH|unix:PATH|tcp:HOST:PORT|chardev:ID", "where a serial port goes"),
     "smp": Option("[cpus=]N,sockets=N,dies=N,cores=N,threads=N", "number of processors and how they are grouped"),
@@ -142,7 +142,7 @@ class SystemSettings:
     incoming: str = ""
     loadvm: str = ""
     runas: str = ""
-    sandbox: bool = False
+    sandbox: Sandbox = Sandbox.NONE
     """Where the machine's state comes from; `defer`: a monitor says it later."""
     log_file: Path | None = None
 

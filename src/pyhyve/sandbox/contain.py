@@ -44,11 +44,12 @@ class Containment:
     landlock_version: int
 
 
-def enter(*, readable: Iterable[Path] = (), writable: Iterable[Path] = ()) -> Containment:
+def enter(*, readable: Iterable[Path] = (), writable: Iterable[Path] = (), limits_files: bool = True) -> Containment:
     """Contain this process, all its threads included; there is no way back. Call it before the machine runs.
 
-    Beside the system's own files it may read `readable` and write `writable`, and what is beneath them, where the
-    kernel has Landlock (which counts for threads started from now on). Raises UserError when the kernel refuses.
+    With `limits_files`, where the kernel has Landlock, it may read `readable` and write `writable` and what is beneath
+    them, beside the system's own files; that counts for threads started from now on. Raises UserError when the kernel
+    refuses.
     """
     if platform.machine() != "x86_64":
         msg = f"sandbox: not available on {platform.machine()} hosts"
@@ -57,7 +58,7 @@ def enter(*, readable: Iterable[Path] = (), writable: Iterable[Path] = ()) -> Co
     try:
         if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
             _fail()
-        version = landlock.abi_version()
+        version = landlock.abi_version() if limits_files else 0
         if version:
             landlock.restrict(
                 readable=[*map(Path, _SYSTEM_PATHS), *_interpreter_paths(), *readable],
