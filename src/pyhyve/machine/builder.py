@@ -10,21 +10,11 @@ from pyhyve.accel.select import open_vm
 from pyhyve.backends.ioloop import IoLoop
 from pyhyve.boot.acpi import AcpiPlatform, build_acpi
 from pyhyve.boot.e820 import FOUR_GIB, TABLES_BASE, MemoryLayout
-from pyhyve.boot.firmware import (
-    boot_files,
-    find_firmware,
-    firmware_files,
-    firmware_items,
-    place_firmware,
-    read_firmware,
-    read_vga_bios,
-)
 from pyhyve.boot.linux import LinuxBoot, load_linux
 from pyhyve.boot.smbios import ENTRY_POINT_BYTES, build_smbios
 from pyhyve.devices.bus import AddressMap
 from pyhyve.devices.chipset.acpi_hotplug import HOTPLUG_GPE, HOTPLUG_PORTS, PciHotplug
 from pyhyve.devices.chipset.acpi_pm import GPE_SIZE, PM_SIZE, AcpiPm, GpeBlock, SharedLine, SmiCommandPort
-from pyhyve.devices.chipset.fw_cfg import FW_CFG_PORT, FW_CFG_PORTS, FwCfg
 from pyhyve.devices.chipset.generation_id import (
     GENERATION_ID_BYTES,
     GENERATION_ID_GPA,
@@ -32,13 +22,9 @@ from pyhyve.devices.chipset.generation_id import (
     GenerationId,
 )
 from pyhyve.devices.chipset.i8042 import I8042, SystemControlPortA
-from pyhyve.devices.chipset.i8254 import I8254, SystemControlPort
-from pyhyve.devices.chipset.i8259 import ElcrPorts
 from pyhyve.devices.chipset.mc146818 import Mc146818, cmos_memory_bytes
 from pyhyve.devices.chipset.ports import DebugConsole, ScratchPorts
 from pyhyve.devices.irq import spec as irq_spec
-from pyhyve.devices.irq.chip import ApicInterruptChip
-from pyhyve.devices.irq.lapic import TscSource
 from pyhyve.devices.pci.bus import PciBus
 from pyhyve.devices.pci.i440fx import CONFIG_PORT, CONFIG_PORT_SIZE, ConfigPorts, I440fxBridge, Piix3IsaBridge
 from pyhyve.devices.serial.spec import PORT_COUNT as UART_PORTS
@@ -47,7 +33,6 @@ from pyhyve.machine import trace
 from pyhyve.machine.block.errors import ChangeError
 from pyhyve.machine.boot_paths import boot_paths
 from pyhyve.machine.chardevs import open_chardev
-from pyhyve.machine.clock import ClockTsc
 from pyhyve.machine.config import Board, ConfigError, DiskInterface, MemoryKind, RtcBase
 from pyhyve.machine.empty import open_empty
 from pyhyve.machine.hardware.extras import add_extra, describe_console
@@ -74,6 +59,7 @@ if TYPE_CHECKING:
     from pyhyve.devices.contracts import Clock, IrqLine
     from pyhyve.devices.display.vga import StdVga
     from pyhyve.devices.ide.piix3 import Piix3Ide
+    from pyhyve.devices.irq.chip import ApicInterruptChip
     from pyhyve.machine.config import DiskConfig, MachineConfig, NetConfig
 
 _FIRMWARE_LOG = late_logger("pyhyve.firmware")
@@ -161,6 +147,10 @@ class _Builder:
             self.ports.trace = self.memory.trace = trace.trace_access
         self.chip: ApicInterruptChip | None = None
         if not vm.has_kernel_irqchip and not config.is_empty:
+            from pyhyve.devices.irq.chip import ApicInterruptChip  # noqa: PLC0415 - KVM has its own
+            from pyhyve.devices.irq.lapic import TscSource  # noqa: PLC0415 - ditto
+            from pyhyve.machine.clock import ClockTsc  # noqa: PLC0415 - ditto
+
             tsc = vm if isinstance(vm, TscSource) else ClockTsc(self.loop.clock)
             self.chip = ApicInterruptChip(self.lock, self.loop.clock, self.loop.timers, tsc, config.cpus)
         self.irqs: InterruptChip = vm.irqchip() if self.chip is None else self.chip
@@ -213,6 +203,9 @@ class _Builder:
             if isinstance(self.vm, _KernelChips):
                 self.parts.resets.append(self.vm.reset_chips)
             return
+        from pyhyve.devices.chipset.i8254 import I8254, SystemControlPort  # noqa: PLC0415 - KVM has its own
+        from pyhyve.devices.chipset.i8259 import ElcrPorts  # noqa: PLC0415 - ditto
+
         add = self.ports.add
         add(0x20, 2, chip.pic.ports(0), name="i8259 master", width=1)
         add(0xA0, 2, chip.pic.ports(1), name="i8259 slave", width=1)
@@ -331,7 +324,11 @@ class _Builder:
         from pyhyve.devices.display.vga import StdVga  # noqa: PLC0415 - when wanted
         from pyhyve.devices.display.vga_spec import DISPI_PORT, DISPI_PORTS, VGA_PORT, VGA_PORTS  # noqa: PLC0415
 
-        rom = b"" if self.firmware is None else read_vga_bios()
+        rom = b""
+        if self.firmware is not None:
+            from pyhyve.boot.firmware import read_vga_bios  # noqa: PLC0415 - kernels are loaded without it
+
+            rom = read_vga_bios()
         vga = StdVga(self.vm.memory, rom)
         self.ports.add(VGA_PORT, VGA_PORTS, vga.registers, name="VGA", width=2)
         self.ports.add(DISPI_PORT, DISPI_PORTS, vga.registers.dispi_ports, name="VBE")
@@ -500,6 +497,9 @@ class _Builder:
 
     def _tell_firmware(self) -> None:
         """The device through which firmware learns about the machine."""
+        from pyhyve.boot.firmware import boot_files, firmware_files, firmware_items  # noqa: PLC0415 - see above
+        from pyhyve.devices.chipset.fw_cfg import FW_CFG_PORT, FW_CFG_PORTS, FwCfg  # noqa: PLC0415 - ditto
+
         smbios = self._smbios()
         parts = (smbios[:ENTRY_POINT_BYTES], smbios[ENTRY_POINT_BYTES:].lstrip(b"\0"))
         files = firmware_files(self.layout, self._platform(), parts, self._text_port())
@@ -518,6 +518,8 @@ class _Builder:
 
     def _boot_firmware(self) -> None:
         if self.firmware is not None:
+            from pyhyve.boot.firmware import place_firmware  # noqa: PLC0415 - see above
+
             place_firmware(self.vm.memory, self.firmware)
 
 
@@ -538,7 +540,11 @@ def build(
         msg = "boot: no network card here has a boot ROM (use c for disks, d for CD-ROMs)"
         raise ConfigError(msg)
     has_firmware = config.kernel is None and not config.is_empty
-    firmware = read_firmware(config.firmware or find_firmware()) if has_firmware else None
+    firmware = None
+    if has_firmware:
+        from pyhyve.boot.firmware import find_firmware, read_firmware  # noqa: PLC0415 - kernels are loaded without it
+
+        firmware = read_firmware(config.firmware or find_firmware())
     memory = GuestMemory(shared=config.memory is MemoryKind.SHARED, huge_pages=config.huge_pages)
     try:
         for gpa, size in MemoryLayout.of(config.memory_bytes).ram_ranges:
