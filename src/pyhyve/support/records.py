@@ -2,8 +2,9 @@
 
 The standard decorator compiles six methods for each class, about a millisecond; the modules of a machine hold some
 sixty such classes, which was half of the time to the first guest instruction. This one shares its methods among all
-classes and compiles a class's `__init__` when the first instance is made. Type checkers see the standard functions;
-what they accept and this module does not (`order`, `InitVar`, `init=False`…) is refused when the class is made.
+classes and compiles a class's `__init__` when more than a few instances are made. Type checkers see the standard
+functions; what they accept and this module does not (`order`, `InitVar`, `init=False`…) is refused when the class is
+made.
 
 The standard `fields`, `asdict`, `replace` and `is_dataclass` work on these classes, and either kind may inherit from
 the other.
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from dataclasses import dataclass, field, replace
 else:
     _MISSING = object()
+    _PLAIN_INSTANCES = 3
 
     class _Field:
         """A default that is made anew for each instance, or metadata."""
@@ -138,12 +140,7 @@ else:
         cls.__dataclass_params__ = _Standard()
         if "__init__" not in namespace:
 
-            def __init__(self, *args, **values) -> None:  # noqa: N807 - it is the class's
-                made = _initialiser(cls, specs, frozen=frozen)
-                cls.__init__ = made
-                made(self, *args, **values)
-
-            cls.__init__ = __init__
+            cls.__init__ = _first_initialiser(cls, specs, frozen=frozen)
         if "__repr__" not in namespace:
             cls.__repr__ = _repr
         if eq and "__eq__" not in namespace:
@@ -172,6 +169,43 @@ else:
         owner = next(base for base in cls.__mro__ if "_specs_" in base.__dict__)
         owner._key_ = staticmethod(key)
         return key
+
+    def _first_initialiser(cls, specs, *, frozen):
+        """An `__init__` for the first few instances: many classes have no more, and to compile one takes longer."""
+        made = 0
+
+        def __init__(self, *args, **values) -> None:  # noqa: N807 - it is the class's
+            nonlocal made
+            made += 1
+            if made > _PLAIN_INSTANCES or not _fill(self, specs, args, values, frozen=frozen):
+                cls.__init__ = _initialiser(cls, specs, frozen=frozen)
+                cls.__init__(self, *args, **values)
+
+        return __init__
+
+    def _fill(self, specs, args, values, *, frozen) -> bool:
+        """Set all fields; False when the arguments do not fit, which a compiled `__init__` words as Python does."""
+        given = dict(zip([spec.name for spec in specs if not spec.kw_only], args, strict=False))
+        fits = len(given) == len(args) and given.keys().isdisjoint(values)
+        given.update(values)
+        missing = 0
+        for spec in specs:
+            if spec.name not in given:
+                missing += 1
+                fits = fits and (spec.default is not _MISSING or spec.factory is not _MISSING)
+        if not fits or len(given) + missing != len(specs):
+            return False
+        put = object.__setattr__ if frozen else setattr
+        for spec in specs:
+            if spec.name in given:
+                value = given[spec.name]
+            else:
+                value = spec.default if spec.factory is _MISSING else spec.factory()
+            put(self, spec.name, value)
+        post = getattr(self, "__post_init__", None)
+        if post is not None:
+            post()
+        return True
 
     def _initialiser(cls, specs, *, frozen):
         """Compile `__init__`."""

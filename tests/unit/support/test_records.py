@@ -102,6 +102,9 @@ def outcome(function: Any) -> object:
         lambda c: hash(c("x")),
         lambda c: c("x", 1, [], 5),
         lambda c: c("x", wrong=1),
+        lambda c: c("x", name="y"),
+        lambda c: c(size=2),
+        lambda c: c(size=2, name="z").items,
         lambda c: setattr(c("x"), "size", 1),
         lambda c: delattr(c("x"), "size"),
         lambda c: c.__match_args__,
@@ -117,7 +120,10 @@ def outcome(function: Any) -> object:
         lambda c: c.__dataclass_params__.frozen,
     ],
 )
-def test_record_does_as_the_standard_one(use: Any) -> None:
+@pytest.mark.parametrize("plain", [0, 1000], ids=["compiled", "plain"])
+def test_record_does_as_the_standard_one(use: Any, plain: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "_PLAIN_INSTANCES", plain)
+    monkeypatch.setattr(Quick, "__init__", records._first_initialiser(Quick, Quick._specs_, frozen=True))
     assert outcome(lambda: use(Quick)) == outcome(lambda: use(Slow))
 
 
@@ -127,16 +133,18 @@ def test_missing_argument_is_a_type_error() -> None:
             kind()
 
 
-def test_init_is_compiled_once() -> None:
+def test_init_is_compiled_once_for_classes_with_many_instances() -> None:
     @dataclass(frozen=True, slots=True)
     class Fresh:
         a: int
 
     before = Fresh.__init__
-    assert Fresh(1).a == 1
+    assert [Fresh(number).a for number in range(3)] == [0, 1, 2]
+    assert Fresh.__init__ is before
+    assert Fresh(3).a == 3
     made = Fresh.__init__
     assert made is not before
-    assert Fresh(2).a == 2
+    assert Fresh(4).a == 4
     assert Fresh.__init__ is made
 
 
