@@ -39,7 +39,7 @@ _YOUNG_S = 0.1
 """A file changed this recently could change again within one tick of its clock, unseen."""
 _ABSENT = ".none"
 _PRESENT = ".elf"
-_RELEASE = re.compile(rb"(\d+)\.(\d+)")
+_RELEASE = rb"(\d+)\.(\d+)"
 
 
 def find_vmlinux(path: Path, file: BinaryIO) -> Path | None:
@@ -100,7 +100,7 @@ def _release(head: bytes, file: BinaryIO) -> tuple[int, int]:
     if not at:
         return 0, 0
     file.seek(at + bzimage.JUMP)
-    match = _RELEASE.match(file.read(64))
+    match = re.match(_RELEASE, file.read(64))
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
 

@@ -27,7 +27,7 @@ MAX_PORTS = 31
 MAX_PORT_NAME_BYTES = 255
 MAX_DEVICES = 30
 """Slots of the PCI bus, less those of its own two bridges."""
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+_MAC = r"[0-9a-f]{2}(:[0-9a-f]{2}){5}"
 
 
 class ConfigError(InputError):
@@ -36,7 +36,7 @@ class ConfigError(InputError):
 
 def parse_mac(text: str) -> bytes:
     """The six bytes of a MAC address. Raises ConfigError on a malformed or multicast one."""
-    if not _MAC.fullmatch(text.lower()):
+    if not re.fullmatch(_MAC, text.lower()):
         msg = f"net: {text!r} is not a MAC address (use six hexadecimal bytes, 52:54:00:12:34:56)"
         raise ConfigError(msg)
     if int(text[:2], 16) & 1:
