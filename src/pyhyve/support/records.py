@@ -88,15 +88,14 @@ else:
                 raise ValueError(msg)  # noqa: TRY004 - as the standard library does
             specs[name] = _Spec(name, type_, given, kw_only)
             own.append(name)
+        added = _methods(tuple(specs.values()), namespace, frozen=frozen, slots=slots, eq=eq)
         if slots:
-            for name in own:
+            taken = {name for base in cls.__mro__[1:] for name in getattr(base, "__slots__", ())}
+            for name in (*own, "__dict__", "__weakref__"):
                 namespace.pop(name, None)
-            namespace.pop("__dict__", None)
-            namespace.pop("__weakref__", None)
-            namespace["__slots__"] = tuple(name for name in own if not _has_slot(cls, name))
-            qualified_name = cls.__qualname__
-            cls = type(cls)(cls.__name__, cls.__bases__, namespace)
-            cls.__qualname__ = qualified_name
+            namespace["__slots__"] = tuple(name for name in own if name not in taken)
+            namespace["__qualname__"] = cls.__qualname__
+            cls = type(cls)(cls.__name__, cls.__bases__, namespace | added)  # at once: to add them one by one is slow
         else:
             for name in own:
                 default = specs[name].default
@@ -104,11 +103,11 @@ else:
                     setattr(cls, name, default)
                 elif name in namespace:
                     delattr(cls, name)
-        _equip(cls, tuple(specs.values()), namespace, frozen=frozen, eq=eq)
+            for name, value in added.items():
+                setattr(cls, name, value)
+        if "__init__" in added:
+            added["__init__"].owner = cls
         return cls
-
-    def _has_slot(cls, name) -> bool:
-        return any(name in getattr(base, "__slots__", ()) for base in cls.__mro__[1:])
 
     def _inherited(base):
         specs = base.__dict__.get("_specs_")
@@ -131,30 +130,33 @@ else:
             found[name] = _Spec(name, one.type, given, one.kw_only)
         return found
 
-    def _equip(cls, specs, namespace, *, frozen, eq) -> None:
-        cls._specs_ = specs
-        cls._frozen_ = frozen
-        cls._key_ = None
-        cls.__match_args__ = tuple(spec.name for spec in specs if not spec.kw_only)
-        cls.__dataclass_fields__ = _Standard()
-        cls.__dataclass_params__ = _Standard()
+    def _methods(specs, namespace, *, frozen, slots, eq):
+        """What the class gets besides what it says itself."""
+        added = {
+            "_specs_": specs,
+            "_frozen_": frozen,
+            "_key_": None,
+            "__match_args__": tuple(spec.name for spec in specs if not spec.kw_only),
+            "__dataclass_fields__": _FIELDS,
+            "__dataclass_params__": _PARAMS,
+        }
         if "__init__" not in namespace:
-
-            cls.__init__ = _first_initialiser(cls, specs, frozen=frozen)
+            added["__init__"] = _first_initialiser(specs, frozen=frozen)
         if "__repr__" not in namespace:
-            cls.__repr__ = _repr
+            added["__repr__"] = _repr
         if eq and "__eq__" not in namespace:
-            cls.__eq__ = _eq
+            added["__eq__"] = _eq
         if frozen:
             if (eq and "__hash__" not in namespace) or ("__eq__" in namespace and namespace["__hash__"] is None):
-                cls.__hash__ = _hash
-            cls.__setattr__ = _refuse_set
-            cls.__delattr__ = _refuse_delete
-            if "__slots__" in cls.__dict__ and "__getstate__" not in namespace:
-                cls.__getstate__ = _getstate
-                cls.__setstate__ = _setstate
+                added["__hash__"] = _hash
+            added["__setattr__"] = _refuse_set
+            added["__delattr__"] = _refuse_delete
+            if slots and "__getstate__" not in namespace:
+                added["__getstate__"] = _getstate
+                added["__setstate__"] = _setstate
         elif eq and "__hash__" not in namespace:
-            cls.__hash__ = None
+            added["__hash__"] = None
+        return added
 
     def _make_key(cls):
         """The function that gives the values of all fields as a tuple, made when instances are first compared."""
@@ -170,7 +172,7 @@ else:
         owner._key_ = staticmethod(key)
         return key
 
-    def _first_initialiser(cls, specs, *, frozen):
+    def _first_initialiser(specs, *, frozen):
         """An `__init__` for the first few instances: many classes have no more, and to compile one takes longer."""
         made = 0
 
@@ -178,8 +180,9 @@ else:
             nonlocal made
             made += 1
             if made > _PLAIN_INSTANCES or not _fill(self, specs, args, values, frozen=frozen):
-                cls.__init__ = _initialiser(cls, specs, frozen=frozen)
-                cls.__init__(self, *args, **values)
+                owner = __init__.owner
+                owner.__init__ = compiled = _initialiser(owner, specs, frozen=frozen)
+                compiled(self, *args, **values)
 
         return __init__
 
@@ -266,14 +269,18 @@ else:
             object.__setattr__(self, spec.name, value)
 
     class _Standard:
-        """`__dataclass_fields__` and `__dataclass_params__`, made when somebody asks for them."""
+        """`__dataclass_fields__` or `__dataclass_params__`, made when somebody asks for them."""
+
+        __slots__ = ("_name",)
+
+        def __init__(self, name) -> None:
+            self._name = name
 
         def __get__(self, instance, owner):
             import dataclasses  # noqa: PLC0415 - what this module is there to avoid
 
             cls = next(base for base in owner.__mro__ if "_specs_" in base.__dict__)
-            names = [name for name in ("__dataclass_fields__", "__dataclass_params__") if cls.__dict__[name] is self]
-            if names == ["__dataclass_params__"]:
+            if self._name == "__dataclass_params__":
                 flags = (True, True, True, False, False, cls._frozen_)  # init, repr, eq, order, unsafe_hash
                 return dataclasses._DataclassParams(*flags)  # noqa: SLF001 - as the standard library makes it
             found = {}
@@ -288,6 +295,8 @@ else:
                 found[spec.name] = one
             cls.__dataclass_fields__ = found
             return found
+
+    _FIELDS, _PARAMS = _Standard("__dataclass_fields__"), _Standard("__dataclass_params__")
 
 
 __all__ = ["dataclass", "field", "replace"]

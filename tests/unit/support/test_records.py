@@ -123,7 +123,9 @@ def outcome(function: Any) -> object:
 @pytest.mark.parametrize("plain", [0, 1000], ids=["compiled", "plain"])
 def test_record_does_as_the_standard_one(use: Any, plain: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "_PLAIN_INSTANCES", plain)
-    monkeypatch.setattr(Quick, "__init__", records._first_initialiser(Quick, Quick._specs_, frozen=True))
+    first = records._first_initialiser(Quick._specs_, frozen=True)
+    first.owner = Quick
+    monkeypatch.setattr(Quick, "__init__", first)
     assert outcome(lambda: use(Quick)) == outcome(lambda: use(Slow))
 
 
