@@ -14,7 +14,7 @@ from pyhyve.support.records import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pathlib import Path
+    from os import PathLike
     from typing import BinaryIO
 
     from pyhyve.boot.e820 import E820Entry, MemoryLayout
@@ -54,8 +54,8 @@ class EntryMode(Enum):
 class LinuxBoot:
     """What to boot. `rsdp_gpa` is where the ACPI tables' root is."""
 
-    kernel: Path
-    initrd: Path | None
+    kernel: PathLike[str]
+    initrd: PathLike[str] | None
     command_line: str
     layout: MemoryLayout
     rsdp_gpa: int
@@ -242,12 +242,12 @@ def _write_cmdline(memory: GuestMemory, boot: LinuxBoot, limit: int) -> None:
     memory.write(CMDLINE_GPA, data + b"\0")
 
 
-def _open(path: Path) -> BinaryIO:
+def _open(path: PathLike[str]) -> BinaryIO:
     try:
-        if path.is_dir():
+        if os.path.isdir(path):  # noqa: PTH112 - start-up does without pathlib
             msg = f"{path}: is a directory"
             raise BootError(msg)
-        return path.open("rb")
+        return open(path, "rb")  # noqa: PTH123 - ditto
     except OSError as error:
         msg = f"{path}: {error.strerror}"
         raise BootError(msg) from error

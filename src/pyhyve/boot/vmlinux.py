@@ -12,18 +12,16 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import re
 import time
 
 from pyhyve.boot import bzimage, elf_kernel
 from pyhyve.boot.errors import BootError
-from pyhyve.support.cache import cache_directory
 from pyhyve.support.errors import UserError
-from pyhyve.support.files import write_atomically
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from os import PathLike
     from pathlib import Path
     from typing import BinaryIO
 
@@ -42,12 +40,15 @@ _PRESENT = ".elf"
 _RELEASE = rb"(\d+)\.(\d+)"
 
 
-def find_vmlinux(path: Path, file: BinaryIO) -> Path | None:
+def find_vmlinux(path: PathLike[str], file: BinaryIO) -> Path | None:
     """The decompressed kernel of the bzImage `path`, open as `file`; None when it has no PVH entry or cannot be kept.
 
     The first call for a kernel takes a part of a second, later ones microseconds. Never raises: the bzImage itself
     is there to be entered instead.
     """
+    from pyhyve.support.cache import cache_directory  # noqa: PLC0415 - kernels are not always packed
+    from pyhyve.support.files import write_atomically  # noqa: PLC0415 - ditto
+
     status = os.fstat(file.fileno())
     if time.time() - status.st_ctime < _YOUNG_S:
         return None
@@ -100,6 +101,8 @@ def _release(head: bytes, file: BinaryIO) -> tuple[int, int]:
     if not at:
         return 0, 0
     file.seek(at + bzimage.JUMP)
+    import re  # noqa: PLC0415 - kernels are unpacked once
+
     match = re.match(_RELEASE, file.read(64))
     return (int(match[1]), int(match[2])) if match else (0, 0)
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 from pyhyve.support.errors import InputError
+from pyhyve.support.paths import FileName
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _UNITS = {"": 1 << 20, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 MAX_DIGITS = 18
@@ -54,12 +59,19 @@ def parse_pairs(option: str, words: list[str], known: set[str]) -> list[tuple[st
 
 def existing_file(option: str, text: str) -> Path:
     """A path to something that can be read. Raises InputError otherwise."""
-    path = Path(text)
+    readable_file(option, text)
+    from pathlib import Path
+
+    return Path(text)
+
+
+def readable_file(option: str, text: str) -> FileName:
+    """`existing_file` for what is only opened."""
     try:
-        if path.is_dir():
+        if os.path.isdir(text):  # noqa: PTH112 - without pathlib, as above
             msg = f"{option} {text}: is a directory"
             raise InputError(msg)
-        with path.open("rb"):
+        with open(text, "rb"):  # noqa: PTH123 - ditto
             pass
     except OSError as error:
         msg = f"{option} {text}: {error.strerror}"
@@ -67,4 +79,4 @@ def existing_file(option: str, text: str) -> Path:
     except ValueError as error:
         msg = f"{option}: not a file name"
         raise InputError(msg) from error
-    return path
+    return FileName(text)

@@ -9,11 +9,10 @@ import os
 import signal
 import sys
 import termios
-from pathlib import Path
 
 from pyhyve.accel.cpu_models import CpuModel, CpuModelError
 from pyhyve.boot.linux import EntryMode
-from pyhyve.cli.options import existing_file, parse_pairs, parse_size, parse_switch, split_list
+from pyhyve.cli.options import existing_file, parse_pairs, parse_size, parse_switch, readable_file, split_list
 from pyhyve.devices.virtio.error_policy import ErrorPolicy
 from pyhyve.machine.config import (
     AccelChoice,
@@ -107,6 +106,8 @@ def parse_console(text: str) -> ConsoleConfig:
     if text in {"stdio", "none"}:
         return ConsoleConfig(ConsoleKind(text))
     if kind in {"file", "unix"} and colon and path:
+        from pathlib import Path
+
         return ConsoleConfig(ConsoleKind(kind), Path(path))
     msg = f"--console {text}: use stdio, none, file:PATH or unix:PATH"
     raise InputError(msg)
@@ -141,6 +142,10 @@ def parse_policy(key: str, text: str) -> ErrorPolicy:
 def parse_extras(arguments: Arguments) -> tuple[ExtraConfig, ...]:
     """The values of `--rng`, `--balloon`, `--channel` and `--vsock`."""
     extras: list[ExtraConfig] = []
+    if not (arguments.channel or arguments.vsock or arguments.rng is not None or arguments.balloon):
+        return ()
+    from pathlib import Path
+
     if arguments.rng is not None:
         extras.append(RngConfig(existing_file("--rng", arguments.rng) if arguments.rng else None))
     if arguments.balloon:
@@ -177,6 +182,8 @@ def parse_entry(text: str) -> EntryMode:
 
 def open_monitor(option: str, text: str, label: str = "compat_monitor0") -> Listener:
     """The socket that `unix:PATH` or `tcp:HOST:PORT` names, listening. Raises UserError and InputError."""
+    from pathlib import Path
+
     from pyhyve.machine.monitor.server import listen_tcp, listen_unix
 
     kind, _, where = text.partition(":")
@@ -255,9 +262,9 @@ def configuration(arguments: Arguments, *, can_boot: bool = False) -> MachineCon
             cpus=parse_number("--cpus", arguments.cpus, int),
             accel=AccelChoice(arguments.accel),
             cpu=CpuModel.parse(arguments.cpu),
-            kernel=None if arguments.kernel is None else existing_file("--kernel", arguments.kernel),
+            kernel=None if arguments.kernel is None else readable_file("--kernel", arguments.kernel),
             boot_entry=parse_entry(arguments.entry),
-            initrd=None if arguments.initrd is None else existing_file("--initrd", arguments.initrd),
+            initrd=None if arguments.initrd is None else readable_file("--initrd", arguments.initrd),
             append=arguments.append or ("console=ttyS0" if arguments.kernel is not None else ""),
             firmware=None if arguments.firmware is None else existing_file("--firmware", arguments.firmware),
             disks=tuple(disks),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from pyhyve.accel.cpu_models import HOST, CpuModel
 from pyhyve.boot.linux import EntryMode
 from pyhyve.devices.virtio.error_policy import ErrorPolicy
@@ -14,6 +12,7 @@ from pyhyve.support.records import dataclass, field
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from os import PathLike
     from pathlib import Path
     from typing import Any
     from uuid import UUID
@@ -36,6 +35,8 @@ class ConfigError(InputError):
 
 def parse_mac(text: str) -> bytes:
     """The six bytes of a MAC address. Raises ConfigError on a malformed or multicast one."""
+    import re  # noqa: PLC0415 - machines without network cards need none
+
     if not re.fullmatch(_MAC, text.lower()):
         msg = f"net: {text!r} is not a MAC address (use six hexadecimal bytes, 52:54:00:12:34:56)"
         raise ConfigError(msg)
@@ -330,8 +331,8 @@ class MachineConfig:
     cpus: int = 1
     accel: AccelChoice = AccelChoice.AUTO
     cpu: CpuModel = HOST
-    kernel: Path | None = None
-    initrd: Path | None = None
+    kernel: PathLike[str] | None = None
+    initrd: PathLike[str] | None = None
     append: str = ""
     firmware: Path | None = None
     disks: tuple[DiskConfig, ...] = ()

@@ -7,6 +7,7 @@ import functools
 import types
 import typing
 from collections.abc import Callable, Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -25,7 +26,7 @@ def to_plain(value: object) -> Any:  # noqa: ANN401 - any JSON value
         return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Enum):
         return value.value
-    if isinstance(value, Path | UUID):
+    if isinstance(value, PathLike | UUID):
         return str(value)
     if isinstance(value, frozenset):
         return sorted(to_plain(item) for item in value)
@@ -59,6 +60,8 @@ def _reader(kind: Any) -> Callable[[Any], Any]:  # noqa: ANN401 - any annotation
             by_fields = {frozenset(field.name for field in dataclasses.fields(one)): _reader(one) for one in inner}
             return lambda value: by_fields[frozenset(value)](value)
         return lambda value: value
+    if origin is PathLike:
+        return functools.partial(_made_of, Path)
     if origin in {tuple, frozenset, list}:
         return functools.partial(_collection, origin, _reader(arguments[0]))
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
@@ -76,7 +79,7 @@ def _reader(kind: Any) -> Callable[[Any], Any]:  # noqa: ANN401 - any annotation
 def _hints(kind: Any) -> dict[str, Any]:  # noqa: ANN401 - a dataclass
     """Types of the fields, among them those that the module imports for type checkers only."""
     fields = {field.name for field in dataclasses.fields(kind)}
-    names = {"Any": Any, "Path": Path, "UUID": UUID, "Mapping": Mapping}
+    names = {"Any": Any, "Path": Path, "PathLike": PathLike, "UUID": UUID, "Mapping": Mapping}
     found = typing.get_type_hints(kind, vars(config_module), names)
     return {name: hint for name, hint in found.items() if name in fields}
 

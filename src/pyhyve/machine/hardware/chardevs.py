@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from pyhyve.backends.chardev import ChardevError, NullChardev
 from pyhyve.backends.chardev_descriptors import (
@@ -199,7 +198,7 @@ class ChardevSet:
     @staticmethod
     def _open_pipe(device: str) -> StreamChardev:
         """Two named pipes, `.in` and `.out`, or one for both."""
-        if Path(f"{device}.in").exists() and Path(f"{device}.out").exists():
+        if os.path.exists(f"{device}.in") and os.path.exists(f"{device}.out"):  # noqa: PTH110 - start-up has no pathlib
             source = os.open(f"{device}.in", os.O_RDWR | os.O_CLOEXEC)
             return StreamChardev(os.open(f"{device}.out", os.O_RDWR | os.O_CLOEXEC), source)
         fd = os.open(device, os.O_RDWR | os.O_CLOEXEC)
