@@ -28,6 +28,8 @@ class Contents:
     allocation: int = 0
     available: int = 0
     volumes: tuple[Volume, ...] = field(default=())
+    looked_ns: int = 0
+    """When somebody began to look, in nanoseconds since 1970."""
 
 
 class Backend(Protocol):
@@ -54,8 +56,8 @@ class Backend(Protocol):
     def delete(self, pool: StoragePool) -> None:
         """Remove what is underneath."""
 
-    def look(self, pool: StoragePool) -> Contents:
-        """Return what it holds."""
+    def look(self, pool: StoragePool, before: Contents) -> Contents:
+        """Return what it holds; ``before`` is what it held when it was last looked at."""
 
     def path_of(self, pool: StoragePool, name: str) -> str:
         """Return where a volume of that name is."""

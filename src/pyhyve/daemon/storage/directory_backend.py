@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -79,10 +80,12 @@ class DirectoryBackend:
         except OSError as error:
             raise faults.system(f"failed to remove pool '{directory}'", error) from error
 
-    def look(self, pool: StoragePool) -> Contents:
+    def look(self, pool: StoragePool, before: Contents) -> Contents:
         """Its files, and how full its file system is."""
         directory = self.directory(pool)
         volumes = []
+        known = {volume.path: volume for volume in before.volumes}
+        now = time.time_ns()
         try:
             with os.scandir(directory) as entries:
                 for count, entry in enumerate(entries):
@@ -90,14 +93,14 @@ class DirectoryBackend:
                         break
                     if entry.name.startswith(".") or not entry.name.isprintable():
                         continue
-                    volume = images.look(entry.path, entry.name)
+                    volume = images.look(entry.path, entry.name, known.get(entry.path), before.looked_ns)
                     if volume is not None:
                         volumes.append(volume)
             room = os.statvfs(directory)
         except OSError as error:
             raise faults.system(f"cannot open directory '{directory}'", error) from error
         capacity, available = room.f_frsize * room.f_blocks, room.f_frsize * room.f_bfree
-        return Contents(capacity, capacity - available, available, tuple(volumes))
+        return Contents(capacity, capacity - available, available, tuple(volumes), now)
 
     def path_of(self, pool: StoragePool, name: str) -> str:
         """In the directory."""

@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -27,6 +28,9 @@ FORMATS: Final = (
 """Words for a volume's format."""
 CREATABLE: Final = frozenset({"raw", "qcow", "qcow2", "vdi", "vmdk", "vpc"})
 """Those of them that can be made here."""
+SETTLED_NS: Final = 2_000_000_000
+"""How long before a look a file must have changed last, for a change after that look to show in its times: file systems
+keep them in steps, some of a second."""
 _CHUNK_BYTES: Final = 1 << 20
 _ISO_MAGIC: Final = (0x8001, b"CD001")
 WIPE_PATTERNS: Final[dict[int, tuple[bytes | None, ...]]] = {
@@ -46,14 +50,19 @@ def _error(error: ImageError | OSError, what: str) -> Exception:
     return faults.internal(f"{what}: {error}")
 
 
-def look(path: str, name: str | None = None) -> Volume | None:
-    """Return what a file is as a volume, or None where it is nothing a volume can be. Raises OSError."""
+def look(path: str, name: str | None = None, known: Volume | None = None, looked_ns: int = 0) -> Volume | None:
+    """Return what a file is as a volume, or None where it is nothing a volume can be. Raises OSError.
+
+    One that is as it was when ``known`` was found, at ``looked_ns``, is not opened again.
+    """
     try:
         status = os.stat(path)  # noqa: PTH116 - paths as the pool writes them
     except FileNotFoundError:
         return None  # a link that leads nowhere, or removed meanwhile
     name = name if name is not None else Path(path).name
     facts = FileFacts.of(status)
+    if known is not None and stat.S_ISREG(status.st_mode) and _is_unchanged(known, status, looked_ns):
+        return known if facts == known.facts else replace(known, facts=facts)
     if stat.S_ISDIR(status.st_mode):
         return Volume(name, path, VolumeType.DIR, "dir", 0, status.st_blocks * 512, status.st_size, facts)
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
@@ -67,6 +76,16 @@ def look(path: str, name: str | None = None) -> Volume | None:
     return _with_image_facts(found, path)
 
 
+def _is_unchanged(known: Volume, status: os.stat_result, looked_ns: int) -> bool:
+    facts = known.facts
+    return (
+        facts is not None
+        and (facts.mtime_ns, facts.ctime_ns) == (status.st_mtime_ns, status.st_ctime_ns)
+        and (known.physical, known.allocation) == (status.st_size, status.st_blocks * 512)
+        and looked_ns - status.st_ctime_ns > SETTLED_NS
+    )
+
+
 def _block_size(path: str) -> int:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -76,8 +95,6 @@ def _block_size(path: str) -> int:
 
 
 def _with_image_facts(volume: Volume, path: str) -> Volume:
-    from dataclasses import replace  # noqa: PLC0415 - beside its use
-
     settings = OpenSettings(with_backing=False, force_share=True)
     try:
         image = open_image(path, settings)

@@ -101,7 +101,7 @@ class LogicalBackend:
         for device in self._devices(pool):
             run_program(["pvremove", device], package=_PACKAGE)
 
-    def look(self, pool: StoragePool) -> Contents:
+    def look(self, pool: StoragePool, before: Contents) -> Contents:
         """Its logical volumes."""
         group = self.group(pool)
         volumes = []

@@ -227,7 +227,7 @@ class PoolRegistry:
                 )
             await self.daemon.run_blocking(pool.backend.start, pool.definition)
             try:
-                pool.contents = await self.daemon.run_blocking(pool.backend.look, pool.definition)
+                pool.contents = await self.daemon.run_blocking(pool.backend.look, pool.definition, pool.contents)
             except BaseException:
                 await self.daemon.run_blocking(pool.backend.stop, pool.definition)
                 raise
@@ -274,7 +274,7 @@ class PoolRegistry:
 
     async def look(self, pool: ManagedPool) -> None:
         """See what a pool holds; by whoever has its lock."""
-        pool.contents = await self.daemon.run_blocking(pool.backend.look, pool.definition)
+        pool.contents = await self.daemon.run_blocking(pool.backend.look, pool.definition, pool.contents)
 
     def need_idle(self, pool: ManagedPool) -> None:
         """Raise LibvirtError while volumes are being made or copied."""
