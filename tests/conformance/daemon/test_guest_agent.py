@@ -102,10 +102,12 @@ def start(uri: str, directory: Path, kernel: Path, initrd: Path, name: str) -> A
             time.sleep(0.2)
         for verb in ("suspend", "resume"):  # by now the listener is known
             assert virsh(uri, verb, "asked").returncode == 0
-        time.sleep(0.5)
+        assert listener.stdout is not None
+        heard: list[str] = []
+        while not heard or not (len(heard) > 1 and "STOP" in heard[-2] and "RESUME" in heard[-1]):
+            heard.append(plain(listener.stdout.readline()))
         listener.terminate()
-        events = listener.communicate(timeout=30)[0]
-    return Asked(uri, "".join(line for line in plain(events).splitlines(keepends=True) if line.startswith("event")))
+    return Asked(uri, "".join(heard))
 
 
 @pytest.fixture(scope="module")

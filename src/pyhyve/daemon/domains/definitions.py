@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pyhyve.daemon.domains import saving, snapshots
+from pyhyve.daemon.domains import checkpoints, saving, snapshots
 from pyhyve.daemon.domains.definition.parse import malformed
 from pyhyve.daemon.domains.definition.view import XmlFlags, format_domain, inactive_view, migratable_view
 from pyhyve.daemon.domains.domain import StoredDefinition
@@ -35,7 +35,7 @@ __all__ = [
     "undefine",
 ]
 
-_MANAGED_SAVE, _SNAPSHOTS, _NVRAM, _KEEP_NVRAM = 1, 2, 4, 8
+_MANAGED_SAVE, _SNAPSHOTS, _NVRAM, _KEEP_NVRAM, _CHECKPOINTS = 1, 2, 4, 8, 16
 _DESCRIPTION, _TITLE, _ELEMENT = 0, 1, 2
 _ACTIONS: Final = ("destroy", "restart", "rename-restart", "preserve", "coredump-destroy", "coredump-restart")
 _ACTION_FIELDS: Final = ("on_poweroff", "on_reboot", "on_crash")
@@ -51,6 +51,10 @@ async def undefine(domain: ManagedDomain, flags: int) -> None:
         if not flags & _SNAPSHOTS:
             raise invalid(f"cannot delete inactive domain with {count} snapshots")
         await snapshots.drop_metadata(domain)
+    if not domain.active and (count := checkpoints.count(domain)):
+        if not flags & _CHECKPOINTS:
+            raise invalid(f"cannot delete inactive domain with {count} checkpoints")
+        await checkpoints.drop_metadata(domain)
     if saving.has_managed_save(domain):
         if not flags & _MANAGED_SAVE:
             raise invalid("Refusing to undefine while domain managed save image exists")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.daemon.domains.faults import failed, invalid
 from pyhyve.rpc.values import ParamType, TypedParam
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["abort", "info", "run_job", "statistics"]
 
 _NONE, _UNBOUNDED, _COMPLETED = 0, 2, 3
+BACKUP: Final = 9
+"""VIR_DOMAIN_JOB_OPERATION_BACKUP."""
 _POLL_S = 0.05
 
 
@@ -31,9 +33,7 @@ def info(domain: ManagedDomain) -> tuple[int, ...]:
         0,
         *(progress.get(f"data_{what}", 0) for what in ("total", "processed", "remaining")),
         *(progress.get(f"memory_{what}", 0) for what in ("total", "processed", "remaining")),
-        0,
-        0,
-        0,
+        *(progress.get(f"disk_{what}", 0) for what in ("total", "processed", "remaining")),
     )
 
 
@@ -63,6 +63,9 @@ async def abort(domain: ManagedDomain) -> None:
     job = domain.async_job
     if job is None:
         raise invalid("no job is active on the domain")
+    if job.operation == BACKUP:
+        job.aborted = True  # who waits for it gives it up
+        return
     if not job.migrating:
         raise invalid("cannot abort this job")
     job.aborted = True

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lxml import etree
 
-from pyhyve.daemon.domains import lifecycle, reconnect, snapshots
+from pyhyve.daemon.domains import checkpoints, lifecycle, reconnect, snapshots
 from pyhyve.daemon.domains.definition.parse import parse_domain
 from pyhyve.daemon.domains.domain import ManagedDomain, StoredDefinition
 from pyhyve.daemon.domains.faults import failed, invalid
@@ -63,6 +63,11 @@ class DomainRegistry:
         self.snapshots = store.collection(
             f"{name}/snapshots", suffix=".json", parse=snapshots.parse_tree, form=snapshots.form_tree
         )
+        self.checkpoints = store.collection(
+            f"{name}/checkpoints", suffix=".json", parse=checkpoints.parse_tree, form=checkpoints.form_tree
+        )
+        self.checkpoint_trees: dict[bytes, checkpoints.CheckpointTree] = {}
+        """Checkpoints of each domain that has some, by UUID."""
         self._identity = store.collection(
             f"{name}/identity", suffix=".uuid", parse=lambda data: str(uuid.UUID(data.decode())), form=str.encode
         )
@@ -209,6 +214,7 @@ class DomainRegistry:
             if name in self.by_name:
                 self.by_name[name].autostart = True
         await self.daemon.run_blocking(snapshots.load, self)
+        await self.daemon.run_blocking(checkpoints.load, self)
         records = await self.daemon.run_blocking(self.records.load)
         self._last_id = max((record.id for record in records.values()), default=0)
         await asyncio.gather(*(reconnect.reconnect(self, record) for record in records.values()))

@@ -1,4 +1,4 @@
-"""I/O threads, how fast memory changes, and what no domain here has: checkpoints and backups."""
+"""I/O threads, and how fast memory changes."""
 
 from __future__ import annotations
 
@@ -63,26 +63,3 @@ async def start_dirty_rate_calc(call: Call, args: Any) -> None:
         modes = {0: "page-sampling", 1: "page-sampling", 2: "dirty-bitmap", 4: "dirty-ring"}
         arguments = {"calc-time": args.seconds, "mode": modes.get(args.flags, "page-sampling")}
         await domain.monitor("calc-dirty-rate", arguments)
-
-
-@procedure("DOMAIN_LIST_ALL_CHECKPOINTS")
-def list_all_checkpoints(call: Call, args: Any) -> tuple[list[object], int]:
-    """No domain has one."""
-    domain_of(call, args.dom)
-    return [], 0
-
-
-@procedure("DOMAIN_CHECKPOINT_LOOKUP_BY_NAME")
-def checkpoint_lookup_by_name(call: Call, args: Any) -> None:
-    """No domain has one."""
-    domain_of(call, args.dom)
-    detail = f"no domain checkpoint with matching name '{args.name}'"
-    raise LibvirtError(ErrorCode.NO_DOMAIN_CHECKPOINT, ErrorDomain.QEMU, detail)
-
-
-@procedure("DOMAIN_BACKUP_GET_XML_DESC")
-def backup_get_xml_desc(call: Call, args: Any) -> str:
-    """No backup is under way."""
-    call.check_flags(args.flags, 0)
-    domain_of(call, args.dom)
-    raise LibvirtError(ErrorCode.NO_DOMAIN_BACKUP, ErrorDomain.QEMU, "no domain backup job present")

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pyhyve.daemon.domains import snapshots
+from pyhyve.daemon.domains import checkpoints, snapshots
 from pyhyve.daemon.domains.faults import invalid
 from pyhyve.daemon.domains.migration.spec import STORAGE, MigrateFlags
 from pyhyve.daemon.errors import LibvirtError
@@ -30,6 +30,8 @@ def check_allowed(domain: ManagedDomain) -> None:
     """Raise LibvirtError for a domain that cannot move."""
     if count := snapshots.count(domain):
         raise invalid(f"cannot migrate domain with {count} snapshots")
+    if count := checkpoints.count(domain):
+        raise invalid(f"cannot migrate domain with {count} checkpoints")
     for item in domain.devices.hostdev:
         raise invalid(f"cannot migrate a domain with <hostdev mode='subsystem' type='{item.type or 'pci'}'>")
     if any(disk.mirror is not None for disk in domain.devices.disk):

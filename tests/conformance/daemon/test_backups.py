@@ -1,0 +1,144 @@
+"""Checkpoints and backups of a running domain: as with libvirtd, and the images that come out are right."""
+
+# ruff: noqa: E501 - sessions as somebody would type them
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+from daemon_process import DaemonProcess, virsh
+from guests import EMULATORS
+from sides import Side, side_of, skip_reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = [
+    pytest.mark.skipif(skip_reason() is not None, reason=skip_reason() or ""),
+    pytest.mark.skipif(EMULATORS["qemu"] is None, reason="no QEMU (Debian package qemu-system-x86)"),
+    pytest.mark.skipif(shutil.which("qemu-img") is None, reason="no qemu-img (Debian package qemu-utils)"),
+    pytest.mark.timeout(300),
+]
+_DISK = "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='@DIR@/a.qcow2'/><target dev='vda' bus='virtio'/></disk>"
+_TARGET = "<disks><disk name='vda' type='file'><target file='@DIR@/{}'/><driver type='qcow2'/></disk></disks>"
+FILES = {
+    "ck.xml": f"<domain type='qemu'><name>ck</name><memory unit='MiB'>32</memory><os><type arch='x86_64' machine='pc'>hvm</type></os><devices>{_DISK}<disk type='file' device='cdrom'><target dev='hda' bus='ide'/></disk></devices></domain>",
+    "c1.xml": "<domaincheckpoint><name>c1</name><description>one</description><disks><disk name='vda' checkpoint='bitmap'/></disks></domaincheckpoint>",
+    "x1.xml": "<domaincheckpoint><name>x1</name></domaincheckpoint>",
+    "x2.xml": "<domaincheckpoint><name>x2</name></domaincheckpoint>",
+    "b1.xml": f"<domainbackup mode='push'>{_TARGET.format('full.qcow2')}</domainbackup>",
+    "b2.xml": f"<domainbackup mode='push'><incremental>x1</incremental>{_TARGET.format('inc.qcow2')}</domainbackup>",
+    "b3.xml": "<domainbackup><incremental>nope</incremental></domainbackup>",
+}
+SESSIONS = """
+define @DIR@/ck.xml; checkpoint-list ck; checkpoint-create ck @DIR@/c1.xml; backup-begin ck; backup-dumpxml ck
+start ck; checkpoint-create ck @DIR@/c1.xml; checkpoint-create ck @DIR@/c1.xml; checkpoint-create ck @DIR@/b1.xml
+checkpoint-create-as ck c2 second; checkpoint-create-as ck c3 --diskspec vda,checkpoint=no
+checkpoint-list ck; checkpoint-list ck --parent; checkpoint-list ck --roots; checkpoint-list ck --leaves; checkpoint-list ck --no-leaves; checkpoint-list ck --tree; checkpoint-list ck --from c1; checkpoint-list ck --topological
+checkpoint-info ck c2; checkpoint-parent ck c2; checkpoint-parent ck c1; checkpoint-parent ck nope
+checkpoint-dumpxml ck c2 --no-domain; checkpoint-dumpxml ck c1 --no-domain --size; checkpoint-dumpxml ck nope; checkpoint-dumpxml ck c1 --xpath //domain/name
+checkpoint-delete ck nope; checkpoint-delete ck c1; checkpoint-list ck --parent
+checkpoint-create-as ck c4; checkpoint-create-as ck c5; checkpoint-delete ck c4 --children-only; checkpoint-list ck
+checkpoint-delete ck c4 --metadata; checkpoint-list ck; checkpoint-delete ck c2 --children; checkpoint-list ck
+backup-dumpxml ck
+backup-begin ck @DIR@/b1.xml --checkpointxml @DIR@/x1.xml
+checkpoint-list ck; domjobinfo ck; domjobinfo ck --completed; backup-dumpxml ck; backup-begin ck @DIR@/b1.xml; backup-begin ck @DIR@/b3.xml
+qemu-monitor-command ck --hmp 'qemu-io -d /machine/peripheral/virtio-disk0/virtio-backend "write -P 7 1M 64k"'
+backup-begin ck @DIR@/b1.xml --reuse-external
+backup-begin ck @DIR@/b2.xml --checkpointxml @DIR@/x2.xml
+checkpoint-list ck --parent; checkpoint-dumpxml ck x2 --no-domain; checkpoint-dumpxml ck x1 --no-domain --size
+destroy ck; checkpoint-delete ck x1; undefine ck; undefine ck --checkpoints-metadata; list --all
+"""
+VOLATILE = (
+    (re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22}"), "UUID"),
+    (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d( [+-]\d{4})?"), "MOMENT"),
+    (re.compile(r"<creationTime>\d+"), "<creationTime>MOMENT"),
+    (re.compile(r"Time elapsed:.*"), "ELAPSED"),
+    (re.compile(r"-{20,}"), "RULE"),
+    (re.compile(r"[\d.]+ (m?sec|MiB/sec|ops/sec).*"), "SPEED"),
+    (re.compile(r"64 KiB, \d+ ops; .*"), "SPEED"),
+)
+
+
+def run_all(side: Side) -> list[tuple[int, str, str]]:
+    """Run the sessions, each once what the one before began is over."""
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", side.directory / "a.qcow2", "8M"], check=True)
+    replies = []
+    for line in SESSIONS.strip().split("\n"):
+        replies.append(side.run(line))
+        if line.startswith("backup-begin"):
+            deadline = time.monotonic() + 60
+            while side.run("backup-dumpxml ck")[0] == 0:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+    return replies
+
+
+@pytest.fixture(scope="module")
+def sides(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Side, Side]]:
+    with (
+        side_of("virsh-ours", tmp_path_factory.mktemp("ours"), FILES, VOLATILE) as ours,
+        side_of("virsh-libvirtd", tmp_path_factory.mktemp("theirs"), FILES, VOLATILE) as theirs,
+    ):
+        yield ours, theirs
+
+
+def allocated(image: Path) -> list[int]:
+    """Starts of what an image holds itself."""
+    said = subprocess.run(
+        ["qemu-img", "map", "--output=json", image], capture_output=True, text=True, check=True
+    ).stdout
+    return [run["start"] for run in json.loads(said) if run["data"] and run["depth"] == 0]
+
+
+def test_checkpoints_and_backups_go_as_with_libvirtd(sides: tuple[Side, Side]) -> None:
+    with ThreadPoolExecutor() as pool:
+        mine, real = pool.map(run_all, sides)
+    lines = SESSIONS.strip().split("\n")
+    differing = [
+        f"{line}\n  ours:   {one}\n  theirs: {other}"
+        for line, one, other in zip(lines, mine, real, strict=True)
+        if one != other
+    ]
+    assert not differing, "\n".join(differing)
+    for side in sides:
+        assert allocated(side.directory / "inc.qcow2") == [1 << 20]
+        same = ["qemu-img", "compare", "-q", side.directory / "full.qcow2", side.directory / "a.qcow2"]
+        assert subprocess.run(same, check=False).returncode == 0
+
+
+def test_backup_of_a_daemon_that_was_killed_leaves_nothing(tmp_path: Path) -> None:
+    disk = tmp_path / "a.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "64M"], check=True)
+    text = FILES["ck.xml"].replace("@DIR@", str(tmp_path)).replace("</driver>", "").replace("<name>ck", "<name>slow")
+    (tmp_path / "d.xml").write_text(text)
+    (tmp_path / "b.xml").write_text(FILES["b1.xml"].replace("@DIR@", str(tmp_path)))
+    daemon = DaemonProcess(tmp_path / "root", ["--system"])
+    daemon.start()
+    uri = daemon.uri("qemu+unix:///system")
+    try:
+        for command in (("define", str(tmp_path / "d.xml")), ("start", "slow")):
+            done = virsh(uri, *command)
+            assert done.returncode == 0, done.stderr
+        limit = '{"execute": "stop"}'  # a backup's job does not mind, the guest is of no interest
+        assert virsh(uri, "qemu-monitor-command", "slow", limit).returncode == 0
+        assert virsh(uri, "backup-begin", "slow", str(tmp_path / "b.xml")).returncode == 0
+        daemon.stop(signal.SIGKILL)
+        daemon.start_beside()
+        said = virsh(uri, "qemu-monitor-command", "slow", '{"execute": "query-jobs"}').stdout
+        assert '"return":[]' in said
+        nodes = virsh(uri, "qemu-monitor-command", "slow", '{"execute": "query-named-block-nodes"}').stdout
+        assert "full.qcow2" not in nodes
+        assert virsh(uri, "backup-dumpxml", "slow").returncode == 1
+    finally:
+        virsh(uri, "destroy", "slow")
+        daemon.stop()
