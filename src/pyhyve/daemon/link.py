@@ -32,10 +32,18 @@ LINGER_S: Final = 10.0
 
 
 class SocketLink:
-    """One unix socket. :meth:`start` it with its connection."""
+    """One socket, a unix one or (where descriptors cannot be passed) another. :meth:`start` it with its connection."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, readiness: Readiness, endpoint: socket.socket) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        readiness: Readiness,
+        endpoint: socket.socket,
+        *,
+        passes_descriptors: bool = True,
+    ) -> None:
         endpoint.settimeout(0)
+        self._passes_descriptors = passes_descriptors
         self._loop = loop
         self._readiness = readiness
         self._socket = endpoint
@@ -75,6 +83,9 @@ class SocketLink:
         if self._gone or self._closing:
             _close_fds(fds)
             return
+        if fds and not self._passes_descriptors:
+            _close_fds(fds)
+            fds = ()
         if not self._size and not fds and self._lent_output is None:
             try:
                 sent = self._socket.send(data)
@@ -286,10 +297,9 @@ class SocketLink:
 
 
 class TransportLink(asyncio.Protocol):
-    """One TCP socket, plain or with TLS, on asyncio's own transport.
+    """One TCP socket with TLS, on asyncio's own transport.
 
-    ``started`` is called once the socket stands (TLS: the certificate is verified); it returns the connection to serve,
-    or None to hang up.
+    ``started`` is called once the certificate is verified; it returns the connection to serve, or None to hang up.
     """
 
     def __init__(self, started: Callable[[TransportLink], Connection | None]) -> None:

@@ -10,6 +10,7 @@ import os
 import pwd
 import socket
 import struct
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from pyhyve.daemon.access import Identity
@@ -81,15 +82,15 @@ class Service:
         finally:
             os.umask(mask)
         self._paths.append(path)
-        self._accept_from(listener, read_only=read_only)
+        self._accept_from(listener, partial(self._take_local, read_only=read_only))
 
-    def _accept_from(self, listener: socket.socket, *, read_only: bool) -> None:
+    def _accept_from(self, listener: socket.socket, take: Callable[[socket.socket], None]) -> None:
         listener.settimeout(0)
         listener.listen(BACKLOG)
         self._listeners.append(listener)
-        self._daemon.loop.add_reader(listener, self._accept, listener, read_only)
+        self._daemon.loop.add_reader(listener, self._accept, listener, take)
 
-    def _accept(self, listener: socket.socket, read_only: bool) -> None:  # noqa: FBT001 - add_reader passes by position
+    def _accept(self, listener: socket.socket, take: Callable[[socket.socket], None]) -> None:
         for _ in range(_ACCEPTS):
             try:
                 endpoint, _ = listener.accept()
@@ -99,82 +100,84 @@ class Service:
                 _log.warning("cannot accept a client: %s", error)
                 # Out of descriptors: the listener stays readable; look again when some may be free.
                 self._daemon.loop.remove_reader(listener)
-                self._daemon.loop.call_later(1.0, self._accept_again, listener, read_only)
+                self._daemon.loop.call_later(1.0, self._accept_again, listener, take)
                 return
             if self._is_full():
                 endpoint.close()
                 continue
-            link = SocketLink(self._daemon.loop, self._daemon.readiness, endpoint)
-            connection = Connection(self._daemon, link, _peer(endpoint), read_only=read_only)
-            self._admit(connection, self._settings.unix.auth)
-            link.start(connection)
+            try:
+                take(endpoint)
+            except OSError as error:  # gone again already
+                _log.info("a client did not stay: %s", error)
+                endpoint.close()
 
-    def _accept_again(self, listener: socket.socket, read_only: bool) -> None:  # noqa: FBT001 - call_later, ditto
+    def _accept_again(self, listener: socket.socket, take: Callable[[socket.socket], None]) -> None:
         if listener.fileno() >= 0:
-            self._daemon.loop.add_reader(listener, self._accept, listener, read_only)
+            self._daemon.loop.add_reader(listener, self._accept, listener, take)
+
+    def _take_local(self, endpoint: socket.socket, *, read_only: bool = False) -> None:
+        identity = _peer(endpoint)
+        link = SocketLink(self._daemon.loop, self._daemon.readiness, endpoint)
+        connection = Connection(self._daemon, link, identity, read_only=read_only)
+        self._admit(connection, self._settings.unix.auth)
+        link.start(connection)
+
+    def _take_remote(self, endpoint: socket.socket) -> None:
+        host, port = endpoint.getpeername()[:2]
+        endpoint.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        link = SocketLink(self._daemon.loop, self._daemon.readiness, endpoint, passes_descriptors=False)
+        connection = Connection(self._daemon, link, Identity("tcp", address=f"{host}:{port}"), secure=False)
+        self._admit(connection, self._settings.tcp.auth)
+        link.start(connection)
 
     # -- TCP and TLS --------------------------------------------------------------------------------------------------
 
     async def listen_tcp(self, address: str) -> None:
         """Listen for unencrypted connections on ``HOST[:PORT]``. Raises UserError."""
         host, port = parse_address(address, TCP_PORT)
-        await self._serve(self._tcp_link, "tcp", (host or None, port))
+        try:
+            for listener in await _tcp_listeners(self._daemon.loop, host or None, port):
+                self._accept_from(listener, self._take_remote)
+        except OSError as error:
+            msg = f"cannot listen on tcp:{address}: {error.strerror or error}"
+            raise UserError(msg) from error
 
     async def listen_tls(self, address: str) -> None:
         """Listen for encrypted connections on ``HOST[:PORT]``. Raises UserError."""
         host, port = parse_address(address, TLS_PORT)
-        await self._serve(self._tls_link, "tls", (host or None, port))
+        await self._serve_tls((host or None, port))
 
     async def adopt(self, inherited: Sequence[Inherited]) -> None:
         """Accept clients from sockets systemd opened. Raises UserError."""
         for each in inherited:
             if each.kind == "unix":
-                self._accept_from(each.listener, read_only=each.read_only)
+                self._accept_from(each.listener, partial(self._take_local, read_only=each.read_only))
+            elif each.kind == "tcp":
+                self._accept_from(each.listener, self._take_remote)
             else:
-                make = self._tls_link if each.kind == "tls" else self._tcp_link
-                await self._serve(make, each.kind, None, each.listener)
+                await self._serve_tls(None, each.listener)
 
-    async def _serve(
-        self,
-        make: Callable[[], TransportLink],
-        kind: str,
-        address: tuple[str | None, int] | None,
-        listener: socket.socket | None = None,
-    ) -> None:
-        context = None
-        if kind == "tls":
-            context = self._tls = self._tls or server_context(self._settings.tls)
-        handshake_s = HANDSHAKE_S if context else None
+    async def _serve_tls(self, address: tuple[str | None, int] | None, listener: socket.socket | None = None) -> None:
+        context = self._tls = self._tls or server_context(self._settings.tls)
         loop = self._daemon.loop
         try:
             if address is not None:
                 host, port = address
                 server = await loop.create_server(
-                    make, host, port, ssl=context, backlog=BACKLOG, ssl_handshake_timeout=handshake_s
+                    self._tls_link, host, port, ssl=context, backlog=BACKLOG, ssl_handshake_timeout=HANDSHAKE_S
                 )
             else:
                 assert listener is not None  # noqa: S101 - for the type checker: it is one or the other
                 server = await loop.create_server(
-                    make, sock=listener, ssl=context, backlog=BACKLOG, ssl_handshake_timeout=handshake_s
+                    self._tls_link, sock=listener, ssl=context, backlog=BACKLOG, ssl_handshake_timeout=HANDSHAKE_S
                 )
         except OSError as error:
-            msg = f"cannot listen on {kind}:{address}: {error.strerror or error}"
+            msg = f"cannot listen on tls:{address}: {error.strerror or error}"
             raise UserError(msg) from error
         self._servers.append(server)
 
-    def _tcp_link(self) -> TransportLink:
-        return TransportLink(self._started_tcp)
-
     def _tls_link(self) -> TransportLink:
         return TransportLink(self._started_tls)
-
-    def _started_tcp(self, link: TransportLink) -> Connection | None:
-        if self._is_full():
-            return None
-        identity = Identity("tcp", address=link.peer)
-        connection = Connection(self._daemon, link, identity, secure=False)
-        self._admit(connection, self._settings.tcp.auth)
-        return connection
 
     def _started_tls(self, link: TransportLink) -> Connection | None:
         name = distinguished_name(link.certificate)
@@ -235,6 +238,28 @@ class Service:
         for path in self._paths:
             path.unlink(missing_ok=True)
         self._paths.clear()
+
+
+async def _tcp_listeners(loop: asyncio.AbstractEventLoop, host: str | None, port: int) -> list[socket.socket]:
+    """Return a bound socket for each address a name stands for (no name: any of the host's). Raises OSError."""
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    listeners: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            try:
+                listener = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
+            except OSError:  # a host without that family
+                continue
+            listeners.append(listener)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind(address)
+    except OSError:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
 
 
 def _dismiss_stranger(connection: Connection) -> None:
