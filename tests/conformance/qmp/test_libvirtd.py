@@ -66,7 +66,12 @@ DOMAIN = """<domain type='qemu'>
   <devices><emulator>{emulator}</emulator>
     <disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{work}/disk.qcow2'/>
       <target dev='vda' bus='virtio'/></disk>
+    <disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{work}/ide.raw'/>
+      <target dev='hda' bus='ide'/></disk>
+    <disk type='file' device='cdrom'><driver name='qemu' type='raw'/><source file='{work}/disc.raw'/>
+      <target dev='hdc' bus='ide'/><readonly/></disk>
     <interface type='ethernet'><target dev='tap0' managed='yes'/><model type='virtio'/></interface>
+    <video><model type='vga'/></video>
     <serial type='file'><source path='{work}/serial.log'/></serial>
     <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
     <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
@@ -91,6 +96,10 @@ VERBS = [
     "dommemstat guest",
     "setmem guest 160M --live",
     "domstats guest",
+    "send-key guest KEY_LEFTSHIFT KEY_A",
+    "screenshot guest {work}/shot.png",
+    "change-media guest hdc --eject",
+    "change-media guest hdc {work}/disc.raw --insert",
     "domblkinfo guest vda",
     "domblkstat guest vda",
     "domiflist guest",
@@ -126,7 +135,8 @@ def test_virsh_manages_a_guest(tmp_path: Path) -> None:
     except UserError as error:
         pytest.skip(f"the guest cannot be built here: {error}")
     create_image(str(tmp_path / "disk.qcow2"), "qcow2", 32 << 20)
-    create_image(str(tmp_path / "second.raw"), "raw", 8 << 20)
+    for name in ("second", "ide", "disc"):
+        create_image(str(tmp_path / f"{name}.raw"), "raw", 8 << 20)
     emulator = tmp_path / "emulator"
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     path = os.pathsep.join(entry for entry in sys.path if entry)
@@ -165,4 +175,5 @@ def test_virsh_manages_a_guest(tmp_path: Path) -> None:
     failed = [answer for answer in answers if answer[0] != "0"]
     log = tmp_path / "log" / "qemu" / "guest.log"
     assert failed == [], (failed, log.read_text()[-2000:] if log.exists() else done.stderr)
+    assert (tmp_path / "shot.png").read_bytes().startswith(b"\x89PNG")
     assert [answer[1] for answer in answers] == [verb.split()[0] for verb in VERBS if verb != "BOOTED"]
