@@ -13,6 +13,7 @@ _OEM_TABLE_ID = b"PYHYVEPC"
 _CREATOR_ID = b"PYHV"
 _HEADER_BYTES = 36
 _ALIGN_BYTES = 64
+_ISA_IRQS = 16
 
 _IAPC_LEGACY_DEVICES, _IAPC_8042, _IAPC_NO_VGA = 1 << 0, 1 << 1, 1 << 2
 _FADT_WBINVD, _FADT_C1, _FADT_NO_SLEEP_BUTTON, _FADT_NO_RTC_WAKE = 1 << 0, 1 << 2, 1 << 5, 1 << 6
@@ -41,6 +42,9 @@ class AcpiPlatform:
     """Ports of PCI hotplug (`devices.chipset.acpi_hotplug`)."""
     hotplug_slots: tuple[int, ...] = ()
     """Slots whose devices may come and go."""
+    ecam: tuple[int, int] | None = None
+    """Address and size of PCI's configuration space in memory: the bus is PCI Express."""
+    isa_slot: int = 1
     mmio_devices: tuple[tuple[int, int, int], ...] = ()
     """Address, bytes and GSI of each virtio device over MMIO."""
     has_pci: bool = True
@@ -73,8 +77,11 @@ def build_acpi(platform: AcpiPlatform, base: int) -> tuple[bytes, int]:
     dsdt = place(table(b"DSDT", 2, dsdt_body(platform)))
     fadt = place(table(b"FACP", 4, _fadt_body(platform, facs, dsdt)))
     madt = place(table(b"APIC", 4, _madt_body(platform)))
-    rsdt = place(table(b"RSDT", 1, struct.pack("<II", fadt, madt)))
-    xsdt = place(table(b"XSDT", 1, struct.pack("<QQ", fadt, madt)))
+    found = [fadt, madt]
+    if platform.ecam is not None:
+        found.append(place(table(b"MCFG", 1, _mcfg_body(*platform.ecam))))
+    rsdt = place(table(b"RSDT", 1, struct.pack(f"<{len(found)}I", *found)))
+    xsdt = place(table(b"XSDT", 1, struct.pack(f"<{len(found)}Q", *found)))
     image[:36] = _rsdp(rsdt, xsdt)
     return bytes(image), base
 
@@ -148,8 +155,15 @@ def _madt_body(platform: AcpiPlatform) -> bytes:
         body += struct.pack("<BBBBI", 0, 8, index, index, 1)
     body += struct.pack("<BBBBII", 1, 12, platform.cpus, 0, platform.ioapic_base, 0)
     for irq in sorted({platform.sci_irq, *(platform.pci_irqs if platform.has_pci else ())}):
+        if irq >= _ISA_IRQS:
+            break
         body += struct.pack("<BBBBIH", 2, 10, 0, irq, irq, _LEVEL_ACTIVE_HIGH)
     return body + struct.pack("<BBBHB", 4, 6, 0xFF, 0, 1)
+
+
+def _mcfg_body(base: int, size: int) -> bytes:
+    """Where configuration space is (PCI Firmware Specification 3.3, 4.1.2): 1 MiB for each bus of segment 0."""
+    return bytes(8) + struct.pack("<QHBB4x", base, 0, 0, (size >> 20) - 1)
 
 
 def dsdt_body(platform: AcpiPlatform) -> bytes:
@@ -234,9 +248,12 @@ def _pci_root(platform: AcpiPlatform) -> bytes:
         aml.dword_memory(platform.pci_window_first, platform.pci_window_last),
         aml.qword_memory(platform.pci_window64_first, platform.pci_window64_last),
     ]
-    return aml.device(
+    names = [aml.named("_HID", aml.eisa_id("PNP0A03"))]
+    if platform.ecam is not None:
+        names = [aml.named("_HID", aml.eisa_id("PNP0A08")), aml.named("_CID", aml.eisa_id("PNP0A03"))]
+    return _configuration_space(platform) + aml.device(
         "PCI0",
-        aml.named("_HID", aml.eisa_id("PNP0A03")),
+        *names,
         aml.named("_UID", aml.integer(0)),
         aml.named("_BBN", aml.integer(0)),
         aml.named("_CRS", aml.resources(*windows)),
@@ -244,6 +261,14 @@ def _pci_root(platform: AcpiPlatform) -> bytes:
         _isa_bridge(platform),
         _hotplug_slots(platform) if platform.hotplug_slots else b"",
     )
+
+
+def _configuration_space(platform: AcpiPlatform) -> bytes:
+    """The motherboard's claim to it (PCI Firmware Specification 3.3, 4.1.2)."""
+    if platform.ecam is None:
+        return b""
+    place = aml.resources(aml.fixed_memory(*platform.ecam))
+    return aml.device("MBRD", aml.named("_HID", aml.eisa_id("PNP0C02")), aml.named("_CRS", place))
 
 
 def _routing(platform: AcpiPlatform) -> bytes:
@@ -258,7 +283,7 @@ def _routing(platform: AcpiPlatform) -> bytes:
 
 
 def _isa_bridge(platform: AcpiPlatform) -> bytes:
-    return aml.device("ISA", aml.named("_ADR", aml.integer(0x0001_0000)), *_isa_devices(platform))
+    return aml.device("ISA", aml.named("_ADR", aml.integer(platform.isa_slot << 16)), *_isa_devices(platform))
 
 
 def _isa_devices(platform: AcpiPlatform) -> list[bytes]:

@@ -43,12 +43,20 @@ class MemoryLayout:
     above_4g: int
     reserved: tuple[tuple[int, int], ...] = ()
     """(address, size) of further memory that the guest's operating system must leave alone."""
+    ecam_bytes: int = 0
+    """Size of the PCI configuration space in memory, which begins where RAM below 4 GiB ends at most."""
+    ecam_base: int = 0
 
     @classmethod
-    def of(cls, memory_bytes: int) -> MemoryLayout:
-        """Split `memory_bytes`."""
-        below = min(memory_bytes, LOW_RAM_LIMIT)
-        return cls(below, memory_bytes - below)
+    def of(cls, memory_bytes: int, ecam: tuple[int, int] = (0, 0)) -> MemoryLayout:
+        """Split `memory_bytes` around the hole; `ecam`: address and size of PCI's configuration space, if in memory."""
+        below = min(memory_bytes, ecam[0] or LOW_RAM_LIMIT)
+        return cls(below, memory_bytes - below, ecam_base=ecam[0], ecam_bytes=ecam[1])
+
+    def reserving(self, base: int, size_bytes: int) -> MemoryLayout:
+        """The same with another range in `reserved`."""
+        reserved = (*self.reserved, (base, size_bytes))
+        return MemoryLayout(self.below_4g, self.above_4g, reserved, self.ecam_bytes, self.ecam_base)
 
     @property
     def ram_ranges(self) -> tuple[tuple[int, int], ...]:
@@ -60,8 +68,9 @@ class MemoryLayout:
 
     @property
     def below_4g_window(self) -> int:
-        """Where PCI memory below 4 GiB begins: after RAM, on a 256 MiB boundary."""
-        return -(-self.below_4g // _WINDOW_ALIGN) * _WINDOW_ALIGN
+        """Where PCI memory below 4 GiB begins: after RAM and configuration space, on a 256 MiB boundary."""
+        end = max(self.below_4g, self.ecam_base + self.ecam_bytes)
+        return -(-end // _WINDOW_ALIGN) * _WINDOW_ALIGN
 
     @property
     def window64(self) -> int:
@@ -78,6 +87,8 @@ class MemoryLayout:
         ]
         if self.below_4g > ONE_MIB:
             entries.append(E820Entry(ONE_MIB, self.below_4g - ONE_MIB, MemoryType.RAM))
+        if self.ecam_bytes:
+            entries.append(E820Entry(self.ecam_base, self.ecam_bytes, MemoryType.RESERVED))
         if self.above_4g:
             entries.append(E820Entry(FOUR_GIB, self.above_4g, MemoryType.RAM))
         return (*entries, *(E820Entry(base, size, MemoryType.RESERVED) for base, size in self.reserved))

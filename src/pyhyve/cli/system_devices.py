@@ -117,12 +117,15 @@ class DeviceSet:
                 self._default_places.add(disk.index)
         self.disks.append(disk)
 
-    def go_without_pci(self) -> None:
-        """A board without PCI: disks that nothing was said of, and cards of `-nic`, are virtio devices over MMIO."""
+    def go_without_ide(self) -> None:
+        """A board without IDE: disks of which it was not asked for are virtio ones."""
         self.disks = [
             replace(disk, interface=DiskInterface.VIRTIO, index=None) if disk.index in self._default_places else disk
             for disk in self.disks
         ]
+
+    def go_without_pci(self) -> None:
+        """A board without PCI: cards of `-nic` are virtio devices over MMIO."""
         self.devices = [
             {**device, "driver": _BARE_CARD} if str(device.get("netdev", "")).startswith("#nic") else device
             for device in self.devices

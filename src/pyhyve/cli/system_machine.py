@@ -36,10 +36,13 @@ if TYPE_CHECKING:
 MACHINES = {
     "pc": "Standard PC (i440FX + PIIX, 1996) (alias of pc-i440fx-7.2)",
     "pc-i440fx-7.2": "Standard PC (i440FX + PIIX, 1996) (default)",
+    "q35": "Standard PC (Q35 + ICH9, 2009) (alias of pc-q35-7.2)",
+    "pc-q35-7.2": "Standard PC (Q35 + ICH9, 2009)",
     "microvm": "microvm (i386)",
     "none": "empty machine",
 }
-_NOT_HERE = {"q35": "pc", "isapc": "pc"}
+_NOT_HERE = {"q35": "q35", "isapc": "pc"}
+_BOARDS = {"q35": Board.Q35, "pc-q35-7.2": Board.Q35, "microvm": Board.MICROVM}
 """Machine types of QEMU that are not there, and what to use instead."""
 DEFAULT_MEMORY_BYTES = 128 << 20
 OPTIONS = {
@@ -73,8 +76,8 @@ OPTIONS = {
     "kernel": Option("FILE", "Linux bzImage or PVH ELF kernel"),
     "loadvm": Option("TAG", "go on from a snapshot in the disks"),
     "m": Option("[size=]SIZE", "guest memory (default: 128M)"),
-    "M": Option("pc|microvm", "as -machine"),
-    "machine": Option("[type=]pc|microvm,…", "machine type (-machine help lists them)"),
+    "M": Option("pc|q35|microvm", "as -machine"),
+    "machine": Option("[type=]pc|q35|microvm,…", "machine type (-machine help lists them)"),
     "mon": Option("chardev=ID,mode=control|readline", "QMP, or a monitor for people, on a character device"),
     "monitor": Option("stdio|none|unix:PATH|tcp:HOST:PORT", "a monitor for people"),
     "msg": Option("timestamp=on|off", "put the time in front of error messages"),
@@ -182,7 +185,10 @@ class SystemSettings:
         if users and self.daemonize:
             msg = "-daemonize: nothing can be on the terminal (-serial null or -serial file:PATH)"
             raise InputError(msg)
-        is_bare = self._changes.get("board") is Board.MICROVM
+        board = self._changes.get("board", Board.PC)
+        is_bare = board is Board.MICROVM
+        if board is not Board.PC:
+            self._devices.go_without_ide()
         if is_bare:
             self._devices.go_without_pci()
         disks = self._devices.disks
@@ -427,7 +433,7 @@ class SystemSettings:
             raise InputError(msg)
         if kind is not None:
             self._changes["is_empty"] = kind == "none"
-            self._changes["board"] = Board.MICROVM if kind == "microvm" else Board.PC
+            self._changes["board"] = _BOARDS.get(kind, Board.PC)
         accel = given.take("accel")
         if accel is not None:
             self._add_accel(accel)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import threading
 import time
 
-from pyhyve.accel.api import BufferedReads
 from pyhyve.accel.select import open_vm
 from pyhyve.backends.ioloop import IoLoop
 from pyhyve.boot.acpi import AcpiPlatform, build_acpi
-from pyhyve.boot.e820 import FOUR_GIB, TABLES_BASE, MemoryLayout
+from pyhyve.boot.e820 import FOUR_GIB, TABLES_BASE
 from pyhyve.boot.linux import LinuxBoot, load_linux
 from pyhyve.boot.smbios import ENTRY_POINT_BYTES, build_smbios
 from pyhyve.devices.bus import AddressMap
@@ -26,10 +25,10 @@ from pyhyve.devices.chipset.mc146818 import Mc146818, cmos_memory_bytes
 from pyhyve.devices.chipset.ports import DebugConsole, ScratchPorts
 from pyhyve.devices.irq import spec as irq_spec
 from pyhyve.devices.pci.bus import PciBus
-from pyhyve.devices.pci.i440fx import CONFIG_PORT, CONFIG_PORT_SIZE, ConfigPorts, I440fxBridge, Piix3IsaBridge
+from pyhyve.devices.pci.i440fx import CONFIG_PORT, CONFIG_PORT_SIZE, ConfigPorts
 from pyhyve.devices.serial.spec import PORT_COUNT as UART_PORTS
 from pyhyve.devices.serial.uart16550 import Uart16550
-from pyhyve.machine import trace
+from pyhyve.machine import boards, trace
 from pyhyve.machine.block.errors import ChangeError
 from pyhyve.machine.boot_paths import boot_paths
 from pyhyve.machine.chardevs import open_chardev
@@ -57,8 +56,6 @@ if TYPE_CHECKING:
     from pyhyve.backends.chardev import Chardev
     from pyhyve.backends.net import NetBackend
     from pyhyve.devices.contracts import Clock, IrqLine
-    from pyhyve.devices.display.vga import StdVga
-    from pyhyve.devices.ide.piix3 import Piix3Ide
     from pyhyve.devices.irq.chip import ApicInterruptChip
     from pyhyve.machine.config import DiskConfig, MachineConfig, NetConfig
 
@@ -94,16 +91,6 @@ class _GsiLine:
         self._chip.set_gsi(self._gsi, level=level)
 
 
-def locked(lock: threading.RLock, take: Callable[[int, int], bytes]) -> Callable[[int, int], bytes]:
-    """`take`, with the machine lock held."""
-
-    def call(most: int, size: int) -> bytes:
-        with lock:
-            return take(most, size)
-
-    return call
-
-
 def _log_firmware(text: str, *values: object) -> None:
     _FIRMWARE_LOG.debug(text, *values)
 
@@ -126,10 +113,9 @@ class _Builder:
         self.config = config
         self.firmware = firmware
         self.vm = vm
-        self.layout = MemoryLayout.of(config.memory_bytes)
+        self.layout = boards.layout_of(config)
         if config.has_generation_id:
-            page = (GENERATION_ID_GPA, GENERATION_ID_BYTES)
-            self.layout = MemoryLayout(self.layout.below_4g, self.layout.above_4g, (page,))
+            self.layout = self.layout.reserving(GENERATION_ID_GPA, GENERATION_ID_BYTES)
         self.lock = threading.RLock()
         io = IoLoop("machine")
         self.loop = MachineLoop(io, self.lock)
@@ -154,7 +140,7 @@ class _Builder:
             tsc = vm if isinstance(vm, TscSource) else ClockTsc(self.loop.clock)
             self.chip = ApicInterruptChip(self.lock, self.loop.clock, self.loop.timers, tsc, config.cpus)
         self.irqs: InterruptChip = vm.irqchip() if self.chip is None else self.chip
-        self.isa_bridge = Piix3IsaBridge(self.irqs.set_gsi)
+        self.isa_bridge = boards.make_isa_bridge(config, self.irqs.set_gsi)
         self.pci = PciBus(self.ports, self.memory, send_msi=self.irqs.send_msi, set_pirq=self.isa_bridge.set_pirq)
         self.console = console
         self.identity = Identity.of(config.uuid)
@@ -171,7 +157,7 @@ class _Builder:
         )
         self.hardware.io_stopped = self.machine.io_error
         if config.needs_vga_memory:
-            self.hardware.make_vga = self._make_vga
+            self.hardware.make_vga = lambda: boards.make_vga(vm.memory, self.ports, has_firmware=firmware is not None)
         if config.has_generation_id:
             self.hardware.make_generation_id = self._make_generation_id
         self.parts.inventory = Inventory(config, self.identity, self.pci, self.hardware)
@@ -253,7 +239,8 @@ class _Builder:
         self.parts.pm = pm
         resets += [rtc.reset, keyboard.reset, port_a.reset, pm.reset, gpe.reset]
         if self.config.board is Board.MICROVM:
-            self._virtio_mmio()
+            self.hardware.mmio = boards.make_mmio_bus(self.hardware, self.memory, self)
+            resets.append(self.hardware.mmio.reset)
         else:
             self._pci_bus(gpe)
 
@@ -264,20 +251,11 @@ class _Builder:
         config_ports = ConfigPorts(self.pci, self.machine.reset_requested)
         self.ports.add(HOTPLUG_PORT, HOTPLUG_PORTS, hotplug, name="PCI hotplug")
         self.ports.add(CONFIG_PORT, CONFIG_PORT_SIZE, config_ports, name="PCI configuration")
-        self.pci.attach(I440fxBridge(), 0)
-        self.pci.attach(self.isa_bridge, 1)
+        boards.attach_bridges(self.config, self.hardware, self.isa_bridge, self.memory)
+        if self.config.board is Board.PC:
+            self.hardware.make_ide = lambda: boards.make_ide(self.hardware, self.isa_bridge.slot, self.ports, self)
         self.parts.saveables |= {"pci-config": config_ports, "pci-hotplug": hotplug}
         self.parts.resets += [config_ports.reset, self.pci.reset]
-        self.hardware.make_ide = self._make_ide
-
-    def _virtio_mmio(self) -> None:
-        """Places for virtio devices, on a board without PCI."""
-        from pyhyve.devices.virtio.mmio_bus import MmioBus  # noqa: PLC0415 - few boards have them
-
-        # KVM's event descriptors do not tell which queue was notified.
-        notify = None if self.vm.has_kernel_irqchip else self.hardware.notify
-        self.hardware.mmio = MmioBus(self.memory, self.line, notify)
-        self.parts.resets.append(self.hardware.mmio.reset)
 
     def _serial(self) -> None:
         serials = self.config.additions.serials
@@ -299,40 +277,12 @@ class _Builder:
         self.parts.saveables[f"com{len(self.hardware.serial_ports) + 1}"] = uart
         return uart
 
-    def _make_ide(self) -> Piix3Ide:
-        """The IDE function beside the ISA bridge, with its channels at their ports."""
-        from pyhyve.devices.ide.piix3 import CHANNEL_IRQS, CHANNEL_PORTS, Piix3Ide  # noqa: PLC0415 - when wanted
-
-        controller = Piix3Ide([self.line(irq) for irq in CHANNEL_IRQS], self.vm.memory, self.lock)
-        for number, (channel, (command, control)) in enumerate(zip(controller.channels, CHANNEL_PORTS, strict=True)):
-            self.ports.add(command, 8, channel, name=f"IDE channel {number}")
-            self.ports.add(control, 1, channel.control, name=f"IDE channel {number} control", width=1)
-            if isinstance(self.vm, BufferedReads):
-                self.vm.on_buffered_read(command, locked(self.lock, channel.take))
-        self.pci.attach(controller, self.isa_bridge.slot, 1)
-        return controller
-
     def _make_generation_id(self, identifier: bytes | None) -> GenerationId:
         """The device whose memory was there before the engine."""
         device = GenerationId(self.vm.memory, identifier, self._raise_generation)
         self.parts.resets.append(device.reset)
         self.parts.saveables["generation-id"] = device
         return device
-
-    def _make_vga(self) -> StdVga:
-        """The card, its ports in their places; its memory was there before the engine."""
-        from pyhyve.devices.display.vga import StdVga  # noqa: PLC0415 - when wanted
-        from pyhyve.devices.display.vga_spec import DISPI_PORT, DISPI_PORTS, VGA_PORT, VGA_PORTS  # noqa: PLC0415
-
-        rom = b""
-        if self.firmware is not None:
-            from pyhyve.boot.firmware import read_vga_bios  # noqa: PLC0415 - kernels are loaded without it
-
-            rom = read_vga_bios()
-        vga = StdVga(self.vm.memory, rom)
-        self.ports.add(VGA_PORT, VGA_PORTS, vga.registers, name="VGA", width=2)
-        self.ports.add(DISPI_PORT, DISPI_PORTS, vga.registers.dispi_ports, name="VBE")
-        return vga
 
     def _plug(self) -> None:
         """Add what the configuration asks for, in an order in which each finds what it names."""
@@ -451,7 +401,10 @@ class _Builder:
             pci_window64_last=self.layout.window64 + PCI_WINDOW64_BYTES - 1,
             serial_ports=tuple(self.hardware.serial_ports),
             hotplug_base=HOTPLUG_PORT,
-            hotplug_slots=tuple(range(2, 32)),
+            hotplug_slots=tuple(slot for slot in range(1, 32) if slot != self.isa_bridge.slot),
+            pci_irqs=boards.pci_irqs(self.isa_bridge),
+            ecam=(self.layout.ecam_base, self.layout.ecam_bytes) if self.layout.ecam_bytes else None,
+            isa_slot=self.isa_bridge.slot,
             pm_base=PM_PORT,
             gpe_base=GPE_PORT,
             smi_command_port=SMI_PORT,
@@ -482,10 +435,12 @@ class _Builder:
         if config.kernel is None:
             return
         if self.hardware.mmio is None:
+            if self.layout.ecam_bytes:
+                boards.open_configuration_space(self.pci, self.layout.ecam_base)
             configure_pci(self.pci, window_first=self.layout.below_4g_window, irq_of=self.isa_bridge.irq_of)
         platform = self._platform()
         if self.chip is not None:
-            level_irqs = {SCI_IRQ, *(platform.pci_irqs if platform.has_pci else ())}
+            level_irqs = {SCI_IRQ, *(irq for irq in platform.pci_irqs if platform.has_pci and irq < 16)}
             for number in range(2):
                 self.chip.pic.elcr_write(number, sum(1 << (irq & 7) for irq in level_irqs if irq >> 3 == number))
         tables, rsdp = build_acpi(platform, TABLES_BASE)
@@ -547,7 +502,7 @@ def build(
         firmware = read_firmware(config.firmware or find_firmware())
     memory = GuestMemory(shared=config.memory is MemoryKind.SHARED, huge_pages=config.huge_pages)
     try:
-        for gpa, size in MemoryLayout.of(config.memory_bytes).ram_ranges:
+        for gpa, size in boards.layout_of(config).ram_ranges:
             memory.add(gpa, size)
         if config.needs_vga_memory:
             from pyhyve.devices.display.vga import FRAME_BUFFER, FRAME_BUFFER_BYTES  # noqa: PLC0415 - when wanted

@@ -83,6 +83,8 @@ class Board(StrEnum):
 
     PC = "pc"
     """An i440FX with a PIIX3: PCI, IDE, firmware."""
+    Q35 = "q35"
+    """A Q35 with an ICH9: PCI Express, firmware; no IDE."""
     MICROVM = "microvm"
     """No PCI: virtio devices over MMIO, and a kernel that is started directly."""
 
@@ -421,6 +423,9 @@ class MachineConfig:
             raise ConfigError(msg)
         if self.board is Board.MICROVM:
             self._check_microvm()
+        elif self.board is Board.Q35 and any(disk.interface is DiskInterface.IDE for disk in self.disks):
+            msg = "machine q35: there is no IDE or SATA controller (use if=virtio)"
+            raise ConfigError(msg)
         on_pci = [disk for disk in self.disks if disk.interface is not DiskInterface.IDE]
         count = len(on_pci) + len(self.nets) + len(self.extras)
         if count > MAX_DEVICES:

@@ -230,3 +230,13 @@ def test_memory_layout_splits_around_the_hole() -> None:
     for first, second in pairwise(ranges):
         assert first.base + first.size_bytes <= second.base
     assert layout.window64 >= (1 << 32) + (5 << 30)
+
+
+def test_memory_makes_room_for_pci_express() -> None:
+    layout = MemoryLayout.of(3 << 30, (0xB000_0000, 256 << 20))
+    assert (layout.below_4g, layout.above_4g) == (0xB000_0000, 0x1000_0000)
+    assert layout.below_4g_window == 0xC000_0000
+    assert (0xB000_0000, 256 << 20, MemoryType.RESERVED) in [
+        (entry.base, entry.size_bytes, entry.type) for entry in layout.e820()
+    ]
+    assert MemoryLayout.of(64 << 20, (0xB000_0000, 256 << 20)).below_4g_window == 0xC000_0000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -22,9 +23,9 @@ PLATFORM = AcpiPlatform(
 )
 
 
-def tables() -> dict[bytes, bytes]:
+def tables(platform: AcpiPlatform = PLATFORM) -> dict[bytes, bytes]:
     """Every table by signature, found the way a kernel does."""
-    image, rsdp = build_acpi(PLATFORM, BASE)
+    image, rsdp = build_acpi(platform, BASE)
     assert rsdp == BASE
     assert image[:8] == b"RSD PTR "
     assert sum(image[:20]) & 0xFF == 0
@@ -54,6 +55,33 @@ def test_checksums_and_signatures() -> None:
         assert data[:4] == signature
         if signature != b"FACS":
             assert sum(data) & 0xFF == 0, signature
+
+
+def test_pci_express_has_its_configuration_space_in_the_tables() -> None:
+    found = tables(replace(PLATFORM, ecam=(0xB000_0000, 256 << 20), pci_irqs=(16, 17, 18, 19), isa_slot=31))
+    assert struct.unpack("<QHBB4x", found[b"MCFG"][44:]) == (0xB000_0000, 0, 0, 255)
+    assert sum(found[b"MCFG"]) & 0xFF == 0
+    assert aml.eisa_id("PNP0A08") in found[b"DSDT"]
+    assert aml.fixed_memory(0xB000_0000, 256 << 20) in found[b"DSDT"]
+    # Only ISA interrupts have a source to override.
+    assert found[b"APIC"].count(b"\x02\x0a") == 1
+
+
+def test_board_without_pci_has_its_devices_in_the_tables() -> None:
+    found = tables(replace(PLATFORM, has_pci=False, mmio_devices=((0xFEB0_0000, 512, 16), (0xFEB0_0200, 512, 17))))
+    dsdt = found[b"DSDT"]
+    assert b"PCI0" not in dsdt
+    assert dsdt.count(b"LNRO0005") == 2
+    assert aml.interrupt(17) in dsdt
+    assert b"COM1" in dsdt
+
+
+def test_boot_flags_tell_of_screen_and_keyboard() -> None:
+    flags = [
+        struct.unpack_from("<H", tables(replace(PLATFORM, has_vga=vga, has_keyboard=keyboard))[b"FACP"], 109)[0]
+        for vga, keyboard in ((False, False), (True, False), (True, True))
+    ]
+    assert flags == [0b101, 0b001, 0b011]
 
 
 def test_fadt_fields_at_their_offsets() -> None:

@@ -126,6 +126,17 @@ def test_microvm_has_virtio_devices_without_pci(image: str) -> None:
         configure("-M", "microvm")
 
 
+def test_q35_has_virtio_disks_by_default(image: str) -> None:
+    config = configure("-M", "q35", "-hda", image, "-cdrom", image)
+    assert (config.board, config.has_vga, config.has_keyboard) == (Board.Q35, True, True)
+    assert [(found.interface, found.is_cdrom) for found in config.disks] == [
+        (DiskInterface.VIRTIO, False),
+        (DiskInterface.VIRTIO, True),
+    ]
+    with pytest.raises(InputError, match="no IDE or SATA controller"):
+        configure("-M", "pc-q35-7.2", "-drive", f"file={image},if=ide")
+
+
 def test_boot_options_for_firmware() -> None:
     config = configure("-boot", "order=dc,once=d,menu=on,splash-time=1500,strict=on")
     assert (config.boot_order, config.boot_once, config.boot_menu) == ("dc", "d", True)
@@ -250,7 +261,7 @@ def test_monitors() -> None:
         ("-m", "-m: requires an argument"),
         ("-m 1G,slots=2", "'slots'"),
         ("-m x", "-m x: not a size"),
-        ("-machine q35", "-machine q35: not supported (use pc)"),
+        ("-machine pc-q35-9.0", "-machine pc-q35-9.0: not supported (use q35)"),
         ("-machine isapc", "-machine isapc: not supported (use pc)"),
         ("-machine pc,memory-backend=m", "there is no memory backend of that name"),
         ("-smp 4,cores=3", "is not the number of processors (4)"),

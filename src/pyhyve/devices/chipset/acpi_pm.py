@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 PM_SIZE = 0x40
 PM1_CONTROL = 4
 PM_TIMER = 8
+SMI_ENABLE, SMI_SET_UP = 0x30, 1 << 5
+"""SMI_EN of the ICH9 (316972, 13.8.3.11), and its bit for the command port."""
 GPE_SIZE = 4
 TIMER_FREQUENCY_HZ = 3_579_545
 ACPI_ENABLE = 0xF1
@@ -107,7 +109,8 @@ class AcpiPm:
             value = self._ticks() & 0xFF_FFFF
             offset -= PM_TIMER
         else:
-            return 0
+            # There is no system management mode: firmware of an ICH9 is told that it is set up already.
+            return SMI_SET_UP if offset == SMI_ENABLE else 0
         return value >> (8 * offset) & ((1 << (8 * size)) - 1)
 
     def write(self, offset: int, size: int, value: int) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pyhyve.accel.cpu_models import MODEL_NAMES
 from pyhyve.machine.hardware.models import MODELS
 from pyhyve.machine.hardware.objects import KINDS
-from pyhyve.machine.monitor.versions import MACHINE_TYPE, MICROVM_MACHINE
+from pyhyve.machine.monitor.versions import MACHINE_TYPE, MICROVM_MACHINE, Q35_MACHINE
 from pyhyve.support.records import dataclass, field
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def _types() -> dict[str, QomType]:
         found.append(QomType(kind, parent, properties=_OBJECT_PROPERTIES.get(kind, {})))
     found += [QomType(f"{name}-x86_64-cpu", "x86_64-cpu") for name in MODEL_NAMES]
     found.append(QomType(f"{MACHINE_TYPE}-machine", "generic-pc-machine", properties=_MACHINE))
+    found.append(QomType(f"{Q35_MACHINE}-machine", "generic-pc-machine", properties=_MACHINE))
     found.append(QomType(f"{MICROVM_MACHINE}-machine", "x86-machine", properties=_MACHINE))
     found.append(QomType("none-machine", "machine", properties=_MACHINE))
     found += [QomType(name, "accel") for name in ("tcg-accel", "kvm-accel")]

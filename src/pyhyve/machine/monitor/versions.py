@@ -15,6 +15,7 @@ COMPATIBLE_VERSION = {"major": 7, "minor": 2, "micro": 0}
 MACHINE_TYPE = "pc-i440fx-7.2"
 MACHINE_ALIAS = "pc"
 MICROVM_MACHINE = "microvm"
+Q35_MACHINE = "pc-q35-7.2"
 NONE_MACHINE = "none"
 
 
@@ -22,7 +23,7 @@ def machine_type(config: MachineConfig) -> str:
     """QEMU's name for what a machine is."""
     if config.is_empty:
         return NONE_MACHINE
-    return MICROVM_MACHINE if config.board is Board.MICROVM else MACHINE_TYPE
+    return {Board.MICROVM: MICROVM_MACHINE, Board.Q35: Q35_MACHINE}.get(config.board, MACHINE_TYPE)
 
 
 def version_info() -> dict[str, Any]:
