@@ -320,7 +320,12 @@ class ServerProtocol:
 
 
 def _remember(said: bytes, row: Procedure, arguments: Any) -> None:  # noqa: ANN401 - a record with any fields
-    """Remember what a call says, unless it could be changed by whoever is given it."""
+    """Remember what a question says, unless it could be changed by whoever is given it.
+
+    No other call: it may bring a password.
+    """
+    if Trait.READ not in row.traits:
+        return
     try:
         hash(arguments)
     except TypeError:

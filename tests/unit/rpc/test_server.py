@@ -13,6 +13,7 @@ from pyhyve.rpc.client import StreamHole as DownloadedHole
 from pyhyve.rpc.codec import XdrError
 from pyhyve.rpc.errors import ErrorCode, ErrorMessage
 from pyhyve.rpc.frames import Frame
+from pyhyve.rpc.procedure import Trait
 from pyhyve.rpc.procedures import procedure
 from pyhyve.rpc.server import (
     Called,
@@ -24,9 +25,10 @@ from pyhyve.rpc.server import (
     StreamData,
     StreamFinished,
     StreamHole,
+    _said,
 )
 from pyhyve.rpc.spec import MessageType, Program, Status
-from pyhyve.rpc.values import Domain, TypedParam
+from pyhyve.rpc.values import Domain, Secret, TypedParam
 
 DOMAIN = Domain("vm", bytes(16), 1)
 ERROR = ErrorMessage(ErrorCode.NO_DOMAIN, 10, "no such domain")
@@ -241,3 +243,16 @@ def test_an_answer_at_once_waits_for_what_was_to_be_sent_before() -> None:
     assert isinstance(answer, Replied)
     assert (answer.result.state, answer.result.reason) == (1, 2)
     assert pair.server.calls_waiting == 0
+
+
+def test_what_may_bring_a_secret_is_not_remembered() -> None:
+    client, server = ClientProtocol(), ServerProtocol()
+    for name, values in (
+        ("SECRET_SET_VALUE", (Secret(bytes(16), 0, ""), b"hidden and short", 0)),
+        ("AUTH_SASL_STEP", (0, [1, 2, 3])),
+        ("DOMAIN_SET_USER_PASSWORD", (DOMAIN, "root", "hidden and short", 0)),
+    ):
+        client.call(procedure(name), *values)
+        assert server.receive_call(client.data_to_send()[0][0]) is not None
+    assert not any(b"hidden" in said for said in _said)
+    assert all(Trait.READ in row.traits for row, _ in _said.values())
