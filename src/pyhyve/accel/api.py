@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from pyhyve.support.enums import IntEnum
 from pyhyve.support.hints import Protocol, runtime_checkable
+from pyhyve.support.records import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -176,6 +177,20 @@ class QueueStatus(IntEnum):
     """Field `length` tells of a packet in `first_bytes`: set `decision` to 1 to take it, or go on without it."""
 
 
+@dataclass(frozen=True, slots=True)
+class WalkedLayout:
+    """A split ring: its size, where its descriptor, driver and device areas are, and what was negotiated for it."""
+
+    size: int
+    descriptor_gpa: int
+    driver_gpa: int
+    device_gpa: int
+    event_index: bool
+    indirect: bool
+    kick_gpa: int | None
+    """Where the driver's writes kick it, if that is known."""
+
+
 class WalkedQueue(Protocol):
     """A split virtqueue that the engine serves by itself, in compiled code; the device's lock guards it.
 
@@ -205,6 +220,22 @@ class WalkedQueue(Protocol):
     def first_bytes(self, count: int) -> bytes:
         """Of the packet that waits for a decision: what its first buffer holds of its first `count` bytes."""
 
+    def open(self, next_avail: int, next_used: int, published: int, *, patient: bool) -> None:
+        """Have a vCPU that kicks this send queue serve it by itself from here on, past the device.
+
+        The device hears of a kick only when there is something left for it to do, an interrupt for instance; when it is
+        `patient`, only for one that waits since a quarter of the ring was served.
+        """
+
+    def close(self) -> tuple[int, int, int, int] | None:
+        """Undo `open`; returns when no vCPU serves it: where it stands now, and whether an interrupt is wanted.
+
+        None when it was not open.
+        """
+
+    def release(self) -> None:
+        """It is not served any more."""
+
     def take_held(self) -> bytes:
         """The packet that waits for buffers, if any; it is no longer here then."""
 
@@ -213,10 +244,8 @@ class WalkedQueue(Protocol):
 class QueueWalker(Protocol):
     """An engine that can serve virtqueues by itself."""
 
-    def walk_queue(
-        self, size: int, addresses: tuple[int, int, int], *, event_index: bool, indirect: bool
-    ) -> WalkedQueue | None:
-        """Serve the split ring whose descriptor, driver and device areas are at `addresses`; None when it cannot."""
+    def walk_queue(self, layout: WalkedLayout) -> WalkedQueue | None:
+        """Serve a split ring; None when it cannot. One that is kicked at the same address is not served any more."""
 
 
 class Vm(Protocol):

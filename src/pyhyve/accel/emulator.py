@@ -16,7 +16,7 @@ from pyhyve.accel.api import ExitKind, VcpuExit
 from pyhyve.accel.counter import HostCounter
 from pyhyve.accel.cpu_models import HOST, check_model, filter_cpuid
 from pyhyve.accel.emulator_apic import EngineApicVectors
-from pyhyve.accel.emulator_queues import walk_queue
+from pyhyve.accel.emulator_queues import EngineQueues
 from pyhyve.accel.emulator_registers import read_registers, reset_registers, write_registers
 from pyhyve.accel.emulator_state import EmulatorState, EmulatorVcpuState, load_vcpu, save_vcpu
 from pyhyve.accel.emulator_strings import move_ahead
@@ -32,7 +32,7 @@ from pyhyve.support.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pyhyve.accel.api import ApicVectors, InterruptChip, WalkedQueue
+    from pyhyve.accel.api import ApicVectors, InterruptChip, WalkedLayout, WalkedQueue
     from pyhyve.accel.cpu_models import CpuModel
     from pyhyve.memory.guest import GuestMemory
 
@@ -269,6 +269,7 @@ class EmulatorVm:
         self.cpu_model = cpu_model
         self.memory = memory
         self.library = x86_library(progress)
+        self._queues = EngineQueues(memory)
         self.vcpus: list[EmulatorVcpu] = []
         self._shared: mmap.mmap | None = None
         self.tsc_hz = 0
@@ -405,14 +406,11 @@ class EmulatorVm:
         """Undo `on_notify` at `address`; nothing happens when there was none."""
         self.notified.pop(~address if is_port else address, None)
 
-    def walk_queue(
-        self, size: int, addresses: tuple[int, int, int], *, event_index: bool, indirect: bool
-    ) -> WalkedQueue | None:
+    def walk_queue(self, layout: WalkedLayout) -> WalkedQueue | None:
         """Serve a split virtqueue in compiled code; None before there is a vCPU."""
         if not self.vcpus:
             return None
-        engine = self.vcpus[0].engine
-        return walk_queue(engine, self.tsc_hz, self.memory, size, addresses, event_index=event_index, indirect=indirect)
+        return self._queues.walk(layout, [vcpu.engine for vcpu in self.vcpus], self.tsc_hz)
 
     def close(self) -> None:
         """Free the vCPUs' memory."""

@@ -14,6 +14,7 @@ import socket
 from struct import Struct
 from typing import TYPE_CHECKING
 
+from pyhyve.accel.api import ExitKind
 from pyhyve.accel.emulator import EmulatorVm
 from pyhyve.backends.block import BlockError, open_backend
 from pyhyve.backends.chardev import ChannelReceiver, MemoryChardev
@@ -48,6 +49,9 @@ RING_GPA = 0x1000
 RING_STRIDE = 0x4000
 DATA_GPA = 0x80000
 TABLE_GPA = 0x70000
+KICK_GPA = 0xD000_0000
+_KICK = b"\xa3\x00\x00\xf4"
+"""MOV [0], AX; HLT."""
 QUEUE_SIZE = 16
 GUEST_CID = 3
 _DESCRIPTOR = Struct("<QIHH")
@@ -301,7 +305,7 @@ class HostileDriver:
         self._rng = rng
         self.machine = MiniMachine(MEMORY_BYTES)
         rom = self.machine.memory.add(ROM_GPA, ROM_BYTES, readonly=True, name="rom")
-        rom.view[:] = b"\xc3" * ROM_BYTES
+        rom.view[:] = _KICK.ljust(ROM_BYTES, b"\xc3")
         self._rom = rom.view
         self._ram = self.machine.memory.regions[0].view
         self._net: _Net | None = None
@@ -314,6 +318,7 @@ class HostileDriver:
             self._vm = EmulatorVm(self.machine.memory)
             self._vm.create_vcpu(0)
             self.device.use_walker(self._vm)
+            self.device.kick_address = lambda index: KICK_GPA + 4 * index
         if rng.getrandbits(1):
             transport = PciDriverTransport(self.machine, self._pci(), msix=True)
             self._registers = [(bar.device, bar.size_bytes) for bar in transport.function.bars.values()]
@@ -398,7 +403,10 @@ class HostileDriver:
             self._packed_chain(index)
         else:
             self._split_chain(index)
-        self.device.notify(index)
+        if self._vm is not None and rng.getrandbits(1):
+            self._kick_by_guest(index)
+        else:
+            self.device.notify(index)
         if self._net is not None:
             if choice & 1:
                 self._net.arrive()
@@ -413,6 +421,18 @@ class HostileDriver:
         for _ in range(3):
             self.machine.run()
         self._check()
+
+    def _kick_by_guest(self, index: int) -> None:
+        """Have the vCPU write to the queue's address: compiled code may serve it then."""
+        assert self._vm is not None
+        (vcpu,) = self._vm.vcpus
+        vcpu.write_registers({"cs.base": ROM_GPA, "rip": 0, "ds.base": KICK_GPA + 4 * index})
+        if vcpu.run().kind == ExitKind.MMIO:
+            self.device.kick(index)
+            vcpu.run()
+        if vcpu.exit.kind != ExitKind.HALT:
+            msg = f"the guest left with {vcpu.exit.kind!r}"
+            raise AssertionError(msg)
 
     def _check(self) -> None:
         device = self.device
@@ -437,7 +457,7 @@ class HostileDriver:
 
     def check_memory(self) -> None:
         """Read-only memory must be as it was."""
-        if bytes(self._rom) != b"\xc3" * ROM_BYTES:
+        if bytes(self._rom) != _KICK.ljust(ROM_BYTES, b"\xc3"):
             msg = "read-only guest memory was written"
             raise AssertionError(msg)
 

@@ -29,7 +29,7 @@ from pyhyve.cpu.lang import U32, U64, Pointer, Struct, current, kernel, u32, u64
 if TYPE_CHECKING:
     from pyhyve.cpu.engine.blocks import Blocks
     from pyhyve.cpu.engine.regions import Regions
-    from pyhyve.cpu.engine.sharing import Owners
+    from pyhyve.cpu.engine.sharing import Mailbox, Owners
     from pyhyve.cpu.engine.softmmu import SoftMmu
     from pyhyve.cpu.lang import Kernel
 
@@ -67,11 +67,18 @@ class Dispatcher:
     """The kernels that run one instruction set's guests."""
 
     def __init__(
-        self, state: Struct, mmu: SoftMmu, blocks: Blocks, regions: Regions, owners: Owners, isa: IsaKernels
+        self,
+        state: Struct,
+        mmu: SoftMmu,
+        blocks: Blocks,
+        regions: Regions,
+        owners: Owners,
+        mailbox: Mailbox,
+        isa: IsaKernels,
     ) -> None:
         pointer = Pointer(state)
         stitch = make_stitch(state)
-        sharing = Sharing(state, regions, owners, blocks, mmu.tlb.protect_code_page)
+        sharing = Sharing(state, regions, owners, mailbox, blocks, mmu.tlb.protect_code_page)
 
         @kernel(pointer, U64, name="dispatch.enter", attributes="nounwind noinline noredzone")
         def enter(st: Any, code: Any) -> None:
@@ -289,4 +296,3 @@ class Dispatcher:
 
         self.run = run
         self.forget_code = forget_code
-        self.post = sharing.post

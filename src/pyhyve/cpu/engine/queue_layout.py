@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 from pyhyve.cpu.lang.types import U8, U64, Array, Struct
 
 MAX_PARTS = 1000
 """Most buffers that are prepared for one system call; below the kernel's UIO_MAXIOV of 1024."""
 SCRATCH_BYTES = 1 << 17
 """Room for a longest packet, twice."""
+
+
+class Gate(IntEnum):
+    """Who may touch a queue. The device closes it before it does so itself; a vCPU that kicks holds it meanwhile."""
+
+    CLOSED = 0
+    OPEN = 1
+    HELD = 2
+
+
 _SLOTS = 2 * MAX_PARTS + 64
 
 IOVEC = Struct("Iovec").add("base", U64).add("length", U64)
@@ -19,6 +31,7 @@ for _name in (
     "next_avail", "next_used", "published", "in_flight",  # how far it has come
     "status", "served", "wants",  # results; `wants`: the driver wants an interrupt
     "fd",
+    "gate", "patient", "wants_at",  # a `Gate`; whether the interrupt may wait; where it was first wanted
     "linger_us", "ticks_per_us",  # how long to wait for more before the driver hears of what was done
     "readable", "writable", "readable_bytes", "writable_bytes",  # the chain walked last, in `parts`
     "start_bytes", "capacity_sectors", "reads", "writes",  # disk: where its first byte is in `fd`; what is allowed

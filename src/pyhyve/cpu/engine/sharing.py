@@ -67,10 +67,10 @@ class Owners:
         self.note_written = note_written
 
 
-class Sharing:
-    """Sending and handling messages."""
+class Mailbox:
+    """The ring that each vCPU gets its messages through."""
 
-    def __init__(self, state: Struct, regions: Regions, owners: Owners, blocks: Blocks, protect: Any) -> None:
+    def __init__(self, state: Struct) -> None:
         pointer = Pointer(state)
 
         @kernel(pointer, U64, name="sharing.post", exported=True)
@@ -90,6 +90,18 @@ class Sharing:
             slot = target.invalidate_ring.offset((head & (INVALIDATE_RING - 1)) * 8)
             b.store(slot, message | MESSAGE_VALID, volatile=True)
             b.atomic("or", target.ref("request"), u64(Request.INVALIDATE).trunc(32))
+
+        self.post = post
+
+
+class Sharing:
+    """Sending and handling messages."""
+
+    def __init__(
+        self, state: Struct, regions: Regions, owners: Owners, mailbox: Mailbox, blocks: Blocks, protect: Any
+    ) -> None:
+        pointer = Pointer(state)
+        post = mailbox.post
 
         @kernel(pointer, U64, U64, name="sharing.tell", attributes="nounwind noinline")
         def tell(st: Any, message: Any, whom: Any) -> None:
@@ -150,6 +162,5 @@ class Sharing:
             if st.written_count != 0:
                 flush_written(st)
 
-        self.post = post
         self.claim = claim
         self.drain = drain

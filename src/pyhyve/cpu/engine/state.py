@@ -29,6 +29,8 @@ MAX_ACCESSES = 128
 
 INVALIDATE_RING = 256
 """Messages that a vCPU's ring holds; a power of two."""
+KICK_QUEUES = 32
+"""Queues whose kicks compiled code can serve (`virtqueue`)."""
 WRITTEN_PAGES = 8
 """Pages written in one block that a vCPU remembers for the others."""
 WATCHPOINTS = 4
@@ -137,6 +139,7 @@ def add_engine_fields(state: Struct) -> Struct:
     state.add("step", U64).add("step_from", U64)
     state.add("event_waits", U64)
     state.add("idle", U64)
+    state.add("kick_address", Array(U64, KICK_QUEUES)).add("kick_queue", Array(U64, KICK_QUEUES)).add("kick_count", U64)
     state.add("watch_on", U64).add("watch_hits", U64)
     state.add("watch_address", Array(U64, WATCHPOINTS)).add("watch_length", Array(U64, WATCHPOINTS))
     state.add("watch_kind", Array(U64, WATCHPOINTS))

@@ -15,7 +15,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
-from pyhyve.cpu.engine.queue_layout import IOVEC, MAX_PARTS, QUEUE, SCRATCH_BYTES
+from pyhyve.cpu.engine.queue_layout import IOVEC, MAX_PARTS, QUEUE, SCRATCH_BYTES, Gate
 from pyhyve.cpu.engine.state import NO_ADDRESS, PAGE_BYTES, PAGE_MASK, PAGE_SHIFT
 from pyhyve.cpu.lang import U8, U16, U32, U64, Pointer, Struct, Value, current, inline, kernel, u64
 
@@ -33,6 +33,7 @@ _MIN_RECEIVE_BYTES = 64
 _NET_HEADER_BYTES = 12
 _SECTOR_SHIFT = 9
 _MAX_WRITE_BYTES = 1 << 20
+_SYS_SCHED_YIELD = 24
 _SYS_READV, _SYS_WRITEV, _SYS_PWRITEV, _SYS_PREADV2 = 19, 20, 296, 327
 _RWF_NOWAIT = 8
 _NEXT, _WRITE, _INDIRECT = 1, 2, 4
@@ -215,12 +216,16 @@ class QueueKernels:
             _store16(q.used + 2, q.next_used)
             note(st, q.used_gpa, 4 + (q.size << 3))
             _fence()
+            wants: U64 = 0
             if q.event_index != 0:
                 event = _load16(q.avail + 4 + (q.size << 1))
                 if (q.next_used - event - 1) & 0xFFFF < count:
-                    q.wants = 1
+                    wants = u64(1)
             elif (_load16(q.avail.get()) & _NO_INTERRUPT) == 0:
+                wants = u64(1)
+            if wants != 0 and q.wants == 0:
                 q.wants = 1
+                q.wants_at = q.published
             q.published = q.next_used
 
         @kernel(queue, result=U64, name="queue.ask")
@@ -232,6 +237,11 @@ class QueueKernels:
                 _store16(q.used.get(), u64(0))
             _fence()
             return _load16(q.avail + 2) != q.next_avail
+
+        @kernel(queue, name="queue.begin_again")
+        def begin_again(q: Any) -> None:
+            if q.event_index == 0:
+                _store16(q.used.get(), u64(_NO_NOTIFY))
 
         @kernel(queue, name="queue.begin")
         def begin(q: Any) -> None:
@@ -318,12 +328,50 @@ class QueueKernels:
 
             return run
 
-        @kernel(queue, name="queue.begin_again")
-        def begin_again(q: Any) -> None:
-            if q.event_index == 0:
-                _store16(q.used.get(), u64(_NO_NOTIFY))
-
         self.send = serve("queue.send", send_some)
+
+        @kernel(pointer, U64, result=U64, name="queue.take_kick", attributes="nounwind noinline")
+        def take_kick(st: Any, gpa: Any) -> Any:
+            """A vCPU wrote to `gpa`: when that kicks an open send queue, serve it at once.
+
+            0 when the device must hear of the kick; then nothing was lost, it looks at the queue itself.
+            """
+            i: U64 = 0
+            while i < st.kick_count:
+                if st.kick_address[i] == gpa:
+                    q = st.kick_queue[i].cast(QUEUE)
+                    if not current().compare_exchange(q.ref("gate"), Gate.OPEN, Gate.HELD):
+                        return 0
+                    status = u64(Status.BUDGET)
+                    rounds: U64 = 0
+                    while status == Status.BUDGET and rounds < _ROUNDS:
+                        begin_again(q)
+                        q.served = 0
+                        status = send_some(st, q)
+                        publish(st, q)
+                        if status == Status.DONE and ask(q) != 0:
+                            status = u64(Status.BUDGET)
+                        rounds += 1
+                    late = (q.next_used - q.wants_at) & 0xFFFF > q.size >> 2
+                    done = (status == Status.DONE) & ((q.wants == 0) | ((q.patient != 0) & (late ^ 1)))
+                    current().atomic("xchg", q.ref("gate"), u64(Gate.OPEN))
+                    return done.zext(64)
+                i += 1
+            return 0
+
+        @kernel(pointer, U64, name="queue.close", exported=True)
+        def close(_st: Any, at: Any) -> None:
+            """Close a queue; returns when no vCPU holds it."""
+            b = current()
+            q = at.cast(QUEUE)
+            while b.load(q.ref("gate"), volatile=True) != Gate.CLOSED:
+                if b.compare_exchange(q.ref("gate"), Gate.OPEN, Gate.CLOSED):
+                    return
+                # A system call of the vCPU's may take a while, and it may need this very processor to go on.
+                _system_call(_SYS_SCHED_YIELD)
+
+        self.take_kick = take_kick
+        self.close = close
 
         # -- disk ------------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import threading
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from pyhyve.accel.api import WalkedLayout
 from pyhyve.devices.virtio.chain import DmaSpace, VirtqueueError
 from pyhyve.devices.virtio.packed import PackedQueue
 from pyhyve.devices.virtio.queue import QueueLayout, RingFeatures
@@ -33,6 +34,11 @@ _KICKS_AT_ONCE = 256
 """Kicks served at once before the worker is tried again."""
 _ROUNDS = 8
 """Batches of one queue before the worker looks at others: a busy driver cannot keep it to itself."""
+
+
+def _nowhere(_index: int) -> int | None:
+    """There is no address of its own for a queue's kicks."""
+    return None
 
 
 class InterruptSink(Protocol):
@@ -79,13 +85,16 @@ class QueueState:
         self.max_size = max_size
         self.ring: Virtqueue | None = None
         self.kicked = False
+        self.walked: WalkedQueue | None = None
+        """The engine's way to serve the ring, once it was asked for one (`was_offered`)."""
         self.clear()
 
     def clear(self) -> None:
         """Back to the state after reset; the ring is dropped."""
         self.ring = None
-        self.walked: WalkedQueue | None = None
-        """The engine's way to serve the ring, once it was asked for one (`was_offered`)."""
+        if self.walked is not None:
+            self.walked.release()
+        self.walked = None
         self.was_offered = False
         self.layout: QueueLayout | None = None
         self.size = self.max_size
@@ -166,8 +175,10 @@ class VirtioDevice(DeviceHooks, ABC):
         self.config_generation = 0
         self.config_vector = NO_VECTOR
         self.queues = [QueueState(index, size) for index, size in enumerate(queue_sizes)]
-        self.lock = threading.Lock()
+        self.lock = self._bare_lock = threading.Lock()
         self._walker: QueueWalker | None = None
+        self.kick_address: Callable[[int], int | None] = _nowhere
+        """Guest physical address whose writes kick a queue, where the transport has one."""
         self._is_worker = False
         """Whether it is the worker that has the lock, so that no vCPU waits."""
         self._interrupts: InterruptSink | None = None
@@ -416,10 +427,15 @@ class VirtioDevice(DeviceHooks, ABC):
             layout = queue.layout
             if layout is not None and isinstance(queue.ring, SplitQueue):
                 queue.walked = self._walker.walk_queue(
-                    layout.size,
-                    (layout.descriptor_gpa, layout.driver_gpa, layout.device_gpa),
-                    event_index=self.has_feature(Feature.EVENT_IDX),
-                    indirect=self.has_feature(Feature.INDIRECT_DESC),
+                    WalkedLayout(
+                        size=layout.size,
+                        descriptor_gpa=layout.descriptor_gpa,
+                        driver_gpa=layout.driver_gpa,
+                        device_gpa=layout.device_gpa,
+                        event_index=self.has_feature(Feature.EVENT_IDX),
+                        indirect=self.has_feature(Feature.INDIRECT_DESC),
+                        kick_gpa=self.kick_address(index),
+                    )
                 )
         return queue.walked
 
@@ -459,7 +475,7 @@ class VirtioDevice(DeviceHooks, ABC):
         """Raise interrupts remembered while the lock was held."""
         if not self._signals and not self._config_signal:
             return
-        with self.lock:
+        with self._bare_lock:
             signals, self._signals = self._signals, 0
             config, self._config_signal = self._config_signal, False
         interrupts = self._interrupts

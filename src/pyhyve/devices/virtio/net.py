@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pyhyve.accel.api import QueueStatus
 from pyhyve.backends.net import MAX_FRAME_BYTES, NetBackend, Offload, PacketDescriptors
+from pyhyve.devices.virtio.chain import VirtqueueError
 from pyhyve.devices.virtio.device import VirtioDevice, Worker
+from pyhyve.devices.virtio.gated_lock import GatedLock
 from pyhyve.devices.virtio.net_control import ReceiveFilter, ReceiveFilterState, run_command
 from pyhyve.devices.virtio.spec import (
     NET_HEADER_BYTES,
@@ -165,6 +167,10 @@ class VirtioNet(VirtioDevice):
         self._descriptors = backend if isinstance(backend, PacketDescriptors) else None
         self._walked_with: dict[int, tuple[int, ...]] = {}
         """What the engine was last told of each queue that it serves."""
+        self._open: dict[int, tuple[SplitQueue, WalkedQueue]] = {}
+        """Send queues that vCPUs serve by themselves while nobody has the lock."""
+        gated = GatedLock(self._reclaim, self._hand_out)
+        self.lock, self._bare_lock = gated, gated.bare  # type: ignore[assignment]  # it is used like a Lock
 
     def start(self, loop: IoLoop) -> None:
         """Begin to take packets; `loop` is the device's worker."""
@@ -315,6 +321,7 @@ class VirtioNet(VirtioDevice):
         """Forget the buffers taken from a queue."""
         pair = index >> 1
         self._walked_with.pop(index, None)
+        self._open.pop(index, None)
         if pair < self._pairs:
             if index & 1:
                 self._stalled[pair] = None
@@ -340,6 +347,24 @@ class VirtioNet(VirtioDevice):
         elif index == 2 * self._pairs or not self._walk_sent(index, ring):
             super().service(index, ring)
 
+    def _reclaim(self) -> None:
+        """Have the open queues to ourselves; just after the lock was taken."""
+        for index, (ring, walked) in self._open.items():
+            position = walked.close()
+            if position is not None:
+                before = ring.published
+                *stands, wants = position
+                ring.taken_back(*stands)
+                if wants:
+                    self._sent(index, ring, before, wants=True)
+
+    def _hand_out(self) -> None:
+        """Let vCPUs serve the open queues again; just before the lock is given up."""
+        if self._open and self.is_running and self.link_up and not self.is_suspended:
+            for index, (ring, walked) in self._open.items():
+                if self.queues[index].ring is ring:
+                    walked.open(*ring.stands, patient=self._timer_runs)
+
     def _walked_data(self, index: int, *fields: int) -> WalkedQueue | None:
         """The engine's way to serve a data queue, told of `fields` (`_WALKED_FIELDS`), if there is one."""
         walked = self.walked(index)
@@ -361,6 +386,8 @@ class VirtioNet(VirtioDevice):
         self._sent(index, ring, before, wants=bool(wants))
         if status == QueueStatus.BUDGET:
             self.notify(index)
+        elif status == QueueStatus.DONE:
+            self._open[index] = (ring, walked)
         return status != QueueStatus.UNUSUAL
 
     def handle_queue(self, index: int, ring: Virtqueue) -> None:
@@ -459,7 +486,15 @@ class VirtioNet(VirtioDevice):
         """Packets wait; on the loop's thread."""
         # A kick that has the lock may be faster: then its vCPU hears of the packets at once.
         self._arrived = pair
-        self.run_locked(self.serve_waiting)
+        with self._bare_lock:
+            try:
+                self.serve_waiting()
+                failed = ""
+            except VirtqueueError as error:
+                failed = str(error)
+        if failed:
+            self.run_locked(lambda: self.fail(failed))
+        self._deliver()
 
     def serve_waiting(self) -> None:
         """Take packets that wait, unless somebody has done so meanwhile; with the lock held."""

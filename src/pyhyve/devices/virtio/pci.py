@@ -240,6 +240,7 @@ class VirtioPci(PciDevice):
         engine: object = register_notify
         if isinstance(engine, QueueWalker):
             device.use_walker(engine)
+            device.kick_address = self._kick_address
         self._cancel_notify: list[Callable[[], None]] = []
         self._isr = 0
         self._isr_lock = threading.Lock()
@@ -345,6 +346,11 @@ class VirtioPci(PciDevice):
         data = self._window + 16
         fixed[data : data + 4] = bytes(4)
         return bytes(fixed)
+
+    def _kick_address(self, index: int) -> int | None:
+        """Where writes kick a queue, as the BAR lies now."""
+        base = self.bars[_STRUCTURES_BAR].address
+        return None if base is None else base + _NOTIFY_OFFSET + _NOTIFY_MULTIPLIER * index
 
     def bar_moved(self, bar: Bar) -> None:
         """Have the engine watch the notification addresses where they are now."""

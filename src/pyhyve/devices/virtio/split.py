@@ -194,6 +194,16 @@ class SplitQueue(Virtqueue):
         self.popped += served
         return status, wants
 
+    @property
+    def stands(self) -> tuple[int, int, int]:
+        """Available index, used index, and the used index that the driver knows."""
+        return self._next_avail, self._next_used, self.published
+
+    def taken_back(self, next_avail: int, next_used: int, published: int) -> None:
+        """The engine served the queue by itself, up to here."""
+        self._next_avail = self._avail_seen = next_avail
+        self._next_used, self.published = next_used, published
+
     def _walk(
         self, table: memoryview | bytes, entries: int, first: tuple[int, int, int, int]
     ) -> list[tuple[int, int, int]]:

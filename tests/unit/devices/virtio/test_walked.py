@@ -7,10 +7,13 @@ import os
 import random
 import socket
 import struct
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pyhyve.accel.api import ExitKind
 from pyhyve.accel.emulator import EmulatorVm
 from pyhyve.accel.emulator_queues import EngineQueue
 from pyhyve.devices.virtio.block import BlockOptions
@@ -322,3 +325,155 @@ def test_pulled_cable_carries_nothing(card: WiredCard) -> None:
     card.device.set_link(up=True)
     card.arrive(frame())
     assert card.lengths() == [12 + len(frame())]
+
+
+# -- kicks that a vCPU serves by itself ---------------------------------------------------------------------------
+
+
+class KickingCard(WiredCard):
+    """A card whose send queue is kicked by guest code: MOV [4], AX; HLT."""
+
+    KICKS = 0xD000_0000
+
+    def __init__(self, *, without: int = 0) -> None:
+        self.vm: EmulatorVm
+
+        def make(memory: GuestMemory) -> EmulatorVm:
+            self.vm = make_walker(memory)
+            self.device.kick_address = lambda index: self.KICKS + 4 * index
+            return self.vm
+
+        Card.__init__(self, WiredNet(), without=without, make_walker=make)
+        self.code = self.driver.buffer(b"\xa3\x04\x00\xf4")
+        self.parts = [self.driver.buffer(HEADER + frame(payload=bytes(8))) for _ in range(64)]
+        self.added = 0
+
+    def add(self) -> bytes:
+        """Put the next packet into the send queue."""
+        part = self.parts[self.added % len(self.parts)]
+        packet = HEADER + frame(payload=struct.pack("<Q", self.added))
+        self.machine.memory.write(part.gpa, packet)
+        self.driver.queues[1].add([part])
+        self.added += 1
+        return packet
+
+    def poll(self) -> None:
+        """Take back what was sent, and ask for no interrupts."""
+        while self.driver.queues[1].poll() is not None:
+            pass
+        self.driver.queues[1].set_interrupts(enabled=False)
+
+    def kick(self) -> bool:
+        """Run the guest code; whether the device heard of the kick."""
+        vcpu = self.vm.vcpus[0]
+        at = self.code.gpa
+        vcpu.write_registers({"cs.base": at & ~0xF, "rip": at & 0xF, "ds.base": self.KICKS})
+        if vcpu.run().kind == ExitKind.HALT:
+            return False
+        self.device.kick(1)
+        assert vcpu.run().kind == ExitKind.HALT
+        return True
+
+
+@pytest.fixture(params=["plain", "event-index"])
+def kicking(request: pytest.FixtureRequest) -> Iterator[KickingCard]:
+    card = KickingCard(without=int(Feature.EVENT_IDX) if request.param == "plain" else 0)
+    card.driver.queues[1].set_interrupts(enabled=False)
+    yield card
+    card.device.close()
+    card.machine.close()
+    card.vm.close()
+
+
+def test_kick_is_served_without_the_device(kicking: KickingCard) -> None:
+    sent = []
+    for _ in range(200):
+        sent.append(kicking.add())
+        assert not kicking.kick()
+        kicking.poll()
+    assert kicking.backend.taken() == sent
+    assert kicking.device.queues[1].ring is not None
+    assert kicking.device.queues[1].ring.in_flight == 0
+
+
+def test_device_hears_of_a_kick_when_an_interrupt_is_due(kicking: KickingCard) -> None:
+    kicking.driver.queues[1].set_interrupts(enabled=True)
+    kicking.add()
+    assert kicking.kick()
+    kicking.machine.run()
+    assert 1 in kicking.device._quiet
+    heard = 0
+    for _ in range(kicking.driver.queues[1].size // 4 + 1):
+        assert kicking.device._timer_runs
+        kicking.add()
+        heard += kicking.kick()
+    kicking.machine.run()
+    assert heard <= 1, "the timer tells the driver, or its filling ring"
+    for _ in range(2):
+        deadline = time.monotonic() + 5
+        while kicking.device._timer_runs and not kicking.machine.loop.next_call_is_due:
+            assert time.monotonic() < deadline
+            time.sleep(0.0001)
+        kicking.machine.run_events()
+    assert kicking.machine.messages.count(2) == 1
+    assert not kicking.device._quiet
+
+
+def test_stopped_device_serves_no_kick(kicking: KickingCard) -> None:
+    kicking.add()
+    kicking.kick()
+    kicking.machine.run()
+    kicking.device.suspend()
+    kicking.backend.taken()
+    sent = kicking.add()
+    assert kicking.kick()
+    assert kicking.backend.taken() == []
+    kicking.device.resume()
+    kicking.machine.run()
+    assert kicking.backend.taken() == [sent]
+    kicking.device.set_link(up=False)
+    kicking.add()
+    assert kicking.kick()
+    assert kicking.backend.taken() == []
+    kicking.transport.write_status(0)
+    kicking.add()
+    assert kicking.kick()
+    assert kicking.backend.taken() == []
+
+
+def test_kicks_beside_the_device_lose_nothing(kicking: KickingCard) -> None:
+    """The device takes the queue back again and again, on another thread."""
+    kicking.machine.loop.start()
+    ended = threading.Event()
+    turns = 0
+
+    def disturb() -> None:
+        nonlocal turns
+        while not ended.is_set():
+            turns += 1
+            if turns % 3 == 0:
+                kicking.device.suspend()
+                kicking.device.resume()
+            elif turns % 3 == 1:
+                kicking.device.announce()
+            else:
+                kicking.device.notify(1)
+
+    thread = threading.Thread(target=disturb, daemon=True)
+    thread.start()
+    found: list[bytes] = []
+    sent = []
+    try:
+        for _ in range(1500):
+            sent.append(kicking.add())
+            kicking.kick()
+            deadline = time.monotonic() + 10
+            while (used := kicking.driver.queues[1].poll()) is None:
+                assert time.monotonic() < deadline, f"packet {len(sent)} was not sent"
+            assert used.written_bytes == 0
+            found += kicking.backend.taken()
+    finally:
+        ended.set()
+        thread.join()
+    assert turns
+    assert found == sent

@@ -6,9 +6,8 @@ from typing import Any
 
 from pyhyve.cpu.engine.dispatch import Dispatcher, IsaKernels
 from pyhyve.cpu.engine.state import Request
-from pyhyve.cpu.engine.virtqueue import QueueKernels
 from pyhyve.cpu.isa.x86 import apic, debug, events, faults, flags
-from pyhyve.cpu.isa.x86.memory import blocks, mmu, owners
+from pyhyve.cpu.isa.x86.memory import blocks, mailbox, mmu, owners, queues
 from pyhyve.cpu.isa.x86.mode import MODE_SINGLE, mode_changed
 from pyhyve.cpu.isa.x86.physical import regions
 from pyhyve.cpu.isa.x86.spec import Dr6, Eflags
@@ -145,6 +144,7 @@ dispatcher = Dispatcher(
     blocks,
     regions,
     owners,
+    mailbox,
     IsaKernels(
         linear_pc=linear_pc,
         fetch_index=fetch_index,
@@ -158,8 +158,6 @@ dispatcher = Dispatcher(
         single_bit=MODE_SINGLE,
     ),
 )
-queues = QueueKernels(STATE, regions, owners, dispatcher.post)
-
 
 @kernel(P, name="x86.run", exported=True)
 def run(st: Any) -> None:
@@ -189,7 +187,7 @@ def store_eflags(st: Any) -> None:
 
 
 EXPORTS = (
-    dispatcher.post,
+    mailbox.post,
     sample_counter,
     debug.arm_breakpoints,
     store_eflags,
@@ -204,4 +202,5 @@ EXPORTS = (
     queues.send,
     queues.receive,
     queues.disk,
+    queues.close,
 )

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from pyhyve.cpu.engine.blocks import Blocks
 from pyhyve.cpu.engine.jumps import Jumps
-from pyhyve.cpu.engine.sharing import Owners
+from pyhyve.cpu.engine.sharing import Mailbox, Owners
 from pyhyve.cpu.engine.softmmu import AlignmentChecks, SoftMmu
+from pyhyve.cpu.engine.virtqueue import QueueKernels
 from pyhyve.cpu.isa.x86 import apic, faults, paging
 from pyhyve.cpu.isa.x86.physical import regions
 from pyhyve.cpu.isa.x86.state import STATE
-from pyhyve.cpu.lang import inline, u64
+from pyhyve.cpu.lang import U64, Pointer, inline, kernel, u64
 
 if TYPE_CHECKING:
     from pyhyve.cpu.lang import Value
@@ -27,6 +28,18 @@ TLB_INDEXES = 3
 """Tables that are filled."""
 
 owners = Owners(STATE, regions)
+mailbox = Mailbox(STATE)
+queues = QueueKernels(STATE, regions, owners, mailbox.post)
+
+
+@kernel(Pointer(STATE), U64, U64, U64, result=U64, name="x86.take_store", attributes="nounwind noinline")
+def take_store(st: Any, gpa: Any, size: Any, value: Any) -> Any:
+    """A write to a device: 1 when what it means was done here."""
+    if apic.take_store(st, gpa, size, value) != 0:
+        return 1
+    return queues.take_kick(st, gpa)
+
+
 jumps = Jumps(STATE)
 blocks = Blocks(STATE, regions, owners, jumps)
 mmu = SoftMmu(
@@ -39,7 +52,7 @@ mmu = SoftMmu(
     TLB_INDEXES,
     AlignmentChecks(TLB_USER_ALIGNED, TLB_USER, faults.ac),
     jumps,
-    apic.take_store,
+    take_store,
 )
 
 
