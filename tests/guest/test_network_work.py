@@ -69,7 +69,8 @@ def test_streams_between_guests_and_host(debian_6_1: Guest, bridge: str, tmp_pat
     for console in (first, second):
         console.wait_ready(BOOT_TIMEOUT_S)
         install_programs(console, "/dev/vda")
-    first.run("iperf3 -s -D")
+    # The daemon may take a while until it listens.
+    first.run("iperf3 -s -D; until netstat -ltn | grep -q :5201; do usleep 100000; done", STREAM_TIMEOUT_S)
 
     for reverse in ([], ["-R"]):
         command = [str(iperf), "-c", FIRST, "-t", str(STREAM_S), "-J", *reverse]
