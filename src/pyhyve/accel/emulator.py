@@ -153,6 +153,10 @@ class EmulatorVcpu:
         else:
             self._change_request(0, Request.INTERRUPT)
 
+    def sleep_by_itself(self) -> None:
+        """Have HLT wait in compiled code."""
+        self.engine.set("sleeps", 1)
+
     def look_for_interrupts(self) -> None:
         """Have compiled code look at the local APIC."""
         self._change_request(Request.INTERRUPT, 0)

@@ -100,6 +100,7 @@ class VcpuRunner:
             chip.connect(vcpu.index, self)
             if isinstance(vcpu, ApicVcpu):
                 self._look = vcpu.look_for_interrupts
+                vcpu.sleep_by_itself()
                 chip.keep_vectors(vcpu.index, vcpu.apic_vectors, self._interrupts_posted)
         self.power_on()
 

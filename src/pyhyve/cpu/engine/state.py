@@ -138,7 +138,7 @@ def add_engine_fields(state: Struct) -> Struct:
     state.add("count_translated", U64).add("count_entered", U64).add("count_fill", U64).add("count_flush", U64)
     state.add("step", U64).add("step_from", U64)
     state.add("event_waits", U64)
-    state.add("idle", U64)
+    state.add("idle", U64).add("sleeps", U32).add("asleep", U32)
     state.add("kick_address", Array(U64, KICK_QUEUES)).add("kick_queue", Array(U64, KICK_QUEUES)).add("kick_count", U64)
     state.add("watch_on", U64).add("watch_hits", U64)
     state.add("watch_address", Array(U64, WATCHPOINTS)).add("watch_length", Array(U64, WATCHPOINTS))

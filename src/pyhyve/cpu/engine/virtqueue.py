@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyhyve.cpu.engine.queue_layout import IOVEC, MAX_PARTS, QUEUE, SCRATCH_BYTES, Gate
 from pyhyve.cpu.engine.state import NO_ADDRESS, PAGE_BYTES, PAGE_MASK, PAGE_SHIFT
+from pyhyve.cpu.engine.system import fence, system_call
 from pyhyve.cpu.lang import U8, U16, U32, U64, Pointer, Struct, Value, current, inline, kernel, u64
 
 if TYPE_CHECKING:
@@ -69,21 +70,6 @@ def _load64(address: Value) -> Value:
 @inline
 def _store16(address: Value, value: Value) -> None:
     current().store(address.cast(U16), value.trunc(16), volatile=True)
-
-
-def _fence() -> None:
-    """Order earlier stores before later loads."""
-    current().asm("mfence", "~{memory}", "void", [])
-
-
-def _system_call(number: int, *arguments: Value) -> Value:
-    """A system call; the result as the kernel gives it, a negative error among them."""
-    b = current()
-    registers = ("rdi", "rsi", "rdx", "r10", "r8", "r9")[: len(arguments)]
-    inputs = ",".join(f"{{{name}}}" for name in ("rax", *registers))
-    operands = [("i64", str(number)), *(("i64", b.value(argument, U64).ir) for argument in arguments)]
-    result = b.asm("syscall", f"={{rax}},{inputs},~{{rcx}},~{{r11}},~{{memory}}", "i64", operands)
-    return Value(b, result, U64)
 
 
 def _parts_at(q: Value, index: Any) -> Value:
@@ -215,7 +201,7 @@ class QueueKernels:
                 return
             _store16(q.used + 2, q.next_used)
             note(st, q.used_gpa, 4 + (q.size << 3))
-            _fence()
+            fence()
             wants: U64 = 0
             if q.event_index != 0:
                 event = _load16(q.avail + 4 + (q.size << 1))
@@ -235,7 +221,7 @@ class QueueKernels:
                 _store16(q.used + 4 + (q.size << 3), q.next_avail)
             else:
                 _store16(q.used.get(), u64(0))
-            _fence()
+            fence()
             return _load16(q.avail + 2) != q.next_avail
 
         @kernel(queue, name="queue.begin_again")
@@ -267,7 +253,7 @@ class QueueKernels:
                 if q.writable != 0 or length <= _NET_HEADER_BYTES or length > q.wanted_bytes:
                     return Status.UNUSUAL
                 # What the network refuses is lost, as on a wire.
-                _system_call(_SYS_WRITEV, q.fd, _parts_at(q, u64(0)), q.readable)
+                system_call(_SYS_WRITEV, q.fd, _parts_at(q, u64(0)), q.readable)
                 put(q, head, u64(0))
                 q.next_avail = (q.next_avail + 1) & 0xFFFF
                 q.served = q.served + 1
@@ -368,7 +354,7 @@ class QueueKernels:
                 if b.compare_exchange(q.ref("gate"), Gate.OPEN, Gate.CLOSED):
                     return
                 # A system call of the vCPU's may take a while, and it may need this very processor to go on.
-                _system_call(_SYS_SCHED_YIELD)
+                system_call(_SYS_SCHED_YIELD)
 
         self.take_kick = take_kick
         self.close = close
@@ -386,12 +372,12 @@ class QueueKernels:
                 return 0
             offset = q.start_bytes + (sector << _SECTOR_SHIFT)
             count = q.writable - 1
-            done = _system_call(_SYS_PREADV2, q.fd, _parts_at(q, u64(1)), count, offset, u64(0), u64(_RWF_NOWAIT))
+            done = system_call(_SYS_PREADV2, q.fd, _parts_at(q, u64(1)), count, offset, u64(0), u64(_RWF_NOWAIT))
             if done != length:
                 return 0
             last = count + 1
             current().store(q.parts[last].base.cast(U8), 0, volatile=True)
-            _fence()
+            fence()
             i: U64 = 1
             while i <= last:
                 note(st, q.gpas[i], q.parts[i].length)
@@ -412,11 +398,11 @@ class QueueKernels:
                 return 0
             start = sector << _SECTOR_SHIFT
             last = q.readable.get()
-            done = _system_call(_SYS_PWRITEV, q.fd, _parts_at(q, u64(1)), last - 1, q.start_bytes + start, u64(0))
+            done = system_call(_SYS_PWRITEV, q.fd, _parts_at(q, u64(1)), last - 1, q.start_bytes + start, u64(0))
             if done != length:
                 return 0
             current().store(q.parts[last].base.cast(U8), 0, volatile=True)
-            _fence()
+            fence()
             note(st, q.gpas[last], u64(1))
             q.write_count = q.write_count + 1
             q.write_bytes = q.write_bytes + length
@@ -604,12 +590,12 @@ class QueueKernels:
                         q.parts[slot].base = q.ref("scratch").address()
                         q.parts[slot].length = SCRATCH_BYTES
                         parts = parts + 1
-                    length = _system_call(_SYS_READV, q.fd, _parts_at(q, q.first), parts)
+                    length = system_call(_SYS_READV, q.fd, _parts_at(q, q.first), parts)
                     if length.slt(1):
                         return Status.DONE
                     if length < _NET_HEADER_BYTES:
                         continue
-                    _fence()
+                    fence()
                     if length > q.room:
                         note_parts(st, q, length)
                         hold(q, length)

@@ -6,11 +6,11 @@ from typing import Any
 
 from pyhyve.cpu.engine.dispatch import Dispatcher, IsaKernels
 from pyhyve.cpu.engine.state import Request
-from pyhyve.cpu.isa.x86 import apic, debug, events, faults, flags
+from pyhyve.cpu.isa.x86 import apic, debug, events, faults, flags, sleep
 from pyhyve.cpu.isa.x86.memory import blocks, mailbox, mmu, owners, queues
 from pyhyve.cpu.isa.x86.mode import MODE_SINGLE, mode_changed
 from pyhyve.cpu.isa.x86.physical import regions
-from pyhyve.cpu.isa.x86.spec import Dr6, Eflags
+from pyhyve.cpu.isa.x86.spec import Dr6, Eflags, GuestExit
 from pyhyve.cpu.isa.x86.stack_fault import refine_address_fault
 from pyhyve.cpu.isa.x86.state import STATE, Seg
 from pyhyve.cpu.isa.x86.translate import translate_block
@@ -84,22 +84,14 @@ def wants_single(st: Any) -> Any:
     return ((st.eflags & flags.TF) != 0) | (st.interrupt_shadow != 0) | (st.watch_on != 0)
 
 
-@kernel(P, result=U64, name="x86.waiting_interrupt", attributes="nounwind noinline")
-def _interrupt(st: Any) -> Any:
-    """Not 0 when the local APIC or the INTR line, which other threads drive, has an interrupt for the processor."""
-    return apic.pending(st) | current().load(st.ref("interrupt_line"), volatile=True).zext(64)
-
-
 @kernel(P, result=U64, name="x86.service_requests", attributes="nounwind noinline")
 def service_requests(st: Any) -> Any:
     """`events.service`; what cannot be delivered now is set aside, so that blocks need not stop for it."""
     if events.service(st) != 0:
         return 1
-    if (st.request & Request.INTERRUPT) != 0 and st.event_inject == 0 and _interrupt(st) == 0:
-        # The bit only announced a vector that has been delivered; nothing waits.
-        current().atomic("and", st.ref("request"), ~u32(Request.INTERRUPT))
-        if _interrupt(st) != 0:
-            apic.look_again(st)
+    if (st.request & Request.INTERRUPT) != 0 and st.event_inject == 0 and sleep.waiting_interrupt(st) == 0:
+        # The bit only announced a vector that has been delivered.
+        sleep.drop_interrupt_request(st)
     if st.stop == 0:
         waiting = current().load(st.ref("request"), volatile=True) & (Request.INTERRUPT | Request.NMI)
         if waiting != 0:
@@ -121,12 +113,13 @@ def resume_requests(st: Any) -> None:
 
 @kernel(P, U64, U64, name="x86.change_request", exported=True)
 def change_request(st: Any, set_bits: Any, clear_bits: Any) -> None:
-    """For other threads: set and clear bits of `request`."""
+    """For other threads: set and clear bits of `request`; a vCPU that sleeps by itself wakes up."""
     if clear_bits != 0:
         current().atomic("and", st.ref("request"), ~clear_bits.trunc(32))
         current().atomic("and", st.ref("deferred"), ~clear_bits.trunc(32))
     if set_bits != 0:
         current().atomic("or", st.ref("request"), set_bits.trunc(32))
+        sleep.wake(st)
 
 
 @kernel(P, name="x86.deliver_pending", attributes="nounwind noinline")
@@ -168,6 +161,13 @@ def run(st: Any) -> None:
     slot.set((st.mxcsr & 0xFFFF) | 0x1F80)
     b.asm("ldmxcsr $0", "*m,~{memory}", "void", [("ptr elementtype(i32)", slot.ir)])
     dispatcher.run(st)
+    while st.exit_kind == GuestExit.HALT and st.sleeps != 0:
+        sleep.sleep(st)
+        if (b.load(st.ref("request"), volatile=True) & Request.KICK) != 0:
+            break
+        # So that an exit without a kind of its own is not taken for another HLT.
+        st.exit_kind = GuestExit.KICKED
+        dispatcher.run(st)
     b.asm("stmxcsr $0", "=*m,~{memory}", "void", [("ptr elementtype(i32)", slot.ir)])
     st.mxcsr = st.mxcsr | (slot.get() & 0x3F)
     slot.set(u64(0x1F80).trunc(32))
