@@ -120,7 +120,7 @@ class ApicVcpu(Protocol):
     apic_vectors: ApicVectors
 
     def sleep_by_itself(self) -> None:
-        """From now on `run` does not return at HLT, but waits for an interrupt, NMI or kick; a kick ends it with HALT."""
+        """From now on `run` does not return at HLT, but waits for an interrupt, an NMI or a kick, which ends it."""
 
     def look_for_interrupts(self) -> None:
         """Vectors were posted, or more of them can be taken now; any thread."""
