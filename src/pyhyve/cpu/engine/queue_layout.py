@@ -8,8 +8,19 @@ from pyhyve.cpu.lang.types import U8, U64, Array, Struct
 
 MAX_PARTS = 1000
 """Most buffers that are prepared for one system call; below the kernel's UIO_MAXIOV of 1024."""
+NET_HEADER_BYTES = 12
 SCRATCH_BYTES = 1 << 17
 """Room for a longest packet, twice."""
+
+
+class Status(IntEnum):
+    """Why a kernel returned: the numbers of `accel.api.QueueStatus`, where they are explained."""
+
+    DONE = 0
+    BUDGET = 1
+    UNUSUAL = 2
+    NO_BUFFERS = 3
+    FILTER = 4
 
 
 class Gate(IntEnum):

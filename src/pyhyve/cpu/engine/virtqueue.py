@@ -12,13 +12,14 @@ compiled here.
 
 from __future__ import annotations
 
-from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
-from pyhyve.cpu.engine.queue_layout import IOVEC, MAX_PARTS, QUEUE, SCRATCH_BYTES, Gate
+from pyhyve.cpu.engine.queue_access import load16, load32, load64, parts_at, store16
+from pyhyve.cpu.engine.queue_layout import MAX_PARTS, NET_HEADER_BYTES, QUEUE, Gate, Status
 from pyhyve.cpu.engine.state import NO_ADDRESS, PAGE_BYTES, PAGE_MASK, PAGE_SHIFT
 from pyhyve.cpu.engine.system import fence, system_call
-from pyhyve.cpu.lang import U8, U16, U32, U64, Pointer, Struct, Value, current, inline, kernel, u64
+from pyhyve.cpu.engine.virtqueue_receive import RingKernels, make_receive
+from pyhyve.cpu.lang import U8, U64, Pointer, Struct, current, kernel, u64
 
 if TYPE_CHECKING:
     from pyhyve.cpu.engine.regions import Regions
@@ -31,7 +32,6 @@ _BUDGET_BYTES = 4 << 20
 _ROUNDS = 8
 _MIN_RECEIVE_BYTES = 64
 """Receive buffers shorter than this are unusual: header and addresses of a packet are in the first one."""
-_NET_HEADER_BYTES = 12
 _SECTOR_SHIFT = 9
 _MAX_WRITE_BYTES = 1 << 20
 _SYS_SCHED_YIELD = 24
@@ -40,41 +40,6 @@ _RWF_NOWAIT = 8
 _NEXT, _WRITE, _INDIRECT = 1, 2, 4
 _NO_INTERRUPT = 1
 _NO_NOTIFY = 1
-
-
-class Status(IntEnum):
-    """Why a kernel returned: the numbers of `accel.api.QueueStatus`, where they are explained."""
-
-    DONE = 0
-    BUDGET = 1
-    UNUSUAL = 2
-    NO_BUFFERS = 3
-    FILTER = 4
-
-
-@inline
-def _load16(address: Value) -> Value:
-    return current().load(address.cast(U16), volatile=True).zext(64)
-
-
-@inline
-def _load32(address: Value) -> Value:
-    return current().load(address.cast(U32), volatile=True).zext(64)
-
-
-@inline
-def _load64(address: Value) -> Value:
-    return current().load(address.cast(U64), volatile=True)
-
-
-@inline
-def _store16(address: Value, value: Value) -> None:
-    current().store(address.cast(U16), value.trunc(16), volatile=True)
-
-
-def _parts_at(q: Value, index: Any) -> Value:
-    """Host address of part `index`."""
-    return q.ref("parts").address() + index * IOVEC.size_bytes
 
 
 class QueueKernels:
@@ -131,10 +96,10 @@ class QueueKernels:
             q.readable_bytes = 0
             q.writable_bytes = 0
             at = base + (index << 4)
-            flags = _load16(at + 12)
+            flags = load16(at + 12)
             if (flags & _INDIRECT) != 0:
-                gpa = _load64(at)
-                length = _load32(at + 8)
+                gpa = load64(at)
+                length = load32(at + 8)
                 if q.indirect == 0 or flags != _INDIRECT or (length & 15) != 0 or length > MAX_PARTS * 16:
                     return 0
                 base = host(st, gpa, length, u64(0))
@@ -148,10 +113,10 @@ class QueueKernels:
                 if count >= MAX_PARTS or count >= entries or index >= entries:
                     return 0
                 at = base + (index << 4)
-                gpa = _load64(at)
-                length = _load32(at + 8)
-                flags = _load16(at + 12)
-                index = _load16(at + 14)
+                gpa = load64(at)
+                length = load32(at + 8)
+                flags = load16(at + 12)
+                index = load16(at + 14)
                 if length == 0 or (flags & ~u64(_NEXT | _WRITE)) != 0:
                     return 0
                 writes = flags & _WRITE
@@ -176,12 +141,12 @@ class QueueKernels:
         @kernel(queue, result=U64, name="queue.next_head")
         def next_head(q: Any) -> Any:
             """Head of the next available chain; `size` when there is none, all ones when that is unusual."""
-            waiting = (_load16(q.avail + 2) - q.next_avail) & 0xFFFF
+            waiting = (load16(q.avail + 2) - q.next_avail) & 0xFFFF
             if waiting == 0:
                 return q.size
             if waiting > q.size or q.in_flight >= q.size:
                 return NO_ADDRESS
-            head = _load16(q.avail + 4 + ((q.next_avail & (q.size - 1)) << 1))
+            head = load16(q.avail + 4 + ((q.next_avail & (q.size - 1)) << 1))
             if head >= q.size:
                 return NO_ADDRESS
             return head
@@ -199,15 +164,15 @@ class QueueKernels:
             count = (q.next_used - q.published) & 0xFFFF
             if count == 0:
                 return
-            _store16(q.used + 2, q.next_used)
+            store16(q.used + 2, q.next_used)
             note(st, q.used_gpa, 4 + (q.size << 3))
             fence()
             wants: U64 = 0
             if q.event_index != 0:
-                event = _load16(q.avail + 4 + (q.size << 1))
+                event = load16(q.avail + 4 + (q.size << 1))
                 if (q.next_used - event - 1) & 0xFFFF < count:
                     wants = u64(1)
-            elif (_load16(q.avail.get()) & _NO_INTERRUPT) == 0:
+            elif (load16(q.avail.get()) & _NO_INTERRUPT) == 0:
                 wants = u64(1)
             if wants != 0 and q.wants == 0:
                 q.wants = 1
@@ -218,16 +183,16 @@ class QueueKernels:
         def ask(q: Any) -> Any:
             """Ask for a kick at the next buffer; whether one is there already."""
             if q.event_index != 0:
-                _store16(q.used + 4 + (q.size << 3), q.next_avail)
+                store16(q.used + 4 + (q.size << 3), q.next_avail)
             else:
-                _store16(q.used.get(), u64(0))
+                store16(q.used.get(), u64(0))
             fence()
-            return _load16(q.avail + 2) != q.next_avail
+            return load16(q.avail + 2) != q.next_avail
 
         @kernel(queue, name="queue.begin_again")
         def begin_again(q: Any) -> None:
             if q.event_index == 0:
-                _store16(q.used.get(), u64(_NO_NOTIFY))
+                store16(q.used.get(), u64(_NO_NOTIFY))
 
         @kernel(queue, name="queue.begin")
         def begin(q: Any) -> None:
@@ -235,7 +200,7 @@ class QueueKernels:
             q.wants = 0
             q.served = 0
             if q.event_index == 0:
-                _store16(q.used.get(), u64(_NO_NOTIFY))
+                store16(q.used.get(), u64(_NO_NOTIFY))
 
         # -- send queue ------------------------------------------------------------------------------------------------
 
@@ -250,10 +215,10 @@ class QueueKernels:
                 if head == NO_ADDRESS or walk(st, q, head) == 0:
                     return Status.UNUSUAL
                 length = q.readable_bytes
-                if q.writable != 0 or length <= _NET_HEADER_BYTES or length > q.wanted_bytes:
+                if q.writable != 0 or length <= NET_HEADER_BYTES or length > q.wanted_bytes:
                     return Status.UNUSUAL
                 # What the network refuses is lost, as on a wire.
-                system_call(_SYS_WRITEV, q.fd, _parts_at(q, u64(0)), q.readable)
+                system_call(_SYS_WRITEV, q.fd, parts_at(q, u64(0)), q.readable)
                 put(q, head, u64(0))
                 q.next_avail = (q.next_avail + 1) & 0xFFFF
                 q.served = q.served + 1
@@ -279,7 +244,7 @@ class QueueKernels:
             start = b.intrinsic("llvm.readcyclecounter", U64)
             limit = q.linger_us * q.ticks_per_us
             while b.intrinsic("llvm.readcyclecounter", U64) - start < limit:
-                if _load16(q.avail + 2) != q.next_avail:
+                if load16(q.avail + 2) != q.next_avail:
                     return 1
                 if all_idle(st) != 0:
                     return 0
@@ -372,7 +337,7 @@ class QueueKernels:
                 return 0
             offset = q.start_bytes + (sector << _SECTOR_SHIFT)
             count = q.writable - 1
-            done = system_call(_SYS_PREADV2, q.fd, _parts_at(q, u64(1)), count, offset, u64(0), u64(_RWF_NOWAIT))
+            done = system_call(_SYS_PREADV2, q.fd, parts_at(q, u64(1)), count, offset, u64(0), u64(_RWF_NOWAIT))
             if done != length:
                 return 0
             last = count + 1
@@ -398,7 +363,7 @@ class QueueKernels:
                 return 0
             start = sector << _SECTOR_SHIFT
             last = q.readable.get()
-            done = system_call(_SYS_PWRITEV, q.fd, _parts_at(q, u64(1)), last - 1, q.start_bytes + start, u64(0))
+            done = system_call(_SYS_PWRITEV, q.fd, parts_at(q, u64(1)), last - 1, q.start_bytes + start, u64(0))
             if done != length:
                 return 0
             current().store(q.parts[last].base.cast(U8), 0, volatile=True)
@@ -425,8 +390,8 @@ class QueueKernels:
                 if q.parts[0].length != 16 or q.parts[q.readable + q.writable - 1].length != 1:
                     return Status.UNUSUAL
                 header = q.parts[0].base
-                kind = _load32(header)
-                sector = _load64(header + 8)
+                kind = load32(header)
+                sector = load64(header + 8)
                 done: U64 = 0
                 if kind == 0:
                     done = disk_read(st, q, head, sector)
@@ -443,195 +408,4 @@ class QueueKernels:
             return Status.BUDGET
 
         self.disk = serve("queue.disk", disk_some)
-        self._define_receive(pointer, queue, host, note, put, publish, ask, begin_again)
-
-    def _define_receive(
-        self,
-        pointer: Pointer,
-        queue: Pointer,
-        host: Kernel,
-        note: Kernel,
-        put: Kernel,
-        publish: Kernel,
-        ask: Kernel,
-        begin_again: Kernel,
-    ) -> None:
-        @kernel(pointer, queue, result=U64, name="queue.prepare", attributes="nounwind noinline")
-        def prepare(st: Any, q: Any) -> Any:
-            """Look at buffers ahead until a longest packet fits, or there are no more; 0 when one is unusual.
-
-            They stay the ring's: nothing is taken before a packet is in them.
-            """
-            waiting = (_load16(q.avail + 2) - q.next_avail) & 0xFFFF
-            if waiting > q.size - q.in_flight:
-                return 0
-            if q.first >= MAX_PARTS:
-                i: U64 = 0
-                while i < q.prepared:
-                    q.parts[i].base = q.parts[q.first + i].base
-                    q.parts[i].length = q.parts[q.first + i].length
-                    q.gpas[i] = q.gpas[q.first + i]
-                    q.heads[i] = q.heads[q.first + i]
-                    i += 1
-                q.first = 0
-            while q.room < q.wanted_bytes and q.prepared < waiting and q.prepared < MAX_PARTS:
-                position = (q.next_avail + q.prepared) & (q.size - 1)
-                head = _load16(q.avail + 4 + (position << 1))
-                if head >= q.size:
-                    return 0
-                at = q.table + (head << 4)
-                gpa = _load64(at)
-                length = _load32(at + 8)
-                if _load16(at + 12) != _WRITE or length < _MIN_RECEIVE_BYTES:
-                    return 0
-                hva = host(st, gpa, length, u64(1))
-                if hva == 0:
-                    return 0
-                slot = q.first + q.prepared
-                q.parts[slot].base = hva
-                q.parts[slot].length = length
-                q.gpas[slot] = gpa
-                q.heads[slot] = head
-                q.prepared = q.prepared + 1
-                q.room = q.room + length
-            return 1
-
-        @kernel(pointer, queue, U64, name="queue.consume", attributes="nounwind noinline")
-        def consume(st: Any, q: Any, length: Any) -> None:
-            """Give the driver the packet of `length` bytes that lies in the buffers prepared first."""
-            first = q.first.get()
-            header = q.parts[first].base
-            left = length.get()
-            count: U64 = 0
-            while left != 0:
-                slot = first + count
-                size = q.parts[slot].length
-                q.room = q.room - size
-                if size > left:
-                    size = left.get()
-                note(st, q.gpas[slot], size)
-                put(q, q.heads[slot], size)
-                left -= size
-                count += 1
-            _store16(header + 10, count)
-            q.first = first + count
-            q.prepared = q.prepared - count
-            q.next_avail = (q.next_avail + count) & 0xFFFF
-            q.served = q.served + 1
-
-        @kernel(U64, U64, U64, name="queue.copy")
-        def copy(target: Any, source: Any, size: Any) -> None:
-            current().asm(
-                "rep movsb",
-                "={rdi},={rsi},={rcx},{rdi},{rsi},{rcx},~{memory}",
-                "{ i64, i64, i64 }",
-                [("i64", target.get().ir), ("i64", source.get().ir), ("i64", size.get().ir)],
-            )
-
-        @kernel(pointer, queue, U64, name="queue.note_parts", attributes="nounwind noinline cold")
-        def note_parts(st: Any, q: Any, length: Any) -> None:
-            """A packet of `length` bytes was written to prepared buffers that the driver may not get now."""
-            done: U64 = 0
-            i: U64 = 0
-            while i < q.prepared and done < length:
-                note(st, q.gpas[q.first + i], q.parts[q.first + i].length)
-                done += q.parts[q.first + i].length
-                i += 1
-
-        @kernel(queue, U64, name="queue.hold", attributes="nounwind noinline cold")
-        def hold(q: Any, length: Any) -> None:
-            """Take a packet aside that went past the prepared buffers into the scratch room."""
-            done: U64 = 0
-            i: U64 = 0
-            while i < q.prepared:
-                size = q.parts[q.first + i].length
-                copy(q.ref("held").address() + done, q.parts[q.first + i].base, size)
-                done += size
-                i += 1
-            copy(q.ref("held").address() + done, q.ref("scratch").address(), length - done)
-            q.held_bytes = length
-
-        @kernel(queue, name="queue.release", attributes="nounwind noinline cold")
-        def release(q: Any) -> None:
-            """Put the packet that was taken aside into the prepared buffers, which have room for it."""
-            done: U64 = 0
-            i: U64 = 0
-            while done < q.held_bytes:
-                room, left = q.parts[q.first + i].length, q.held_bytes - done
-                size = current().select(room > left, left, room)
-                copy(q.parts[q.first + i].base, q.ref("held").address() + done, size)
-                done += size
-                i += 1
-
-        @kernel(pointer, queue, result=U64, name="queue.receive_some")
-        def receive_some(st: Any, q: Any) -> Any:
-            """Receive until one side runs out."""
-            while q.served < _BUDGET:
-                if q.room < q.wanted_bytes and prepare(st, q) == 0:
-                    return Status.UNUSUAL
-                length: U64 = 0
-                if q.held_bytes != 0:
-                    if q.room < q.held_bytes:
-                        if q.prepared < q.size and q.prepared < MAX_PARTS:
-                            return Status.NO_BUFFERS
-                        # The whole ring cannot hold it.
-                        q.held_bytes = 0
-                        continue
-                    release(q)
-                    length = q.held_bytes
-                    q.held_bytes = 0
-                else:
-                    if q.prepared == 0:
-                        return Status.NO_BUFFERS
-                    parts = q.prepared.get()
-                    if q.room < q.wanted_bytes:
-                        # A long packet might not fit: its end goes into the scratch room.
-                        slot = q.first + parts
-                        q.parts[slot].base = q.ref("scratch").address()
-                        q.parts[slot].length = SCRATCH_BYTES
-                        parts = parts + 1
-                    length = system_call(_SYS_READV, q.fd, _parts_at(q, q.first), parts)
-                    if length.slt(1):
-                        return Status.DONE
-                    if length < _NET_HEADER_BYTES:
-                        continue
-                    fence()
-                    if length > q.room:
-                        note_parts(st, q, length)
-                        hold(q, length)
-                        continue
-                if q.filtered != 0:
-                    target = _load64(q.parts[q.first].base + _NET_HEADER_BYTES) & ((1 << 48) - 1)
-                    if target != q.own_address:
-                        note_parts(st, q, length)
-                        q.length = length
-                        return Status.FILTER
-                consume(st, q, length)
-            return Status.BUDGET
-
-        @kernel(pointer, U64, name="queue.receive", exported=True)
-        def receive(st: Any, at: Any) -> None:
-            q = at.cast(QUEUE)
-            q.wants = 0
-            q.served = 0
-            begin_again(q)
-            if q.decision != 0:
-                consume(st, q, q.length.get())
-                q.decision = 0
-            status = u64(Status.BUDGET)
-            rounds: U64 = 0
-            more: U64 = 1
-            while more != 0 and rounds < _ROUNDS:
-                status = receive_some(st, q)
-                publish(st, q)
-                more = u64(0)
-                if status == Status.NO_BUFFERS and ask(q) != 0:
-                    # Only more buffers than were seen help.
-                    if (_load16(q.avail + 2) - q.next_avail) & 0xFFFF != q.prepared:
-                        begin_again(q)
-                        status = u64(Status.BUDGET)
-                        more = u64(1)
-                rounds += 1
-            q.status = status
-
-        self.receive = receive
+        self.receive = make_receive(state, RingKernels(host, note, put, publish, ask, begin_again))

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from struct import pack
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from pyhyve.accel.api import QueueStatus
-from pyhyve.backends.net import MAX_FRAME_BYTES, NetBackend, Offload, PacketDescriptors
+from pyhyve.backends.net import MAX_FRAME_BYTES, NetBackend, Offload
 from pyhyve.devices.virtio.chain import VirtqueueError
-from pyhyve.devices.virtio.device import VirtioDevice, Worker
-from pyhyve.devices.virtio.gated_lock import GatedLock
 from pyhyve.devices.virtio.net_control import ReceiveFilter, ReceiveFilterState, run_command
+from pyhyve.devices.virtio.net_receiver import Receiver, spread, store
+from pyhyve.devices.virtio.net_walked import WalkedNet
 from pyhyve.devices.virtio.spec import (
     NET_HEADER_BYTES,
     NET_LEGACY_HEADER_BYTES,
@@ -25,14 +24,13 @@ from pyhyve.devices.virtio.spec import (
     Feature,
     NetFeature,
 )
-from pyhyve.devices.virtio.split import SplitQueue
 from pyhyve.state.errors import StateError
 from pyhyve.state.record import U16, U64, Size, record
 
 if TYPE_CHECKING:
-    from pyhyve.accel.api import WalkedQueue
     from pyhyve.backends.ioloop import IoLoop
     from pyhyve.devices.virtio.chain import DescriptorChain
+    from pyhyve.devices.virtio.device import Worker
     from pyhyve.devices.virtio.queue import Virtqueue
     from pyhyve.memory.guest import GuestMemory
 
@@ -53,12 +51,9 @@ _HOST_OFFLOADS = (
 GUEST_OFFLOAD_BITS = sum(int(bit) for bit, _ in _GUEST_OFFLOADS)
 _LARGE_PACKET_BITS = int(NetFeature.GUEST_TSO4 | NetFeature.GUEST_TSO6 | NetFeature.GUEST_UFO)
 _RECEIVE_BUDGET = 64
-_NO_ADDRESS = (1 << 64) - 1
-"""For the engine: more than an Ethernet address has bits."""
 _ONE_BUFFER = (1).to_bytes(2, "little")
 _QUIET_S = 0.0005
 """Shortest time, and half of the longest, until a driver hears of sent packets that it does not look for by itself."""
-_WALKED_FIELDS = ("wanted_bytes", "filtered", "own_address")
 _MAX_VIEWS = 1000
 """Most parts of a packet: under UIO_MAXIOV, with room for a prefix."""
 
@@ -94,24 +89,7 @@ class _Quiet:
         self.is_old = False
 
 
-class _Receiver:
-    """One receive queue: buffers taken from the ring ahead of the packets that will fill them."""
-
-    __slots__ = ("capacity", "chains", "held", "reading", "views")
-
-    def __init__(self) -> None:
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget the buffers."""
-        self.chains: list[DescriptorChain] = []
-        self.views: list[memoryview] = []
-        self.capacity = 0
-        self.held: bytes | None = None
-        self.reading = False
-
-
-class VirtioNet(VirtioDevice):
+class VirtioNet(WalkedNet):
     """A network card. Owns the backend: `close` closes it."""
 
     device_type: ClassVar[DeviceType] = DeviceType.NET
@@ -150,7 +128,7 @@ class VirtioNet(VirtioDevice):
         self.active_pairs = 1
         self.link_up = True
         self._announce = False
-        self._receivers = [_Receiver() for _ in range(pairs)]
+        self._receivers = [Receiver() for _ in range(pairs)]
         self._stalled: list[DescriptorChain | None] = [None] * pairs
         self._scratch = memoryview(bytearray(NET_HEADER_BYTES + MAX_FRAME_BYTES))
         self._mergeable = False
@@ -164,13 +142,7 @@ class VirtioNet(VirtioDevice):
         self._quiet: dict[int, _Quiet] = {}
         """Send queues whose driver was not yet told of used buffers."""
         self._timer_runs = False
-        self._descriptors = backend if isinstance(backend, PacketDescriptors) else None
-        self._walked_with: dict[int, tuple[int, ...]] = {}
-        """What the engine was last told of each queue that it serves."""
-        self._open: dict[int, tuple[SplitQueue, WalkedQueue]] = {}
-        """Send queues that vCPUs serve by themselves while nobody has the lock."""
-        gated = GatedLock(self._reclaim, self._hand_out)
-        self.lock, self._bare_lock = gated, gated.bare  # type: ignore[assignment]  # it is used like a Lock
+        self._prepare_walks()
 
     def start(self, loop: IoLoop) -> None:
         """Begin to take packets; `loop` is the device's worker."""
@@ -320,8 +292,7 @@ class VirtioNet(VirtioDevice):
     def queue_stopped(self, index: int) -> None:
         """Forget the buffers taken from a queue."""
         pair = index >> 1
-        self._walked_with.pop(index, None)
-        self._open.pop(index, None)
+        self._forget_walk(index)
         if pair < self._pairs:
             if index & 1:
                 self._stalled[pair] = None
@@ -346,49 +317,6 @@ class VirtioNet(VirtioDevice):
             self._receive(index >> 1)
         elif index == 2 * self._pairs or not self._walk_sent(index, ring):
             super().service(index, ring)
-
-    def _reclaim(self) -> None:
-        """Have the open queues to ourselves; just after the lock was taken."""
-        for index, (ring, walked) in self._open.items():
-            position = walked.close()
-            if position is not None:
-                before = ring.published
-                *stands, wants = position
-                ring.taken_back(*stands)
-                if wants:
-                    self._sent(index, ring, before, wants=True)
-
-    def _hand_out(self) -> None:
-        """Let vCPUs serve the open queues again; just before the lock is given up."""
-        if self._open and self.is_running and self.link_up and not self.is_suspended:
-            for index, (ring, walked) in self._open.items():
-                if self.queues[index].ring is ring:
-                    walked.open(*ring.stands, patient=self._timer_runs)
-
-    def _walked_data(self, index: int, *fields: int) -> WalkedQueue | None:
-        """The engine's way to serve a data queue, told of `fields` (`_WALKED_FIELDS`), if there is one."""
-        walked = self.walked(index)
-        if walked is None or self._descriptors is None or self._header_bytes != NET_HEADER_BYTES or not self.link_up:
-            return None
-        if self._walked_with.get(index) != fields:
-            self._walked_with[index] = fields
-            fd = self._descriptors.packet_fd(index >> 1)
-            walked.set(fd=fd, **dict(zip(_WALKED_FIELDS, fields, strict=False)))
-        return walked
-
-    def _walk_sent(self, index: int, ring: Virtqueue) -> bool:
-        """Have the engine send what a queue holds; False when something is left for us."""
-        walked = self._walked_data(index, self._header_bytes + MAX_FRAME_BYTES)
-        if walked is None or not isinstance(ring, SplitQueue) or self._stalled[index >> 1] is not None:
-            return False
-        before = ring.published
-        status, wants = ring.walk(walked, "send")
-        self._sent(index, ring, before, wants=bool(wants))
-        if status == QueueStatus.BUDGET:
-            self.notify(index)
-        elif status == QueueStatus.DONE:
-            self._open[index] = (ring, walked)
-        return status != QueueStatus.UNUSUAL
 
     def handle_queue(self, index: int, ring: Virtqueue) -> None:
         """Send packets, or run control commands."""
@@ -506,7 +434,7 @@ class VirtioNet(VirtioDevice):
         """A stalled backend takes packets again."""
         self.notify(2 * pair + 1)
 
-    def _refill(self, receiver: _Receiver, ring: Virtqueue, wanted: int) -> None:
+    def _refill(self, receiver: Receiver, ring: Virtqueue, wanted: int) -> None:
         """Take buffers until a longest packet fits (mergeable), or one."""
         if not self._mergeable and receiver.chains:
             return
@@ -574,59 +502,19 @@ class VirtioNet(VirtioDevice):
             receiver.reading = True
             backend.set_reading(pair, enabled=True)
 
-    def _walk_received(self, pair: int, ring: Virtqueue, receiver: _Receiver) -> bool:
-        """Have the engine move packets into the driver's buffers; False when it cannot."""
-        if receiver.chains or receiver.held is not None or not self._mergeable or not isinstance(ring, SplitQueue):
-            return False
-        index = 2 * pair
-        rule = self.filter
-        own = int.from_bytes(rule.own, "little") if rule.own else _NO_ADDRESS
-        walked = self._walked_data(index, self._wanted_bytes, int(rule.active), own)
-        if walked is None:
-            return False
-        status = int(QueueStatus.FILTER)
-        for _ in range(_RECEIVE_BUDGET):
-            status, wants = ring.walk(walked, "receive")
-            if wants:
-                self._signals |= 1 << index
-            if status != QueueStatus.FILTER:
-                break
-            start = walked.first_bytes(NET_HEADER_BYTES + 18)[NET_HEADER_BYTES:]
-            walked.set(decision=int(rule.accepts(start)))
-        if status == QueueStatus.UNUSUAL:
-            receiver.held = walked.take_held() or None
-            return False
-        if status == QueueStatus.NO_BUFFERS:
-            self._stop_reading(pair)
-            return True
-        if status != QueueStatus.DONE:
-            # There may be more that no event will tell of: let others go first.
-            self.notify(index)
-        if not receiver.reading:
-            receiver.reading = True
-            self._backend.set_reading(pair, enabled=True)
-        return True
-
-    def _stop_reading(self, pair: int) -> None:
-        """Leave packets where they are until the driver's next buffer brings a kick."""
-        receiver = self._receivers[pair]
-        if receiver.reading:
-            receiver.reading = False
-            self._backend.set_reading(pair, enabled=False)
-
-    def _place_held(self, ring: Virtqueue, receiver: _Receiver) -> bool:
+    def _place_held(self, ring: Virtqueue, receiver: Receiver) -> bool:
         """Deliver the packet that was taken aside, or drop it if it can never fit; False to wait for more buffers."""
         held = receiver.held or b""
         if len(held) > receiver.capacity:
             if self._mergeable and ring.in_flight < ring.size and len(receiver.views) < _MAX_VIEWS:
                 return False
         else:
-            _copy(memoryview(held), receiver.views)
+            spread(memoryview(held), receiver.views)
             self._consume(ring, receiver, len(held))
         receiver.held = None
         return True
 
-    def _consume(self, ring: Virtqueue, receiver: _Receiver, length: int) -> None:
+    def _consume(self, ring: Virtqueue, receiver: Receiver, length: int) -> None:
         """Give back the buffers that hold a packet of `length` bytes, unless the filter does not want it."""
         header_bytes = self._header_bytes
         first = receiver.views[0]
@@ -661,7 +549,7 @@ class VirtioNet(VirtioDevice):
             if len(first) >= NET_HEADER_BYTES:
                 first[10:12] = count.to_bytes(2, "little")
             else:
-                _store(receiver.views, 10, count.to_bytes(2, "little"))
+                store(receiver.views, 10, count.to_bytes(2, "little"))
         del receiver.chains[:count]
         del receiver.views[:parts]
         receiver.capacity -= room
@@ -676,27 +564,3 @@ class VirtioNet(VirtioDevice):
                     start = gpa
                 end = gpa + part
         mark_written(start, end - start)
-
-
-def _copy(data: memoryview, views: list[memoryview]) -> None:
-    """Spread `data` over `views`, which hold at least as much."""
-    for view in views:
-        part = data[: len(view)]
-        view[: len(part)] = part
-        data = data[len(part) :]
-        if not data:
-            return
-
-
-def _store(views: list[memoryview], offset: int, data: bytes) -> None:
-    """Store `data` at `offset` of the bytes that `views` make up together."""
-    for view in views:
-        if offset < len(view):
-            part = data[: len(view) - offset]
-            view[offset : offset + len(part)] = part
-            data = data[len(part) :]
-            if not data:
-                return
-            offset = 0
-        else:
-            offset -= len(view)
