@@ -101,6 +101,7 @@ OPTIONS = {
     "S": Option("", "do not start before a monitor says so"),
     "serial": Option("stdio|null|none|pty|file:PATH|unix:PATH|tcp:HOST:PORT|chardev:ID", "where a serial port goes"),
     "smp": Option("[cpus=]N,sockets=N,dies=N,cores=N,threads=N", "number of processors and how they are grouped"),
+    "smbios": Option("type=0|1|2|3|11,FIELD=TEXT,…", "what DMI says of the machine"),
     "snapshot": Option("", "keep what is written to disks in temporary files"),
     "uuid": Option("UUID", "identity of the machine"),
     "version": Option("", "show the version"),
@@ -378,6 +379,15 @@ class SystemSettings:
             msg = f"-add-fd {value}: not a descriptor above 2, or not a set"
             raise InputError(msg)
         self._changes["passed_fds"] = (*self._changes.get("passed_fds", ()), (number, fd))
+
+    def _handle_smbios(self, value: str) -> None:
+        from pyhyve.cli.system_smbios import parse_smbios
+
+        entries = parse_smbios(parse_properties("-smbios", value))
+        identity = next((entry["uuid"] for entry in entries if "uuid" in entry), None)
+        if identity is not None:
+            self._handle_uuid(identity)
+        self._changes["smbios"] = (*self._changes.get("smbios", ()), *entries)
 
     def _handle_rtc(self, value: str) -> None:
         given = parse_properties("-rtc", value)

@@ -10,7 +10,7 @@ from pyhyve.backends.ioloop import IoLoop
 from pyhyve.boot.acpi import AcpiPlatform, build_acpi
 from pyhyve.boot.e820 import FOUR_GIB, TABLES_BASE
 from pyhyve.boot.linux import LinuxBoot, load_linux
-from pyhyve.boot.smbios import ENTRY_POINT_BYTES, build_smbios
+from pyhyve.boot.smbios import build_anchor, build_smbios, build_structures
 from pyhyve.devices.bus import AddressMap
 from pyhyve.devices.chipset.acpi_hotplug import HOTPLUG_GPE, HOTPLUG_PORTS, PciHotplug
 from pyhyve.devices.chipset.acpi_pm import GPE_SIZE, PM_SIZE, AcpiPm, GpeBlock, SharedLine, SmiCommandPort
@@ -420,13 +420,13 @@ class _Builder:
         )
 
     def _smbios(self) -> bytes:
-        return build_smbios(
-            SMBIOS_GPA,
+        return build_structures(
             name=self.config.name,
             version=MACHINE_VERSION,
             uuid=self.identity,
             memory_bytes=self.config.memory_bytes,
             cpus=self.config.cpus,
+            given=self.config.smbios,
         )
 
     def _boot_kernel(self) -> None:
@@ -446,7 +446,7 @@ class _Builder:
         tables, rsdp = build_acpi(platform, TABLES_BASE)
         memory = self.vm.memory
         memory.write(TABLES_BASE, tables)
-        memory.write(SMBIOS_GPA, self._smbios())
+        memory.write(SMBIOS_GPA, build_smbios(SMBIOS_GPA, self._smbios()))
         boot = LinuxBoot(config.kernel, config.initrd, config.append, self.layout, rsdp, config.boot_entry)
         self.parts.runners[0].vcpu.write_registers(load_linux(memory, boot))
 
@@ -455,9 +455,9 @@ class _Builder:
         from pyhyve.boot.firmware import boot_files, firmware_files, firmware_items  # noqa: PLC0415 - see above
         from pyhyve.devices.chipset.fw_cfg import FW_CFG_PORT, FW_CFG_PORTS, FwCfg  # noqa: PLC0415 - ditto
 
-        smbios = self._smbios()
-        parts = (smbios[:ENTRY_POINT_BYTES], smbios[ENTRY_POINT_BYTES:].lstrip(b"\0"))
-        files = firmware_files(self.layout, self._platform(), parts, self._text_port())
+        structures = self._smbios()
+        smbios = (build_anchor(structures), structures)
+        files = firmware_files(self.layout, self._platform(), smbios, self._text_port())
         config = self.config
         files |= boot_files(boot_paths(self.hardware), strict=config.boot_strict, menu_ms=config.boot_menu_ms)
         items = firmware_items(config.cpus, boot_menu=config.boot_menu)

@@ -349,6 +349,8 @@ class MachineConfig:
     """Wait for `Machine.resume` before the first instruction."""
     uuid: UUID | None = None
     """Identity in SMBIOS; None makes one up."""
+    smbios: tuple[Mapping[str, Any], ...] = ()
+    """Fields of SMBIOS structures by QEMU's names, each with the structure's `type`."""
     timeout_s: float | None = None
     trace: frozenset[str] = frozenset()
     boot_entry: EntryMode = EntryMode.AUTO

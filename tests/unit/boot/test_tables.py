@@ -10,7 +10,7 @@ import pytest
 
 from pyhyve.boot import aml
 from pyhyve.boot.acpi import AcpiPlatform, build_acpi
-from pyhyve.boot.smbios import build_smbios
+from pyhyve.boot.smbios import build_anchor, build_smbios, build_structures
 
 BASE = 0xE0000
 PLATFORM = AcpiPlatform(
@@ -153,14 +153,15 @@ def test_names_are_checked() -> None:
 @pytest.mark.parametrize("memory", [64 << 20, 40 << 30])
 def test_smbios_structures_are_well_formed(memory: int) -> None:
     uuid = UUID("12345678-1234-5678-1234-567812345678")
-    data = build_smbios(0xF0000, name="vm", version="1", uuid=uuid, memory_bytes=memory, cpus=2)
+    structures = build_structures(name="vm", version="1", uuid=uuid, memory_bytes=memory, cpus=2)
+    data = build_smbios(0xF0000, structures)
     assert data[:5] == b"_SM3_"
     assert sum(data[:24]) & 0xFF == 0
     size, address = struct.unpack_from("<IQ", data, 12)
     table = data[address - 0xF0000 :]
     assert len(table) == size
     kinds, position = [], 0
-    lengths = {0: 24, 1: 27, 3: 13, 4: 42, 16: 23, 17: 34, 19: 31, 32: 11, 127: 4}
+    lengths = {0: 24, 1: 27, 3: 22, 4: 42, 16: 23, 17: 34, 19: 31, 32: 11, 127: 4}
     while position < len(table):
         kind, length = table[position], table[position + 1]
         assert lengths[kind] == length
@@ -168,3 +169,52 @@ def test_smbios_structures_are_well_formed(memory: int) -> None:
         position = table.index(b"\0\0", position + length) + 2
     assert kinds == [0, 1, 3, 4, 4, 16, 17, 19, 32, 127]
     assert uuid.bytes_le in table
+
+
+def smbios_strings(data: bytes) -> dict[int, tuple[bytes, list[str]]]:
+    """Formatted area and strings of the first structure of each type."""
+    found: dict[int, tuple[bytes, list[str]]] = {}
+    at = 0
+    while at < len(data):
+        length = data[at + 1]
+        end = data.index(b"\0\0", at + length)
+        texts = data[at + length : end].decode().split("\0") if end > at + length else []
+        found.setdefault(data[at], (data[at : at + length], texts))
+        at = end + 2
+    return found
+
+
+def test_smbios_fields_can_be_given() -> None:
+    given = [
+        {"type": 0, "vendor": "V", "release": "3.4", "uefi": True},
+        {"type": 1, "manufacturer": "Us", "serial": "ds=nocloud", "family": "F"},
+        {"type": 1, "sku": "S"},
+        {"type": 2, "product": "Board", "location": "here"},
+        {"type": 3, "asset": "A1"},
+        {"type": 11, "value": "one"},
+        {"type": 11, "value": "two"},
+    ]
+    data = build_structures(name="vm", version="1", uuid=UUID(int=1), memory_bytes=64 << 20, cpus=1, given=given)
+    found = smbios_strings(data)
+    bios, texts = found[0]
+    assert (texts, bios[19], bios[20:22]) == (["V", "1", "01/01/2024"], 0x1C, b"\x03\x04")
+    system, texts = found[1]
+    assert texts == ["Us", "Standard PC (i440FX)", "1", "ds=nocloud", "S", "F"]
+    assert (system[4:8], system[25:]) == (bytes((1, 2, 3, 4)), bytes((5, 6)))
+    board, texts = found[2]
+    assert (texts, board[4:9], board[10]) == (["Board", "here"], bytes((0, 1, 0, 0, 0)), 2)
+    chassis, texts = found[3]
+    assert (texts, chassis[6:9]) == (["pyhyve", "1", "A1"], bytes((2, 0, 3)))
+    assert found[11] == (b"\x0b\x05\x00\x0e\x02", ["one", "two"])
+
+
+def test_smbios_anchor_for_firmware_counts_the_structures() -> None:
+    data = build_structures(name="vm", version="1", uuid=UUID(int=1), memory_bytes=64 << 20, cpus=3)
+    anchor = build_anchor(data)
+    assert len(anchor) == anchor[5] == 31
+    assert sum(anchor) & 0xFF == 0
+    assert sum(anchor[16:]) & 0xFF == 0
+    assert (anchor[:4], anchor[6:8], anchor[16:21]) == (b"_SM_", bytes((2, 8)), b"_DMI_")
+    length, address, count = struct.unpack_from("<HIH", anchor, 22)
+    assert (length, address, count) == (len(data), 0, 11)
+    assert struct.unpack_from("<H", anchor, 8)[0] < 100

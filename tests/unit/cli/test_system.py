@@ -137,6 +137,23 @@ def test_q35_has_virtio_disks_by_default(image: str) -> None:
         configure("-M", "pc-q35-7.2", "-drive", f"file={image},if=ide")
 
 
+def test_smbios_fields(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("from a file\n")
+    config = configure(
+        *("-smbios", "type=1,serial=ds=nocloud;s=http://x/,product=P,uuid=00000000-0000-0000-0000-000000000007"),
+        *("-smbios", "type=0,uefi=on,release=1.2"),
+        *("-smbios", f"type=11,value=one,value=two,path={tmp_path}/text"),
+    )
+    assert config.uuid == UUID(int=7)
+    assert [dict(entry) for entry in config.smbios] == [
+        {"type": 1, "serial": "ds=nocloud;s=http://x/", "product": "P", "uuid": str(UUID(int=7))},
+        {"type": 0, "uefi": True, "release": "1.2"},
+        {"type": 11, "value": "one"},
+        {"type": 11, "value": "two"},
+        {"type": 11, "value": "from a file"},
+    ]
+
+
 def test_boot_options_for_firmware() -> None:
     config = configure("-boot", "order=dc,once=d,menu=on,splash-time=1500,strict=on")
     assert (config.boot_order, config.boot_once, config.boot_menu) == ("dc", "d", True)
@@ -312,6 +329,11 @@ def test_monitors() -> None:
         ("-drive file=IMAGE,index=1,bus=0", "index cannot be used with bus"),
         ("-hda IMAGE -hdb IMAGE -hdc IMAGE -hdd IMAGE IMAGE", "(index=0) exists"),
         ("-boot menu=maybe", "menu=maybe"),
+        ("-smbios type=1,bogus=2", "'bogus'"),
+        ("-smbios type=9", "type=9: not supported"),
+        ("-smbios serial=1", "parameter 'type' is missing"),
+        ("-smbios type=0,release=1", "release=1: write two numbers"),
+        ("-smbios type=11,path=/nowhere", "path=/nowhere: No such file"),
         ("-boot splash-time=-1", "splash-time=-1"),
         ("-drive file=IMAGE,if=none", "if=none needs an id"),
         ("-drive file=IMAGE,cache=cold", "cache=cold: use writeback, none"),
