@@ -363,6 +363,31 @@ def test_disk_saved_under_load_passes_fsck(debian_6_1: Guest, tmp_path: Path) ->
     assert subprocess.run(["e2fsck", "-fn", str(disk)], capture_output=True, check=False).returncode == 0
 
 
+def test_restored_copy_gets_the_generation_id_it_is_given(tmp_path: Path) -> None:
+    name, other = "01234567-89ab-cdef-0123-456789abcdef", "00000000-0000-4000-8000-000000000001"
+    devices = ({"driver": "vmgenid", "guid": name},)
+    config = replace(tiny_config(tmp_path, print32("up\n") + HALT), additions=Additions(devices=devices))
+    machine = RunningMachine.boot(config)
+    machine.expect("up\n", 120)
+    assert generation_of(machine) == name
+    machine.save(tmp_path / "state")
+    machine.stop()
+    machine = RunningMachine.restore(tmp_path / "state")
+    assert machine.machine.started.wait(60)
+    assert generation_of(machine) == name
+    machine.stop()
+    done = run_restored(tmp_path / "state", "--generation-id", other)
+    assert done.stderr == "pyhyve run: gave up after 1 s\n"
+    done = run_restored(tmp_path / "state", "--generation-id", "mine")
+    assert (done.returncode, done.stderr) == (2, "pyhyve run: --generation-id mine: not a UUID\n")
+
+
+def test_generation_id_is_not_for_a_machine_that_had_none(saved: Path) -> None:
+    done = run_restored(saved, "--generation-id")
+    assert done.returncode == 2
+    assert done.stderr == "pyhyve run: --generation-id: the machine was started without one\n"
+
+
 def test_state_is_read_from_a_stream(saved: Path) -> None:
     from pyhyve.state.streams import FdSource
 

@@ -16,6 +16,7 @@ from pyhyve.cli.options import existing_file, parse_pairs, parse_size, parse_swi
 from pyhyve.devices.virtio.error_policy import ErrorPolicy
 from pyhyve.machine.config import (
     AccelChoice,
+    Additions,
     BalloonConfig,
     ConfigError,
     ConsoleConfig,
@@ -36,7 +37,7 @@ from pyhyve.support.records import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any, TypeVar
 
     from pyhyve.cli.option_parser import Arguments, VerbParser
@@ -91,6 +92,7 @@ def configure(parser: VerbParser) -> None:
     add("--vsock", metavar="CID=unix:PATH", help="a virtual socket device whose connections are Unix sockets here")
     add("--rng", nargs="?", const="", metavar="FILE", help="an entropy device, on FILE or the kernel's generator")
     add("--balloon", action="store_true", help="a memory balloon; the guest gives back memory it does not use")
+    add("--generation-id", nargs="?", const="auto", metavar="UUID", help="tell the guest when it has been restored")
     add("--console", default="stdio", metavar="stdio|none|file:PATH|unix:PATH", help="where the console goes")
     add("--name", default="guest", metavar="NAME", help="name of the machine")
     add("--qmp", metavar="unix:PATH|tcp:HOST:PORT", help="serve QEMU's machine protocol there")
@@ -235,6 +237,22 @@ def parse_number(option: str, text: str, kind: type[Number]) -> Number:
     return value
 
 
+def generation_devices(arguments: Arguments) -> tuple[Mapping[str, Any], ...]:
+    """The device that `--generation-id` asks for, if it does. Raises InputError."""
+    text = arguments.generation_id
+    if text is None:
+        return ()
+    if text != "auto":
+        from uuid import UUID
+
+        try:
+            text = str(UUID(text))
+        except ValueError as error:
+            msg = f"--generation-id {text}: not a UUID"
+            raise InputError(msg) from error
+    return ({"driver": "vmgenid", "guid": text},)
+
+
 def configuration(arguments: Arguments, *, can_boot: bool = False) -> MachineConfig:
     """The machine the command line asks for; `can_boot` when it need not say from what. Raises InputError."""
     if arguments.accel not in set(AccelChoice):
@@ -270,6 +288,7 @@ def configuration(arguments: Arguments, *, can_boot: bool = False) -> MachineCon
             disks=tuple(disks),
             extras=parse_extras(arguments),
             nets=tuple(net for net in map(parse_net, arguments.net) if net.kind is not NetKind.NONE),
+            additions=Additions(devices=generation_devices(arguments)),
             console=parse_console(arguments.console),
             boot_order=arguments.boot,
             no_reboot=arguments.no_reboot,
@@ -295,6 +314,12 @@ def restored_configuration(arguments: Arguments, saved: MachineConfig) -> Machin
     }  # fmt: skip
     names = {fields[option] for option in given} | {"console", "no_reboot", "timeout_s", "trace"}
     changes = {name: getattr(asked, name) for name in names}
+    if arguments.generation_id is not None:
+        if not saved.has_generation_id:
+            msg = "--generation-id: the machine was started without one"
+            raise InputError(msg)
+        others = (device for device in saved.additions.devices if device["driver"] != "vmgenid")
+        changes["additions"] = replace(saved.additions, devices=(*others, *asked.additions.devices))
     return replace(saved, start_paused=False, **changes)
 
 

@@ -19,6 +19,7 @@ from pyhyve.cli.main import main, new_parser
 from pyhyve.devices.virtio.error_policy import ErrorPolicy
 from pyhyve.machine.config import (
     AccelChoice,
+    Additions,
     BalloonConfig,
     ConsoleConfig,
     ConsoleKind,
@@ -67,7 +68,7 @@ def test_every_option_reaches_the_configuration(kernel: str, tmp_path: Path) -> 
         *("--net", "user,forward=tcp:2222:22,forward=udp:127.0.0.1:53:53,mac=52:54:00:00:00:01"),
         *("--net", "bridge=br100", "--net", "none", "--console", "unix:/tmp/x", "--name", "a", "--timeout", "2.5"),
         *("--rng", "--balloon", "--channel", "agent=unix:/tmp/a", "--channel", "log=file:/tmp/l"),
-        *("--vsock", "3=unix:/tmp/v"),
+        *("--vsock", "3=unix:/tmp/v", "--generation-id"),
         *("--cpu", "x86-64-v2,-popcnt", "--hugepages"),
         *("--entry", "pvh", "--boot", "dc", "--no-reboot", "--trace", "exits,bus", "--cpus", "2"),
     )
@@ -105,6 +106,7 @@ def test_every_option_reaches_the_configuration(kernel: str, tmp_path: Path) -> 
             ),
             VsockConfig(3, Path("/tmp/v")),
         ),
+        additions=Additions(devices=({"driver": "vmgenid", "guid": "auto"},)),
         console=ConsoleConfig(ConsoleKind.UNIX, Path("/tmp/x")),
         boot_order="dc",
         no_reboot=True,
