@@ -112,10 +112,14 @@ def share(name: str, file: str, data: bytes) -> None:
                 write_atomically(directory / file, data, mode=0o644)
         finally:
             os.close(held)
-        kind = file.partition("-")[0]
-        found = sorted(directory.glob(f"{kind}-*"), key=lambda path: path.stat().st_mtime_ns)
-        for old in found[:-_KEPT_VERSIONS]:
-            old.unlink(missing_ok=True)
+        drop_old(directory, file.partition("-")[0])
+
+
+def drop_old(directory: Path, kind: str) -> None:
+    """Remove the oldest files of a kind: more than one is kept, for more than one version may be in use. OSError."""
+    found = sorted(directory.glob(f"{kind}-*"), key=lambda path: path.stat().st_mtime_ns)
+    for old in found[:-_KEPT_VERSIONS]:
+        old.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyhyve.support.cache import cache_directory, read_shared, share
+from pyhyve.support.cache import cache_directory, drop_old, read_shared, share
 from pyhyve.support.errors import UserError
 from pyhyve.support.files import write_atomically
 
@@ -156,9 +156,7 @@ def _encode(library: Library) -> bytes:
 def _write(path: Path, library: Library) -> None:
     try:
         write_atomically(path, _encode(library), synced=True)
-        for old in path.parent.glob(f"{path.name.split('-')[0]}-*.bin"):
-            if old != path:
-                old.unlink(missing_ok=True)
+        drop_old(path.parent, path.name.partition("-")[0])
     except OSError as error:
         _LOG.warning(
             "cannot keep the compiled engine in %s: %s; it is compiled anew next time", path.parent, error.strerror

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -96,14 +97,15 @@ def test_cache_that_cannot_be_made_is_done_without(
     assert "cache directory" in caplog.text
 
 
-def test_older_versions_are_removed(cache: Path) -> None:
+def test_older_versions_are_removed_when_they_are_many(cache: Path) -> None:
     cache.mkdir(parents=True)
-    old = cache / "test-0123.bin"
-    other = cache / "riscv-0123.bin"
-    old.write_bytes(b"old")
-    other.write_bytes(b"other")
+    for number in range(5):
+        (cache / f"test-{number}.bin").write_bytes(b"old")
+        os.utime(cache / f"test-{number}.bin", (number, number))
+    other = cache / "other-0123.bin"
+    other.write_bytes(b"another instruction set")
     load_or_build("test", Builder())
-    assert not old.exists()
+    assert [(cache / f"test-{number}.bin").exists() for number in range(5)] == [False, False, True, True, True]
     assert other.exists()
 
 

@@ -152,6 +152,7 @@ dispatcher = Dispatcher(
     ),
 )
 
+
 @kernel(P, name="x86.run", exported=True)
 def run(st: Any) -> None:
     """Run guest code until the machine is needed, under the guest's MXCSR with every exception masked."""
