@@ -8,6 +8,7 @@ import pytest
 
 from pyhyve.devices.irq.chip import ApicInterruptChip
 from pyhyve.devices.irq.message import message_from_msi
+from pyhyve.devices.irq.vectors import PlainVectors
 from tests.unit.devices.fakes import FakeTime
 
 ID, VERSION, TPR, PPR, EOI, LDR, DFR, SVR = 0x20, 0x30, 0x80, 0xA0, 0xB0, 0xD0, 0xE0, 0xF0
@@ -334,3 +335,40 @@ def test_gsi_out_of_range_is_ignored(apic: Chip) -> None:
     apic.chip.set_gsi(24, level=True)
     apic.chip.set_gsi(5000, level=True)
     assert not apic.pins[0].intr
+
+
+def test_messages_follow_a_processor_that_keeps_its_own_vectors() -> None:
+    chip = Chip()
+    looked = [0, 0]
+
+    def look(index: int) -> None:
+        looked[index] += 1
+
+    kept = [PlainVectors(), PlainVectors()]
+    for index, vectors in enumerate(kept):
+        chip.chip.keep_vectors(index, vectors, lambda index=index: look(index))  # type: ignore[misc]  # its own number
+    assert all(vectors.enabled for vectors in kept)
+    for _ in range(3):  # the first finds the way, the others know it
+        kept[1].irr = 0
+        chip.chip.send_msi(0xFEE0_1000, 0x41)
+        assert (kept[0].irr, kept[1].irr) == (0, 1 << 0x41)
+    assert looked == [0, 3]
+    assert not chip.pins[1].intr, "the pin is for the other chips"
+
+    kept[1].irr = 0
+    chip.write(SVR, 0xFF, 1)
+    chip.chip.send_msi(0xFEE0_1000, 0x41)
+    assert kept[1].irr == 0, "a disabled one takes nothing"
+    chip.write(SVR, 0x1FF, 1)
+    chip.write(ID, 5 << 24, 1)
+    chip.chip.send_msi(0xFEE0_1000, 0x41)
+    assert kept[1].irr == 0, "it answers to another number now"
+    chip.chip.send_msi(0xFEE0_5000, 0x41)
+    assert kept[1].irr == 1 << 0x41
+
+    kept[1].irr = 0
+    chip.chip.send_msi(0xFEE0_5000, 0x41 | 0xC000)  # level-triggered
+    chip.chip.send_msi(0xFEE0_5000, 0x41 | 0xC000)
+    assert kept[1].tmr == 1 << 0x41
+    assert chip.chip.has_interrupt(1)
+    assert not chip.chip.has_interrupt(0)

@@ -11,7 +11,7 @@ from pyhyve.devices.irq import spec
 from pyhyve.devices.irq.ioapic import IoApic, IoApicState
 from pyhyve.devices.irq.lapic import LocalApic, LocalApicState
 from pyhyve.devices.irq.message import message_from_msi
-from pyhyve.devices.irq.spec import DeliveryMode
+from pyhyve.devices.irq.spec import ApicRegister, DeliveryMode
 from pyhyve.state.errors import StateError
 from pyhyve.state.record import record
 from pyhyve.support.hints import Protocol
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from pyhyve.devices.irq.message import ApicMessage
 
 _ISA_IRQS = 16
+_FIRST_VECTOR = 16
+_MAX_ROUTES = 256
+_ROUTING = frozenset({int(ApicRegister.ID), int(ApicRegister.LDR), int(ApicRegister.DFR), int(ApicRegister.SVR)})
+"""Registers that say which messages a local APIC takes."""
 
 
 class CpuPins(Protocol):
@@ -70,6 +74,8 @@ class ApicInterruptChip:
         self._pins: list[CpuPins | None] = [None] * cpus
         self._levels = [False] * cpus
         self._lookers: list[Callable[[], None] | None] = [None] * cpus
+        self._routes: dict[tuple[int, int], tuple[ApicVectors, Callable[[], None], int]] = {}
+        """Messages whose way is known: they go to one processor, which takes interrupts by itself, edge-triggered."""
 
     def connect(self, index: int, pins: CpuPins) -> None:
         """Wire local APIC `index` to its vCPU."""
@@ -80,6 +86,7 @@ class ApicInterruptChip:
 
         The INTR pin is for the i8259s' interrupts then.
         """
+        self.routes_changed()
         self.lapics[index].keep_in(vectors)
         self._lookers[index] = look
 
@@ -90,6 +97,7 @@ class ApicInterruptChip:
     def initialised(self, index: int) -> None:
         """The processor carried out an INIT message: what it did with interrupts on its way there is undone."""
         with self._lock:
+            self.routes_changed()
             self.lapics[index].init()
             self._update(index)
 
@@ -97,6 +105,7 @@ class ApicInterruptChip:
         """Return to the power-on state, all inputs low."""
         with self._lock:
             self.pic.reset()
+            self.routes_changed()
             self.ioapic.clear_lines()
             self.ioapic.reset()
             for lapic in self.lapics:
@@ -116,6 +125,7 @@ class ApicInterruptChip:
             msg = f"state of interrupt controllers: is for {len(state.lapics)} processors, not {len(self.lapics)}"
             raise StateError(msg)
         with self._lock:
+            self.routes_changed()
             self.ioapic.load(state.ioapic)
             for lapic, saved in zip(self.lapics, state.lapics, strict=True):
                 lapic.load(saved)
@@ -137,10 +147,33 @@ class ApicInterruptChip:
 
     def send_msi(self, address: int, data: int) -> None:
         """Deliver a message-signalled interrupt."""
-        message = message_from_msi(address, data)
-        if message is not None:
-            with self._lock:
+        with self._lock:
+            route = self._routes.get((address, data))
+            if route is not None:
+                vectors, look, vector = route
+                if vectors.enabled:
+                    vectors.post(vector, is_level=False)
+                    look()
+                return
+            message = message_from_msi(address, data)
+            if message is not None:
                 self.deliver(message)
+                self._remember(address, data, message)
+
+    def _remember(self, address: int, data: int, message: ApicMessage) -> None:
+        """Keep the way of a message, if it is a simple one."""
+        targets = [lapic for lapic in self.lapics if lapic.matches(message.destination, is_logical=message.is_logical)]
+        is_plain = message.mode in {DeliveryMode.FIXED, DeliveryMode.LOWEST_PRIORITY} and not message.is_level
+        if len(targets) == 1 and is_plain and message.vector >= _FIRST_VECTOR:
+            look = self._lookers[targets[0].initial_id]
+            if look is not None:
+                if len(self._routes) >= _MAX_ROUTES:
+                    self._routes.clear()
+                self._routes[address, data] = (targets[0].vectors, look, message.vector)
+
+    def routes_changed(self) -> None:
+        """A local APIC answers to another destination now."""
+        self._routes.clear()
 
     # -- the processor's side -----------------------------------------------------------------------------------------
 
@@ -164,6 +197,8 @@ class ApicInterruptChip:
         """WRMSR of an APIC register by vCPU `index`; False for #GP."""
         with self._lock:
             done = self.lapics[index].write_msr(msr, value)
+            if msr == spec.Msr.APIC_BASE or (msr - spec.Msr.X2APIC_FIRST) << 4 in _ROUTING:
+                self.routes_changed()
             self._update(index)
             return done
 
@@ -216,6 +251,7 @@ class ApicInterruptChip:
             case DeliveryMode.NMI if pins is not None:
                 pins.raise_nmi()
             case DeliveryMode.INIT if pins is not None and message.assert_level:
+                self.routes_changed()
                 lapic.init()
                 self._update(lapic.initial_id)
                 pins.init()
@@ -262,4 +298,6 @@ class LocalApicPage:
     def write(self, offset: int, size: int, value: int) -> None:
         """Write a register."""
         self._lapic.write(offset, size, value)
+        if offset in _ROUTING:
+            self._chip.routes_changed()
         self._chip.registers_written(self._index)

@@ -27,7 +27,6 @@ _RUNS = 64
 """Packets in a row that the filter is asked about."""
 _NO_ADDRESS = (1 << 64) - 1
 """More than an Ethernet address has bits."""
-_FIELDS = ("wanted_bytes", "filtered", "own_address")
 
 
 class WalkedNet(VirtioDevice):
@@ -46,7 +45,7 @@ class WalkedNet(VirtioDevice):
     def _prepare_walks(self) -> None:
         """Once, when the backend is known."""
         self._descriptors = self._backend if isinstance(self._backend, PacketDescriptors) else None
-        self._walked_with: dict[int, tuple[int, ...]] = {}
+        self._walked_with: dict[int, tuple[int, bytes | None]] = {}
         """What the engine was last told of each queue that it serves."""
         self._open: dict[int, tuple[SplitQueue, WalkedQueue]] = {}
         """Send queues that vCPUs serve by themselves while nobody has the lock."""
@@ -80,15 +79,23 @@ class WalkedNet(VirtioDevice):
                 if self.queues[index].ring is ring:
                     walked.open(*ring.stands, patient=self._timer_runs)
 
-    def _walked_data(self, index: int, *fields: int) -> WalkedQueue | None:
-        """The engine's way to serve a data queue, told of `fields` (`_FIELDS`), if there is one."""
+    def _walked_data(self, index: int, wanted_bytes: int, own: bytes | None = None) -> WalkedQueue | None:
+        """The engine's way to serve a data queue, if there is one.
+
+        The longest packet has `wanted_bytes`; `own` is the one address whose packets the filter need not be asked about
+        (empty when there is none), or None when everything is received.
+        """
         walked = self.walked(index)
         if walked is None or self._descriptors is None or self._header_bytes != NET_HEADER_BYTES or not self.link_up:
             return None
-        if self._walked_with.get(index) != fields:
-            self._walked_with[index] = fields
-            fd = self._descriptors.packet_fd(index >> 1)
-            walked.set(fd=fd, **dict(zip(_FIELDS, fields, strict=False)))
+        if self._walked_with.get(index) != (wanted_bytes, own):
+            self._walked_with[index] = (wanted_bytes, own)
+            walked.set(
+                fd=self._descriptors.packet_fd(index >> 1),
+                wanted_bytes=wanted_bytes,
+                filtered=own is not None,
+                own_address=int.from_bytes(own, "little") if own else _NO_ADDRESS,
+            )
         return walked
 
     def _walk_sent(self, index: int, ring: Virtqueue) -> bool:
@@ -111,8 +118,7 @@ class WalkedNet(VirtioDevice):
             return False
         index = 2 * pair
         rule = self.filter
-        own = int.from_bytes(rule.own, "little") if rule.own else _NO_ADDRESS
-        walked = self._walked_data(index, self._wanted_bytes, int(rule.active), own)
+        walked = self._walked_data(index, self._wanted_bytes, rule.own if rule.active else None)
         if walked is None:
             return False
         status = int(QueueStatus.FILTER)
