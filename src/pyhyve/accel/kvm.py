@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from pyhyve.accel.cpu_models import CpuModel
     from pyhyve.kvm.cpuid import CpuidEntry
+    from pyhyve.kvm.stats import StatisticsFile
     from pyhyve.memory.guest import GuestMemory, MemoryRegion
 
 _TSS_GPA = 0xFFFBD000
@@ -113,6 +114,7 @@ class KvmVm:
         self._cpu_model = cpu_model
         self._tsc_khz = tsc_khz
         self._instant_ns: int | None = None
+        self._statistics: dict[int | None, StatisticsFile] = {}
         self._ring_size_bytes = dirty_ring_size_bytes
         self._rings: list[DirtyRing] = []
         self._ring_pages: set[tuple[int, int]] = set()
@@ -331,6 +333,15 @@ class KvmVm:
         """Whether a local APIC of the kernel's holds requests."""
         return self.has_kernel_irqchip and any(vcpu.has_interrupt_pending() for vcpu in self._vcpus)
 
+    def statistics(self, index: int | None) -> StatisticsFile:
+        """What KVM counts of vCPU `index`, or of the VM. Raises KvmError; no vCPU may run the first time."""
+        if index not in self._statistics:
+            from pyhyve.kvm.stats import StatisticsFile  # noqa: PLC0415 - few clients ask
+
+            handle = self.handle if index is None else self._vcpus[index].handle
+            self._statistics[index] = StatisticsFile(handle.fd)
+        return self._statistics[index]
+
     # --- interrupts and notifications ---------------------------------------------------------------------------------
 
     def irqchip(self) -> KernelIrqchip:
@@ -431,6 +442,9 @@ class KvmVm:
         for ring in self._rings:
             ring.close()
         self._rings.clear()
+        for statistics in self._statistics.values():
+            statistics.close()
+        self._statistics.clear()
         for vcpu in self._vcpus:
             vcpu.close()
         self._vcpus.clear()

@@ -68,6 +68,7 @@ class Ioctl(IntEnum):
     CLEAR_DIRTY_LOG = _iowr(0xC0, s.CLEAR_DIRTY_LOG.size_bytes)
     X86_SET_MSR_FILTER = _iow(0xC6, s.MSR_FILTER_SIZE_BYTES)
     RESET_DIRTY_RINGS = _io(0xC7)
+    GET_STATS_FD = _io(0xCE)
     CREATE_DEVICE = _iowr(0xE0, s.CREATE_DEVICE.size_bytes)
     SET_DEVICE_ATTR = _iow(0xE1, s.DEVICE_ATTR.size_bytes)
     GET_DEVICE_ATTR = _iow(0xE2, s.DEVICE_ATTR.size_bytes)

@@ -45,6 +45,11 @@ COALESCED_MMIO = StructLayout("kvm_coalesced_mmio", "phys_addr:Q len:I pio:I dat
 COALESCED_MMIO_RING = StructLayout("kvm_coalesced_mmio_ring", "first:I last:I")
 CREATE_DEVICE = StructLayout("kvm_create_device", "type:I fd:I flags:I")
 DEVICE_ATTR = StructLayout("kvm_device_attr", "flags:I group:I attr:Q addr:Q")
+STATS_HEADER = StructLayout(
+    "kvm_stats_header", "flags:I name_size:I num_desc:I id_offset:I desc_offset:I data_offset:I"
+)
+STATS_DESC = StructLayout("kvm_stats_desc", "flags:I exponent:h size:H offset:I bucket_size:I")
+"""Its name follows."""
 MSR_FILTER_RANGE = StructLayout("kvm_msr_filter_range", "flags:I nmsrs:I base:I _:4x bitmap:Q")
 MSR_FILTER_SIZE_BYTES = 392
 """`sizeof(struct kvm_msr_filter)`: flags, padding and 16 ranges."""
@@ -114,7 +119,7 @@ WHOLE: tuple[StructLayout, ...] = (
     IRQ_ROUTING, IRQ_ROUTING_ENTRY, DIRTY_LOG, CLEAR_DIRTY_LOG, DIRTY_GFN, COALESCED_MMIO_ZONE, COALESCED_MMIO,
     COALESCED_MMIO_RING, CREATE_DEVICE, DEVICE_ATTR, MSR_FILTER_RANGE, REGS, SREGS, FPU, MSRS, MSR_ENTRY, MSR_LIST,
     CPUID2, CPUID_ENTRY2, LAPIC_STATE, XSAVE, XCRS, XCR, DEBUGREGS, VCPU_EVENTS, MP_STATE, INTERRUPT, TRANSLATION,
-    GUEST_DEBUG, SIGNAL_MASK,
+    GUEST_DEBUG, SIGNAL_MASK, STATS_HEADER, STATS_DESC,
 )  # fmt: skip
 """Every layout that describes its whole C structure (up to a flexible array)."""
 PARTIAL: tuple[StructLayout, ...] = (
