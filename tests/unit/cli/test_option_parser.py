@@ -2,11 +2,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pyhyve.cli.option_parser import Usage, VerbParser
+from pyhyve.image.opening import create_image
 from pyhyve.support.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -79,6 +84,18 @@ def test_help_names_options_and_defaults(parser: VerbParser, capsys: pytest.Capt
     assert shown.startswith("usage: pyhyve img verb [OPTION…] filename [size]\n")
     assert "how (human)" in shown
     assert "--object" not in shown
+
+
+def test_img_info_loads_little(tmp_path: Path) -> None:
+    create_image(str(tmp_path / "disk"), "qcow2", 1 << 20, {})
+    code = (
+        "import sys; before = set(sys.modules); from pyhyve.cli.main import main; main(); "
+        "print(*sys.modules.keys() - before)"  # what the host's Python loads by itself is no matter
+    )
+    command = [sys.executable, "-c", code, "img", "info", str(tmp_path / "disk")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    unwanted = {"typing", "enum", "argparse", "re", "json", "collections", "contextlib", "threading", "pathlib"}
+    assert unwanted & set(done.stdout.splitlines()[-1].split()) == set()
 
 
 def test_img_starts_without_a_heavy_parser() -> None:

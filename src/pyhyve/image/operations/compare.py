@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from pyhyve.image.operations.work import CHUNK_BYTES, Zeroes, default_threads, merged_extents, run_parallel
+from pyhyve.image.operations.work import SMALL_CHUNK_BYTES, Zeroes, default_threads, merged_extents, run_parallel
 from pyhyve.support.records import dataclass
 
 TYPE_CHECKING = False
@@ -60,11 +60,11 @@ def compare(
     done = 0
 
     def buffers(length: int) -> tuple[memoryview, bytearray, memoryview]:
-        """Left (as view and as object: comparing a bytearray is one memcmp) and right, kept for the usual length."""
+        """Left (as view and as object: `startswith` of a bytearray is one memcmp) and right of this thread."""
         if not hasattr(local, "left"):
-            local.left, local.right = bytearray(CHUNK_BYTES), memoryview(bytearray(CHUNK_BYTES))
-        left: bytearray = local.left if length == CHUNK_BYTES else bytearray(length)
-        return memoryview(left), left, local.right[:length]
+            local.left, local.right = bytearray(SMALL_CHUNK_BYTES), memoryview(bytearray(SMALL_CHUNK_BYTES))
+        left: bytearray = local.left
+        return memoryview(left)[:length], left, local.right[:length]
 
     def advance(length: int) -> None:
         nonlocal done
@@ -98,7 +98,7 @@ def compare(
         while start < end:
             if found:
                 return
-            stop = min(end, (start + CHUNK_BYTES) & ~(CHUNK_BYTES - 1))
+            stop = min(end, (start + SMALL_CHUNK_BYTES) & ~(SMALL_CHUNK_BYTES - 1))
             yield start, stop - start, left, right
             start = stop
 
@@ -116,7 +116,7 @@ def compare(
                         break
         else:
             other.pread_into(right_view, start)
-            if left_bytes != right_view:
+            if not left_bytes.startswith(right_view):
                 differs(start + (first_difference(view, right_view) or 0))
         advance(length)
 

@@ -12,7 +12,16 @@ from contextlib import suppress
 from functools import partial
 
 from pyhyve.image.contract import Image, ImageError, LayerState
-from pyhyve.image.operations.work import CHUNK_BYTES, Piece, Turnstile, Zeroes, default_threads, pieces, run_parallel
+from pyhyve.image.operations.work import (
+    CHUNK_BYTES,
+    SMALL_CHUNK_BYTES,
+    Piece,
+    Turnstile,
+    Zeroes,
+    default_threads,
+    pieces,
+    run_parallel,
+)
 from pyhyve.image.raw import RawImage
 from pyhyve.support.records import dataclass
 
@@ -69,13 +78,14 @@ class _Converter:
         self._done = 0
         self._begin = time.monotonic()
         self._lock = threading.Lock()
+        self._writing = threading.Lock()
         self._local = threading.local()
         cluster = target.cluster_size_bytes or 4096
         self.cluster = cluster
         unit = target.allocation_unit_bytes or cluster
         self.unit = max(settings.sparse_bytes, unit) if settings.sparse_bytes else 0
         # An exact multiple of the target's clusters: no cluster is written by two threads.
-        self.chunk = max(CHUNK_BYTES, cluster)
+        self.chunk = max(SMALL_CHUNK_BYTES if isinstance(target, RawImage) else CHUNK_BYTES, cluster)
         self._zeroes = Zeroes()
         self.turnstile = Turnstile() if settings.in_order and not isinstance(target, RawImage) else None
 
@@ -104,8 +114,10 @@ class _Converter:
                 steps = self._prepare(source, base, piece)
                 if self.turnstile is not None and not self.turnstile.wait(number):
                     return
-                for step in steps:
-                    step()
+                # The kernel lets one thread write to a file; who waits for that in the kernel burns a processor.
+                with self._writing:
+                    for step in steps:
+                        step()
                 failed = False
             finally:
                 if self.turnstile is not None and (failed or self.turnstile.wait(number)):

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pyhyve.image.contract import Extent, Image
 
 CHUNK_BYTES = 2 << 20
+SMALL_CHUNK_BYTES = 512 << 10
+"""Where little is done for each chunk: both buffers of a thread stay in its processor's cache."""
 MAP_STEP_BYTES = 1 << 30
 
 
