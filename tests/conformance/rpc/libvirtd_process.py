@@ -22,7 +22,7 @@ done
 ip link set lo up
 cat > /etc/libvirt/qemu.conf <<END
 security_driver = "none"
-cgroup_controllers = []
+cgroup_controllers = [$1]
 user = "root"
 group = "root"
 stdio_handler = "file"
@@ -41,15 +41,15 @@ def why_not() -> str | None:
 
 
 @contextlib.contextmanager
-def running_libvirtd() -> Iterator[Path]:
-    """Run libvirtd; give the path of its socket."""
+def running_libvirtd(controllers: str = "") -> Iterator[Path]:
+    """Run libvirtd, with these controllers (as in its qemu.conf) for its machines; give the path of its socket."""
     with tempfile.TemporaryDirectory(prefix="libvirtd-") as directory:
         Path(directory, "libvirtd.conf").write_text(
             f'unix_sock_dir = "{directory}"\nauth_unix_rw = "none"\nauth_unix_ro = "none"\n', encoding="ascii"
         )
         with Path(directory, "log").open("wb") as log:
             process = subprocess.Popen(
-                ["unshare", "-m", "-n", "bash", "-c", SCRIPT, directory],
+                ["unshare", "-m", "-n", "bash", "-c", SCRIPT, directory, controllers],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,

@@ -11,7 +11,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
-from pyhyve.daemon.domains import placement
+from pyhyve.daemon.domains import limits, placement
 from pyhyve.daemon.domains.agent import CHANNEL as AGENT_CHANNEL
 from pyhyve.daemon.domains.faults import failed, internal, invalid
 from pyhyve.daemon.domains.hypervisor import MachineRecord
@@ -191,6 +191,7 @@ async def _set_up(domain: ManagedDomain) -> None:
         except LibvirtError as error:
             _log.debug("%s: %s", domain.name, error)
     await placement.apply(domain)
+    await limits.apply(domain)
     if any(item.target is not None and item.target.name == AGENT_CHANNEL for item in devices.channel):
         domain.publish(DomainEvent.AGENT_LIFECYCLE, _DISCONNECTED, _DOMAIN_STARTED)
 

@@ -1,14 +1,14 @@
-"""Limits that are kept with a definition: processors' shares, memory, disks' weights, NUMA, performance events.
+"""Limits of domains: processors' shares, memory, disks' weights, NUMA, performance events.
 
-Machines are not in control groups of their own, so that a limit of a running one would not be kept: it is refused, in
-the words libvirt has for a host without them, and those of definitions are stored.
+Those of running machines are kept by the kernel for their control groups (:mod:`pyhyve.daemon.domains.limits`); where
+there are none they are refused, in the words libvirt has for that.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from pyhyve.daemon.domains import definitions
+from pyhyve.daemon.domains import definitions, limits
 from pyhyve.daemon.domains.faults import invalid, invalid_argument
 from pyhyve.daemon.domains.states import Affect
 from pyhyve.rpc.values import ParamType, TypedParam
@@ -17,13 +17,16 @@ from pyhyve.xml.element import replace
 from pyhyve.xml.tuning import CpuTune
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from pyhyve.daemon.domains.domain import ManagedDomain
     from pyhyve.xml.domain import Domain
 
 __all__ = [
     "blkio_parameters",
+    "held_blkio",
+    "held_memory",
+    "held_scheduler",
     "memory_parameters",
     "numa_parameters",
     "perf_events",
@@ -59,6 +62,7 @@ _BLKIO: Final = (
     "device_read_bytes_sec",
     "device_write_bytes_sec",
 )
+_RANGES: Final = {"shares": (0, 262144), "period": (1000, 1000000), "quota": (1000, 17592186044415)}
 _NUMA_MODES: Final = ("strict", "preferred", "interleave", "restrictive")
 _EVENTS: Final = [
     "cmt",
@@ -99,6 +103,7 @@ async def _set(
     params: Sequence[TypedParam],
     known: set[str],
     update: Callable[[Domain, dict[str, int | float | str]], Domain],
+    live: Callable[[dict[str, int | float | str]], Awaitable[None]] | None = None,
 ) -> None:
     affect = domain.affected(flags & 3)
     given: dict[str, int | float | str] = {}
@@ -107,7 +112,9 @@ async def _set(
             raise invalid_argument(f"parameter '{param.field}' not supported")
         given[param.field] = param.value
     if affect & Affect.LIVE:
-        raise invalid(controller)
+        if live is None:
+            raise invalid(controller)
+        await live(given)
     await definitions.change(domain, affect, lambda held: update(held, given))
 
 
@@ -116,32 +123,67 @@ _NO_MEMORY: Final = "cgroup memory controller is not mounted"
 _NO_BLKIO: Final = "blkio cgroup isn't mounted"
 
 
+def held_scheduler(held: Domain) -> list[TypedParam]:
+    """Return what a definition says of the host's CPUs."""
+    tune = held.cputune or CpuTune()
+    return [TypedParam(name, kind, getattr(tune, key) or 0) for name, key, kind in _SCHEDULER]
+
+
 def scheduler_parameters(domain: ManagedDomain, flags: int) -> list[TypedParam]:
     """Return how much of the host's CPUs a domain gets. Raises LibvirtError."""
-    tune = _config(domain, flags, _NO_CPU).cputune or CpuTune()
-    return [TypedParam(name, kind, getattr(tune, key) or 0) for name, key, kind in _SCHEDULER]
+    if domain.affected(flags & 3) & Affect.LIVE and (group := limits.group_of(domain, "cpu")) is not None:
+        return limits.scheduler(group)
+    return held_scheduler(_config(domain, flags, _NO_CPU))
+
+
+def _check_range(param: TypedParam) -> None:
+    """Raise LibvirtError for a number the kernel does not take; a quota below zero is none."""
+    kind = param.field.rpartition("_")[2]
+    if kind not in _RANGES or not isinstance(param.value, int) or (kind == "quota" and param.value <= 0):
+        return
+    low, high = _RANGES[kind]
+    if not low <= param.value <= high and param.value:
+        raise invalid_argument(f"value of '{param.field}' is out of range [{low}, {high}]")
 
 
 async def set_scheduler_parameters(domain: ManagedDomain, params: Sequence[TypedParam], flags: int) -> None:
     """Set how much of the host's CPUs a domain gets. Raises LibvirtError."""
+    for param in params:
+        _check_range(param)
 
     def update(held: Domain, given: dict[str, int | float | str]) -> Domain:
         tune = held.cputune or CpuTune()
         changes: dict[str, Any] = {key: int(given[name]) for name, key, _ in _SCHEDULER if name in given}
         return replace(held, cputune=replace(tune, **changes))
 
-    await _set(domain, flags, _NO_CPU, params, {name for name, _, _ in _SCHEDULER}, update)
+    async def live(given: dict[str, int | float | str]) -> None:
+        group = limits.group_of(domain, "cpu")
+        if group is None:
+            raise invalid(_NO_CPU)
+        await limits.set_scheduler(domain, group, given)
+
+    await _set(domain, flags, _NO_CPU, params, {name for name, _, _ in _SCHEDULER}, update, live)
+
+
+def held_memory(held: Domain) -> list[TypedParam]:
+    """Return what a definition says of the host's memory, in KiB."""
+    memtune = held.memtune
+    values = {node.name: int(node.text.strip() or 0) for node in memtune.children} if memtune is not None else {}
+    return [TypedParam(name, ParamType.ULLONG, values.get(key, UNLIMITED)) for name, key in _MEMORY]
 
 
 def memory_parameters(domain: ManagedDomain, flags: int) -> list[TypedParam]:
     """Return how much of the host's memory a domain may take, in KiB. Raises LibvirtError."""
-    memtune = _config(domain, flags, _NO_MEMORY).memtune
-    held = {node.name: int(node.text.strip() or 0) for node in memtune.children} if memtune is not None else {}
-    return [TypedParam(name, ParamType.ULLONG, held.get(key, UNLIMITED)) for name, key in _MEMORY]
+    if domain.affected(flags & 3) & Affect.LIVE and (group := limits.group_of(domain, "memory")) is not None:
+        return [TypedParam(name, ParamType.ULLONG, value) for name, value in limits.memory(group).items()]
+    return held_memory(_config(domain, flags, _NO_MEMORY))
 
 
 async def set_memory_parameters(domain: ManagedDomain, params: Sequence[TypedParam], flags: int) -> None:
     """Set how much of the host's memory a domain may take. Raises LibvirtError."""
+    asked = {param.field: int(param.value) for param in params if param.field in {"hard_limit", "swap_hard_limit"}}
+    if asked.get("hard_limit", 0) > asked.get("swap_hard_limit", UNLIMITED):
+        raise invalid_argument("memory hard_limit tunable value must be lower than or equal to swap_hard_limit")
 
     def update(held: Domain, given: dict[str, int | float | str]) -> Domain:
         values = {node.name: node.text for node in held.memtune.children} if held.memtune is not None else {}
@@ -153,25 +195,85 @@ async def set_memory_parameters(domain: ManagedDomain, params: Sequence[TypedPar
         )
         return replace(held, memtune=Node("memtune", children=nodes) if nodes else None)
 
-    await _set(domain, flags, _NO_MEMORY, params, {name for name, _ in _MEMORY}, update)
+    async def live(given: dict[str, int | float | str]) -> None:
+        group = limits.group_of(domain, "memory")
+        if group is None:
+            raise invalid(_NO_MEMORY)
+        limits.set_memory(group, given)
+
+    await _set(domain, flags, _NO_MEMORY, params, {name for name, _ in _MEMORY}, update, live)
+
+
+_DEVICE_ELEMENTS: Final = {
+    "device_weight": "weight",
+    "device_read_iops_sec": "read_iops_sec",
+    "device_write_iops_sec": "write_iops_sec",
+    "device_read_bytes_sec": "read_bytes_sec",
+    "device_write_bytes_sec": "write_bytes_sec",
+}
+
+
+def held_blkio(held: Domain) -> list[TypedParam]:
+    """Return what a definition says of disks."""
+    nodes = held.blkiotune.children if held.blkiotune is not None else ()
+    weight = next((int(node.text) for node in nodes if node.name == "weight"), 0)
+    params = [TypedParam("weight", ParamType.UINT, weight)]
+    for name, element in _DEVICE_ELEMENTS.items():
+        words = []
+        for node in nodes:
+            inner = {child.name: child.text.strip() for child in node.children} if node.name == "device" else {}
+            if element in inner:
+                words += [inner.get("path", ""), inner[element]]
+        params.append(TypedParam(name, ParamType.STRING, ",".join(words)))
+    return params
 
 
 def blkio_parameters(domain: ManagedDomain, flags: int) -> list[TypedParam]:
-    """Return a domain's weight among those that use disks. Raises LibvirtError."""
-    tune = _config(domain, flags, _NO_BLKIO).blkiotune
-    weight = next((int(node.text) for node in tune.children if node.name == "weight"), 0) if tune is not None else 0
-    return [TypedParam("weight", ParamType.UINT, weight), *(TypedParam(name, ParamType.STRING, "") for name in _BLKIO)]
+    """Return a domain's weight among those that use disks, and its limits for devices. Raises LibvirtError."""
+    if domain.affected(flags & 3) & Affect.LIVE and (group := limits.group_of(domain, "blkio")) is not None:
+        return [TypedParam("weight", ParamType.UINT, group.weight), *held_blkio(domain.current)[1:]]
+    return held_blkio(_config(domain, flags, _NO_BLKIO))
 
 
 async def set_blkio_parameters(domain: ManagedDomain, params: Sequence[TypedParam], flags: int) -> None:
-    """Set a domain's weight among those that use disks. Raises LibvirtError."""
+    """Set a domain's weight among those that use disks, and its limits for devices. Raises LibvirtError."""
 
     def update(held: Domain, given: dict[str, int | float | str]) -> Domain:
-        kept = tuple(node for node in held.blkiotune.children if node.name != "weight") if held.blkiotune else ()
-        nodes = (Node("weight", text=str(int(given["weight"]))), *kept) if given.get("weight") else kept
-        return replace(held, blkiotune=Node("blkiotune", children=nodes) if nodes else None)
+        nodes = list(held.blkiotune.children) if held.blkiotune else []
+        if given.get("weight"):
+            others = [node for node in nodes if node.name != "weight"]
+            nodes = [Node("weight", text=str(int(given["weight"]))), *others]
+        for name, element in _DEVICE_ELEMENTS.items():
+            words = [word for word in str(given.get(name, "")).split(",") if word]
+            for path, value in zip(words[::2], words[1::2], strict=False):
+                nodes = _with_device(nodes, path, element, value)
+        return replace(held, blkiotune=Node("blkiotune", children=tuple(nodes)) if nodes else None)
 
-    await _set(domain, flags, _NO_BLKIO, params, {"weight", *_BLKIO}, update)
+    async def live(given: dict[str, int | float | str]) -> None:
+        group = limits.group_of(domain, "blkio")
+        if group is None:
+            raise invalid(_NO_BLKIO)
+        limits.set_blkio(group, given)
+
+    await _set(domain, flags, _NO_BLKIO, params, {"weight", *_BLKIO}, update, live)
+
+
+def _with_device(nodes: list[Node], path: str, element: str, value: str) -> list[Node]:
+    """Return nodes with a device's limit set; 0 takes it away."""
+    kept, inner = [], {"path": path}
+    for node in nodes:
+        held = {child.name: child.text.strip() for child in node.children} if node.name == "device" else {}
+        if held.get("path") == path:
+            inner = held
+        else:
+            kept.append(node)
+    inner[element] = value
+    limits_set = {name: text for name, text in inner.items() if name != "path" and text != "0"}
+    if limits_set:
+        order = ("weight", "read_iops_sec", "write_iops_sec", "read_bytes_sec", "write_bytes_sec")
+        children = [Node("path", text=path), *(Node(key, text=limits_set[key]) for key in order if key in limits_set)]
+        kept.append(Node("device", children=tuple(children)))
+    return kept
 
 
 def numa_parameters(domain: ManagedDomain, flags: int) -> list[TypedParam]:

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyhyve.daemon.domains import limits
 from pyhyve.daemon.domains.definition import complete_domain
 from pyhyve.daemon.domains.faults import system_error, unsupported
 from pyhyve.daemon.drivers.qemu.command import Launch, command_line
@@ -113,6 +114,7 @@ class QemuHypervisor:
                 raise system_error(f"cannot execute {emulator.path}", error) from error
             record.pid, record.start_time, record.started = process.pid, process.start_time, time.time()
             machine = QemuMachine(process, str(monitor), listener)
+            await loop.run_in_executor(None, limits.enter, process.pid)
             await machine.attach(log, offset)
             domain = await _with_terminals(machine, domain)
         except BaseException:
@@ -220,6 +222,8 @@ class QemuHypervisor:
                     await self.disconnect_interface(interface)
                 except Exception:  # noqa: BLE001 - the rest has to be cleaned up too
                     _log.exception("cannot remove the network interface of %s", record.name)
+        if record.pid:
+            await asyncio.get_running_loop().run_in_executor(None, limits.leave, record.pid)
         if record.monitor:
             directory = Path(record.monitor).parent
             with contextlib.suppress(OSError):
