@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyhyve.backends.ioloop import IoLoop
 from pyhyve.machine.block.errors import ChangeError, ChangeKind
 from pyhyve.machine.identifiers import is_identifier
 
@@ -24,7 +25,10 @@ _NUMA = ("host-nodes", "policy")
 
 @dataclass(slots=True, eq=False)
 class UserObject:
-    """An object; `users` says what needs it, `value` is what it is for (a secret's bytes, a source of randomness)."""
+    """An object; `users` says what needs it.
+
+    `value` is what it is for: a secret's bytes, a source of randomness, a thread's loop.
+    """
 
     kind: str
     name: str
@@ -37,6 +41,14 @@ class UserObject:
     def path(self) -> str:
         """Its place in the QOM tree."""
         return f"/objects/{self.name}"
+
+    def close(self) -> None:
+        """Close what it holds; nothing uses it any more."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+        if isinstance(self.value, IoLoop):
+            self.value.stop()
 
 
 class ObjectSet:
@@ -72,6 +84,9 @@ class ObjectSet:
             made.value = os.urandom
         elif kind in MEMORY_BACKENDS:
             _check_memory(options)
+        elif kind == "iothread":
+            made.value = IoLoop(name)
+            made.value.start()
         self._objects[name] = made
         return made
 
@@ -85,8 +100,7 @@ class ObjectSet:
             msg = f"object '{name}' is in use, can not be deleted"
             raise ChangeError(msg)
         del self._objects[name]
-        if found.fd >= 0:
-            os.close(found.fd)
+        found.close()
 
     def claim(self, name: str, kinds: tuple[str, ...], user: str, property_name: str) -> UserObject:
         """Have `user` use an object of one of these kinds. Raises ChangeError."""
@@ -109,8 +123,7 @@ class ObjectSet:
     def close(self) -> None:
         """Close what objects hold."""
         for made in self._objects.values():
-            if made.fd >= 0:
-                os.close(made.fd)
+            made.close()
         self._objects.clear()
 
 

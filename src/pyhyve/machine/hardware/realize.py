@@ -75,8 +75,6 @@ def _virtio_blk(hardware: Hardware, plugged: PluggedDevice) -> None:
 
     values = plugged.values
     node, drive_name = claim_node(hardware, plugged)
-    if values.get("iothread"):
-        _claim_object(hardware, plugged, "iothread", ("iothread",))
     logical = values.get("logical_block_size") or 512
     physical = max(values.get("physical_block_size") or logical, logical)
     for name, size in (("logical_block_size", logical), ("physical_block_size", physical)):
@@ -99,16 +97,15 @@ def _virtio_blk(hardware: Hardware, plugged: PluggedDevice) -> None:
         read_errors=error_policy(plugged, "rerror"),
         write_errors=error_policy(plugged, "werror"),
     )
-    loop = IoLoop(plugged.name or "virtio-disk")
+    loop, stop_loop = _worker(hardware, plugged, "virtio-disk")
     backend = backend_on(node)
     device = VirtioBlock(
         hardware.memory, loop, backend, options, on_failure=lambda failure: hardware.io_error(plugged, failure)
     )
-    loop.start()
 
     def close() -> None:
         device.close()
-        loop.stop()
+        stop_loop()
 
     plugged.undo.append(close)
     attachment = Attachment(
@@ -123,6 +120,17 @@ def _virtio_blk(hardware: Hardware, plugged: PluggedDevice) -> None:
     plugged.undo.insert(0, attachment.detach)
     plugged.attachment, plugged.device = attachment, device
     _attach_virtio(hardware, plugged, device, "virtio-disk")
+
+
+def _worker(hardware: Hardware, plugged: PluggedDevice, name: str) -> tuple[IoLoop, Callable[[], None]]:
+    """The thread that serves a device, and what ends it: its `iothread`, which it may share, or one of its own."""
+    if plugged.values.get("iothread"):
+        shared: IoLoop = _claim_object(hardware, plugged, "iothread", ("iothread",))
+        return shared, lambda: None
+    loop = IoLoop(plugged.name or name)
+    loop.start()
+    plugged.undo.append(loop.stop)
+    return loop, loop.stop
 
 
 def error_policy(plugged: PluggedDevice, name: str) -> ErrorPolicy:
@@ -320,15 +328,12 @@ def _isa_serial(hardware: Hardware, plugged: PluggedDevice) -> None:
 def _virtio_scsi(hardware: Hardware, plugged: PluggedDevice) -> None:
     from pyhyve.devices.virtio.scsi import VirtioScsi  # noqa: PLC0415 - only when wanted
 
-    if plugged.values.get("iothread"):
-        _claim_object(hardware, plugged, "iothread", ("iothread",))
-    loop = IoLoop(plugged.name or "scsi")
+    loop, stop_loop = _worker(hardware, plugged, "scsi")
     device = VirtioScsi(hardware.memory, loop)
-    loop.start()
 
     def close() -> None:
         device.close()
-        loop.stop()
+        stop_loop()
 
     plugged.undo.append(close)
     plugged.device = device

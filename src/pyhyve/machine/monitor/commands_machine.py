@@ -225,11 +225,11 @@ class MachineStateCommands(CommandGroup):
         return []
 
     def query_iothreads(self) -> list[dict[str, Any]]:
-        """I/O threads by name. Each disk has a thread of its own, whatever it names; polling is not done."""
+        """I/O threads by name; polling is not done."""
         return [
             {
                 "id": made.name,
-                "thread-id": self.machine.parts.io.thread_id,
+                "thread-id": made.value.thread_id,
                 "poll-max-ns": made.options.get("poll-max-ns", 32768),
                 "poll-grow": made.options.get("poll-grow", 0),
                 "poll-shrink": made.options.get("poll-shrink", 0),
