@@ -221,16 +221,14 @@ class Job(ABC):
                 self.nodes = ()
         except JobCancelledError:
             self._enter(JobStatus.ABORTING)
-            self._block_event("BLOCK_JOB_CANCELLED")
-            self._conclude()
+            self._conclude("BLOCK_JOB_CANCELLED")
         except (ImageError, BlockError, OSError, ValueError, ChangeError) as error:
             self._fail(str(error) or type(error).__name__)
         except Exception as error:  # noqa: BLE001 - a mistake of ours costs one job, not the machine
             _LOG.exception("job %s failed", self.name)
             self._fail(f"internal error: {type(error).__name__}")
         else:
-            self._block_event("BLOCK_JOB_COMPLETED")
-            self._conclude()
+            self._conclude("BLOCK_JOB_COMPLETED")
 
     def _await_finalize(self) -> None:
         self._enter(JobStatus.PENDING)
@@ -246,19 +244,28 @@ class Job(ABC):
     def _fail(self, error: str) -> None:
         self.error = error
         self._enter(JobStatus.ABORTING)
-        self._block_event("BLOCK_JOB_COMPLETED", error=error)
-        self._conclude()
+        self._conclude("BLOCK_JOB_COMPLETED", error=error)
 
-    def _conclude(self) -> None:
-        self._enter(JobStatus.CONCLUDED)
-        if self.auto_dismiss:
-            self._enter(JobStatus.NULL)
+    def _conclude(self, event: str, **extra: str) -> None:
+        """It is over before anybody hears so: who does may dismiss it, or start another, at once."""
+        with self._wake:
+            self.status = JobStatus.CONCLUDED
+            if self.auto_dismiss and self.on_null is not None:
+                self.on_null(self)
+            self._block_event(event, **extra)
+            self._tell_status(JobStatus.CONCLUDED)
+            if self.auto_dismiss:
+                self.status = JobStatus.NULL
+                self._tell_status(JobStatus.NULL)
 
     def _enter(self, status: JobStatus) -> None:
         self.status = status
-        self._tell("JOB_STATUS_CHANGE", {"id": self.name, "status": str(status)})
         if status is JobStatus.NULL and self.on_null is not None:
             self.on_null(self)
+        self._tell_status(status)
+
+    def _tell_status(self, status: JobStatus) -> None:
+        self._tell("JOB_STATUS_CHANGE", {"id": self.name, "status": str(status)})
 
     def _block_event(self, name: str, **extra: str) -> None:
         if self.is_block_job:
