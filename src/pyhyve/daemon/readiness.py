@@ -29,6 +29,8 @@ class Readiness:
         self._loop = loop
         self._epoll = select.epoll()
         self._readers: dict[int, Callable[[], object]] = {}
+        self._left: list[tuple[int, int]] = []
+        """What was ready when the turn was over."""
         loop.add_reader(self._epoll, self._serve)
 
     def add(self, descriptor: int, reader: Callable[[], object]) -> None:
@@ -45,15 +47,21 @@ class Readiness:
         """Call nothing any more."""
         self._loop.remove_reader(self._epoll)
         self._readers.clear()
+        self._left.clear()
         self._epoll.close()
 
     def _serve(self) -> None:
-        readers, poll = self._readers, self._epoll.poll
-        until = time.perf_counter() + TURN_S
-        while ready := poll(0, _AT_ONCE):
-            for descriptor, _ in ready:
+        readers, poll, clock = self._readers, self._epoll.poll, time.perf_counter
+        until = clock() + TURN_S
+        while not self._epoll.closed:
+            # Those that were left come first: epoll would go on with the first again, if it asks fast enough.
+            ready, self._left = self._left or poll(0, _AT_ONCE), []
+            if not ready:
+                return
+            for number, (descriptor, _) in enumerate(ready, 1):
                 reader = readers.get(descriptor)
                 if reader is not None:  # not removed by one before it
                     reader()
-            if time.perf_counter() > until or self._epoll.closed:
-                return
+                if clock() > until:
+                    self._left = ready[number:]
+                    return

@@ -4,7 +4,7 @@ import asyncio
 import socket
 import time
 
-from pyhyve.daemon.readiness import Readiness
+from pyhyve.daemon.readiness import TURN_S, Readiness
 
 
 def test_readers_are_called_while_there_is_something_to_read() -> None:
@@ -75,6 +75,33 @@ def test_busy_clients_leave_everything_else_its_turn() -> None:
         readiness.close()
         near.close()
         far.close()
+
+    asyncio.run(work())
+
+
+def test_slow_readers_that_always_have_more_keep_nobody_waiting() -> None:
+    async def work() -> None:
+        readiness = Readiness(asyncio.get_running_loop())
+        pairs = [socket.socketpair() for _ in range(5)]
+        calls = [0] * len(pairs)
+
+        def reader(number: int) -> None:
+            calls[number] += 1
+            time.sleep(2 * TURN_S)
+
+        for number, (near, far) in enumerate(pairs):
+            far.send(b"x")  # never read
+            readiness.add(near.fileno(), lambda number=number: reader(number))
+        for _ in range(100):
+            if min(calls) >= 3:
+                break
+            await asyncio.sleep(0)
+        assert min(calls) >= 3
+        assert max(calls) - min(calls) <= 1
+        readiness.close()
+        for near, far in pairs:
+            near.close()
+            far.close()
 
     asyncio.run(work())
 
