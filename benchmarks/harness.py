@@ -80,7 +80,11 @@ def run_case(case: Case, runs: int, *, lower_is_better: bool, progress: Callable
     peer: list[float] = []
     for number in range(count):
         progress(f"{case.name}: run {number + 1} of {count}")
-        first, second = case.ours(), case.peer()
+        # A B B A: what one leaves behind (memory that the host took back or not) would favour the next one each time.
+        if number % 2:
+            second, first = case.peer(), case.ours()
+        else:
+            first, second = case.ours(), case.peer()
         same(case, first, second)
         ours.append(first.figure)
         peer.append(second.figure)
