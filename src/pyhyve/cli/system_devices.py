@@ -12,6 +12,7 @@ from pyhyve.devices.virtio.error_policy import ErrorPolicy
 from pyhyve.machine.block.errors import ChangeError
 from pyhyve.machine.config import Additions, DiskConfig, DiskInterface
 from pyhyve.machine.hardware.models import MODELS, check_properties, find_model
+from pyhyve.machine.identifiers import NIC_PREFIX, is_identifier
 from pyhyve.support.errors import InputError
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class DeviceSet:
     def go_without_pci(self) -> None:
         """A board without PCI: cards of `-nic` are virtio devices over MMIO."""
         self.devices = [
-            {**device, "driver": _BARE_CARD} if str(device.get("netdev", "")).startswith("#nic") else device
+            {**device, "driver": _BARE_CARD} if str(device.get("netdev", "")).startswith(NIC_PREFIX) else device
             for device in self.devices
         ]
 
@@ -139,7 +140,11 @@ class DeviceSet:
 
     def add_netdev(self, value: str) -> None:
         """`-netdev`."""
-        self.netdevs.append(_netdev("-netdev", value))
+        options = _netdev("-netdev", value)
+        if not is_identifier(str(options["id"])):
+            msg = "-netdev: Parameter 'id' expects an identifier"
+            raise InputError(msg)
+        self.netdevs.append(options)
 
     def add_nic(self, value: str) -> None:
         """`-nic`: a card with its network."""
@@ -150,13 +155,13 @@ class DeviceSet:
         if model not in _CARDS:
             msg = f"-nic: model={model} is not supported (only {' or '.join(_CARDS)})"
             raise InputError(msg)
-        card: dict[str, Any] = {"driver": _CARD, "netdev": f"#nic{self._nics}"}
+        card: dict[str, Any] = {"driver": _CARD, "netdev": f"{NIC_PREFIX}{self._nics}"}
         for key, name in (("mac", "mac"), ("id", "id"), ("addr", "addr")):
             if key in words:
                 card[name] = words[key]
         left_out = ("model", "mac", "id", "addr")
         kept = [part for part in value.split(",") if part.partition("=")[0] not in left_out]
-        self.netdevs.append(_netdev("-nic", ",".join([*kept, f"id=#nic{self._nics}"])))
+        self.netdevs.append(_netdev("-nic", ",".join([*kept, f"id={NIC_PREFIX}{self._nics}"])))
         self.devices.append(card)
         self._nics += 1
 

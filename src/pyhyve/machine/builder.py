@@ -36,6 +36,7 @@ from pyhyve.machine.config import Board, ConfigError, DiskInterface, MemoryKind,
 from pyhyve.machine.empty import open_empty
 from pyhyve.machine.hardware.extras import add_extra, describe_console
 from pyhyve.machine.hardware.hardware import Hardware
+from pyhyve.machine.identifiers import NIC_PREFIX
 from pyhyve.machine.inventory import Identity, Inventory
 from pyhyve.machine.io import MachineLoop
 from pyhyve.machine.machine import Machine, MachineParts
@@ -298,7 +299,7 @@ class _Builder:
         for options in additions.blockdevs:
             hardware.blocks.add(options)
         for options in additions.netdevs:
-            hardware.netdevs.add(options)
+            hardware.netdevs.add(options, is_ours=str(options["id"]).startswith(NIC_PREFIX))
         for label in additions.serials or ():
             hardware.devices.add({"driver": "isa-serial", "chardev": label})
         self.pci.reserved = frozenset(additions.reserved_slots)

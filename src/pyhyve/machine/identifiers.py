@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+NIC_PREFIX = "#nic"
+"""The networks of `-nic` have no names of their users'."""
 _LOWER = "abcdefghijklmnopqrstuvwxyz"
 _FIRST = frozenset(_LOWER + _LOWER.upper())
 _REST = _FIRST | frozenset("0123456789-._")

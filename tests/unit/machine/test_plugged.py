@@ -15,6 +15,7 @@ from pyhyve.machine.boot_paths import boot_paths
 from pyhyve.machine.builder import build
 from pyhyve.machine.monitor.commands import MachineCommands
 from pyhyve.machine.monitor.errors import QmpError
+from pyhyve.support.errors import InputError
 from tests.unit.machine.fake_vm import FakeVm
 from tests.unit.machine.test_machine import make_kernel
 
@@ -167,3 +168,11 @@ def test_boards_have_their_names_and_buses(board: str, kind: str, bus: str, imag
         assert [name for name, _ in machine.commands.inventory.functions()][-1].startswith(
             "mmio.0" if board == "microvm" else "pci."
         )
+
+
+def test_cards_with_networks_of_their_own(tmp_path: Path) -> None:
+    with made(tmp_path, "-nic", "socket,listen=127.0.0.1:0,mac=52:54:00:00:00:01", "-nic", "none") as machine:
+        *_, card = machine.hardware.devices
+        assert (card.model.name, card.values["mac"]) == ("virtio-net-pci", "52:54:00:00:00:01")
+    with pytest.raises(InputError, match="'id' expects an identifier"):
+        Made(tmp_path, "-netdev", "socket,listen=127.0.0.1:0,id=#nic0")

@@ -49,10 +49,10 @@ class NetdevSet:
         """The backend called `name`."""
         return self._netdevs.get(name)
 
-    def add(self, options: Mapping[str, Any]) -> Netdev:
-        """Open what `options` (a checked `Netdev`) describe. Raises ChangeError."""
+    def add(self, options: Mapping[str, Any], *, is_ours: bool = False) -> Netdev:
+        """Open what `options` (a checked `Netdev`) describe; `is_ours`: we named it. Raises ChangeError."""
         name = str(options["id"])
-        if not is_identifier(name):
+        if not is_ours and not is_identifier(name):
             msg = "Parameter 'id' expects an identifier"
             raise ChangeError(msg)
         if name in self._netdevs:
