@@ -175,7 +175,7 @@ async def _attach_interface(domain: ManagedDomain, device: Any, undo: list[tuple
     if device.type in hypervisor.sources:
         if device.target is None or device.target.dev is None:
             device = replace(device, target=InterfaceTarget(dev=hypervisor.free_tap_name()))
-        name, descriptor = await hypervisor.connect_interface(device)
+        name, descriptor = await hypervisor.connect_interface(device, domain.live)
         if domain.record is not None:
             domain.record.taps.append(name)
     try:

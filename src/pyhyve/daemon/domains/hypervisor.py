@@ -144,7 +144,7 @@ class Hypervisor(Protocol):
     async def clean_up(self, record: MachineRecord, domain: Domain) -> None:
         """Remove what a machine that ended left on the host."""
 
-    async def connect_interface(self, interface: Interface) -> tuple[str, int]:
+    async def connect_interface(self, interface: Interface, owner: Domain | None = None) -> tuple[str, int]:
         """Make the host's end of an interface; return its name and an open tap. Raises LibvirtError."""
 
     async def disconnect_interface(self, interface: Interface) -> None:

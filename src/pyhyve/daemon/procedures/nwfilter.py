@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyhyve.daemon.dispatch import procedure
 from pyhyve.daemon.errors import LibvirtError
+from pyhyve.daemon.resources.filter_bindings import FilterBindings
 from pyhyve.daemon.resources.filters import FilterRegistry, parse_filter
 from pyhyve.rpc.errors import ErrorDomain
 
@@ -46,12 +47,32 @@ def count(call: Call, args: Any) -> int:
     return len(_visible(call))
 
 
+def _bindings(call: Call) -> FilterBindings:
+    found = call.driver.offers(FilterBindings)
+    if found is None:
+        raise LibvirtError.no_support(call.function, ErrorDomain.NWFILTER)
+    return found
+
+
 @procedure("CONNECT_LIST_ALL_NWFILTER_BINDINGS")
 def list_bindings(call: Call, args: Any) -> tuple[list[NwFilterBinding], int]:
-    """None: no filter is bound to an interface."""
+    """Interfaces that filters are in force for."""
     call.check_flags(args.flags, 0)
-    _filters(call)
-    return [], 0
+    found = [held.ref for held in _bindings(call)]
+    return (found if args.need_results else []), len(found)
+
+
+@procedure("NWFILTER_BINDING_LOOKUP_BY_PORT_DEV")
+def look_up_binding(call: Call, args: Any) -> NwFilterBinding:
+    """By the interface."""
+    return _bindings(call).named(args.name).ref
+
+
+@procedure("NWFILTER_BINDING_GET_XML_DESC")
+def get_binding_xml(call: Call, args: Any) -> str:
+    """The document."""
+    call.check_flags(args.flags, 0)
+    return _bindings(call).named(args.nwfilter.portdev).text
 
 
 @procedure("NWFILTER_LOOKUP_BY_NAME")

@@ -1,4 +1,4 @@
-"""Network filters: kept and shown. Nothing enforces them yet, so a domain that refers to one is refused.
+"""Network filters: kept and shown. Those of running machines are in force (:mod:`.filter_bindings`).
 
 Documents are checked for being filters; what is in their rules is kept as it is.
 """
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pyhyve.daemon.daemon import Daemon
+    from pyhyve.daemon.resources.filter_bindings import FilterBindings
 
 __all__ = ["Filter", "FilterRegistry", "parse_filter"]
 
@@ -76,6 +77,8 @@ class FilterRegistry:
     def __init__(self, daemon: Daemon, name: str) -> None:
         self.daemon = daemon
         self.by_uuid: dict[bytes, Filter] = {}
+        self.bindings: FilterBindings | None = None
+        """Interfaces that filters are in force for."""
         self.stored = daemon.store.collection(
             f"{name}/filters", suffix=".xml", parse=_parse, form=lambda kept: kept.text.encode()
         )
@@ -107,8 +110,12 @@ class FilterRegistry:
         if known is not None and known.name != given.name:
             detail = f"filter with same UUID but different name ('{known.name}') already exists"
             raise _error(ErrorCode.OPERATION_FAILED, detail)
+        if self.bindings is not None:
+            self.bindings.check_change(given)
         await self.stored.save(given.name, given)
         self.by_uuid[given.uuid] = given
+        if self.bindings is not None:
+            await self.bindings.changed(given)
         return given
 
     async def undefine(self, kept: Filter) -> None:
@@ -119,6 +126,8 @@ class FilterRegistry:
             }
             if other is not kept and kept.name in referred:
                 raise _error(ErrorCode.OPERATION_INVALID, "nwfilter is in use")
+        if self.bindings is not None and self.bindings.uses(kept.name):
+            raise _error(ErrorCode.OPERATION_INVALID, "nwfilter is in use")
         await self.stored.remove(kept.name)
         self.by_uuid.pop(kept.uuid, None)
 

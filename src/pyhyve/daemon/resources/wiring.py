@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pyhyve.daemon.drivers.api import Driver
 from pyhyve.daemon.networks.registry import NetworkRegistry
+from pyhyve.daemon.resources.filter_bindings import FilterBindings
 from pyhyve.daemon.resources.filters import FilterRegistry
 from pyhyve.daemon.resources.host_devices import HostDevices
 from pyhyve.daemon.resources.secrets import SecretRegistry
@@ -38,6 +39,7 @@ def add(daemon: Daemon, driver: Owner, name: str) -> None:
     driver.add(PoolRegistry, pools)
     driver.add(SecretRegistry, secrets)
     driver.add(FilterRegistry, filters)
+    driver.add(FilterBindings, FilterBindings(daemon, filters))
     driver.add(HostLook, HostLook())
     devices = HostDevices(daemon, driver, name)
     driver.add(HostDevices, devices)

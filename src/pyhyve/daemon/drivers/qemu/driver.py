@@ -12,10 +12,11 @@ from pyhyve.daemon.domains.registry import DomainRegistry
 from pyhyve.daemon.drivers.api import DriverBase, version_number
 from pyhyve.daemon.drivers.qemu.capabilities import EmulatedCpus, capabilities, domain_capabilities
 from pyhyve.daemon.drivers.qemu.emulator import EmulatorCatalog
-from pyhyve.daemon.drivers.qemu.hypervisor import QemuHypervisor
+from pyhyve.daemon.drivers.qemu.hypervisor import QemuHypervisor, binding_of
 from pyhyve.daemon.drivers.qemu.references import NetworkPlug, References
 from pyhyve.daemon.drivers.qemu.taps import BridgeSource, EthernetSource
 from pyhyve.daemon.errors import LibvirtError
+from pyhyve.daemon.resources.filter_bindings import FilterBindings
 from pyhyve.rpc.errors import ErrorDomain
 from pyhyve.rpc.spec import Feature
 
@@ -115,7 +116,13 @@ class QemuDriver(DriverBase):
     async def start(self) -> None:
         """Read definitions and find machines."""
         await self._daemon.run_blocking(self._probe)
+        bindings = self.hypervisor.filters = self.offers(FilterBindings)
         await self.domains.start()
+        for domain in self.domains if bindings is not None else ():
+            for interface in domain.devices.interface if domain.active else ():
+                port = interface.target.dev if interface.target is not None else None
+                if interface.filterref is not None and port is not None and bindings is not None:
+                    bindings.remember(binding_of(interface, port, domain.live))
 
     def _probe(self) -> None:
         """Ask the default emulator what it is now, so that the first client does not wait for it."""

@@ -29,10 +29,12 @@ from pyhyve.daemon.drivers.qemu.prepare import (
     preview_domain,
 )
 from pyhyve.daemon.drivers.qemu.process import MachineProcess, boot_id
+from pyhyve.daemon.resources.filter_bindings import Binding
 from pyhyve.hostnet.links import link_exists
 from pyhyve.rpc.errors import ErrorDomain
 from pyhyve.xml.character import CharSource
 from pyhyve.xml.devices import Devices
+from pyhyve.xml.document import Node
 from pyhyve.xml.element import replace
 
 if TYPE_CHECKING:
@@ -41,12 +43,13 @@ if TYPE_CHECKING:
     from pyhyve.daemon.domains.emulators import Emulators
     from pyhyve.daemon.domains.hypervisor import MachineListener, MachineRecord, NetworkSource
     from pyhyve.daemon.drivers.qemu.references import References
+    from pyhyve.daemon.resources.filter_bindings import FilterBindings
     from pyhyve.xml.character import Channel
     from pyhyve.xml.disk import Disk
     from pyhyve.xml.domain import Domain
     from pyhyve.xml.interface import Interface
 
-__all__ = ["QemuHypervisor"]
+__all__ = ["QemuHypervisor", "binding_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +63,8 @@ class QemuHypervisor:
         self._log = log
         self.sources: Mapping[str, NetworkSource] = sources
         """Who connects network interfaces, by type."""
+        self.filters: FilterBindings | None = None
+        """Puts network filters into force."""
         self.references: References | None = None
         """Looks up networks and volumes that definitions refer to."""
 
@@ -103,7 +108,7 @@ class QemuHypervisor:
         machine: QemuMachine | None = None
         try:
             for interface in devices.interface:
-                await self._connect(interface, ends, record, by_name=emulator.package.startswith("pyhyve"))
+                await self._connect(interface, ends, record, domain, by_name=emulator.package.startswith("pyhyve"))
             launch = Launch(monitor=monitor, networks=ends, incoming=incoming, now=time.time())
             command = command_line(domain, emulator, launch)
             try:
@@ -143,13 +148,21 @@ class QemuHypervisor:
         launch = Launch(monitor=directory / "monitor.sock", networks=ends, now=time.time())
         return command_line(live, emulator, launch).arguments
 
-    async def connect_interface(self, interface: Interface) -> tuple[str, int]:
+    async def connect_interface(self, interface: Interface, owner: Domain | None = None) -> tuple[str, int]:
         """Make the host's end of an interface; return its name and an open tap. Raises LibvirtError."""
         source = self.sources.get(interface.type)
         name = interface.target.dev if interface.target is not None else None
         if source is None or name is None:
             raise unsupported(f"network type '{interface.type}' is not supported", ErrorDomain.QEMU)
-        return await source.connect(interface, name)
+        tap, descriptor = await source.connect(interface, name)
+        if interface.filterref is not None and self.filters is not None:
+            try:
+                await self.filters.bind(binding_of(interface, tap, owner))
+            except BaseException:
+                os.close(descriptor)
+                await asyncio.shield(source.disconnect(interface, tap))
+                raise
+        return tap, descriptor
 
     async def disconnect_interface(self, interface: Interface) -> None:
         """Undo :meth:`connect_interface`."""
@@ -157,6 +170,8 @@ class QemuHypervisor:
         name = interface.target.dev if interface.target is not None else None
         if source is not None and name is not None:
             await source.disconnect(interface, name)
+            if self.filters is not None:
+                await self.filters.unbind(name)
 
     def free_tap_name(self) -> str:
         """Return the name of the next tap."""
@@ -184,11 +199,20 @@ class QemuHypervisor:
         return prepare_channel(channel, self.runtime_directory(f"{number}-{name}"))
 
     async def _connect(
-        self, interface: Interface, ends: dict[str, NetworkEnd], record: MachineRecord, *, by_name: bool
+        self,
+        interface: Interface,
+        ends: dict[str, NetworkEnd],
+        record: MachineRecord,
+        domain: Domain,
+        *,
+        by_name: bool,
     ) -> None:
+        if interface.type not in self.sources and interface.filterref is not None:
+            detail = f"filterref is not supported for network interfaces of type {interface.type}"
+            raise unsupported(detail, ErrorDomain.QEMU)
         if interface.type not in self.sources or interface.alias is None:
             return
-        name, descriptor = await self.connect_interface(interface)
+        name, descriptor = await self.connect_interface(interface, domain)
         record.taps.append(name)
         if by_name:
             os.close(descriptor)
@@ -228,6 +252,13 @@ class QemuHypervisor:
             directory = Path(record.monitor).parent
             with contextlib.suppress(OSError):
                 shutil.rmtree(directory)
+
+
+def binding_of(interface: Interface, port: str, owner: Domain | None) -> Binding:
+    """Return what binds an interface's filter to its host's end."""
+    mac = interface.mac.address if interface.mac is not None else ""
+    reference = interface.filterref or Node("filterref")
+    return Binding(port, mac, reference, owner.name if owner else "", (owner.uuid or "") if owner else "")
 
 
 def _tap_names() -> Callable[[], str]:

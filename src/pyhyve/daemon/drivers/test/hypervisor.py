@@ -82,7 +82,7 @@ class TestHypervisor:
     async def clean_up(self, record: MachineRecord, domain: Domain) -> None:
         """Nothing is left."""
 
-    async def connect_interface(self, interface: Any) -> NoReturn:
+    async def connect_interface(self, interface: Any, owner: Any = None) -> NoReturn:
         """There are no taps."""
         raise _lacks("plugging in network interfaces")
 
