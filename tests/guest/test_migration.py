@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from pyhyve.backends.chardev import Receiver
     from pyhyve.machine.machine import Machine
 
 
@@ -136,6 +137,32 @@ def test_machine_is_kept_in_a_file(form: str, source: Migrating, config: Machine
         target.migration.receive(uri(back))
         running.expect(r"[A-P]{20}")
         running.stop()
+
+
+class SlowScreen(Screen):
+    """A console that takes its time to start."""
+
+    def start(self, loop: object, receiver: Receiver) -> None:
+        time.sleep(0.3)
+        super().start(loop, receiver)
+
+
+def test_state_that_comes_while_a_machine_starts_waits_for_it(
+    source: Migrating, config: MachineConfig, tmp_path: Path
+) -> None:
+    source.migration.start(uri(f"file:{tmp_path}/state"))
+    source.wait(MigrationStatus.COMPLETED)
+    time.sleep(0.1)  # so that there are clocks to bring to the present
+    screen = SlowScreen()
+    machine: Machine = build(config, console=screen)
+    machine.awaits_state = True
+    running = RunningMachine(machine, screen)
+    waiting = Migrating(running)
+    waiting.migration.receive(uri(f"file:{tmp_path}/state"))
+    waiting.wait(MigrationStatus.COMPLETED)
+    running.expect(r"[A-P]{20}")
+    running.stop()
+    assert running.error is None
 
 
 def test_machine_goes_on_after_a_completed_migration_when_asked(source: Migrating, tmp_path: Path) -> None:

@@ -214,6 +214,7 @@ class Migration:
 
     def _load(self, source: StateSource) -> None:
         machine = self._machine
+        machine.started.wait()  # what is not yet started counts as standing still
         while not (machine.state is MachineState.PAUSED and all(runner.is_parked for runner in machine.parts.runners)):
             if machine.state is MachineState.SHUTDOWN:
                 raise StateCancelledError

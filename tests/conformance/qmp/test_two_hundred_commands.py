@@ -61,6 +61,9 @@ def by_subject(peer: Peer) -> dict[str, list[object]]:
     for name, data in peer.events:
         if name in EVENT_DIFFERENCES or "virtio-backend" in (data or {}).get("path", ""):
             continue  # QEMU tells of the parts of a device too
+        if name == "DEVICE_DELETED":  # by the guest's leave, or the reset's: when, is not said
+            found.setdefault(data["path"], []).append(name)
+            continue
         if "JOB" not in name:
             found[""].append((name, sorted(data or ())))
             continue

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _TICK_S = 0.05
+_RESUME_TIMEOUT_S = 5.0
 
 
 class JobStatus(StrEnum):
@@ -111,6 +112,7 @@ class Job(ABC):
                 raise ChangeError(msg)
             self._paused = False
             self._wake.notify_all()
+            self._wake.wait_for(lambda: self.status not in {JobStatus.PAUSED, JobStatus.STANDBY}, _RESUME_TIMEOUT_S)
 
     def cancel(self, *, force: bool = False) -> None:
         """End the job."""
@@ -188,6 +190,7 @@ class Job(ABC):
                 self._enter(JobStatus.STANDBY if before is JobStatus.READY else JobStatus.PAUSED)
                 self._wake.wait_for(lambda: not self._paused or self._cancelled)
                 self._enter(before)
+                self._wake.notify_all()
             if self._cancelled and (self._forced or self.status is not JobStatus.READY):
                 raise JobCancelledError
 
