@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from pyhyve.cli.main import explain
 from pyhyve.cli.run import closed_on_failure, open_monitor, preserved_terminal, stopped_by_signals
 from pyhyve.cli.system_containment import contain
-from pyhyve.cli.system_machine import OPTIONS, SystemSettings
+from pyhyve.cli.system_machine import SystemSettings
 from pyhyve.cli.system_options import split_command_line
+from pyhyve.cli.system_tables import OPTIONS
 from pyhyve.support.errors import ExitStatus, UserError
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from uuid import UUID
 import pytest
 
 from pyhyve.cli.system import main, pid_file, report
-from pyhyve.cli.system_machine import OPTIONS, MonitorSocket, SystemSettings
+from pyhyve.cli.system_machine import MonitorSocket, SystemSettings
 from pyhyve.cli.system_options import split_command_line
+from pyhyve.cli.system_tables import OPTIONS
 from pyhyve.devices.virtio.error_policy import ErrorPolicy
 from pyhyve.machine.config import AccelChoice, Board, CpuTopology, DiskConfig, DiskInterface, MemoryKind, RtcBase
 from pyhyve.machine.outcome import Outcome, OutcomeKind
@@ -390,6 +391,10 @@ def test_screen_is_on_the_terminal_where_there_is_one(image: str, monkeypatch: p
         (["-machine", "help"], "pc-i440fx-7.2"),
         (["-M", "?"], "microvm"),
         (["-vga", "help"], "std"),
+        (["-netdev", "help"], "stream"),
+        (["-chardev", "help"], "  ringbuf"),
+        (["-object", "help"], "  iothread"),
+        (["-display", "?"], "curses"),
         (["-device", "VGA,help"], "vgamem_mb"),
         (["-accel", "help"], "tcg"),
         (["-cpu", "help"], "x86 host"),

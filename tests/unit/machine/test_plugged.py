@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pyhyve.accel.api import ExitKind
-from pyhyve.cli.system_machine import OPTIONS, SystemSettings
+from pyhyve.cli.system_machine import SystemSettings
 from pyhyve.cli.system_options import split_command_line
+from pyhyve.cli.system_tables import OPTIONS
 from pyhyve.machine.block.errors import ChangeError
 from pyhyve.machine.boot_paths import boot_paths
 from pyhyve.machine.builder import build
