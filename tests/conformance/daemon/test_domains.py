@@ -1,5 +1,6 @@
 """Domains through unmodified virsh and python3-libvirt, on real QEMU."""
 
+# ruff: noqa: E501 - documents and messages as they are
 from __future__ import annotations
 
 import json
@@ -483,3 +484,35 @@ def test_our_own_emulator_is_driven_the_same_way(run: Virsh, tmp_path: Path) -> 
     run("reset", "own")
     run("destroy", "own")
     run("undefine", "own")
+
+
+def test_disk_that_is_a_volume_is_shown_as_one_and_stays_one(daemon: DaemonProcess, run: Virsh, tmp_path: Path) -> None:
+    run("pool-define-as", "volumes", "dir", "--target", str(tmp_path))
+    run("pool-start", "volumes")
+    run("vol-create-as", "volumes", "a.qcow2", "8M", "--format", "qcow2")
+    run("vol-create-as", "volumes", "b.raw", "8M")
+    text = "<disk type='volume' device='disk'><driver name='qemu' type='{}'/><source pool='volumes' volume='{}'/><target dev='{}' bus='virtio'/></disk>"
+    define(run, tmp_path, document("voluminous", devices=text.format("qcow2", "a.qcow2", "vda")))
+    run("start", "voluminous")
+    other, absent = tmp_path / "b.xml", tmp_path / "c.xml"
+    other.write_text(text.format("raw", "b.raw", "vdb"))
+    absent.write_text(text.format("raw", "nope", "vdc"))
+    run("attach-device", "voluminous", str(other), "--live")
+    for scope in ("--live", "--config"):
+        assert "no storage vol with matching name 'nope'" in run(
+            "attach-device", "voluminous", str(absent), scope, fails=True
+        )
+    shown = run("dumpxml", "voluminous")
+    assert "<disk type='volume' device='disk'>" in shown
+    assert "<source pool='volumes' volume='a.qcow2' index='1'/>" in shown
+    assert "<source pool='volumes' volume='b.raw' index='2'/>" in shown
+    assert str(tmp_path) not in shown
+    daemon.stop(signal.SIGKILL)
+    daemon.start()
+    assert run("dumpxml", "voluminous") == shown
+    assert run("domblkinfo", "voluminous", "vdb").startswith("Capacity:")
+    run("detach-disk", "voluminous", "vdb")
+    run("destroy", "voluminous")
+    run("undefine", "voluminous")
+    run("pool-destroy", "volumes")
+    run("pool-undefine", "volumes")

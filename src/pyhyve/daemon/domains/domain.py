@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.daemon.domains.definition.parse import parse_live_domain
-from pyhyve.daemon.domains.definition.view import format_domain
+from pyhyve.daemon.domains.definition.view import format_domain, format_whole
 from pyhyve.daemon.domains.faults import invalid, not_supported
 from pyhyve.daemon.domains.migration.spec import BANDWIDTH_MAX_MIB
 from pyhyve.daemon.domains.states import Affect, DomainState, LifecycleEvent, ShutoffReason
@@ -73,6 +73,7 @@ class ManagedDomain:
         self.id = -1
         self._definition: Domain | None = None
         self._stored: StoredDefinition | None = None
+        self._whole: tuple[Domain, str] | None = None
         self._texts: dict[tuple[bool, bool], tuple[Domain, str]] = {}
         self.live: Domain | None = None
         """What runs now."""
@@ -236,7 +237,7 @@ class ManagedDomain:
         """Write its machine's record."""
         if self.record is not None:
             if self.live is not None:
-                self.record.live = self.text_of(self.live, secure=True)
+                self.record.live = self._whole_text(self.live)
             self.record.name = self.name
             await self.registry.records.save(self.uuid_text, self.record)
 
@@ -245,6 +246,12 @@ class ManagedDomain:
         if self.definition is not None:
             text = self.text_of(self.definition, secure=True)
             await self.registry.definitions.save(self.name, StoredDefinition(self.name, self.uuid, text))
+
+    def _whole_text(self, held: Domain) -> str:
+        """Return the document of what runs for its record, written once for as long as it is the same."""
+        if self._whole is None or self._whole[0] is not held:
+            self._whole = (held, format_whole(held))
+        return self._whole[1]
 
     def text_of(self, held: Domain, *, secure: bool) -> str:
         """Return the document of what runs or of the definition, written once for as long as it is the same."""

@@ -87,6 +87,8 @@ async def attach(domain: ManagedDomain, text: str, flags: int) -> None:
     changed: Domain | None = None
     if affect & Affect.CONFIG and domain.definition is not None:
         changed = await domain.registry.complete_parsed(_with_device(domain.definition, name, device))
+        if name == "disk" and device.type == "volume" and not affect & Affect.LIVE:
+            await domain.registry.hypervisor.prepare_disk(device, 0)  # it has to be there, as for a disk plugged in
         if affect & Affect.LIVE and name == "interface" and device.mac is None:
             added = (changed.devices or Devices()).interface[-1]
             device = replace(device, mac=added.mac)  # the same card in both

@@ -49,7 +49,10 @@ def chain_of(disk: Disk) -> list[ChainImage]:
     """Return a disk's images, the one the guest writes first."""
     if disk.source is None:
         return []
-    chain = [ChainImage(disk.type or "file", disk.source, (disk.driver.type if disk.driver else None) or "raw")]
+    source = disk.source
+    if source.pool is not None and (source.file or source.dev):
+        source = replace(source, pool=None, volume=None)  # an image is where it is
+    chain = [ChainImage(disk.type or "file", source, (disk.driver.type if disk.driver else None) or "raw")]
     store = disk.backing_store
     while store is not None and store.source is not None:
         source = replace(store.source, index=store.index)

@@ -13,9 +13,10 @@ from pyhyve.xml.document import format_node
 from pyhyve.xml.element import format_element, replace, to_node
 
 if TYPE_CHECKING:
+    from pyhyve.xml.disk import Disk
     from pyhyve.xml.domain import Domain
 
-__all__ = ["XmlFlags", "format_device", "format_domain", "inactive_view", "migratable_view"]
+__all__ = ["XmlFlags", "format_device", "format_domain", "format_whole", "inactive_view", "migratable_view"]
 
 
 RUNTIME_DIRECTORY: Final = "qemu"
@@ -31,9 +32,25 @@ class XmlFlags(IntFlag):
     MIGRATABLE = 8
 
 
+def format_whole(domain: Domain) -> str:
+    """Return a live domain's document with what only the daemon is to know: where the volumes of its disks are."""
+    return format_element(domain)
+
+
+def _shown_disk(disk: Disk) -> Disk:
+    """Return a disk as clients see it: a volume by its name, not by its place."""
+    source = disk.source
+    if source is None or source.pool is None or (source.file is None and source.dev is None):
+        return disk
+    return replace(disk, type="volume", source=replace(source, file=None, dev=None))
+
+
 def format_domain(domain: Domain, *, secure: bool = False) -> str:
     """Return a domain's document; passwords only if ``secure``."""
     devices = domain.devices
+    if devices is not None and any(disk.source is not None and disk.source.pool for disk in devices.disk):
+        devices = replace(devices, disk=tuple(_shown_disk(disk) for disk in devices.disk))
+        domain = replace(domain, devices=devices)
     if devices is not None and not secure and any(item.passwd for item in devices.graphics):
         graphics = tuple(replace(item, passwd=None, passwd_valid_to=None) for item in devices.graphics)
         domain = replace(domain, devices=replace(devices, graphics=graphics))

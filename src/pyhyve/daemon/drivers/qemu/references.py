@@ -81,7 +81,9 @@ class References:
         driver = disk.driver
         if driver is not None and driver.type is None:
             driver = replace(driver, type=volume.format if volume.format != "iso" else "raw")
-        return replace(disk, type=kind, source=replace(found, startup_policy=source.startup_policy), driver=driver)
+        # Where it is counts here; that it is a volume is kept for those who look (format_domain).
+        found = replace(found, pool=source.pool, volume=source.volume, startup_policy=source.startup_policy)
+        return replace(disk, type=kind, source=found, driver=driver)
 
 
 class NetworkPlug:
