@@ -466,6 +466,7 @@ class Machine:
         for runner in self.parts.runners:
             runner.wait_parked(_PARK_TIMEOUT_S)
         self.suspend_devices()
+        self._flush_consoles()
         if self.state is MachineState.RUNNING:
             self.lifecycle.enter(MachineState.PAUSED)
             self._notify(NoticeKind.STOP)
@@ -496,12 +497,16 @@ class Machine:
     def _finish(self, outcome: Outcome, cause: ShutdownCause) -> Outcome:
         """Output that still waits belongs to the run."""
         self._notify(NoticeKind.SHUTDOWN, cause)
+        self._flush_consoles()
+        return outcome
+
+    def _flush_consoles(self) -> None:
+        """Pass on what the guest has written, which serial ports gather for a moment."""
         with self.parts.lock:
             for _, receiver in self.parts.consoles:
                 flush = getattr(receiver, "flush", None)
                 if flush is not None:
                     flush()
-        return outcome
 
     def _unpark_all(self) -> None:
         for runner in self.parts.runners:

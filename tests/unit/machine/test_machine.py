@@ -274,6 +274,27 @@ def test_pause_and_resume(tmp_path: Path) -> None:
     assert run.machine.state is MachineState.SHUTDOWN
 
 
+def test_output_before_a_pause_is_passed_on_before_it(tmp_path: Path) -> None:
+    written = bytearray()
+
+    def script(cpu: FakeVcpu) -> Generator[None, None, None]:
+        for number in range(1 << 30):
+            yield from cpu.out(0x3F8, 0x41 + number % 16)
+            written.append(0x41 + number % 16)
+
+    run = Run(tmp_path, script)
+    thread = threading.Thread(target=run.run)
+    thread.start()
+    while not written:
+        pass
+    assert run.machine.pause().wait(10)
+    assert len(run.console.output) >= len(written)
+    assert run.console.output.startswith(written)
+    run.machine.request_stop()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
 def test_power_button_raises_the_sci_event(tmp_path: Path) -> None:
     def script(cpu: FakeVcpu) -> Generator[None, None, None]:
         yield from cpu.out(0x602, 0x100, 2)
