@@ -46,7 +46,17 @@ set -- /sys/bus/scsi/devices/*/modalias
 [ -e "$1" ] && modprobe -a -b -q $(cat "$@") 2>/dev/null
 [ -s /etc/modules ] && modprobe -a $(cat /etc/modules)
 
-# Channels to the host by name, as udev has them.
+# Channels to the host by name, as udev has them. The host says which ports there are, and then their names, when it is
+# asked: that may be on its way. Consoles have no name.
+set -- /sys/bus/virtio/drivers/virtio_console/virtio*
+if [ -e "$1" ]; then
+	for round in 1 2 3 4 5 6 7 8 9 10; do
+		set -- /sys/class/virtio-ports/vport*
+		named=$(cat /sys/class/virtio-ports/vport*/name 2>/dev/null | wc -l)
+		[ -e "$1" ] && [ "$named" -ge $# ] && break
+		usleep 20000
+	done
+fi
 for port in /sys/class/virtio-ports/vport*; do
 	[ -s "$port/name" ] && mkdir -p /dev/virtio-ports && ln -sf "../${port##*/}" "/dev/virtio-ports/$(cat "$port/name")"
 done
