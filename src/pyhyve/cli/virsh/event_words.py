@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from pyhyve.cli.virsh.verbs.statistics import param_text
+from pyhyve.cli.virsh.output import param_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

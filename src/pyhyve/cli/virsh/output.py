@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["cpu_list", "parse_cpu_list", "pretty_size", "shown_name", "table_lines", "tree_lines"]
+    from pyhyve.rpc.values import TypedParam
+
+__all__ = ["cpu_list", "param_text", "parse_cpu_list", "pretty_size", "shown_name", "table_lines", "tree_lines"]
 
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
@@ -107,3 +109,11 @@ def tree_lines(parents: dict[str, str | None]) -> list[str]:
     for root_name in children.get(None, []):
         walk(root_name, "", last=True, root=True)
     return lines
+
+
+def param_text(param: TypedParam) -> str:
+    """A typed parameter's value as virsh shows it."""
+    kind, value = param.type, param.value
+    if kind == 6:
+        return "yes" if value else "no"
+    return f"{value:f}" if isinstance(value, float) else str(value)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 from pyhyve.cli.virsh.flags import collect, exclusive
 from pyhyve.cli.virsh.keycodes import CODESETS, key_code
+from pyhyve.cli.virsh.output import param_text
 from pyhyve.cli.virsh.registry import verb
 from pyhyve.cli.virsh.shell import VerbFailed
-from pyhyve.cli.virsh.verbs.statistics import param_text
 from pyhyve.client import LibvirtError
 
 if TYPE_CHECKING:

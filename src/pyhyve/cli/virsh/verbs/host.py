@@ -8,10 +8,9 @@ from lxml import etree
 
 from pyhyve.cli.virsh.documents import DUMP_USAGE, parse, show
 from pyhyve.cli.virsh.flags import collect, exclusive
-from pyhyve.cli.virsh.output import cpu_list
+from pyhyve.cli.virsh.output import cpu_list, param_text
 from pyhyve.cli.virsh.registry import verb
 from pyhyve.cli.virsh.shell import VerbFailed, read_file
-from pyhyve.cli.virsh.verbs.statistics import param_text
 
 if TYPE_CHECKING:
     from pyhyve.cli.virsh.shell import Shell

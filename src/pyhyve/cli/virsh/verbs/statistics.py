@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from pyhyve.cli.virsh.documents import disks
 from pyhyve.cli.virsh.flags import AFFECT_USAGE, affect, collect
-from pyhyve.cli.virsh.output import pretty_size
+from pyhyve.cli.virsh.output import param_text, pretty_size
 from pyhyve.cli.virsh.registry import verb
 from pyhyve.cli.virsh.shell import VerbFailed
 from pyhyve.client import LibvirtError
@@ -202,14 +202,6 @@ def domstats(shell: Shell, values: Values) -> None:
         shell.print(f"Domain: '{record.dom.name}'")
         for param in record.params:
             shell.print(f"  {param.field}={param_text(param)}")
-
-
-def param_text(param: TypedParam) -> str:
-    """A typed parameter's value as virsh shows it."""
-    kind, value = param.type, param.value
-    if kind == 6:
-        return "yes" if value else "no"
-    return f"{value:f}" if isinstance(value, float) else str(value)
 
 
 @verb("cpu-stats", "domain", "<domain> [--total] [--start <number>] [--count <number>]", "CPU time of a domain")

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from pyhyve.cli.virsh.flags import AFFECT_USAGE, affect
+from pyhyve.cli.virsh.output import param_text
 from pyhyve.cli.virsh.registry import verb
 from pyhyve.cli.virsh.shell import VerbFailed
 from pyhyve.cli.virsh.syntax import SyntaxProblem, scaled_bytes
-from pyhyve.cli.virsh.verbs.statistics import param_text
 from pyhyve.client import LibvirtError
 from pyhyve.rpc.values import ParamType, TypedParam
 

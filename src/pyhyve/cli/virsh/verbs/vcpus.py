@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from pyhyve.cli.virsh.flags import AFFECT_USAGE, affect, collect, exclusive
-from pyhyve.cli.virsh.output import cpu_list, parse_cpu_list
+from pyhyve.cli.virsh.output import cpu_list, param_text, parse_cpu_list
 from pyhyve.cli.virsh.registry import verb
 from pyhyve.cli.virsh.shell import VerbFailed
 
@@ -201,8 +201,6 @@ def emulatorpin(shell: Shell, values: Values) -> None:
 )
 def guestvcpus(shell: Shell, values: Values) -> None:
     """Show or set the state of vCPUs within the guest."""
-    from pyhyve.cli.virsh.verbs.statistics import param_text
-
     exclusive(values, "enable", "disable")
     text, enable, disable = values.get("cpulist"), values.flag("enable"), values.flag("disable")
     if text is not None and not (enable or disable):
