@@ -142,6 +142,7 @@ def run(cases: int, seed: int, directory: Path) -> int:
                     path.unlink()
             for name, form in (("disk.qcow2", "qcow2"), ("disk.raw", "raw")):
                 create_image(name, form, 1 << 20)
+            first = asked
             bench = Bench()
             try:
                 for _ in range(min(CASES_PER_MACHINE, cases - asked)):
@@ -156,5 +157,9 @@ def run(cases: int, seed: int, directory: Path) -> int:
                 msg = f"seed {seed}, case {asked}: {error}"
                 raise FuzzError(msg) from error
             finally:
-                bench.close()
+                try:
+                    bench.close()
+                except FuzzError as error:
+                    msg = f"seed {seed}, cases {first} to {asked}: {error}"
+                    raise FuzzError(msg) from error
     return asked
