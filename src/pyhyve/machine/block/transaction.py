@@ -79,6 +79,8 @@ def _external(services: BlockServices, name: str, overlay: BlockNode, undo: Call
         problem = "The overlay does not support backing images"
     elif image.readonly:
         problem = f"Block node '{overlay.name}' is read-only"
+    elif overlay is node:
+        problem = f"Making '{node.name}' a backing child of '{overlay.name}' would create a cycle"
     elif attachment is not None and attachment.is_wrapped:
         problem = f"Node '{node.name}' is busy: block device is in use by block job"
     if problem:
@@ -86,14 +88,19 @@ def _external(services: BlockServices, name: str, overlay: BlockNode, undo: Call
 
     def commit() -> None:
         node.need_image().flush() if not node.need_image().readonly else None
-        services.graph.hold(node, overlay.name)
         overlay.backing = node
         image.backing = node.need_image()
         overlay.options = {**overlay.options, "backing": node.name}
         if attachment is not None:
             attachment.switch(overlay)
 
-    return _Step(commit, undo, [] if attachment is None else [attachment])
+    def take_back() -> None:
+        services.graph.release(node, overlay.name)
+        undo()
+
+    # From now on: another action of the transaction must not make `node` the overlay of what is above it.
+    services.graph.hold(node, overlay.name)
+    return _Step(commit, take_back, [] if attachment is None else [attachment])
 
 
 def _external_file(services: BlockServices, data: dict[str, Any]) -> _Step:
