@@ -140,6 +140,18 @@ def test_controller_without_keyboard_still_times_out() -> None:
     assert bare.read_data() == 0xFE
 
 
+def test_answers_that_nobody_reads_are_bounded_and_saved() -> None:
+    bench = Bench()
+    for _ in range(1000):
+        bench.out(0x60, 0xEE)
+    state = bench.controller.save()
+    assert state.keyboard is not None
+    assert state.keyboard.queue == b"\xee" * 24
+    other = Bench()
+    other.controller.load(state)
+    assert other.all_in() == bench.all_in() == [0xEE] * 25
+
+
 @given(st.lists(st.tuples(st.sampled_from(["command", "data", "read", "key"]), st.integers(0, 255)), max_size=60))
 def test_any_accesses_are_borne(accesses: list[tuple[str, int]]) -> None:
     bench = Bench()

@@ -15,6 +15,8 @@ _ACK, _RESEND, _ECHO, _SELF_TEST_PASSED = 0xFA, 0xFE, 0xEE, 0xAA
 _IDENTITY = (0xAB, 0x83)
 _MAX_KEYS = 16
 """Bytes of the buffer; more keys are lost, as in a real one."""
+_MAX_BYTES = _MAX_KEYS + 8
+"""With what is answered to commands; a driver that reads none of it loses what comes then."""
 _LEDS, _SCAN_CODE_SET, _RATE = 0xED, 0xF0, 0xF3
 
 
@@ -92,7 +94,8 @@ class Keyboard:
             self._send(_ACK)
 
     def _send(self, *values: int) -> None:
-        self._queue.extend(values)
+        if len(self._queue) + len(values) <= _MAX_BYTES:
+            self._queue.extend(values)
         if self.on_data is not None:
             self.on_data()
 
@@ -104,7 +107,7 @@ class Keyboard:
 
     def load(self, state: KeyboardState) -> None:
         """Take over everything."""
-        self._queue = deque(state.queue[:_MAX_KEYS])
+        self._queue = deque(state.queue[:_MAX_BYTES])
         self._is_scanning = state.is_scanning
         self._pending = state.pending if state.pending in {_LEDS, _SCAN_CODE_SET, _RATE} else 0
         self.leds = state.leds & 7
