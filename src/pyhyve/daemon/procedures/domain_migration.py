@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.daemon.dispatch import procedure
 from pyhyve.daemon.domains.faults import invalid_argument
-from pyhyve.daemon.domains.migration import incoming, outgoing, peer, tuning
+from pyhyve.daemon.domains.migration import incoming, outgoing, tuning
 from pyhyve.daemon.domains.migration.spec import ALL_FLAGS, MigrateFlags
 from pyhyve.daemon.domains.migration.wish import wish_from_params
 from pyhyve.daemon.procedures.domain_access import domain_of, registry_of
@@ -93,6 +93,8 @@ async def perform(call: Call, args: Any) -> bytes:
         if args.dconnuri is None:
             msg = "dconnuri in a peer-to-peer migration must not be NULL"
             raise invalid_argument(msg)
+        from pyhyve.daemon.domains.migration import peer  # noqa: PLC0415 - it brings the client
+
         await peer.migrate(domain, args.dconnuri, wish, _params(args), call.connection)
         return b""
     if args.dconnuri is not None:
