@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.daemon.domains import snapshots
@@ -16,15 +16,13 @@ from pyhyve.daemon.domains.definition.chains import chain_of
 from pyhyve.daemon.domains.definition.parse import parse_live_domain, parse_root, validate_document
 from pyhyve.daemon.domains.definition.view import format_domain, inactive_view
 from pyhyve.daemon.domains.faults import failed, invalid, invalid_argument, not_supported, unsupported
+from pyhyve.daemon.domains.trees import Tree
 from pyhyve.daemon.errors import LibvirtError
 from pyhyve.rpc.errors import ErrorCode, ErrorDomain
 from pyhyve.xml.document import Node, format_node, parse_document
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from pyhyve.daemon.domains.domain import ManagedDomain
-    from pyhyve.daemon.domains.registry import DomainRegistry
     from pyhyve.xml.disk import Disk
 
 __all__ = [
@@ -39,7 +37,6 @@ __all__ = [
     "drop_metadata",
     "find",
     "listed",
-    "load",
     "parse_checkpoint",
 ]
 
@@ -64,67 +61,33 @@ class Checkpoint:
     """The domain's document then."""
 
 
-@dataclass(slots=True)
-class CheckpointTree:
-    """A domain's checkpoints by name, in the order in which they were made, and which is the last."""
+class CheckpointTree(Tree[Checkpoint]):
+    """A domain's checkpoints."""
 
-    items: dict[str, Checkpoint] = field(default_factory=dict)
-    current: str | None = None
+    @staticmethod
+    def parent_of(item: Checkpoint) -> str | None:
+        """Name of what a checkpoint was made after."""
+        return item.parent
 
-    def children(self, name: str | None) -> list[str]:
-        """Names of those made after one (None: of the first)."""
-        return [key for key, item in self.items.items() if item.parent == name]
-
-    def descendants(self, name: str) -> list[str]:
-        """Names of all made after one."""
-        found, waiting = [], self.children(name)
-        while waiting:
-            key = waiting.pop(0)
-            found.append(key)
-            waiting.extend(self.children(key))
-        return found
-
-    def remove(self, name: str) -> None:
-        """Take one out."""
-        parent = self.items[name].parent
-        for key in self.children(name):
-            self.items[key] = replace(self.items[key], parent=parent)
-        del self.items[name]
-        if self.current == name:
-            self.current = parent
+    @staticmethod
+    def adopted(item: Checkpoint, parent: Checkpoint) -> Checkpoint:
+        """A checkpoint made after what ``parent`` was made after."""
+        return replace(item, parent=parent.parent)
 
 
 def tree_of(domain: ManagedDomain) -> CheckpointTree:
     """Return a domain's checkpoints."""
-    return domain.registry.checkpoint_trees.setdefault(domain.uuid, CheckpointTree())
+    return domain.registry.checkpoints.of(domain)
 
 
 def count(domain: ManagedDomain) -> int:
     """How many it has."""
-    tree = domain.registry.checkpoint_trees.get(domain.uuid)
-    return len(tree.items) if tree is not None else 0
-
-
-def load(registry: DomainRegistry) -> None:
-    """Read every domain's checkpoints. Blocks."""
-    trees = registry.checkpoints.load()
-    for domain in registry:
-        if domain.uuid_text in trees:
-            registry.checkpoint_trees[domain.uuid] = trees[domain.uuid_text]
-
-
-async def _save(domain: ManagedDomain) -> None:
-    tree = tree_of(domain)
-    if tree.items:
-        await domain.registry.checkpoints.save(domain.uuid_text, tree)
-    else:
-        await drop_metadata(domain)
+    return domain.registry.checkpoints.count(domain)
 
 
 async def drop_metadata(domain: ManagedDomain) -> None:
     """Forget a domain's checkpoints; bitmaps in its images stay."""
-    domain.registry.checkpoint_trees.pop(domain.uuid, None)
-    await domain.registry.checkpoints.remove(domain.uuid_text)
+    await domain.registry.checkpoints.forget(domain)
 
 
 def parse_tree(data: bytes) -> CheckpointTree:
@@ -159,14 +122,8 @@ def find(domain: ManagedDomain, name: str) -> Checkpoint:
 def listed(domain: ManagedDomain, flags: int, start: str | None = None) -> list[str]:
     """Return names by virDomainCheckpointListFlags: of all (or the first), or of what was made after ``start``."""
     tree = tree_of(domain)
-    names: Iterable[str]
-    if start is not None:
-        names = tree.descendants(start) if flags & _ROOTS else tree.children(start)
-    elif flags & _ROOTS:
-        names = tree.children(None)
-    elif flags & _TOPOLOGICAL:
-        names = [key for root in tree.children(None) for key in (root, *tree.descendants(root))]
-    else:
+    names = tree.names(start, roots=bool(flags & _ROOTS), topological=bool(flags & _TOPOLOGICAL))
+    if names is None:
         names = sorted(tree.items)
     chosen = flags & (_LEAVES | _NO_LEAVES)
     return [name for name in names if not chosen or chosen & (_NO_LEAVES if tree.children(name) else _LEAVES)]
@@ -307,7 +264,7 @@ async def keep(domain: ManagedDomain, item: Checkpoint) -> None:
     tree.items[item.name] = item
     tree.current = item.name
     try:
-        await _save(domain)
+        await domain.registry.checkpoints.save(domain)
     except OSError as error:
         raise failed(f"cannot keep checkpoint '{item.name}': {error.strerror}") from error
 
@@ -342,7 +299,7 @@ async def delete(domain: ManagedDomain, item: Checkpoint, flags: int) -> None:
         if not flags & _METADATA_ONLY:
             await _remove_bitmaps(domain, tree.items[name])
         tree.remove(name)
-    await _save(domain)
+    await domain.registry.checkpoints.save(domain)
 
 
 async def _remove_bitmaps(domain: ManagedDomain, item: Checkpoint) -> None:

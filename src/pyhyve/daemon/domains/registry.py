@@ -16,6 +16,7 @@ from pyhyve.daemon.domains.domain import ManagedDomain, StoredDefinition
 from pyhyve.daemon.domains.faults import failed, invalid
 from pyhyve.daemon.domains.hypervisor import MachineRecord
 from pyhyve.daemon.domains.states import DefinedDetail, LifecycleEvent
+from pyhyve.daemon.domains.trees import KeptTrees
 from pyhyve.daemon.errors import LibvirtError
 from pyhyve.rpc.errors import ErrorCode, ErrorDomain
 
@@ -60,19 +61,19 @@ class DomainRegistry:
         self.records = store.collection(
             f"{name}/machines", suffix=".json", parse=_parse_record, form=_form_record, runtime=True
         )
-        self.snapshots = store.collection(
-            f"{name}/snapshots", suffix=".json", parse=snapshots.parse_tree, form=snapshots.form_tree
+        self.snapshots = KeptTrees(
+            store.collection(f"{name}/snapshots", suffix=".json", parse=snapshots.parse_tree, form=snapshots.form_tree),
+            snapshots.SnapshotTree,
         )
-        self.checkpoints = store.collection(
-            f"{name}/checkpoints", suffix=".json", parse=checkpoints.parse_tree, form=checkpoints.form_tree
+        self.checkpoints = KeptTrees(
+            store.collection(
+                f"{name}/checkpoints", suffix=".json", parse=checkpoints.parse_tree, form=checkpoints.form_tree
+            ),
+            checkpoints.CheckpointTree,
         )
-        self.checkpoint_trees: dict[bytes, checkpoints.CheckpointTree] = {}
-        """Checkpoints of each domain that has some, by UUID."""
         self._identity = store.collection(
             f"{name}/identity", suffix=".uuid", parse=lambda data: str(uuid.UUID(data.decode())), form=str.encode
         )
-        self.snapshot_trees: dict[bytes, snapshots.SnapshotTree] = {}
-        """Snapshots of each domain that has some, by UUID."""
         self.leases: Callable[[str, str], Awaitable[Sequence[DhcpLease]]] | None = None
         """Set by the networks: the leases of a network's name that a MAC address has."""
         self.listeners: list[Callable[[ManagedDomain, str, dict[str, Any], float], None]] = []
@@ -213,8 +214,8 @@ class DomainRegistry:
         for name in await self.daemon.run_blocking(self.autostarts.load):
             if name in self.by_name:
                 self.by_name[name].autostart = True
-        await self.daemon.run_blocking(snapshots.load, self)
-        await self.daemon.run_blocking(checkpoints.load, self)
+        await self.daemon.run_blocking(self.snapshots.load, self)
+        await self.daemon.run_blocking(self.checkpoints.load, self)
         records = await self.daemon.run_blocking(self.records.load)
         self._last_id = max((record.id for record in records.values()), default=0)
         await asyncio.gather(*(reconnect.reconnect(self, record) for record in records.values()))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.daemon.domains.definition.parse import parse_root
 from pyhyve.daemon.domains.faults import xml_error
+from pyhyve.daemon.domains.trees import Tree
 from pyhyve.daemon.errors import LibvirtError
 from pyhyve.rpc.errors import ErrorCode, ErrorDomain
 from pyhyve.xml.document import XmlError
@@ -15,10 +15,7 @@ from pyhyve.xml.element import format_element, from_node, parse_element, replace
 from pyhyve.xml.snapshot import DomainSnapshot, SnapshotParent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from pyhyve.daemon.domains.domain import ManagedDomain
-    from pyhyve.daemon.domains.registry import DomainRegistry
 
 __all__ = [
     "SnapshotTree",
@@ -28,7 +25,6 @@ __all__ = [
     "format_snapshot",
     "has_snapshots",
     "listed",
-    "load",
     "parse_snapshot",
     "rename",
     "save_tree",
@@ -40,35 +36,18 @@ _INACTIVE, _ACTIVE, _DISK_ONLY, _INTERNAL, _EXTERNAL, _TOPOLOGICAL = 32, 64, 128
 LIST_FLAGS: Final = 0x7FF
 
 
-@dataclass(slots=True)
-class SnapshotTree:
-    """A domain's snapshots by name, in the order in which they were made, and which one it is at."""
+class SnapshotTree(Tree[DomainSnapshot]):
+    """A domain's snapshots."""
 
-    items: dict[str, DomainSnapshot] = field(default_factory=dict)
-    current: str | None = None
+    @staticmethod
+    def parent_of(item: DomainSnapshot) -> str | None:
+        """Name of what a snapshot grew from."""
+        return item.parent.name if item.parent is not None else None
 
-    def children(self, name: str | None) -> list[str]:
-        """Names of the snapshots that grew from one (None: of the roots)."""
-        return [key for key, item in self.items.items() if parent_name(item) == name]
-
-    def descendants(self, name: str) -> list[str]:
-        """Names of all that grew from one, each after what it grew from."""
-        found: list[str] = []
-        waiting = self.children(name)
-        while waiting:
-            key = waiting.pop(0)
-            found.append(key)
-            waiting.extend(self.children(key))
-        return found
-
-    def remove(self, name: str) -> None:
-        """Take one out; what grew from it grows from its parent now."""
-        parent = self.items[name].parent
-        for key in self.children(name):
-            self.items[key] = replace(self.items[key], parent=parent)
-        del self.items[name]
-        if self.current == name:
-            self.current = parent.name if parent is not None else None
+    @staticmethod
+    def adopted(item: DomainSnapshot, parent: DomainSnapshot) -> DomainSnapshot:
+        """A snapshot that grows from what ``parent`` grew from."""
+        return replace(item, parent=parent.parent)
 
     def add(self, item: DomainSnapshot, *, current: bool) -> None:
         """Put one in, grown from the current one unless it says otherwise."""
@@ -80,14 +59,12 @@ class SnapshotTree:
             self.current = name
 
 
-def parent_name(item: DomainSnapshot) -> str | None:
-    """Name of what a snapshot grew from."""
-    return item.parent.name if item.parent is not None else None
+parent_name = SnapshotTree.parent_of
 
 
 def tree_of(domain: ManagedDomain) -> SnapshotTree:
     """Return a domain's snapshots."""
-    return domain.registry.snapshot_trees.setdefault(domain.uuid, SnapshotTree())
+    return domain.registry.snapshots.of(domain)
 
 
 def has_snapshots(domain: ManagedDomain) -> bool:
@@ -97,42 +74,28 @@ def has_snapshots(domain: ManagedDomain) -> bool:
 
 def count(domain: ManagedDomain) -> int:
     """How many it has."""
-    tree = domain.registry.snapshot_trees.get(domain.uuid)
-    return len(tree.items) if tree is not None else 0
-
-
-def load(registry: DomainRegistry) -> None:
-    """Read every domain's snapshots. Blocks."""
-    trees = registry.snapshots.load()
-    for domain in registry:
-        if domain.uuid_text in trees:
-            registry.snapshot_trees[domain.uuid] = trees[domain.uuid_text]
+    return domain.registry.snapshots.count(domain)
 
 
 async def save_tree(domain: ManagedDomain) -> None:
     """Write a domain's snapshots."""
-    tree = tree_of(domain)
-    if tree.items:
-        await domain.registry.snapshots.save(domain.uuid_text, tree)
-    else:
-        domain.registry.snapshot_trees.pop(domain.uuid, None)
-        await domain.registry.snapshots.remove(domain.uuid_text)
+    await domain.registry.snapshots.save(domain)
 
 
 async def drop_metadata(domain: ManagedDomain) -> None:
     """Forget a domain's snapshots; what is in its images stays."""
-    domain.registry.snapshot_trees.pop(domain.uuid, None)
-    await domain.registry.snapshots.remove(domain.uuid_text)
+    await domain.registry.snapshots.forget(domain)
 
 
 async def rename(domain: ManagedDomain, name: str) -> None:
     """Have the snapshots know the domain's new name."""
-    tree = domain.registry.snapshot_trees.get(domain.uuid)
-    if tree is not None:
-        for key, item in tree.items.items():
-            if item.domain is not None:
-                tree.items[key] = replace(item, domain=replace(item.domain, name=name))
-        await save_tree(domain)
+    if not has_snapshots(domain):
+        return
+    tree = tree_of(domain)
+    for key, item in tree.items.items():
+        if item.domain is not None:
+            tree.items[key] = replace(item, domain=replace(item.domain, name=name))
+    await save_tree(domain)
 
 
 def parse_tree(data: bytes) -> SnapshotTree:
@@ -201,13 +164,7 @@ def _matches(tree: SnapshotTree, item: DomainSnapshot, flags: int) -> bool:
 def listed(domain: ManagedDomain, flags: int, start: str | None = None) -> list[str]:
     """Return names by virDomainSnapshotListFlags: of all (or roots), or of what grew from ``start``."""
     tree = tree_of(domain)
-    names: Iterable[str]
-    if start is not None:
-        names = tree.descendants(start) if flags & _ROOTS else tree.children(start)
-    elif flags & _ROOTS:
-        names = tree.children(None)
-    elif flags & _TOPOLOGICAL:
-        names = [key for root in tree.children(None) for key in (root, *tree.descendants(root))]
-    else:
+    names = tree.names(start, roots=bool(flags & _ROOTS), topological=bool(flags & _TOPOLOGICAL))
+    if names is None:
         names = list(tree.items)
     return [name for name in names if _matches(tree, tree.items[name], flags)]

@@ -27,7 +27,7 @@ def family() -> SnapshotTree:
 
 
 def domain(tree: SnapshotTree) -> Any:
-    return SimpleNamespace(uuid=b"u", registry=SimpleNamespace(snapshot_trees={b"u": tree}))
+    return SimpleNamespace(uuid=b"u", registry=SimpleNamespace(snapshots=SimpleNamespace(of=lambda _: tree)))
 
 
 def test_removed_snapshot_leaves_its_children_to_its_parent() -> None:
