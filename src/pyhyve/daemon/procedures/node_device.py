@@ -14,6 +14,7 @@ from pyhyve.rpc.values import NodeDevice
 
 if TYPE_CHECKING:
     from pyhyve.daemon.dispatch import Call
+    from pyhyve.daemon.resources.node_device_documents import Wish
 
 _KINDS: Final = (1 << len(CAPABILITIES)) - 1
 _PERSISTENT, _TRANSIENT, _INACTIVE, _ACTIVE = 1 << 28, 1 << 29, 1 << 30, 1 << 31
@@ -34,6 +35,15 @@ async def _devices(call: Call) -> dict[str, HostDevice]:
 
 async def _find(call: Call, name: str) -> HostDevice:
     return await _host(call).find(name)
+
+
+async def _wished(call: Call, args: Any) -> tuple[HostDevices, Wish]:
+    """Who makes devices, and the document of one that is asked for."""
+    call.check_flags(args.flags, _VALIDATE)
+    host = _host(call)
+    return host, await call.daemon.run_blocking(
+        lambda: parse_wish(args.xml_desc, validate=bool(args.flags & _VALIDATE))
+    )
 
 
 def _listed(host: HostDevices, device: HostDevice, flags: int) -> bool:
@@ -139,9 +149,7 @@ async def set_autostart(call: Call, args: Any) -> None:
 @procedure("NODE_DEVICE_CREATE_XML")
 async def create_xml(call: Call, args: Any) -> NodeDevice:
     """Make a mediated device or a virtual port."""
-    call.check_flags(args.flags, _VALIDATE)
-    host = _host(call)
-    wish = await call.daemon.run_blocking(lambda: parse_wish(args.xml_desc, validate=bool(args.flags & _VALIDATE)))
+    host, wish = await _wished(call, args)
     return NodeDevice((await host.create(wish)).name)
 
 
@@ -154,9 +162,7 @@ async def destroy(call: Call, args: Any) -> None:
 @procedure("NODE_DEVICE_DEFINE_XML")
 async def define_xml(call: Call, args: Any) -> NodeDevice:
     """Keep a mediated device for good."""
-    call.check_flags(args.flags, _VALIDATE)
-    host = _host(call)
-    wish = await call.daemon.run_blocking(lambda: parse_wish(args.xml_desc, validate=bool(args.flags & _VALIDATE)))
+    host, wish = await _wished(call, args)
     return NodeDevice((await host.define(wish)).name)
 
 
