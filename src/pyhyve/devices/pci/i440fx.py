@@ -7,6 +7,7 @@ has RAM everywhere below 1 MiB.
 from __future__ import annotations
 
 from pyhyve.devices.pci.device import PciDevice
+from pyhyve.devices.pci.pirq import PirqRouting
 from pyhyve.state.record import U8, U32, record
 
 TYPE_CHECKING = False
@@ -30,7 +31,6 @@ VIRTUAL_SUBSYSTEM_VENDOR, VIRTUAL_SUBSYSTEM = 0x1AF4, 0x1100
 PAM0 = 0x59
 SMRAM = 0x72
 PIRQ_ROUTE = 0x60
-PIRQ_DISABLED = 0x80
 PIRQ_DEFAULT = (10, 10, 11, 11)
 
 
@@ -60,9 +60,7 @@ class Piix3IsaBridge(PciDevice):
 
     def __init__(self, set_irq: LineSetter) -> None:
         super().__init__(vendor_id=0x8086, device_id=0x7000, class_code=0x060100, name="ISA bridge")
-        self._set_irq = set_irq
-        self._lines = [False] * 4
-        self._driven: set[int] = set()
+        self._routing = PirqRouting(self, tuple(range(PIRQ_ROUTE, PIRQ_ROUTE + 4)), set_irq)
         self.writable[PIRQ_ROUTE : PIRQ_ROUTE + 4] = b"\x8f" * 4
         self.config[PIRQ_ROUTE : PIRQ_ROUTE + 4] = bytes(PIRQ_DEFAULT)
         self.writable[0x4C] = 0x7F
@@ -72,39 +70,27 @@ class Piix3IsaBridge(PciDevice):
 
     def set_pirq(self, line: int, /, *, level: bool) -> None:
         """Drive PIRQ `line` (0 to 3)."""
-        self._lines[line] = level
-        self._route()
+        self._routing.drive(line, level=level)
 
     def irq_of(self, line: int) -> int | None:
         """The ISA interrupt of PIRQ `line`, or None while it is disconnected."""
-        route = self.config[PIRQ_ROUTE + line]
-        return None if route & PIRQ_DISABLED else route & 0xF
+        return self._routing.irq_of(line)
 
     def config_write(self, offset: int, size: int, value: int) -> None:
         """Write configuration space; routing follows at once."""
         super().config_write(offset, size, value)
-        if offset < PIRQ_ROUTE + 4 and offset + size > PIRQ_ROUTE:
-            self._route()
+        if self._routing.covers(offset, size):
+            self._routing.update()
 
     def reset(self) -> None:
         """Return to the power-on routing with all lines low."""
         super().reset()
-        self._lines = [False] * 4
-        self._route()
+        self._routing.lower()
 
     def load(self, state: Any) -> None:  # noqa: ANN401 - as in `PciDevice`
         """Take over the routing; the devices raise their lines when they are loaded."""
         super().load(state)
-        self._lines = [False] * 4
-        self._driven = set()
-
-    def _route(self) -> None:
-        wanted = {irq for line in range(4) if self._lines[line] and (irq := self.irq_of(line)) is not None}
-        for irq in self._driven - wanted:
-            self._set_irq(irq, level=False)
-        for irq in wanted - self._driven:
-            self._set_irq(irq, level=True)
-        self._driven = wanted
+        self._routing.forget()
 
 
 @record

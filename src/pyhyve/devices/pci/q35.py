@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pyhyve.devices.bus import AddressConflictError
 from pyhyve.devices.pci.device import PciDevice
-from pyhyve.devices.pci.i440fx import PIRQ_DISABLED, VIRTUAL_SUBSYSTEM, VIRTUAL_SUBSYSTEM_VENDOR
+from pyhyve.devices.pci.i440fx import VIRTUAL_SUBSYSTEM, VIRTUAL_SUBSYSTEM_VENDOR
+from pyhyve.devices.pci.pirq import PIRQ_DISABLED, PirqRouting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -119,8 +120,7 @@ class Ich9LpcBridge(PciDevice):
             name="LPC bridge",
         )
         self._set_irq = set_irq
-        self._lines = [False] * len(_ROUTES)
-        self._driven: set[int] = set()
+        self._routing = PirqRouting(self, _ROUTES, set_irq)
         self.writable[_PMBASE : _PMBASE + 2] = b"\x80\xff"
         self.config[_PMBASE] = 0x01
         self.writable[_ACPI_CONTROL] = 0x87
@@ -131,9 +131,8 @@ class Ich9LpcBridge(PciDevice):
 
     def set_pirq(self, line: int, /, *, level: bool) -> None:
         """Drive PIRQ `line` (0 to 3)."""
-        self._lines[line] = level
         self._set_irq(FIRST_GSI + line, level=level)
-        self._route()
+        self._routing.drive(line, level=level)
 
     def irq_of(self, line: int) -> int | None:
         """What PIRQ `line` is to a kernel that is started without firmware: an input of the I/O APIC."""
@@ -142,28 +141,15 @@ class Ich9LpcBridge(PciDevice):
     def config_write(self, offset: int, size: int, value: int) -> None:
         """Write configuration space; routing follows at once."""
         super().config_write(offset, size, value)
-        if offset <= _ROUTES[-1] and offset + size > _ROUTES[0]:
-            self._route()
+        if self._routing.covers(offset, size):
+            self._routing.update()
 
     def reset(self) -> None:
         """Power on with all lines low."""
         super().reset()
-        self._lines = [False] * len(_ROUTES)
-        self._route()
+        self._routing.lower()
 
     def load(self, state: Any) -> None:  # noqa: ANN401 - as in `PciDevice`
         """Take over the routing; the devices raise their lines when they are loaded."""
         super().load(state)
-        self._lines = [False] * len(_ROUTES)
-        self._driven = set()
-
-    def _route(self) -> None:
-        wanted = set()
-        for line, route in enumerate(_ROUTES):
-            if self._lines[line] and not self.config[route] & PIRQ_DISABLED:
-                wanted.add(self.config[route] & 0xF)
-        for irq in self._driven - wanted:
-            self._set_irq(irq, level=False)
-        for irq in wanted - self._driven:
-            self._set_irq(irq, level=True)
-        self._driven = wanted
+        self._routing.forget()
