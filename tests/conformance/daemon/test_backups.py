@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from daemon_process import DaemonProcess, virsh
 from guests import EMULATORS
-from sides import Side, side_of, skip_reason
+from sides import Side, assert_equal_replies, side_of, skip_reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,12 +104,7 @@ def test_checkpoints_and_backups_go_as_with_libvirtd(sides: tuple[Side, Side]) -
     with ThreadPoolExecutor() as pool:
         mine, real = pool.map(run_all, sides)
     lines = SESSIONS.strip().split("\n")
-    differing = [
-        f"{line}\n  ours:   {one}\n  theirs: {other}"
-        for line, one, other in zip(lines, mine, real, strict=True)
-        if one != other
-    ]
-    assert not differing, "\n".join(differing)
+    assert_equal_replies(zip(lines, mine, real, strict=True))
     for side in sides:
         assert allocated(side.directory / "inc.qcow2") == [1 << 20]
         same = ["qemu-img", "compare", "-q", side.directory / "full.qcow2", side.directory / "a.qcow2"]

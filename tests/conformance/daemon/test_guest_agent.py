@@ -20,7 +20,7 @@ from daemon_process import virsh
 from guests import EMULATORS
 from libvirtd_process import running_libvirtd
 from libvirtd_process import why_not as no_libvirtd
-from sides import our_daemon
+from sides import assert_equal_replies, our_daemon
 
 from pyhyve.guest.builder import GuestSpec, build_guest, find_guest
 from pyhyve.support.errors import UserError
@@ -140,12 +140,7 @@ def test_agent_is_asked_as_by_libvirtd(sides: tuple[Asked, Asked]) -> None:
     lines = SESSIONS.strip().split("\n")
     with ThreadPoolExecutor() as pool:
         both = list(pool.map(lambda side: [side.run(line) for line in lines], sides))
-    differing = [
-        f"{line}\n  ours:   {mine}\n  theirs: {real}"
-        for line, mine, real in zip(lines, *both, strict=True)
-        if mine != real
-    ]
-    assert not differing, "\n".join(differing)
+    assert_equal_replies(zip(lines, *both, strict=True))
 
 
 def test_events_of_monitors_are_handed_on_as_by_libvirtd(sides: tuple[Asked, Asked]) -> None:

@@ -13,6 +13,7 @@ import pytest
 from daemon_process import DaemonProcess, running_daemon, virsh
 from guests import EMULATORS, document, make_busy_disk
 from libvirtd_process import running_libvirtd, why_not
+from sides import assert_equal_replies
 
 from pyhyve.daemon.host.groups import find_controllers
 
@@ -79,12 +80,7 @@ def test_limits_are_set_and_shown_as_by_libvirtd(daemon: DaemonProcess, tmp_path
     with running_libvirtd('"cpu", "memory", "blkio", "cpuset", "cpuacct"') as socket:
         real = replies(f"qemu:///system?socket={socket}", tmp_path)
     lines = SESSIONS.strip().split("\n")
-    differing = [
-        f"{line}\n  ours:   {one}\n  theirs: {other}"
-        for line, one, other in zip(lines, mine, real, strict=True)
-        if one != other
-    ]
-    assert not differing, "\n".join(differing)
+    assert_equal_replies(zip(lines, mine, real, strict=True))
 
 
 def test_kernel_keeps_a_limit_and_the_group_goes_with_the_machine(daemon: DaemonProcess, tmp_path: Path) -> None:

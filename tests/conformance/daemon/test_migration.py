@@ -18,6 +18,7 @@ from guests import BUSY_CODE, EMULATORS, document, make_busy_disk, make_disk
 from libvirtd_process import why_not
 from migration_sessions import SESSIONS
 from pairs import Host, Pair, has_namespaces, running_pair
+from sides import assert_equal_replies
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,12 +78,7 @@ def test_sessions_go_as_between_two_libvirtds(ours: Pair, theirs: Pair) -> None:
     lines = SESSIONS.strip().split("\n")
     with ThreadPoolExecutor() as pool:
         both = list(pool.map(lambda pair: [pair.run(line, VOLATILE) for line in lines], (ours, theirs)))
-    differing = [
-        f"{line}\n  ours:   {mine}\n  theirs: {real}"
-        for line, mine, real in zip(lines, *both, strict=True)
-        if mine != real
-    ]
-    assert not differing, "\n".join(differing)
+    assert_equal_replies(zip(lines, *both, strict=True))
 
 
 def start_busy(pair: Pair, name: str) -> None:
