@@ -13,7 +13,7 @@ import termios
 from pyhyve.accel.cpu_models import CpuModel, CpuModelError
 from pyhyve.boot.linux import EntryMode
 from pyhyve.cli.options import existing_file, parse_pairs, parse_size, parse_switch, readable_file, split_list
-from pyhyve.devices.virtio.error_policy import ErrorPolicy
+from pyhyve.devices.error_policy import ErrorPolicy
 from pyhyve.machine.config import (
     AccelChoice,
     Additions,

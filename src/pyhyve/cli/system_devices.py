@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pyhyve.cli.options import existing_file
 from pyhyve.cli.run import parse_number
 from pyhyve.cli.system_qapi import parse_json, parse_keyval, parse_struct
-from pyhyve.devices.virtio.error_policy import ErrorPolicy
+from pyhyve.devices.error_policy import ErrorPolicy
 from pyhyve.machine.block.errors import ChangeError
 from pyhyve.machine.config import Additions, DiskConfig, DiskInterface
 from pyhyve.machine.hardware.models import MODELS, check_properties, find_model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyhyve.accel.cpu_models import HOST, CpuModel
 from pyhyve.boot.linux import EntryMode
-from pyhyve.devices.virtio.error_policy import ErrorPolicy
+from pyhyve.devices.error_policy import ErrorPolicy
 from pyhyve.support.enums import StrEnum
 from pyhyve.support.errors import InputError
 from pyhyve.support.records import dataclass, field

@@ -16,7 +16,7 @@ from pyhyve.accel.cpu_models import CpuModel
 from pyhyve.boot.linux import EntryMode
 from pyhyve.cli import run
 from pyhyve.cli.main import main, new_parser
-from pyhyve.devices.virtio.error_policy import ErrorPolicy
+from pyhyve.devices.error_policy import ErrorPolicy
 from pyhyve.machine.config import (
     AccelChoice,
     Additions,

@@ -14,7 +14,7 @@ from pyhyve.cli.system import main, pid_file, report
 from pyhyve.cli.system_machine import MonitorSocket, SystemSettings
 from pyhyve.cli.system_options import split_command_line
 from pyhyve.cli.system_tables import OPTIONS
-from pyhyve.devices.virtio.error_policy import ErrorPolicy
+from pyhyve.devices.error_policy import ErrorPolicy
 from pyhyve.machine.config import AccelChoice, Board, CpuTopology, DiskConfig, DiskInterface, MemoryKind, RtcBase
 from pyhyve.machine.outcome import Outcome, OutcomeKind
 from pyhyve.support.errors import InputError, UserError

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 
 from pyhyve.backends.block import BlockError
 from pyhyve.devices.bus import AddressMap
+from pyhyve.devices.error_policy import ErrorPolicy, Failure
 from pyhyve.devices.ide.cdrom import AtapiCdrom
-from pyhyve.devices.ide.disk import AtaDisk, DiskFailure, DiskOptions
+from pyhyve.devices.ide.disk import AtaDisk, DiskOptions
 from pyhyve.devices.ide.piix3 import CHANNEL_PORTS, Piix3Ide
 from pyhyve.devices.ide.spec import Command, ErrorBit, Feature, StatusBit
 from pyhyve.devices.ide.work import DriveWork
 from pyhyve.devices.pci.bus import PciBus
 from pyhyve.devices.scsi.drive import DiscDrive
 from pyhyve.devices.scsi.spec import Command as ScsiCommand
-from pyhyve.devices.virtio.error_policy import ErrorPolicy
 from pyhyve.memory.guest import GuestMemory
 from pyhyve.state.errors import StateError
 from pyhyve.state.record import from_json, to_json
@@ -115,7 +115,7 @@ class Bench:
             self.ports.add(control, 1, channel.control, name="IDE control", width=1)
         self.image = Image(pattern(SECTORS * 512, 1), slow=slow, readonly=readonly)
         self.disc = Image(pattern(DISC_BYTES, 2), readonly=True, slow=slow)
-        self.failures: list[DiskFailure] = []
+        self.failures: list[Failure] = []
         options = DiskOptions(serial="QM1", write_errors=ErrorPolicy(write_errors))
         self.disk = AtaDisk(DriveWork(self.lock, "hd"), self.image, options, on_failure=self.failures.append)
         self.cdrom = AtapiCdrom(DriveWork(self.lock, "cd"), DiscDrive(self.disc))

@@ -42,7 +42,6 @@ class AtapiCdrom(Drive):
         self._address = self._left = self._limit = 0
         self._rest = b""
         self._uses_dma = False
-        self._mode = 0
 
     def reset(self) -> None:
         """Give up what is under way."""
@@ -71,7 +70,7 @@ class AtapiCdrom(Drive):
                 self.device = device
                 self.abort()
             case Command.SET_FEATURES if self.features & 0xFF == Feature.SET_TRANSFER_MODE:
-                self._mode = self.count & 0xFF
+                self.mode = self.count & 0xFF
                 self.succeed()
             case Command.CHECK_POWER_MODE:
                 self.count = 0xFF
@@ -220,21 +219,18 @@ class AtapiCdrom(Drive):
         words[0] = 0x85C0
         words[49] = 0x0B00
         words[53] = 0x0006
-        words[63] = 0x0007 | self._selected(0x20) << 8
+        words[63] = 0x0007 | self.selected_mode(0x20) << 8
         words[64] = 0x0003
         words[65:69] = [120] * 4
         words[80] = 0x0070
         words[82], words[83], words[84] = 0x4010, 0x4000, 0x4000
         words[85], words[87] = 0x4010, 0x4000
-        words[88] = 0x003F | self._selected(0x40) << 8
+        words[88] = 0x003F | self.selected_mode(0x40) << 8
         words[93] = 0x6001
         data = bytearray(struct.pack("<256H", *words))
         data[46:54] = swapped("1.0", 8)
         data[54:94] = swapped("PYHYVE CD-ROM", 40)
         return bytes(data)
-
-    def _selected(self, kind: int) -> int:
-        return 1 << (self._mode & 7) if self._mode & 0xF8 == kind else 0
 
     def save(self) -> DriveState:
         """Everything but the disc, which is the image's."""
@@ -244,7 +240,7 @@ class AtapiCdrom(Drive):
             address=self._address,
             left=self._left,
             chunk=self._limit,
-            flags=self._mode << 16 | self.disc_drive.drive.is_locked << 1 | self._uses_dma,
+            flags=self.mode << 16 | self.disc_drive.drive.is_locked << 1 | self._uses_dma,
             heads=0,
             sectors=0,
             sense=self._sense,
@@ -258,7 +254,7 @@ class AtapiCdrom(Drive):
         self._command = state.command
         self._address, self._left = state.address, min(state.left, 1 << 40)
         self._limit = min(max(state.chunk, 1), 0xFFFE)
-        self._mode = state.flags >> 16 & 0xFF
+        self.mode = state.flags >> 16 & 0xFF
         self.disc_drive.drive.is_locked = bool(state.flags & 2)
         self._uses_dma = bool(state.flags & 1)
         self._sense = state.sense if len(state.sense) == len(_NO_SENSE) else _NO_SENSE

@@ -7,9 +7,9 @@ import struct
 from typing import TYPE_CHECKING
 
 from pyhyve.backends.block import BlockError, BlockStatistics
+from pyhyve.devices.error_policy import ErrorPolicy, Failure
 from pyhyve.devices.ide.drive import Drive, DriveState, Phase, swapped
 from pyhyve.devices.ide.spec import SECTOR_BYTES, Command, DeviceBit, ErrorBit, Feature
-from pyhyve.devices.virtio.error_policy import ErrorPolicy
 from pyhyve.state.errors import StateError
 from pyhyve.support.records import dataclass
 
@@ -58,15 +58,6 @@ class DiskOptions:
     write_errors: ErrorPolicy = ErrorPolicy.REPORT
 
 
-@dataclass(frozen=True, slots=True)
-class DiskFailure:
-    """A request that the host could not carry out, and what was done about it."""
-
-    error: BlockError
-    is_read: bool
-    action: ErrorPolicy
-
-
 class AtaDisk(Drive):
     """A disk. Owns its backend: `close` closes it."""
 
@@ -76,7 +67,7 @@ class AtaDisk(Drive):
         backend: BlockBackend,
         options: DiskOptions | None = None,
         *,
-        on_failure: Callable[[DiskFailure], None] | None = None,
+        on_failure: Callable[[Failure], None] | None = None,
     ) -> None:
         """`on_failure` is called with the machine lock held; after one whose action is STOP, `resume` tries again."""
         super().__init__(work)
@@ -94,7 +85,6 @@ class AtaDisk(Drive):
         self._multiple = MAX_MULTIPLE
         self._heads, self._track = _HEADS, _SECTORS_PER_TRACK
         self._caches_writes = True
-        self._mode = 0
 
     # -- what stands behind it (machine.block.attach.BlockDevice) -----------------------------------------------------
 
@@ -173,7 +163,7 @@ class AtaDisk(Drive):
             case Feature.DISABLE_WRITE_CACHE:
                 self._caches_writes = False
             case Feature.SET_TRANSFER_MODE:
-                self._mode = self.count & 0xFF
+                self.mode = self.count & 0xFF
             case (
                 Feature.DISABLE_LOOK_AHEAD | Feature.ENABLE_LOOK_AHEAD
                 | Feature.DISABLE_REVERTING | Feature.ENABLE_REVERTING
@@ -282,7 +272,7 @@ class AtaDisk(Drive):
                 self.busy()
                 self._held = lambda: self._perform(action, done, is_read=is_read)
             if self._on_failure is not None:
-                self._on_failure(DiskFailure(error, is_read, kind))
+                self._on_failure(Failure(error, is_read, kind))
             if kind is ErrorPolicy.IGNORE:
                 done()
             elif kind is not ErrorPolicy.STOP:
@@ -458,14 +448,14 @@ class AtaDisk(Drive):
         words[57], words[58] = capacity & 0xFFFF, capacity >> 16 & 0xFFFF
         words[59] = 0x0100 | self._multiple if self._multiple else 0
         words[60], words[61] = short & 0xFFFF, short >> 16
-        words[63] = 0x0007 | self._selected(0x20) << 8
+        words[63] = 0x0007 | self.selected_mode(0x20) << 8
         words[64] = 0x0003
         words[65:69] = [120] * 4
         words[80], words[81] = 0x00F0, 0x0016
         words[82], words[83], words[84] = 0x4028, 0x7400, 0x4000
         words[85] = 0x4008 | (0x20 if self._caches_writes else 0)
         words[86], words[87] = 0x3400, 0x4000
-        words[88] = 0x003F | self._selected(0x40) << 8
+        words[88] = 0x003F | self.selected_mode(0x40) << 8
         words[93] = 0x6001
         words[100:104] = [sectors >> 16 * part & 0xFFFF for part in range(4)]
         words[106] = 0x6000
@@ -477,10 +467,6 @@ class AtaDisk(Drive):
         data[54:94] = swapped(self.options.model, 40)
         return bytes(data)
 
-    def _selected(self, kind: int) -> int:
-        """The bit of the chosen transfer mode, when it is of this kind (8.46.11)."""
-        return 1 << (self._mode & 7) if self._mode & 0xF8 == kind else 0
-
     # -- state --------------------------------------------------------------------------------------------------------
 
     def save(self) -> DriveState:
@@ -491,7 +477,7 @@ class AtaDisk(Drive):
             address=self._address,
             left=self._left,
             chunk=self._chunk,
-            flags=self._mode << 16 | self._multiple << 8 | self._caches_writes,
+            flags=self.mode << 16 | self._multiple << 8 | self._caches_writes,
             heads=self._heads,
             sectors=self._track,
             sense=b"",
@@ -508,7 +494,7 @@ class AtaDisk(Drive):
         self._held = None
         self._command = state.command
         self._address, self._left, self._chunk = state.address, min(state.left, 0x10000), max(state.chunk, 1)
-        self._mode, self._multiple = state.flags >> 16 & 0xFF, min(state.flags >> 8 & 0xFF, MAX_MULTIPLE)
+        self.mode, self._multiple = state.flags >> 16 & 0xFF, min(state.flags >> 8 & 0xFF, MAX_MULTIPLE)
         self._caches_writes = bool(state.flags & 1)
         self._heads, self._track = max(state.heads, 1), max(state.sectors, 1)
         if self._address + self._left > self._sectors and self._command in _TRANSFERS:

@@ -100,6 +100,8 @@ class Drive(ABC):
         self.phase = Phase.IDLE
         self.buffer = bytearray()
         self.position = 0
+        self.mode = 0
+        """The transfer mode the driver chose."""
 
     # -- registers ----------------------------------------------------------------------------------------------------
 
@@ -135,6 +137,10 @@ class Drive(ABC):
                 self.lba_high = self.lba_high << 8 & 0xFF00 | value
             case _:
                 self.device = value
+
+    def selected_mode(self, kind: int) -> int:
+        """The bit of the chosen transfer mode in IDENTIFY's words, when it is of this kind (8.46.11)."""
+        return 1 << (self.mode & 7) if self.mode & 0xF8 == kind else 0
 
     def reset(self) -> None:
         """Give up what is under way, and show the signature (9.12)."""

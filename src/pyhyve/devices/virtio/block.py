@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from struct import pack
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar
 
 from pyhyve.accel.api import QueueStatus
 from pyhyve.backends.block import BlockError, BlockPool, BlockStatistics, RawFileBlock
+from pyhyve.devices.error_policy import ErrorPolicy, Failure
 from pyhyve.devices.virtio.block_request import (
     MAX_RANGE_SECTORS,
     MAX_SEGMENTS,
@@ -24,7 +25,6 @@ from pyhyve.devices.virtio.block_request import (
     parse_request,
 )
 from pyhyve.devices.virtio.device import VirtioDevice, Worker
-from pyhyve.devices.virtio.error_policy import ErrorPolicy
 from pyhyve.devices.virtio.spec import (
     BLOCK_ID_BYTES,
     SECTOR_BYTES,
@@ -79,14 +79,6 @@ class BlockOptions:
     read_errors: ErrorPolicy = ErrorPolicy.REPORT
     write_errors: ErrorPolicy = ErrorPolicy.REPORT
     """Flushes, discards and zeroes included."""
-
-
-class Failure(NamedTuple):
-    """A request that the host could not carry out, and what was done about it (REPORT, STOP or IGNORE)."""
-
-    error: BlockError
-    is_read: bool
-    action: ErrorPolicy
 
 
 @record

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from pyhyve.devices.virtio.error_policy import ErrorPolicy, is_full
+from pyhyve.devices.error_policy import ErrorPolicy, is_full
 from pyhyve.machine.block.errors import ChangeError
 from pyhyve.machine.hardware.chardevs import ChardevSet
 from pyhyve.machine.hardware.descriptors import Descriptors
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from pyhyve.devices.chipset.generation_id import GenerationId
     from pyhyve.devices.contracts import Clock, Timer
     from pyhyve.devices.display.vga import StdVga
+    from pyhyve.devices.error_policy import Failure
     from pyhyve.devices.ide.piix3 import Piix3Ide
     from pyhyve.devices.input.keyboard import Keyboard
     from pyhyve.devices.pci.bus import PciBus
     from pyhyve.devices.pci.device import PciDevice
-    from pyhyve.devices.virtio.block import Failure
     from pyhyve.devices.virtio.device import VirtioDevice
     from pyhyve.devices.virtio.mmio_bus import MmioBus
     from pyhyve.devices.virtio.pci import NotifyRegistrar

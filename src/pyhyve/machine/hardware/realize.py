@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyhyve.backends.chardev import NullChardev
 from pyhyve.backends.ioloop import IoLoop
-from pyhyve.devices.virtio.error_policy import ErrorPolicy
+from pyhyve.devices.error_policy import ErrorPolicy
 from pyhyve.machine.block.attach import Attachment, backend_on
 from pyhyve.machine.block.errors import ChangeError
 from pyhyve.machine.config import ConfigError, parse_mac
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from pyhyve.backends.chardev import Chardev
     from pyhyve.devices.pci.device import PciDevice
+    from pyhyve.devices.scsi.drive import DiscDrive
     from pyhyve.devices.virtio.device import VirtioDevice
     from pyhyve.machine.block.node import BlockNode
     from pyhyve.machine.hardware.devices import PluggedDevice
@@ -340,9 +341,36 @@ def _virtio_scsi(hardware: Hardware, plugged: PluggedDevice) -> None:
     _attach_virtio(hardware, plugged, device, "virtio-scsi")
 
 
-def _scsi_cd(hardware: Hardware, plugged: PluggedDevice) -> None:
+def attach_disc_drive(hardware: Hardware, plugged: PluggedDevice) -> DiscDrive:
+    """A drive with the disc of `drive`, if one is given; its discs change through monitors. Raises ChangeError."""
     from pyhyve.devices.scsi.drive import DiscDrive  # noqa: PLC0415 - only when wanted
-    from pyhyve.devices.virtio.scsi import MAX_TARGETS, VirtioScsi  # noqa: PLC0415
+
+    node, drive_name = None, ""
+    if plugged.values.get("drive"):
+        node, drive_name = claim_node(hardware, plugged)
+    disc_drive = DiscDrive(None if node is None else backend_on(node))
+    attachment = Attachment(
+        hardware.blocks,
+        disc_drive,
+        node,
+        name=drive_name,
+        device_id=plugged.name,
+        path=plugged.path,
+        is_removable=True,
+    )
+    plugged.undo.append(attachment.detach)
+
+    def moved(is_open: bool) -> None:  # noqa: FBT001 - the drive's callback
+        attachment.is_tray_open = is_open
+        hardware.tray_moved(attachment)
+
+    disc_drive.drive.on_tray = moved
+    plugged.attachment, plugged.device = attachment, disc_drive
+    return disc_drive
+
+
+def _scsi_cd(hardware: Hardware, plugged: PluggedDevice) -> None:
+    from pyhyve.devices.virtio.scsi import MAX_TARGETS, VirtioScsi  # noqa: PLC0415 - only when wanted
 
     host = hardware.devices.owner_of(plugged.bus).device
     if not isinstance(host, VirtioScsi):  # pragma: no cover - there is no other kind of SCSI bus
@@ -357,33 +385,12 @@ def _scsi_cd(hardware: Hardware, plugged: PluggedDevice) -> None:
             else f"bad scsi device id: {number}"
         )
         raise ChangeError(msg)
-    node, drive_name = None, ""
-    if plugged.values.get("drive"):
-        node, drive_name = claim_node(hardware, plugged)
-    target = DiscDrive(None if node is None else backend_on(node))
-    attachment = Attachment(
-        hardware.blocks,
-        target,
-        node,
-        name=drive_name,
-        device_id=plugged.name,
-        path=plugged.path,
-        is_removable=True,
-    )
-    plugged.undo.append(attachment.detach)
-
-    def moved(is_open: bool) -> None:  # noqa: FBT001 - the drive's callback
-        attachment.is_tray_open = is_open
-        hardware.tray_moved(attachment)
-
-    target.drive.on_tray = moved
-    host.targets[number] = target
+    host.targets[number] = attach_disc_drive(hardware, plugged)
 
     def leave() -> None:
         host.targets.pop(number, None)
 
     plugged.undo.append(leave)
-    plugged.attachment, plugged.device = attachment, target
     plugged.values["scsi-id"] = number
 
 

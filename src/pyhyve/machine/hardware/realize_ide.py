@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 from pyhyve.devices.ide.cdrom import AtapiCdrom
 from pyhyve.devices.ide.disk import AtaDisk, DiskOptions
 from pyhyve.devices.ide.work import DriveWork
-from pyhyve.devices.scsi.drive import DiscDrive
-from pyhyve.devices.virtio.block import Failure
 from pyhyve.machine.block.attach import Attachment, backend_on
 from pyhyve.machine.block.errors import ChangeError
-from pyhyve.machine.hardware.realize import claim_node, error_policy
+from pyhyve.machine.hardware.realize import attach_disc_drive, claim_node, error_policy
 
 if TYPE_CHECKING:
-    from pyhyve.devices.ide.disk import DiskFailure
+    from pyhyve.devices.error_policy import Failure
     from pyhyve.devices.ide.drive import Drive
     from pyhyve.machine.hardware.devices import PluggedDevice
     from pyhyve.machine.hardware.hardware import Hardware
@@ -57,9 +55,8 @@ def _disk(hardware: Hardware, plugged: PluggedDevice) -> Drive:
         write_errors=error_policy(plugged, "werror"),
     )
 
-    def failed(failure: DiskFailure) -> None:
-        told = Failure(failure.error, failure.is_read, failure.action)
-        hardware.io.call_soon(lambda: hardware.io_error(plugged, told))
+    def failed(failure: Failure) -> None:
+        hardware.io.call_soon(lambda: hardware.io_error(plugged, failure))
 
     disk = AtaDisk(_work(hardware, plugged), backend_on(node), options, on_failure=failed)
     attachment = Attachment(hardware.blocks, disk, node, name=drive_name, device_id=plugged.name, path=plugged.path)
@@ -69,25 +66,4 @@ def _disk(hardware: Hardware, plugged: PluggedDevice) -> Drive:
 
 
 def _cdrom(hardware: Hardware, plugged: PluggedDevice) -> Drive:
-    node, drive_name = None, ""
-    if plugged.values.get("drive"):
-        node, drive_name = claim_node(hardware, plugged)
-    disc_drive = DiscDrive(None if node is None else backend_on(node))
-    attachment = Attachment(
-        hardware.blocks,
-        disc_drive,
-        node,
-        name=drive_name,
-        device_id=plugged.name,
-        path=plugged.path,
-        is_removable=True,
-    )
-    plugged.undo.append(attachment.detach)
-
-    def moved(is_open: bool) -> None:  # noqa: FBT001 - the drive's callback
-        attachment.is_tray_open = is_open
-        hardware.tray_moved(attachment)
-
-    disc_drive.drive.on_tray = moved
-    plugged.attachment, plugged.device = attachment, disc_drive
-    return AtapiCdrom(_work(hardware, plugged), disc_drive)
+    return AtapiCdrom(_work(hardware, plugged), attach_disc_drive(hardware, plugged))

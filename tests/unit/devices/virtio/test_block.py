@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pyhyve.backends.block import BlockError, open_backend
-from pyhyve.devices.virtio.block import BlockOptions, Failure, VirtioBlock
-from pyhyve.devices.virtio.error_policy import ErrorPolicy
+from pyhyve.devices.error_policy import ErrorPolicy, Failure
+from pyhyve.devices.virtio.block import BlockOptions, VirtioBlock
 from pyhyve.devices.virtio.spec import BlockFeature, BlockRequestType, BlockStatus, Feature, Status
 from pyhyve.image.opening import OpenSettings, open_image
 from pyhyve.testing.virtio_driver import Segment, SplitDriverQueue, Used, VirtioDriver

@@ -5,6 +5,11 @@ from __future__ import annotations
 import errno
 
 from pyhyve.support.enums import StrEnum
+from pyhyve.support.records import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyhyve.backends.block import BlockError
 
 
 class ErrorPolicy(StrEnum):
@@ -24,6 +29,15 @@ class ErrorPolicy(StrEnum):
         if self is not ErrorPolicy.ENOSPC:
             return self
         return ErrorPolicy.STOP if is_full(code) else ErrorPolicy.REPORT
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A request that the host could not carry out, and what was done about it (REPORT, STOP or IGNORE)."""
+
+    error: BlockError
+    is_read: bool
+    action: ErrorPolicy
 
 
 def is_full(code: int) -> bool:
