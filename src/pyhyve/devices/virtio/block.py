@@ -137,8 +137,6 @@ class VirtioBlock(VirtioDevice):
         self._stopped_requests: list[tuple[int, Virtqueue, BlockRequest]] = []
         self._draining = 0
         self.statistics = BlockStatistics()
-        self._walked_with: dict[int, tuple[int, ...]] = {}
-        """What the engine was last told of each queue that it serves."""
 
     @property
     def backend(self) -> BlockBackend:
@@ -249,10 +247,6 @@ class VirtioBlock(VirtioDevice):
         if self._draining or not self._walk(index, ring):
             super().service(index, ring)
 
-    def queue_stopped(self, index: int) -> None:
-        """A queue that comes back is another one for the engine."""
-        self._walked_with.pop(index, None)
-
     def _walk(self, index: int, ring: Virtqueue) -> bool:
         """Have the engine serve a queue; False when something is left for us."""
         walked = self.walked(index)
@@ -260,10 +254,11 @@ class VirtioBlock(VirtioDevice):
         if walked is None or not isinstance(ring, SplitQueue) or not isinstance(backend, RawFileBlock):
             return False
         fd, start, nowait = backend.direct
-        writes = int(self._writeback and not self._readonly)
-        fields = (fd, start, self._capacity, int(nowait), writes, _LINGER_US if self._is_worker else 0)
-        if self._walked_with.get(index) != fields:
-            self._walked_with[index] = fields
+        may_write = int(self._writeback and not self._readonly)
+        fields = (fd, start, self._capacity, int(nowait), may_write, _LINGER_US if self._is_worker else 0)
+        queue = self.queues[index]
+        if queue.told != fields:
+            queue.told = fields
             walked.set(**dict(zip(_WALKED_FIELDS, fields, strict=True)))
         began_ns = perf_counter_ns()
         status, wants = ring.walk(walked, "disk")

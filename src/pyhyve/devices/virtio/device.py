@@ -74,6 +74,7 @@ class QueueState:
         "rounds",
         "served",
         "size",
+        "told",
         "vector",
         "walked",
         "was_offered",
@@ -96,6 +97,8 @@ class QueueState:
             self.walked.release()
         self.walked = None
         self.was_offered = False
+        self.told: object = None
+        """What the device last told the engine of this ring; its own business."""
         self.layout: QueueLayout | None = None
         self.size = self.max_size
         self.descriptor_gpa = self.driver_gpa = self.device_gpa = 0

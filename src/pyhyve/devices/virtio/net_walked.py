@@ -45,8 +45,6 @@ class WalkedNet(VirtioDevice):
     def _prepare_walks(self) -> None:
         """Once, when the backend is known."""
         self._descriptors = self._backend if isinstance(self._backend, PacketDescriptors) else None
-        self._walked_with: dict[int, tuple[int, bytes | None]] = {}
-        """What the engine was last told of each queue that it serves."""
         self._open: dict[int, tuple[SplitQueue, WalkedQueue]] = {}
         """Send queues that vCPUs serve by themselves while nobody has the lock."""
         gated = GatedLock(self._reclaim, self._hand_out)
@@ -54,7 +52,6 @@ class WalkedNet(VirtioDevice):
 
     def _forget_walk(self, index: int) -> None:
         """The queue stopped."""
-        self._walked_with.pop(index, None)
         self._open.pop(index, None)
 
     @abstractmethod
@@ -88,8 +85,9 @@ class WalkedNet(VirtioDevice):
         walked = self.walked(index)
         if walked is None or self._descriptors is None or self._header_bytes != NET_HEADER_BYTES or not self.link_up:
             return None
-        if self._walked_with.get(index) != (wanted_bytes, own):
-            self._walked_with[index] = (wanted_bytes, own)
+        queue = self.queues[index]
+        if queue.told != (wanted_bytes, own):
+            queue.told = (wanted_bytes, own)
             walked.set(
                 fd=self._descriptors.packet_fd(index >> 1),
                 wanted_bytes=wanted_bytes,
