@@ -14,7 +14,9 @@ from pyhyve.xml.document import Node, XmlError, format_node, parse_document
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Cookie", "form_cookie", "parse_cookie"]
+    from pyhyve.daemon.domains.registry import DomainRegistry
+
+__all__ = ["Cookie", "form_cookie", "own_cookie", "parse_cookie"]
 
 _STATISTICS: Final = (
     "time_elapsed",
@@ -48,6 +50,19 @@ class Cookie:
     nbd_port: int | None = None
     disks: Mapping[str, int] | None = None
     """Capacity in bytes of each disk that is to be copied, by its target."""
+
+
+async def own_cookie(
+    registry: DomainRegistry,
+    name: str,
+    uuid: str,
+    *,
+    persistent: str | None = None,
+    statistics: Mapping[str, int] | None = None,
+) -> Cookie:
+    """Return what this side says of a domain."""
+    hostname = await registry.daemon.run_blocking(registry.driver.host.hostname)
+    return Cookie(name, uuid, hostname, await registry.host_uuid(), persistent=persistent, statistics=statistics)
 
 
 def form_cookie(cookie: Cookie) -> bytes:

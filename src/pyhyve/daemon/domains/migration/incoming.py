@@ -13,7 +13,7 @@ from pyhyve.daemon.domains.definition.parse import parse_domain
 from pyhyve.daemon.domains.definition.view import inactive_view
 from pyhyve.daemon.domains.faults import failed, internal, not_supported
 from pyhyve.daemon.domains.migration import parameters, transport
-from pyhyve.daemon.domains.migration.cookie import Cookie, form_cookie, parse_cookie
+from pyhyve.daemon.domains.migration.cookie import Cookie, form_cookie, own_cookie, parse_cookie
 from pyhyve.daemon.domains.migration.spec import OPERATION_IN, STORAGE, MigrateFlags
 from pyhyve.daemon.domains.migration.watch import wait_incoming
 from pyhyve.daemon.domains.states import (
@@ -134,7 +134,11 @@ async def prepare(
     if wish.has(MigrateFlags.OFFLINE):
         registry.incoming[definition.name] = incoming
         connection.on_close(incoming.client_gone)
-        return form_cookie(await _own_cookie(registry, definition)), _uri_out(wish, place), incoming
+        return (
+            form_cookie(await own_cookie(registry, definition.name, definition.uuid)),
+            _uri_out(wish, place),
+            incoming,
+        )
     domain = known or registry.add(definition)
     incoming.domain = domain
     try:
@@ -150,7 +154,7 @@ async def prepare(
     connection.on_close(incoming.client_gone)
     domain.parts["migration-in"] = incoming
     uri = None if place is None else _uri_out(wish, replace_port(place, port))
-    return form_cookie(await _own_cookie(registry, definition)), uri, incoming
+    return form_cookie(await own_cookie(registry, definition.name, definition.uuid)), uri, incoming
 
 
 def replace_port(place: transport.Place, port: int) -> transport.Place:
@@ -163,11 +167,6 @@ async def _definition(registry: DomainRegistry, document: str, name: str | None)
     if name is not None:
         parsed = replace(parsed, name=name)
     return await registry.complete_parsed(parsed)
-
-
-async def _own_cookie(registry: DomainRegistry, definition: Any) -> Cookie:
-    hostname = await registry.daemon.run_blocking(registry.driver.host.hostname)
-    return Cookie(definition.name, definition.uuid, hostname, await registry.host_uuid())
 
 
 async def _place(registry: DomainRegistry, wish: MigrationWish) -> transport.Place:
@@ -280,8 +279,8 @@ async def finish(
             raise
         domain = incoming.domain
         statistics = cookie.statistics if cookie is not None else None
-        own = await _own_cookie(registry, incoming.definition)
-        own = Cookie(own.name, own.uuid, own.hostname, own.host_uuid, statistics=statistics)
+        definition = incoming.definition
+        own = await own_cookie(registry, definition.name, definition.uuid, statistics=statistics)
         return domain.ref, form_cookie(own)
     finally:
         await incoming.release()
@@ -297,7 +296,7 @@ async def _keep_offline(registry: DomainRegistry, incoming: Incoming, cookie: Co
     if cookie is not None and cookie.persistent is not None:
         definition = await _definition(registry, cookie.persistent, definition.name)
     domain = await registry.define(definition)
-    return domain.ref, form_cookie(await _own_cookie(registry, definition))
+    return domain.ref, form_cookie(await own_cookie(registry, definition.name, definition.uuid))
 
 
 async def _finish(domain: ManagedDomain, incoming: Incoming, wish: MigrationWish, cookie: Cookie | None) -> None:

@@ -17,7 +17,7 @@ from pyhyve.daemon.domains.definition.view import format_domain, inactive_view, 
 from pyhyve.daemon.domains.definitions import undefine
 from pyhyve.daemon.domains.faults import failed, invalid, not_supported
 from pyhyve.daemon.domains.migration import parameters, safety, transport
-from pyhyve.daemon.domains.migration.cookie import Cookie, form_cookie, parse_cookie
+from pyhyve.daemon.domains.migration.cookie import form_cookie, own_cookie, parse_cookie
 from pyhyve.daemon.domains.migration.spec import OPERATION_OUT, STORAGE, MigrateFlags
 from pyhyve.daemon.domains.migration.watch import wait_outgoing
 from pyhyve.daemon.domains.saving import check_same_guest
@@ -170,15 +170,8 @@ async def form_begin(domain: ManagedDomain, wish: MigrationWish) -> tuple[bytes,
     if wish.persistent_document is not None:
         kept = await domain.registry.complete(wish.persistent_document)
         check_same_guest(domain, kept.name, kept.uuid)
-    cookie = await identity_cookie(domain)
+    cookie = await own_cookie(domain.registry, domain.name, domain.uuid_text)
     return form_cookie(cookie), document
-
-
-async def identity_cookie(domain: ManagedDomain, **more: object) -> Cookie:
-    """Return what a cookie always says."""
-    registry = domain.registry
-    hostname = await registry.daemon.run_blocking(registry.driver.host.hostname)
-    return Cookie(domain.name, domain.uuid_text, hostname, await registry.host_uuid(), **more)  # type: ignore[arg-type] # the fields' own types
 
 
 # -- perform ----------------------------------------------------------------------------------------------------------
@@ -326,7 +319,9 @@ async def _last_cookie(domain: ManagedDomain, wish: MigrationWish, statistics: d
         else:
             definition = domain.definition or inactive_view(domain.current)
         kept = format_domain(definition, secure=True)
-    return form_cookie(await identity_cookie(domain, persistent=kept, statistics=statistics))
+    return form_cookie(
+        await own_cookie(domain.registry, domain.name, domain.uuid_text, persistent=kept, statistics=statistics)
+    )
 
 
 async def settle(outgoing: Outgoing) -> None:
