@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from pyhyve.rpc.spec import FDS_MAX, FRAME_MAX, HEADER_SIZE, LENGTH_SIZE, STREAM_CHUNK
+from pyhyve.rpc.ancillary import ANCILLARY_SIZE, descriptors
+from pyhyve.rpc.spec import FRAME_MAX, HEADER_SIZE, LENGTH_SIZE, STREAM_CHUNK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
             """Send the rest of a packet, then what was queued meanwhile; or note that the other side is gone."""
 
 
-__all__ = ["ANCILLARY_SIZE", "Bypass", "Lease", "Received", "Sent", "receive_packets", "send_packets", "write"]
+__all__ = ["Bypass", "Lease", "Received", "Sent", "receive_packets", "send_packets", "write"]
 
 PATIENCE_MS: Final = 25
 """How long a thread waits for the other side before it gives the socket back."""
@@ -61,7 +62,6 @@ BUFFER_SIZE: Final = 256 << 10
 """Bytes taken in at once: what a client's socket holds, and what a processor's cache does."""
 SEND_BUFFER_SIZE: Final = 1 << 20
 """Bytes the kernel may hold for a client while it is sent a file."""
-ANCILLARY_SIZE: Final = socket.CMSG_SPACE(FDS_MAX * 4)
 _HEAD: Final = LENGTH_SIZE + HEADER_SIZE
 _LENGTH: Final = struct.Struct(">I")
 _VECTORS: Final = 512
@@ -262,15 +262,6 @@ def _behind(pieces: Sequence[bytes | memoryview], size: int) -> list[memoryview]
             found.append(memoryview(piece)[size:])
         size = max(size - len(piece), 0)
     return found
-
-
-def descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
-    """Return the descriptors that came with a message."""
-    fds: list[int] = []
-    for level, kind, content in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.extend(memoryview(content)[: len(content) - len(content) % 4].cast("i"))
-    return fds
 
 
 class Bypass:

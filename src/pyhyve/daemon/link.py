@@ -9,7 +9,8 @@ import socket
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from pyhyve.daemon.bulk import ANCILLARY_SIZE, Lease, descriptors, widen
+from pyhyve.daemon.bulk import Lease, widen
+from pyhyve.rpc.ancillary import ANCILLARY_SIZE, descriptors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.client.dialing import VERIFIED, dial, tls_context
 from pyhyve.client.errors import LibvirtError
+from pyhyve.rpc.ancillary import ANCILLARY_SIZE, descriptors
 from pyhyve.rpc.client import (
     ClientProtocol,
     Event,
@@ -28,7 +29,6 @@ from pyhyve.rpc.codec import XdrError
 from pyhyve.rpc.errors import ErrorCode
 from pyhyve.rpc.frames import FrameError
 from pyhyve.rpc.procedures import procedure
-from pyhyve.rpc.spec import FDS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 __all__ = ["Session", "StreamEvent"]
 
 _RECEIVE_SIZE: Final = 256 << 10
-_ANCILLARY_SIZE: Final = socket.CMSG_SPACE(FDS_MAX * 4)
 StreamEvent = StreamData | StreamHole | StreamEnded | StreamFailed
 
 
@@ -244,16 +243,11 @@ class Session:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                data, ancillary, _, _ = self._socket.recvmsg(_RECEIVE_SIZE, _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC)
+                data, ancillary, _, _ = self._socket.recvmsg(_RECEIVE_SIZE, ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC)
                 break
             except BlockingIOError:
                 await self._until(loop.add_reader, loop.remove_reader)
-        fds: list[int] = []
-        for level, kind, content in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                whole = len(content) - len(content) % 4
-                fds.extend(memoryview(content)[:whole].cast("i"))
-        return data, fds
+        return data, descriptors(ancillary)
 
     def _keep(self, event: Event) -> None:
         if isinstance(event, Replied | Failed):
