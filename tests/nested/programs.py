@@ -5,7 +5,7 @@ python -m tests.nested.programs record FILE [--seed S] [--cases N]     make the 
 python -m tests.nested.programs check FILE [--accel kvm]               run it; needs nothing but Python
 
 The nested machine's processor is itself an emulated one. `record` leaves out the programs with which QEMU's emulator
-disagrees with ours by itself (it says how many).
+disagrees with ours by itself (it says how many), and instructions it cannot judge.
 """
 
 from __future__ import annotations
@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 
     from tests.fuzz.cpu.batch import Batch, Case, Result
 
+_KNOWN_THERE = r"^(?!xsave|xrstor|xgetbv)"
+"""Labels of the instructions that the nested machine can judge.
+
+QEMU's emulator does not intercept XSETBV for SVM: KVM in it never learns what its guest wrote, and takes XCR0 back to 1
+at the next entry.
+"""
 _FX_SW = at.RESULT_FX + 2
 """The x87 status word in a result record (SDM Vol. 1, 10.5.1)."""
 _LOST = {at.VECTOR_HUNG, at.VECTOR_DIED}
@@ -110,7 +116,7 @@ def record(path: Path, seed: str, count: int) -> Collection:
     ours, theirs = pyhyve_engine.jit(), qemu_engine.tcg()
     try:
         for number, size in enumerate(_batch_sizes(count)):
-            batch = Generator(Random(f"{seed}:{number}"), "", alignment_checks=False).batch(size)
+            batch = Generator(Random(f"{seed}:{number}"), _KNOWN_THERE, alignment_checks=False).batch(size)
             first, second = bytes(ours.run_batch(batch)), bytes(theirs.run_batch(batch))
             found.templates.append(batch.template)
             for index in range(batch.count):
