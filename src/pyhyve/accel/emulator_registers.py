@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pyhyve.cpu.engine.state import Request
 from pyhyve.cpu.isa.x86.state import RESET_CLEARS, Gpr, Seg
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ _PLAIN = {
     "cr2": "cr2",
     "cr3": "cr3",
     "cr4": "cr4",
-    "cr8": "cr8",
     "efer": "efer",
     "gdtr.base": "gdt_base",
     "gdtr.limit": "gdt_limit",
@@ -52,6 +52,7 @@ PLACES = _places()
 def read_registers(engine: EngineVcpu) -> dict[str, int]:
     """Every register."""
     values = {name: engine.get(*place) for name, place in PLACES.items()}
+    values["cr8"] = engine.get("apic_tpr") >> 4
     engine.call("x86.store_eflags")
     values["rflags"] = engine.get("bounce")
     return values
@@ -62,6 +63,8 @@ def write_registers(engine: EngineVcpu, values: Mapping[str, int]) -> None:
     for name, value in values.items():
         if name == "rflags":
             engine.call("x86.write_eflags", value, (1 << 64) - 1)
+        elif name == "cr8":
+            _set_priority(engine, value)
         elif name in PLACES:
             engine.set(PLACES[name][0], value, PLACES[name][1])
         else:
@@ -72,6 +75,13 @@ def write_registers(engine: EngineVcpu, values: Mapping[str, int]) -> None:
     engine.call("mmu.flush_all")
     engine.call("x86.arm_breakpoints")
     engine.call("x86.mode_changed")
+
+
+def _set_priority(engine: EngineVcpu, level: int) -> None:
+    """Write CR8; the lower half of the task priority stays when CR8 does."""
+    if engine.get("apic_tpr") >> 4 != level:
+        engine.set("apic_tpr", level << 4)
+        engine.call("x86.change_request", Request.INTERRUPT, 0)
 
 
 def reset_registers(engine: EngineVcpu, index: int) -> None:

@@ -34,6 +34,8 @@ _OF_THE_ENGINE = frozenset({
     # follow from the debug and control registers
     "watch_on", "watch_hits", "watch_address", "watch_length", "watch_kind", "fpu_blocked",
 })  # fmt: skip
+_FORMER = frozenset({"cr8"})
+"""Registers in states of earlier versions that are elsewhere now: CR8 is the local APIC's task priority."""
 _PREFIXES = ("d_", "count_")
 """Of the instruction being decoded, and of statistics."""
 
@@ -95,6 +97,8 @@ def load_vcpu(engine: EngineVcpu, state: EmulatorVcpuState) -> None:
     """
     fields = saved_fields()
     for register in state.registers:
+        if register.name in _FORMER:
+            continue
         place = fields.get(register.name)
         if place is None or place[1] != len(register.data):
             msg = f"state of processor: unknown register {register.name[:40]}"

@@ -293,17 +293,6 @@ def test_port_breakpoint_needs_cr4_de(guest: Guest) -> None:
         assert guest.vcpu.read_registers()["rip"] == where
 
 
-def test_cr8_is_the_task_priority_of_the_local_apic(guest: Guest) -> None:
-    guest.code("440f22c0 440f20c3 f4")  # mov cr8, rax; mov rbx, cr8; hlt
-    reason = guest.run(rax=5)
-    assert (reason.kind, reason.address, reason.is_write, reason.value) == (ExitKind.MMIO, 0xFEE00080, True, 0x50)
-    reason = guest.resume()
-    assert (reason.kind, reason.address, reason.is_write) == (ExitKind.MMIO, 0xFEE00080, False)
-    reason.value = 0x70
-    assert guest.resume().kind == ExitKind.HALT
-    assert guest.vcpu.read_registers()["rbx"] == 7
-
-
 def test_single_step_trap_follows_indirect_jumps_that_are_in_the_jump_cache(guest: Guest) -> None:
     guest.gate(1, 0x18000)
     guest.code("ffc3 48cf", at=0x18000)  # inc ebx; iretq

@@ -70,6 +70,14 @@ def take(st: Any) -> Any:
     return vector
 
 
+@kernel(P, U64, name="apic.set_priority", attributes="nounwind noinline")
+def set_priority(st: Any, priority: Any) -> None:
+    """Set the task priority, of which CR8 is the upper half (SDM Vol. 3A, 11.8.6); what it held back may be due."""
+    st.apic_tpr = priority
+    if pending(st) != 0:
+        look_again(st)
+
+
 @kernel(P, U64, U64, name="apic.post", exported=True)
 def post(st: Any, vector: Any, is_level: Any) -> None:
     """Request a vector."""

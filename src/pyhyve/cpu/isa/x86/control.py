@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyhyve.cpu.engine.softmmu import ExitCode
-from pyhyve.cpu.engine.state import NO_ADDRESS, PAGE_MASK
+from pyhyve.cpu.engine.state import NO_ADDRESS
+from pyhyve.cpu.isa.x86 import apic
 from pyhyve.cpu.isa.x86.descriptors import in_64_bit_code, is_canonical
 from pyhyve.cpu.isa.x86.faults import COLD, gp, ud
 from pyhyve.cpu.isa.x86.memory import mmu
@@ -18,8 +18,6 @@ from pyhyve.cpu.lang import U64, Pointer, Value, inline, kernel, u64
 _PAGING_CR0 = int(Cr0.PG | Cr0.WP | Cr0.PE)
 _PAGING_CR4 = int(Cr4.PAE | Cr4.PSE | Cr4.PGE | Cr4.SMEP | Cr4.SMAP)
 _PDPTE_RESERVED = 0x1E6
-
-_TPR = 0x80
 
 
 @kernel(Pointer(STATE), result=U64, name="x86.refuse_user", attributes=COLD)
@@ -99,8 +97,7 @@ def read_cr(st: Any, number: Any) -> Any:
     if refuse_user(st) != 0:
         return 0
     if number == 8:
-        value = mmu.device_load(st, _task_priority(st), u64(4), u64(ExitCode.MMIO)) >> 4
-        st.cr8 = value
+        value = st.apic_tpr >> 4
     return value
 
 
@@ -126,15 +123,7 @@ def write_cr(st: Any, number: Any, value_: Any) -> None:
     elif value > 15:
         gp(st, 0)
     else:
-        mmu.device_store(st, _task_priority(st), u64(4), value << 4, u64(ExitCode.MMIO))
-        if st.stop == 0:
-            st.cr8 = value
-
-
-@inline
-def _task_priority(st: Value) -> Value:
-    """Guest physical address of the local APIC's task priority register, of which CR8 is the upper half."""
-    return (st.apic_base & PAGE_MASK) + _TPR
+        apic.set_priority(st, value << 4)
 
 
 @kernel(Pointer(STATE), U64, name="x86.write_cr0", attributes=COLD)

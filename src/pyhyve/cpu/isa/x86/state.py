@@ -79,7 +79,7 @@ for _name in ("seg_base", "seg_limit", "seg_attr", "seg_sel"):
 (SDM Vol. 3C, 25.4.1): type 0-3, S 4, DPL 5-6, P 7, AVL 12, L 13, D/B 14, G 15, unusable 16."""
 STATE.add("gdt_base", U64).add("gdt_limit", U64).add("idt_base", U64).add("idt_limit", U64)
 STATE.add("cpl", U64)
-STATE.add("cr0", U64).add("cr2", U64).add("cr3", U64).add("cr4", U64).add("cr8", U64)
+STATE.add("cr0", U64).add("cr2", U64).add("cr3", U64).add("cr4", U64)
 STATE.add("efer", U64).add("xcr0", U64)
 STATE.add("dr", Array(U64, 8))
 STATE.add("star", U64).add("lstar", U64).add("cstar", U64).add("sfmask", U64)
@@ -103,8 +103,8 @@ STATE.add("interrupt_shadow", U32).add("nmi_blocked", U32)
 STATE.add("interrupt_line", U32).add("interrupt_pad", U32)
 STATE.add("apic_irr", Array(U64, 4)).add("apic_isr", Array(U64, 4)).add("apic_tmr", Array(U64, 4))
 STATE.add("apic_tpr", U64).add("apic_on", U64)
-"""Of the local APIC: vectors requested, in service, and level-triggered; task priority; whether it is enabled and lives
-here at all (`apic`)."""
+"""Of the local APIC: vectors requested, in service, and level-triggered; task priority, bits 7:4 of which are CR8;
+whether it is enabled and lives here at all (`apic`)."""
 STATE.add("halted", U32).add("last_error", U32)
 STATE.add("cpuid", Pointer(U32)).add("cpuid_count", U64)
 """Rows of leaf, subleaf (all ones: any), eax, ebx, ecx, edx."""
