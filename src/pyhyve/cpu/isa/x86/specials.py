@@ -63,21 +63,24 @@ def undefined(c: X86Context) -> None:
 
 
 def too_long(c: X86Context) -> None:
-    """#GP(0): an instruction of more than 15 bytes."""
+    """#GP(0): an instruction of more than 15 bytes, or one that leads to where none can be."""
     c.save_pc()
     faults.gp(c.st, 0)
     c.leave()
 
 
 def call_beyond(c: X86Context) -> None:
-    """#GP(0): a CALL (operand size V0 bytes) to beyond its segment; as on processors, the return address is stored."""
+    """#GP(0): a CALL (operand size V0 bytes) to beyond its segment or to a non-canonical address.
+
+    As on processors, the return address is stored.
+    """
     c.call(legacy.push_without_moving, c.symbol("V0", "u31"), c.next_pc)
     faults.gp(c.st, 0)
     c.leave()
 
 
 def loop_beyond(bits: int) -> Callable[[X86Context], None]:
-    """#GP(0): a LOOP to beyond its segment does not count."""
+    """#GP(0): a LOOP to beyond its segment, or to a non-canonical address, does not count."""
 
     def semantics(c: X86Context) -> None:
         c.save_pc()
@@ -186,6 +189,7 @@ _ALL: list[tuple[str, Callable[[X86Context], None]]] = [
     ("call_beyond", call_beyond),
     ("loop_beyond16", loop_beyond(16)),
     ("loop_beyond32", loop_beyond(32)),
+    ("loop_beyond64", loop_beyond(64)),
     ("segment_base", segment_base),
     ("segment_check", segment_check),
     ("segment_note", segment_note),

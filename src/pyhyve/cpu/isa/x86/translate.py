@@ -28,6 +28,7 @@ from pyhyve.cpu.isa.x86.decode_tables import (
     Size,
     Where,
 )
+from pyhyve.cpu.isa.x86.descriptors import is_canonical
 from pyhyve.cpu.isa.x86.memory import TLB_SUPERVISOR, TLB_USER, mmu
 from pyhyve.cpu.isa.x86.mode import MODE_FLAT, MODE_SS_BIG
 from pyhyve.cpu.isa.x86.rows import tables
@@ -393,18 +394,23 @@ def drop_dead_flags(st: Any, count: Any) -> None:
             live = u64(1)
 
 
-@kernel(P, U64, U64, result=U64, name="x86.beyond_limit")
-def beyond_limit(st: Any, pc: Any, length: Any) -> Any:
-    """1 when the instruction just decoded at `pc` reaches, or surely jumps, beyond the code segment."""
+@kernel(P, U64, result=U64, name="x86.beyond")
+def beyond(st: Any, target: Any) -> Any:
+    """1 when no instruction can be at `target`: beyond the code segment or, in 64-bit mode, not canonical."""
     if ((st.mode >> 2) & 3) == 2:
-        return 0
-    limit = st.seg_limit[Seg.CS]
-    if pc + length - 1 > limit:
+        return not is_canonical(target)
+    return target > st.seg_limit[Seg.CS]
+
+
+@kernel(P, U64, U64, result=U64, name="x86.reaches_beyond")
+def reaches_beyond(st: Any, pc: Any, length: Any) -> Any:
+    """1 when the instruction just decoded at `pc` reaches beyond the code segment, or surely jumps to `beyond`."""
+    if ((st.mode >> 2) & 3) != 2 and pc + length - 1 > st.seg_limit[Seg.CS]:
         return 1
     word = st.d_attributes
     if st.d_row == 0 or (word & (ATTR_RELATIVE | ATTR_CONDITIONAL)) != ATTR_RELATIVE:
         return 0
-    return relative_target(st, pc + length) > limit
+    return beyond(st, relative_target(st, pc + length))
 
 
 @kernel(P, U64, result=U64, name="x86.fetch_window")
@@ -468,6 +474,8 @@ def translate_block(st: Any, single: Any) -> Any:
                 next_page = next_page & 0xFFFFFFFF
             second = fetch_window(st, next_page)
             if st.stop != 0:
+                # Whatever the instruction accesses, its own bytes are not on the stack.
+                st.bad_address = 0
                 return 0
             if second != 0:
                 mmu.copy_host(st, st.fetch_bytes.address() + in_page, second, u64(16))
@@ -486,8 +494,9 @@ def translate_block(st: Any, single: Any) -> Any:
             count += 1
             linear = linear + length
             break
-        if beyond_limit(st, pc, length) != 0:
-            if row != 0 and pc + length - 1 <= st.seg_limit[Seg.CS] and st.d_opcode == _CALL:
+        if reaches_beyond(st, pc, length) != 0:
+            fits = ((st.mode >> 2) & 3) == 2 or pc + length - 1 <= st.seg_limit[Seg.CS]
+            if row != 0 and fits and st.d_opcode == _CALL:
                 emit(st, count, u64(NUMBERS["call_beyond"]), pc, npc)
                 st.uops[count].v0 = u64(2) << st.d_size
             else:
@@ -512,7 +521,7 @@ def translate_block(st: Any, single: Any) -> Any:
                     terminator(st, count, npc, single)
                     count += 1
                     st.uops[last].taken = count
-                if ((st.mode >> 2) & 3) != 2 and target > st.seg_limit[Seg.CS]:
+                if beyond(st, target) != 0:
                     if st.d_opcode >= _LOOPNE and st.d_opcode <= _LOOP:
                         emit(st, count, u64(NUMBERS["loop_beyond16"]) + st.d_address, pc, npc)
                     else:
