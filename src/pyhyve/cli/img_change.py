@@ -227,7 +227,7 @@ def run_resize(arguments: Arguments) -> int:
 
 def _preallocate(image: Image, start: int, end: int, mode: str) -> None:
     from pyhyve.image.qcow2.create import preallocate_clusters
-    from pyhyve.image.raw import preallocate
+    from pyhyve.image.storage import preallocate
 
     if image.format_name == "qcow2":
         target = require_qcow2(image, "Could not preallocate")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 
-from pyhyve.cli.img_json import json_text
 from pyhyve.cli.img_options import (
     add_output,
     add_quiet,
@@ -28,6 +27,12 @@ if TYPE_CHECKING:
 
     from pyhyve.cli.option_parser import Arguments, VerbParser
     from pyhyve.image.contract import CheckResult, Extent, Image, SnapshotInfo
+
+
+def _print_json(value: object) -> None:
+    from pyhyve.cli.img_json import json_text
+
+    print(json_text(value))
 
 
 # --- info ---
@@ -168,7 +173,7 @@ def run_info(arguments: Arguments) -> int:
     found = [(describe(image), image.snapshots()) for image in _chain(arguments)]
     if arguments.output == "json":
         infos = [info for info, _ in found]
-        print(json_text(infos if arguments.backing_chain else infos[0]))
+        _print_json(infos if arguments.backing_chain else infos[0])
         return 0
     for number, (info, snapshots) in enumerate(found):
         if number:
@@ -212,7 +217,7 @@ def run_check(arguments: Arguments) -> int:
             "fragmented-clusters": result.fragmented_clusters, "compressed-clusters": result.compressed_clusters,
         }  # fmt: skip
         fields |= {name: value for name, value in optional.items() if value}
-        print(json_text(fields | {"filename": arguments.filename, "format": format_name}))
+        _print_json(fields | {"filename": arguments.filename, "format": format_name})
     elif not arguments.quiet:
         _print_check(result)
     if result.corruptions:
@@ -357,7 +362,7 @@ def run_measure(arguments: Arguments) -> int:
         fields = {"required": found.required, "fully-allocated": found.fully_allocated}
         if found.bitmaps is not None:
             fields["bitmaps"] = found.bitmaps
-        print(json_text(fields))
+        _print_json(fields)
     else:
         print(f"required size: {found.required}\nfully allocated size: {found.fully_allocated}")
         if found.bitmaps is not None:

@@ -65,7 +65,7 @@ def open_named(name: str, arguments: Arguments, settings: OpenSettings) -> Image
     """Open an image given on the command line."""
     reference = parse_image_options(name) if arguments.image_opts else parse_reference(name)
     image = open_reference(reference, settings)
-    if settings.writable and image.format_name == "raw" and getattr(image, "probed", False):
+    if settings.writable and image.format_name == "raw" and image.probed:
         warn(
             f"Image format was not specified for '{name}' and probing guessed raw; write operations on block 0 will be "
             "restricted. Specify the 'raw' format explicitly to remove the restrictions."

@@ -149,15 +149,21 @@ class OptionType(IntEnum):
     BOOLEAN = 3
 
 
-@dataclass(frozen=True, slots=True)
 class CreateOption:
-    """One `-o name=value` of a format."""
+    """One `-o name=value` of a format; `of_file`: of the file that holds the image rather than of the format."""
 
-    name: str
-    type: OptionType
-    help: str = ""
-    default: str | None = None
-    of_file: bool = False  # of the file that holds the image rather than of the format
+    __slots__ = ("default", "help", "name", "of_file", "type")
+
+    def __init__(
+        self,
+        name: str,
+        type: OptionType,  # noqa: A002 - what it is called everywhere
+        help: str = "",  # noqa: A002 - argparse's name
+        default: str | None = None,
+        *,
+        of_file: bool = False,
+    ) -> None:
+        self.name, self.type, self.help, self.default, self.of_file = name, type, help, default, of_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +240,7 @@ class Image(ABC):
     storage: Storage
     readonly: bool
     backing: Image | None = None
+    probed = False  # set by `opening`: sector 0 of a raw image must then never start to look like another format
 
     @property
     @abstractmethod

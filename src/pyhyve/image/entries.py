@@ -6,10 +6,9 @@ A table may describe many terabytes: opening an image reads none of it, and memo
 from __future__ import annotations
 
 import sys
-from array import array
-from collections import OrderedDict
 
 from pyhyve.image.contract import ImageFormatError
+from pyhyve.support.arrays import array
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ class EntryTable:
         self.width = width
         self._typecode = _TYPECODES[width]
         self._swap = big_endian == (sys.byteorder == "little")
-        self._pages: OrderedDict[int, array[int]] = OrderedDict()
+        self._pages: dict[int, array[int]] = {}  # the one used last is last
         self._dirty: dict[int, tuple[int, int]] = {}
 
     @property
@@ -96,9 +95,9 @@ class EntryTable:
         return page
 
     def _page(self, number: int) -> array[int]:
-        page = self._pages.get(number)
+        page = self._pages.pop(number, None)
         if page is not None:
-            self._pages.move_to_end(number)
+            self._pages[number] = page
             return page
         page = self._load(number)
         self._pages[number] = page

@@ -26,7 +26,6 @@ from pyhyve.image.filename import (
     resolve_relative,
 )
 from pyhyve.image.locking import lock_image
-from pyhyve.image.raw import RawImage
 from pyhyve.image.registry import PROBE_SIZE_BYTES, find_format, probe_format
 from pyhyve.image.storage import FileObjectStorage, FileStorage, Storage
 from pyhyve.support.records import dataclass, field, replace
@@ -150,8 +149,7 @@ def _open_on(
     image = image_format.open(
         OpenRequest(storage, settings.writable, open_sibling, settings.options, settings.check_only)
     )
-    if probed and isinstance(image, RawImage):
-        image.probed = True
+    image.probed = probed
     try:
         below = image.backing_reference
         unwanted = reference is not None and reference.without_backing

@@ -14,12 +14,12 @@ from pyhyve.image.contract import (
     OpenRequest,
     OptionType,
 )
+from pyhyve.image.storage import preallocate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pyhyve.image.storage import Storage
 
 PREALLOCATIONS = ("off", "falloc", "full")
 
@@ -40,7 +40,6 @@ class RawImage(Image):
             raise ImageError(msg)
         self._windowed = "size" in request.options or self._start > 0
         self._size = -(-window // SECTOR_SIZE_BYTES) * SECTOR_SIZE_BYTES
-        self.probed = False  # set by `opening`: sector 0 must then never start to look like another format
 
     @property
     def size_bytes(self) -> int:
@@ -142,17 +141,6 @@ def create(request: CreateRequest) -> None:
     storage, size = request.storage, request.size_bytes
     storage.truncate(size)
     preallocate(storage, 0, size, preallocation)
-
-
-def preallocate(storage: Storage, start: int, length: int, mode: str) -> None:
-    """Reserve (`falloc`) or write (`full`) `[start, start + length)`."""
-    if mode == "falloc":
-        storage.allocate(start, length)
-    elif mode == "full":
-        zeroes = memoryview(bytes(1 << 20))
-        end = start + length
-        for at in range(start, end, len(zeroes)):
-            storage.pwrite(zeroes[: end - at], at)
 
 
 FORMAT = ImageFormat(

@@ -4,53 +4,37 @@ from __future__ import annotations
 
 from pyhyve.image.contract import ImageFormat, ImageUnsupportedError
 from pyhyve.support.loading import load_module
-from pyhyve.support.records import dataclass
 
 PROBE_SIZE_BYTES = 2048
-
-
-@dataclass(frozen=True, slots=True)
-class FormatEntry:
-    """Where a format lives and the signatures (offset, bytes) that make asking its `probe` worthwhile."""
-
-    name: str
-    module: str
-    signatures: tuple[tuple[int, bytes], ...] = ()
-    suffixes: tuple[str, ...] = ()
-
-
-ENTRIES: tuple[FormatEntry, ...] = (
-    FormatEntry("raw", "pyhyve.image.raw"),
-    FormatEntry("qcow2", "pyhyve.image.qcow2", ((0, b"QFI\xfb"),)),
-    FormatEntry("qcow", "pyhyve.image.qcow", ((0, b"QFI\xfb\0\0\0\1"),)),
-    FormatEntry(
-        "vmdk",
-        "pyhyve.image.vmdk",
-        ((0, b"KDMV"), (0, b"COWD"), (0, b"#"), (0, b"\n"), (0, b" "), (0, b"\r"), (0, b"version=")),
-    ),
-    FormatEntry("vdi", "pyhyve.image.vdi", ((64, b"\x7f\x10\xda\xbe"),)),
-    FormatEntry("vpc", "pyhyve.image.vpc", ((0, b"conectix"),)),
-    FormatEntry("vhdx", "pyhyve.image.vhdx", ((0, b"vhdxfile"),)),
-    FormatEntry("parallels", "pyhyve.image.parallels", ((0, b"WithoutFreeSpace"), (0, b"WithouFreSpacExt"))),
-    FormatEntry("cloop", "pyhyve.image.cloop", ((0, b"#!/bin/sh\n#V2.0 Format\n"),)),
-    FormatEntry("dmg", "pyhyve.image.dmg", (), (".dmg",)),
-    FormatEntry("ova", "pyhyve.image.ova", ((257, b"ustar"),), (".ova",)),
-    FormatEntry("luks", "pyhyve.image.luks", ((0, b"LUKS\xba\xbe"),)),
-)
-_BY_NAME = {entry.name: entry for entry in ENTRIES}
-FORMAT_NAMES = tuple(entry.name for entry in ENTRIES)
+_PACKAGE = __package__
+_SIGNATURES: dict[str, tuple[tuple[int, bytes], ...]] = {
+    "raw": (),
+    "qcow2": ((0, b"QFI\xfb"),),
+    "qcow": ((0, b"QFI\xfb\0\0\0\1"),),
+    "vmdk": ((0, b"KDMV"), (0, b"COWD"), (0, b"#"), (0, b"\n"), (0, b" "), (0, b"\r"), (0, b"version=")),
+    "vdi": ((64, b"\x7f\x10\xda\xbe"),),
+    "vpc": ((0, b"conectix"),),
+    "vhdx": ((0, b"vhdxfile"),),
+    "parallels": ((0, b"WithoutFreeSpace"), (0, b"WithouFreSpacExt")),
+    "cloop": ((0, b"#!/bin/sh\n#V2.0 Format\n"),),
+    "dmg": (),
+    "ova": ((257, b"ustar"),),
+    "luks": ((0, b"LUKS\xba\xbe"),),
+}
+"""The formats, each in `pyhyve.image.NAME`, with the bytes (and where) that make asking its `probe` worthwhile."""
+_SUFFIXES = {"dmg": ".dmg", "ova": ".ova"}
+FORMAT_NAMES = tuple(_SIGNATURES)
 
 
 def find_format(name: str) -> ImageFormat:
     """The format called `name`; ImageUnsupportedError when there is none."""
-    entry = _BY_NAME.get(name)
-    if entry is None:
+    if name not in _SIGNATURES:
         msg = f"Unknown driver '{name}'"
         raise ImageUnsupportedError(msg)
     try:
-        module = load_module(entry.module)
+        module = load_module(f"{_PACKAGE}.{name}")
     except ModuleNotFoundError as error:
-        if error.name != entry.module:
+        if error.name != f"{_PACKAGE}.{name}":
             raise
         msg = f"Format '{name}' is not part of this installation"
         raise ImageUnsupportedError(msg) from error
@@ -65,15 +49,15 @@ def probe_format(head: bytes, filename: str) -> str:
     """Name of the format the first bytes look like; `raw` when nothing claims them."""
     best_name, best_score = "raw", 1
     lowered = filename.lower()
-    for entry in ENTRIES:
-        if not any(head.startswith(magic, at) for at, magic in entry.signatures) and not (
-            entry.suffixes and lowered.endswith(entry.suffixes)
+    for name, signatures in _SIGNATURES.items():
+        if not any(head.startswith(magic, at) for at, magic in signatures) and not (
+            name in _SUFFIXES and lowered.endswith(_SUFFIXES[name])
         ):
             continue
         try:
-            score = find_format(entry.name).probe(head, filename)
+            score = find_format(name).probe(head, filename)
         except ImageUnsupportedError:
             continue  # a format this installation lacks claims nothing
         if score > best_score:
-            best_name, best_score = entry.name, score
+            best_name, best_score = name, score
     return best_name

@@ -426,3 +426,14 @@ class FileObjectStorage:
             with self._lock:
                 if not self._file.closed:
                     self._file.flush()
+
+
+def preallocate(storage: Storage, start: int, length: int, mode: str) -> None:
+    """Reserve (`falloc`) or write (`full`) `[start, start + length)`."""
+    if mode == "falloc":
+        storage.allocate(start, length)
+    elif mode == "full":
+        zeroes = memoryview(bytes(1 << 20))
+        end = start + length
+        for at in range(start, end, len(zeroes)):
+            storage.pwrite(zeroes[: end - at], at)

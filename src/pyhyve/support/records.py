@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dataclasses import dataclass, field, replace
 else:
     _MISSING = object()
-    _PLAIN_INSTANCES = 3
+    _PLAIN_INSTANCES = 16  # to compile takes as long as to make twenty to forty without
 
     class _Field:
         """A default that is made anew for each instance, or metadata."""

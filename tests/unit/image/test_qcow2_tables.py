@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyhyve.image.qcow2.tables import ascending, load_u64, run_length, store_u64
+from pyhyve.image.qcow2.tables import ascending, load_u64, run_length, store_u64, used, used_bytes
 
 if TYPE_CHECKING:
     from typing import Any
@@ -35,3 +35,14 @@ def test_run_length_agrees_with_a_plain_loop(pieces: Any, step: Any) -> None:
 def test_tables_are_big_endian() -> None:
     assert load_u64(bytes(7) + b"\x05" + b"\x01" + bytes(7) + b"xx") == array("Q", (5, 1 << 56))
     assert store_u64(array("Q", (5,))) == bytes(7) + b"\x05"
+
+
+@given(st.binary(max_size=70), st.integers(0, 70))
+def test_used_bytes_is_the_length_without_zeroes_at_the_end(start: bytes, zeroes: int) -> None:
+    data = start + bytes(zeroes)
+    assert used_bytes(data) == len(data.rstrip(b"\0"))
+
+
+def test_used_keeps_everything_up_to_the_last_entry() -> None:
+    assert list(used(array("Q", (0, 1, 0, 1 << 56, 0, 0)))) == [0, 1, 0, 1 << 56]
+    assert not used(array("Q", (0,) * 8192))

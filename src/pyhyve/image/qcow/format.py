@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
 from pyhyve.image.contract import ImageFormatError, ImageUnsupportedError
+from pyhyve.support.records import dataclass
 
 MAGIC = b"QFI\xfb"
 VERSION = 1

@@ -6,10 +6,7 @@ writes data first, then L2 tables, then L1 entries, with barriers between.
 
 from __future__ import annotations
 
-import threading
-from array import array
-from collections import OrderedDict
-from typing import TYPE_CHECKING, NamedTuple
+import _thread
 
 from pyhyve.image.contract import (
     BackingReference,
@@ -21,17 +18,22 @@ from pyhyve.image.contract import (
     OpenRequest,
 )
 from pyhyve.image.qcow.format import OFLAG_COMPRESSED, parse_header
-from pyhyve.image.qcow2.compression import DeflateCodec
 from pyhyve.image.qcow2.tables import load_u64, run_length, store_u64
+from pyhyve.support.arrays import array
+from pyhyve.support.records import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from pyhyve.image.qcow2.compression import DeflateCodec
 
 _L2_CACHE_TABLES = 512
 _DECOMPRESSED_CACHE_CLUSTERS = 32
 
 
-class _Run(NamedTuple):
+@dataclass(slots=True)
+class _Run:
     length: int
     host: int  # 0 when unallocated
     entry: int
@@ -51,14 +53,14 @@ class QcowImage(Image):
         self._cluster_size = 1 << self._bits
         self._mask = self._cluster_size - 1
         self._l2_bits = self.header.l2_bits
-        self._lock = threading.RLock()
+        self._lock = _thread.RLock()
         self._l1: array[int] | None = None
-        self._tables: OrderedDict[int, array[int]] = OrderedDict()
+        self._tables: dict[int, array[int]] = {}  # the one used last is last
         self._dirty: dict[int, tuple[int, int]] = {}
         self._dirty_l1: set[int] = set()
         self._end = max(file_size, self.header.l1_table_offset + self.header.l1_size * 8)
-        self._codec = DeflateCodec()
-        self._decompressed: OrderedDict[int, bytes] = OrderedDict()
+        self._deflate: DeflateCodec | None = None
+        self._decompressed: dict[int, bytes] = {}
         self._closed = False
 
     @property
@@ -76,6 +78,14 @@ class QcowImage(Image):
         """Backing file name; the format has no place for the backing format."""
         return None if self.header.backing_file is None else BackingReference(self.header.backing_file)
 
+    @property
+    def _codec(self) -> DeflateCodec:
+        if self._deflate is None:
+            from pyhyve.image.qcow2.compression import DeflateCodec  # noqa: PLC0415 - as most commands need none
+
+            self._deflate = DeflateCodec()
+        return self._deflate
+
     # --- tables ---
 
     @property
@@ -86,9 +96,9 @@ class QcowImage(Image):
         return self._l1
 
     def _table(self, index: int) -> array[int] | None:
-        table = self._tables.get(index)
+        table = self._tables.pop(index, None)
         if table is not None:
-            self._tables.move_to_end(index)
+            self._tables[index] = table
             return table
         offset = self._table1[index]
         if not offset:
@@ -179,7 +189,7 @@ class QcowImage(Image):
             with self._lock:
                 self._decompressed[entry] = data
                 if len(self._decompressed) > _DECOMPRESSED_CACHE_CLUSTERS:
-                    self._decompressed.popitem(last=False)
+                    del self._decompressed[next(iter(self._decompressed))]
         return data
 
     def layer_extents(self, start: int, length: int) -> Iterator[LayerExtent]:

@@ -6,7 +6,6 @@ frees what they replace: after a crash the old bitmaps or the new ones are there
 
 from __future__ import annotations
 
-from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from pyhyve.image.qcow2.format import (
     build_bitmap_directory,
 )
 from pyhyve.image.qcow2.tables import store_u64
+from pyhyve.support.arrays import array
 from pyhyve.support.records import replace
 
 if TYPE_CHECKING:

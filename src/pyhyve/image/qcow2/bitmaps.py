@@ -19,10 +19,10 @@ from pyhyve.support.records import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from array import array
     from collections.abc import Iterator
 
     from pyhyve.image.qcow2.metadata import Metadata
+    from pyhyve.support.arrays import array
 
 MAX_BITMAP_BYTES = 64 * 1024 * 1024
 _FLAG_NAMES = ((BitmapFlag.IN_USE, "in-use"), (BitmapFlag.AUTO, "auto"))

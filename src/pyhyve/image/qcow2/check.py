@@ -6,11 +6,7 @@ undamaged block is one array comparison.
 
 from __future__ import annotations
 
-from array import array
-from collections import Counter
-
 from pyhyve.image.contract import CheckResult, ImageFormatError
-from pyhyve.image.qcow2.bitmaps import bitmap_host_runs
 from pyhyve.image.qcow2.format import (
     L1_RESERVED_MASK,
     L2_RESERVED_MASK,
@@ -21,8 +17,8 @@ from pyhyve.image.qcow2.format import (
     Incompatible,
 )
 from pyhyve.image.qcow2.refcount import Counts, pack_counts, unpack_counts
-from pyhyve.image.qcow2.snapshots import load_snapshots, refresh_copied_flags, table_bytes
-from pyhyve.image.qcow2.tables import run_length, store_u64
+from pyhyve.image.qcow2.tables import run_length, store_u64, used, used_bytes
+from pyhyve.support.arrays import array
 from pyhyve.support.records import replace
 
 TYPE_CHECKING = False
@@ -39,7 +35,7 @@ class References:
     def __init__(self, meta: Metadata, result: CheckResult) -> None:
         self.meta, self.result = meta, result
         self.blocks: dict[int, Counts] = {}
-        self.overflow: Counter[int] = Counter()
+        self.overflow: dict[int, int] = {}
         self._set_shape(meta.header.refcount_order)
 
     def _set_shape(self, order: int) -> None:
@@ -74,7 +70,8 @@ class References:
                 for at in range(index, index + step):
                     total = block[at] + times
                     if total > self.max_count:
-                        self.overflow[number * self.per_block + at] += total - self.max_count
+                        cluster = number * self.per_block + at
+                        self.overflow[cluster] = self.overflow.get(cluster, 0) + total - self.max_count
                         total = self.max_count
                     block[at] = total
             first += step
@@ -90,7 +87,7 @@ class References:
         """Expected count."""
         number, index = divmod(cluster, self.per_block)
         block = self.blocks.get(number)
-        return 0 if block is None else block[index] + self.overflow[cluster]
+        return 0 if block is None else block[index] + self.overflow.get(cluster, 0)
 
 
 def error(result: CheckResult, message: str) -> None:
@@ -144,7 +141,7 @@ def _collect_l2(refs: References, words: array[int], times: int, *, active: bool
 def _collect_l1(refs: References, offset: int, l1: array[int], *, active: bool) -> None:
     meta = refs.meta
     refs.add_bytes(offset, len(l1) * 8)
-    tables: Counter[int] = Counter()
+    tables: dict[int, int] = {}
     for entry in l1:
         where = entry & OFFSET_MASK
         if not where:
@@ -153,7 +150,7 @@ def _collect_l1(refs: References, offset: int, l1: array[int], *, active: bool) 
             error(refs.result, f"ERROR found L1 entry with reserved bits set: {entry:x}")
         if where & (meta.cluster_size - 1):
             error(refs.result, f"ERROR l2_offset={entry:x}: Table is not cluster aligned; L1 entry corrupted")
-        tables[where] += 1
+        tables[where] = tables.get(where, 0) + 1
     for where, times in tables.items():
         last = (where + meta.cluster_size - 1) >> meta.cluster_bits
         refs.add(where >> meta.cluster_bits, last - (where >> meta.cluster_bits) + 1, times)
@@ -167,6 +164,8 @@ def collect(meta: Metadata, result: CheckResult) -> References:
     refs.add(0, 1)
     _collect_l1(refs, header.l1_table_offset, meta.l1, active=True)
     if header.nb_snapshots:
+        from pyhyve.image.qcow2.snapshots import load_snapshots, table_bytes  # noqa: PLC0415 - most images have none
+
         for entry in load_snapshots(meta):
             if entry.l1_table_offset & (meta.cluster_size - 1):
                 error(result, f"ERROR snapshot {entry.id} ({entry.name}) l1_offset={entry.l1_table_offset:#x}: "
@@ -175,8 +174,11 @@ def collect(meta: Metadata, result: CheckResult) -> References:
                 l1 = meta.load_l1(entry.l1_table_offset, entry.l1_size)
                 _collect_l1(refs, entry.l1_table_offset, l1, active=False)
         refs.add_bytes(header.snapshots_offset, table_bytes(meta))
-    for first, count in bitmap_host_runs(meta):
-        refs.add(first, count)
+    if header.bitmaps is not None:
+        from pyhyve.image.qcow2.bitmaps import bitmap_host_runs  # noqa: PLC0415 - as above
+
+        for first, count in bitmap_host_runs(meta):
+            refs.add(first, count)
     return refs
 
 
@@ -214,7 +216,7 @@ def _check_once(meta: Metadata, *, fix_leaks: bool, fix_errors: bool) -> CheckRe
         result.leaks_fixed = result.leaks
         result.errors.append("Rebuilding refcount structure")
         rebuild_refcounts(meta, refs, header.refcount_order)
-        refresh_copied_flags(meta)
+        _refresh_copied_flags(meta)
         return result
     for cluster, (count, expected) in wrong.items():
         leak = count > expected
@@ -236,8 +238,7 @@ def _collect_blocks(refs: References) -> bool:
     meta, header, result = refs.meta, refs.meta.header, refs.result
     refs.add_bytes(header.refcount_table_offset, header.refcount_table_clusters << meta.cluster_bits)
     broken = False
-    table = meta.refcounts.table
-    for number, entry in enumerate(table):
+    for number, entry in enumerate(used(meta.refcounts.table)):
         if not entry:
             continue
         offset = entry & REFTABLE_OFFSET_MASK
@@ -262,7 +263,7 @@ def _compare(refs: References) -> tuple[dict[int, tuple[int, int]], int]:
     wrong: dict[int, tuple[int, int]] = {}
     highest = 0
     overflowing = {cluster // refs.per_block for cluster in refs.overflow}
-    numbers = set(refs.blocks) | {number for number, entry in enumerate(meta.refcounts.table) if entry}
+    numbers = set(refs.blocks) | {number for number, entry in enumerate(used(meta.refcounts.table)) if entry}
     empty = unpack_counts(bytes(meta.cluster_size), refs.order)
     for number in sorted(numbers):
         if number not in refs.blocks and number * refs.per_block >= refs.file_clusters:
@@ -302,7 +303,7 @@ def _last_used(expected: Counts, actual: Counts) -> int:
     def last(counts: Counts) -> int:
         size = counts.itemsize if isinstance(counts, array) else 1
         raw = counts.tobytes() if isinstance(counts, array) else bytes(counts)
-        return -(-len(raw.rstrip(b"\0")) // size) - 1
+        return -(-used_bytes(raw) // size) - 1
 
     return max(last(expected), last(actual))
 
@@ -385,6 +386,12 @@ def _uniform(meta: Metadata, first: int, count: int, *, copied: bool) -> bool:
         return False
 
 
+def _refresh_copied_flags(meta: Metadata) -> None:
+    from pyhyve.image.qcow2.snapshots import refresh_copied_flags  # noqa: PLC0415 - only for repairs
+
+    refresh_copied_flags(meta)
+
+
 def _check_flags(meta: Metadata, result: CheckResult, *, fix_errors: bool) -> None:
     """COPIED must be set exactly where the count is one, in the active tables."""
     bits, repair = meta.cluster_bits, False
@@ -401,7 +408,7 @@ def _check_flags(meta: Metadata, result: CheckResult, *, fix_errors: bool) -> No
         entries = words if meta.words_per_entry == 1 else words[::2]
         repair = _check_table_flags(meta, entries, result) or repair
     if repair and fix_errors:
-        refresh_copied_flags(meta)
+        _refresh_copied_flags(meta)
         result.corruptions_fixed += result.corruptions - errors_before
 
 

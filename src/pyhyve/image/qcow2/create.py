@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
-
 from pyhyve.image.contract import CreateRequest, ImageError, ImageFormatError, ImageUnsupportedError, OpenRequest
 from pyhyve.image.qcow2.format import (
     MAX_L1_SIZE_BYTES,
@@ -17,7 +15,8 @@ from pyhyve.image.qcow2.format import (
 )
 from pyhyve.image.qcow2.refcount import RefcountStructure, pack_counts, unpack_counts
 from pyhyve.image.qcow2.tables import ascending
-from pyhyve.image.raw import preallocate
+from pyhyve.image.storage import preallocate
+from pyhyve.support.arrays import array
 from pyhyve.support.records import replace
 
 TYPE_CHECKING = False

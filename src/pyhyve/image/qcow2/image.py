@@ -26,10 +26,10 @@ from pyhyve.image.qcow2.tables import ascending, run_length
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from array import array
     from collections.abc import Iterator, Sequence
 
     from pyhyve.image.contract import SnapshotInfo
+    from pyhyve.support.arrays import array
 
 _DECOMPRESSED_CACHE_CLUSTERS = 16
 

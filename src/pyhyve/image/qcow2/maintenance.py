@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
-
 from pyhyve.image.contract import CheckResult, ImageError, ImageUnsupportedError
 from pyhyve.image.qcow2.format import (
     MAX_L1_SIZE_BYTES,
@@ -16,6 +14,7 @@ from pyhyve.image.qcow2.format import (
 )
 from pyhyve.image.qcow2.snapshots import free_vm_state, host_runs
 from pyhyve.image.qcow2.tables import store_u64
+from pyhyve.support.arrays import array
 from pyhyve.support.records import replace
 
 TYPE_CHECKING = False

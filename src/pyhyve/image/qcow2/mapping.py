@@ -17,9 +17,8 @@ from pyhyve.support.records import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from array import array
-
     from pyhyve.image.qcow2.metadata import Metadata
+    from pyhyve.support.arrays import array
 
 
 class RunKind(IntEnum):

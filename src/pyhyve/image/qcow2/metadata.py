@@ -28,12 +28,11 @@ from pyhyve.support.records import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import threading
-    from array import array
-
     from pyhyve.image.qcow2.bitmaps import DirtyBitmaps
     from pyhyve.image.qcow2.refcount import RefcountStructure
     from pyhyve.image.storage import Storage
+    from pyhyve.support.arrays import array
+    from pyhyve.support.conditions import Condition
 
 _MAKING = _thread.allocate_lock()
 _L2_CACHE_BYTES = 32 * 1024 * 1024
@@ -79,7 +78,7 @@ class Metadata:
     def __init__(self, storage: Storage, header: Header) -> None:
         self.storage = storage
         self.header = header
-        self._lock: threading.Condition | None = None
+        self._lock: Condition | None = None
         self.cluster_size = header.cluster_size
         self.cluster_bits = header.cluster_bits
         self.words_per_entry = 2 if header.extended_l2 else 1
@@ -95,14 +94,14 @@ class Metadata:
         self.users = 0  # requests that hold host offsets: freed clusters wait until there are none
 
     @property
-    def lock(self) -> threading.Condition:
+    def lock(self) -> Condition:
         """Held around every method; made when it is first taken, since `info` takes none."""
         if self._lock is None:
             with _MAKING:
                 if self._lock is None:
-                    from threading import Condition, RLock  # noqa: PLC0415 - as above
+                    from pyhyve.support.conditions import Condition  # noqa: PLC0415 - as above
 
-                    self._lock = Condition(RLock())
+                    self._lock = Condition()
         return self._lock
 
     # --- tables ---

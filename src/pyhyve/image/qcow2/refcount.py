@@ -7,12 +7,11 @@ calls inside its flush order. Callers hold the image's lock.
 from __future__ import annotations
 
 import sys
-from array import array
-from collections import OrderedDict
 
 from pyhyve.image.contract import ImageError, ImageFormatError
 from pyhyve.image.qcow2.format import MAX_REFCOUNT_TABLE_SIZE_BYTES, REFTABLE_FIELDS_OFFSET, REFTABLE_OFFSET_MASK
 from pyhyve.image.qcow2.tables import load_u64, store_u64
+from pyhyve.support.arrays import array
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ class RefcountStructure:
         self.table = load_u64(table_bytes.ljust(table_clusters << cluster_bits, b"\0"))
         memory = self.entries_per_block * max(1, (1 << order) // 8)
         self._cache_limit = max(4, _CACHE_BYTES // memory)
-        self._blocks: OrderedDict[int, Counts] = OrderedDict()
+        self._blocks: dict[int, Counts] = {}  # the one used last is last
         self._dirty: dict[int, tuple[int, int]] = {}  # block number: first and past-last changed count
         self._dirty_entries: set[int] = set()
         self._moved_from: tuple[int, int] | None = None
@@ -90,9 +89,9 @@ class RefcountStructure:
 
     def block(self, number: int) -> Counts | None:
         """The counts of block `number`, or None when it does not exist; ImageFormatError when it is misplaced."""
-        block = self._blocks.get(number)
+        block = self._blocks.pop(number, None)
         if block is not None:
-            self._blocks.move_to_end(number)
+            self._blocks[number] = block
             return block
         if number >= len(self.table):
             return None

@@ -6,9 +6,6 @@ one shared L2 table. COPIED flags are kept exact in the active L1 table and the 
 
 from __future__ import annotations
 
-from array import array
-from collections import Counter
-
 from pyhyve.image.contract import ImageError, ImageFormatError, ImageUnsupportedError
 from pyhyve.image.qcow2.format import (
     MAX_L1_SIZE_BYTES,
@@ -24,6 +21,7 @@ from pyhyve.image.qcow2.format import (
     parse_snapshot_table,
 )
 from pyhyve.image.qcow2.tables import ascending, run_length, store_u64
+from pyhyve.support.arrays import array
 from pyhyve.support.records import replace
 
 TYPE_CHECKING = False
@@ -67,7 +65,10 @@ def table_bytes(meta: Metadata) -> int:
 
 def tree_tables(meta: Metadata, l1: array[int]) -> Iterator[tuple[int, int, array[int]]]:
     """Each distinct L2 table of an L1: `(offset, times referenced, words)`; ImageFormatError on a bad offset."""
-    offsets = Counter(entry & OFFSET_MASK for entry in l1 if entry & OFFSET_MASK)
+    offsets: dict[int, int] = {}
+    for entry in l1:
+        if entry & OFFSET_MASK:
+            offsets[entry & OFFSET_MASK] = offsets.get(entry & OFFSET_MASK, 0) + 1
     for offset, times in offsets.items():
         if offset & (meta.cluster_size - 1):
             msg = f"L2 table offset {offset:#x} unaligned"

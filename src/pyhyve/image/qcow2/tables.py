@@ -6,14 +6,14 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from array import array
+    from pyhyve.support.arrays import array
 
 _SWAP = sys.byteorder == "little"
 
 
 def load_u64(data: bytes | bytearray | memoryview) -> array[int]:
     """Big-endian 64-bit entries; a trailing part entry is dropped."""
-    from array import array  # noqa: PLC0415 - `array` loads `collections`, which would be felt in `info`
+    from pyhyve.support.arrays import array  # noqa: PLC0415 - would be felt in `info`, which reads no table
 
     values = array("Q")
     values.frombytes(data[: len(data) & ~7])
@@ -37,11 +37,28 @@ def zeroes(count: int) -> array[int]:
 
 def ascending(first: int, count: int, step: int) -> array[int]:
     """`first, first + step, …`; `step` 0 repeats `first`."""
-    from array import array  # noqa: PLC0415 - as above
+    from pyhyve.support.arrays import array  # noqa: PLC0415 - as above
 
     if step:
         return array("Q", range(first, first + count * step, step))
     return array("Q", (first,)) * count
+
+
+def used(entries: array[int]) -> array[int]:
+    """`entries` without the zeroes at its end: tables are mostly empty."""
+    return entries[: -(-used_bytes(entries.tobytes()) // 8)]
+
+
+def used_bytes(data: bytes) -> int:
+    """Length of `data` without the zero bytes at its end (`rstrip` looks at them one by one)."""
+    low, high, zero = 0, len(data), bytes(len(data))
+    while high - low > 16:
+        middle = (low + high) // 2
+        if data[middle:high] == zero[: high - middle]:
+            high = middle
+        else:
+            low = middle
+    return low + len(data[low:high].rstrip(b"\0"))
 
 
 def run_length(entries: array[int], index: int, limit: int, step: int) -> int:

@@ -32,7 +32,8 @@ def open_vdi(request: OpenRequest) -> Image:
 def create(request: CreateRequest) -> None:
     """An empty image of 1 MiB blocks; `static` gives every block its place at once."""
     import os  # noqa: PLC0415 - only for new identifiers
-    from array import array  # noqa: PLC0415
+
+    from pyhyve.support.arrays import array  # noqa: PLC0415 - only for new images
 
     block = DEFAULT_BLOCK_SIZE_BYTES
     size = -(-request.size_bytes // 512) * 512

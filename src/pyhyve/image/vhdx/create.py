@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from array import array
 from os import urandom
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from pyhyve.image.vhdx.format import (
     build_metadata,
     build_region_table,
 )
+from pyhyve.support.arrays import array
 
 if TYPE_CHECKING:
     from pyhyve.image.contract import CreateRequest

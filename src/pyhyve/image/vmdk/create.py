@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-from array import array
 from typing import TYPE_CHECKING
 
 from pyhyve.image.contract import ImageError
@@ -23,6 +22,7 @@ from pyhyve.image.vmdk.format import (
     build_sparse_header,
 )
 from pyhyve.image.vmdk.image import read_descriptor
+from pyhyve.support.arrays import array
 
 if TYPE_CHECKING:
     from pyhyve.image.contract import BackingReference, CreateRequest

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import zlib
 from abc import ABC, abstractmethod
-from array import array
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
@@ -26,6 +25,7 @@ from pyhyve.image.vmdk.format import (
     parse_cowd_header,
     parse_sparse_header,
 )
+from pyhyve.support.arrays import array
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
