@@ -259,7 +259,33 @@ def _pci_root(platform: AcpiPlatform) -> bytes:
         aml.named("_CRS", aml.resources(*windows)),
         aml.named("_PRT", _routing(platform)),
         _isa_bridge(platform),
+        _express_control() if platform.ecam is not None else b"",
         _hotplug_slots(platform) if platform.hotplug_slots else b"",
+    )
+
+
+_PCI_HOST_OSC = bytes.fromhex("5b4ddb33f71f1c4096577441c03dd766")
+"""33DB4D5B-1FF7-401C-9657-7441C03DD766 (PCI Firmware Specification 3.3, 4.5.1), as ToUUID lays it out."""
+_GRANTED = 1 << 0 | 1 << 2 | 1 << 4
+"""Native hotplug, power management events, the capability structure."""
+_OSC_UNKNOWN, _OSC_MASKED = 1 << 2, 1 << 4
+
+
+def _express_control() -> bytes:
+    """_OSC (6.2.11): what the guest may control of PCI Express by itself."""
+    status, control = aml.name_segment("CDW1"), aml.name_segment("CDW3")
+    granted = (
+        aml.dword_field_of(aml.ARG3, 8, "CDW3")
+        + aml.and_into(control, _GRANTED, aml.LOCAL0)
+        + aml.unless(aml.equal(control, aml.LOCAL0), aml.or_into(status, _OSC_MASKED, status))
+        + aml.store(aml.LOCAL0, control)
+    )
+    return aml.method(
+        "_OSC",
+        4 | aml.SERIALIZED,
+        aml.dword_field_of(aml.ARG3, 0, "CDW1"),
+        aml.if_else(aml.equal(aml.ARG0, aml.buffer(_PCI_HOST_OSC)), granted, aml.or_into(status, _OSC_UNKNOWN, status)),
+        aml.give_back(aml.ARG3),
     )
 
 

@@ -90,7 +90,9 @@ def device(name: str, *terms: bytes) -> bytes:
     return _block(_DEVICE_OP, name_segment(name) + b"".join(terms))
 
 
-ARG0, ARG1, LOCAL0 = b"\x68", b"\x69", b"\x60"
+ARG0, ARG1, ARG3, LOCAL0 = b"\x68", b"\x69", b"\x6b", b"\x60"
+SERIALIZED = 8
+"""Added to a method's arguments: one call at a time, as methods that make names need it."""
 
 
 def path(*names: str) -> bytes:
@@ -101,7 +103,7 @@ def path(*names: str) -> bytes:
 
 
 def method(name: str, arguments: int, *terms: bytes) -> bytes:
-    """`Method (name, arguments) {terms}`, not serialized."""
+    """`Method (name, arguments) {terms}`, not serialized unless SERIALIZED is in `arguments`."""
     return _block(b"\x14", name_segment(name) + bytes([arguments]) + b"".join(terms))
 
 
@@ -124,6 +126,41 @@ def store(source: bytes, target: bytes) -> bytes:
 def if_bits(value: bytes, mask: int, *terms: bytes) -> bytes:
     """`If (And (value, mask)) {terms}`."""
     return _block(b"\xa0", b"\x7b" + value + integer(mask) + b"\x00" + b"".join(terms))
+
+
+def dword_field_of(buffer_term: bytes, index: int, name: str) -> bytes:
+    """`CreateDWordField (buffer_term, index, name)`."""
+    return b"\x8a" + buffer_term + integer(index) + name_segment(name)
+
+
+def and_into(value: bytes, mask: int, target: bytes) -> bytes:
+    """`And (value, mask, target)`."""
+    return b"\x7b" + value + integer(mask) + target
+
+
+def or_into(value: bytes, bits: int, target: bytes) -> bytes:
+    """`Or (value, bits, target)`."""
+    return b"\x7d" + value + integer(bits) + target
+
+
+def equal(first: bytes, second: bytes) -> bytes:
+    """`LEqual (first, second)`."""
+    return b"\x93" + first + second
+
+
+def unless(condition: bytes, *terms: bytes) -> bytes:
+    """`If (LNot (condition)) {terms}`."""
+    return _block(b"\xa0", b"\x92" + condition + b"".join(terms))
+
+
+def if_else(condition: bytes, then: bytes, otherwise: bytes) -> bytes:
+    """`If (condition) {then} Else {otherwise}`."""
+    return _block(b"\xa0", condition + then) + _block(b"\xa1", otherwise)
+
+
+def give_back(value: bytes) -> bytes:
+    """`Return (value)`."""
+    return b"\xa4" + value
 
 
 def notify(name: str, value: bytes) -> bytes:

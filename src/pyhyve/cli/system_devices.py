@@ -202,7 +202,7 @@ class DeviceSet:
 def device_help() -> str:
     """All devices, by kind."""
     lines = []
-    for category in ("Storage", "Network", "Input", "Display", "USB", "Misc"):
+    for category in ("Bridge", "Storage", "Network", "Input", "Display", "USB", "Misc"):
         lines.append(f"{category} devices:")
         for model in MODELS.values():
             if model.category == category:

@@ -6,6 +6,7 @@ from pyhyve.machine.block.errors import ChangeError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pyhyve.devices.pci.device import PciDevice
     from pyhyve.machine.hardware.devices import PluggedDevice
     from pyhyve.machine.hardware.hardware import Hardware
 
@@ -46,5 +47,11 @@ def _pci(plugged: PluggedDevice, kind: str) -> str:
     function = plugged.function
     if function is None:
         return ""
+    return _place(function, kind)
+
+
+def _place(function: PciDevice, kind: str) -> str:
     number = f",{function.function:x}" if function.function else ""
-    return f"{_ROOT}/{kind}@{function.slot:x}{number}"
+    bridge = None if function.host is None else function.host.bridge
+    above = _ROOT if bridge is None else _place(bridge, "pci-bridge")
+    return f"{above}/{kind}@{function.slot:x}{number}"

@@ -394,6 +394,7 @@ class _Builder:
             )
 
     def _platform(self) -> AcpiPlatform:
+        fixed = {self.isa_bridge.slot, *(device.slot for device in self.pci if device.secondary is not None)}
         return AcpiPlatform(
             cpus=self.config.cpus,
             pci_window_first=self.layout.below_4g_window,
@@ -402,7 +403,7 @@ class _Builder:
             pci_window64_last=self.layout.window64 + PCI_WINDOW64_BYTES - 1,
             serial_ports=tuple(self.hardware.serial_ports),
             hotplug_base=HOTPLUG_PORT,
-            hotplug_slots=tuple(slot for slot in range(1, 32) if slot != self.isa_bridge.slot),
+            hotplug_slots=tuple(slot for slot in range(1, 32) if slot not in fixed),
             pci_irqs=boards.pci_irqs(self.isa_bridge),
             ecam=(self.layout.ecam_base, self.layout.ecam_bytes) if self.layout.ecam_bytes else None,
             isa_slot=self.isa_bridge.slot,

@@ -59,8 +59,12 @@ class Inventory:
 
     def functions(self) -> Iterator[tuple[str, PciDevice | MmioSlot]]:
         """What is on the buses of the machine, by place."""
-        for function in self.pci:
-            yield f"pci.{function.slot:02x}.{function.function}", function
+        places: dict[PciBus, str] = {self.pci: "pci"}
+        for bus, function in self.pci.walk():
+            place = f"{places[bus]}.{function.slot:02x}.{function.function}"
+            if function.secondary is not None:
+                places[function.secondary] = place
+            yield place, function
         for slot in self.hardware.mmio or ():
             yield f"mmio.{slot.number}", slot
 

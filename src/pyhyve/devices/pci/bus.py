@@ -1,4 +1,7 @@
-"""PCI bus 0: devices by slot and function, BAR mapping, interrupt pins to the chipset's four PIRQ lines."""
+"""PCI buses: devices by slot and function, BAR mapping, interrupt pins to the chipset's four PIRQ lines.
+
+Bus 0 is the chipset's; those behind bridges (`devices.pci.bridge`) hand on to it what leaves them.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 
     from pyhyve.devices.bus import AddressMap, Mapping
     from pyhyve.devices.contracts import LineSetter
+    from pyhyve.devices.pci.bridge import PciBridge
     from pyhyve.devices.pci.device import Bar, PciDevice
 
 _LOG = late_logger(__name__)
@@ -39,6 +43,12 @@ class PciBus:
         self._send_msi = send_msi
         self._set_pirq = set_pirq
         self._devices: dict[int, PciDevice] = {}
+        self.bridge: PciBridge | None = None
+        """What leads here; None for bus 0."""
+        self.slots = range(SLOTS)
+        """Those that there are."""
+        self.free_from = 2
+        """The first slot of a device that names none."""
         self.reserved: frozenset[int] = frozenset()
         """Slots that only a device takes which names them."""
         self._mapped: dict[Bar, Mapping] = {}
@@ -58,11 +68,11 @@ class PciBus:
         exist, or no slot is free.
         """
         if slot is None:
-            open_slots = (n for n in range(2, SLOTS) if n not in self.reserved)
+            open_slots = (n for n in self.slots if n >= self.free_from and n not in self.reserved)
             free = (n for n in open_slots if not any(n << 3 | f in self._devices for f in range(FUNCTIONS)))
             slot = next(free, SLOTS)
         devfn = slot << 3 | function
-        if not 0 <= slot < SLOTS or not 0 <= function < FUNCTIONS or devfn in self._devices:
+        if slot not in self.slots or not 0 <= function < FUNCTIONS or devfn in self._devices:
             taken = self._devices.get(devfn)
             by = "" if taken is None else f", in use by {taken.name}"
             msg = f"PCI: slot {slot} function {function} not available for {device.name}{by}"
@@ -89,18 +99,45 @@ class PciBus:
         """The device at `slot`.`function`, if any."""
         return self._devices.get(slot << 3 | function)
 
+    def walk(self) -> Iterator[tuple[PciBus, PciDevice]]:
+        """All functions of this bus and those below, each bridge before what is behind it."""
+        for device in self:
+            yield self, device
+            if device.secondary is not None:
+                yield from device.secondary.walk()
+
+    @property
+    def number(self) -> int:
+        """The bus's number, as the guest chose it."""
+        return 0
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether configuration accesses reach the devices: a slot's power may be off."""
+        return True
+
+    def _target(self, bus: int, devfn: int) -> PciDevice | None:
+        """The function that an access to configuration space is for."""
+        if bus == self.number:
+            return self._devices.get(devfn) if self.is_reachable else None
+        for device in self._devices.values():
+            below = device.secondary
+            if below is not None and below.number <= bus <= device.config[spec.SUBORDINATE_BUS]:
+                return below._target(bus, devfn)  # noqa: SLF001 - another bus
+        return None
+
     # -- configuration accesses ---------------------------------------------------------------------------------------
 
     def config_read(self, bus: int, devfn: int, offset: int, size: int) -> int:
         """Configuration read; all ones where nothing is."""
-        device = self._devices.get(devfn) if bus == 0 else None
+        device = self._target(bus, devfn)
         if device is None or offset + size > spec.CONFIG_SIZE_BYTES:
             return (1 << (8 * size)) - 1
         return device.config_read(offset, size)
 
     def config_write(self, bus: int, devfn: int, offset: int, size: int, value: int) -> None:
         """Configuration write; dropped where nothing is."""
-        device = self._devices.get(devfn) if bus == 0 else None
+        device = self._target(bus, devfn)
         if device is not None and offset + size <= spec.CONFIG_SIZE_BYTES:
             device.config_write(offset, size, value)
 
@@ -112,7 +149,10 @@ class PciBus:
 
     def set_intx(self, device: PciDevice, *, level: bool) -> None:
         """Drive a device's pin; a PIRQ line is high while any device on it is."""
-        line = self.pirq_of(device)
+        self.drive_line(device, self.pirq_of(device), level=level)
+
+    def drive_line(self, device: PciDevice, line: int, *, level: bool) -> None:
+        """Drive PIRQ `line` for `device`, of this bus or of one behind bridges."""
         with self._intx_lock:
             asserted = self._asserted[line]
             before = bool(asserted)
@@ -124,10 +164,17 @@ class PciBus:
         if changed:
             self._set_pirq(line, level=level)
 
-    @staticmethod
-    def pirq_of(device: PciDevice) -> int:
+    def pirq_of(self, device: PciDevice) -> int:
         """The PIRQ line (0 to 3) of the device's pin, as slots are wired: each slot shifts the pins by one."""
-        return (device.slot + device.config[spec.INTERRUPT_PIN] - 2) & 3
+        return self.line_of(device.slot, device.config[spec.INTERRUPT_PIN] - 1)
+
+    def line_of(self, slot: int, pin: int) -> int:
+        """The PIRQ line (0 to 3) of a slot's pin: 0 for INTA."""
+        return (slot + pin - 1) & 3
+
+    def forwards(self, kind: BarKind, first: int, last: int) -> bool:
+        """Whether accesses to `[first, last]` reach this bus: all do."""
+        return kind is not None and first <= last
 
     def update_bar(self, device: PciDevice, bar: Bar) -> None:
         """Map, move or unmap `bar`. Where it cannot go (overlap, out of range) it stays unmapped."""
@@ -150,8 +197,8 @@ class PciBus:
             device.bar_moved(bar)
 
     def unmap_all(self) -> None:
-        """Take every device off the bus's addresses and lines, before their states are loaded."""
-        for device in self:
+        """Take every device off the addresses and lines, before their states are loaded."""
+        for _, device in self.walk():
             device.unmap()
         with self._intx_lock:
             for asserted in self._asserted:

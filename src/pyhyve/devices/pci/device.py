@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     from typing import Any, ClassVar
 
     from pyhyve.devices.contracts import RegisterDevice
+    from pyhyve.devices.pci.bridge import PciBridge, SecondaryBus
     from pyhyve.devices.pci.msi import Msi, Msix
     from pyhyve.state.contract import Saveable
 
 
 class PciHost(Protocol):
     """What a device needs of the bus it is plugged into."""
+
+    bridge: PciBridge | None
 
     def send_msi(self, address: int, data: int) -> None:
         """Deliver a message-signalled interrupt; any thread."""
@@ -35,6 +38,15 @@ class PciHost(Protocol):
 
     def update_bar(self, device: PciDevice, bar: Bar) -> None:
         """Map, move or unmap `bar` after its address or the command register changed."""
+
+    def forwards(self, kind: BarKind, first: int, last: int) -> bool:
+        """Whether accesses to `[first, last]` reach this bus."""
+
+    def pirq_of(self, device: PciDevice) -> int:
+        """The PIRQ line (0 to 3) of the device's pin."""
+
+    def detach(self, device: PciDevice) -> None:
+        """Take `device` out."""
 
 
 class Bar:
@@ -97,6 +109,7 @@ class PciDevice:
 
     state_type: ClassVar[type[Any]] = PciFunctionState
     state_version: ClassVar[int] = 1
+    bar_count: ClassVar[int] = spec.BAR_COUNT
 
     def __init__(
         self,
@@ -119,6 +132,8 @@ class PciDevice:
         self.slot = 0
         self.function = 0
         self.host: PciHost | None = None
+        self.secondary: SecondaryBus | None = None
+        """The bus behind it, if it is a bridge."""
         self.rom: Bar | None = None
         self.msix: Msix | None = None
         self.msi: Msi | None = None
@@ -161,7 +176,7 @@ class PciDevice:
         if size_bytes < least or size_bytes & (size_bytes - 1):
             msg = f"{self.name}: BAR {index} of {size_bytes} bytes is not a power of two of at least {least}"
             raise ValueError(msg)
-        if not 0 <= index <= last < spec.BAR_COUNT or {index, last} & taken:
+        if not 0 <= index <= last < self.bar_count or {index, last} & taken:
             msg = f"{self.name}: BAR {index} is out of range or in use"
             raise ValueError(msg)
         bar = Bar(index, size_bytes, kind, device, prefetchable=prefetchable, width=width)
@@ -226,7 +241,7 @@ class PciDevice:
             self.msix.reset()
         self._intx_wanted = False
         self._drive_intx()
-        self._update_bars()
+        self.update_bars()
 
     def save(self) -> Any:  # noqa: ANN401 - subclasses save more
         """The function as the guest configured it."""
@@ -248,7 +263,7 @@ class PciDevice:
     def load_function(self, state: PciFunctionState) -> None:
         """Take over what every function has, and map the BARs; raises StateError for the state of another device."""
         saved = state.config
-        if self._identity(saved) != self._identity(self.config) or len(state.bars) != len(self.bars):
+        if self.identity(saved) != self.identity(self.config) or len(state.bars) != len(self.bars):
             vendor, device = saved[spec.VENDOR_ID : spec.VENDOR_ID + 2], saved[spec.DEVICE_ID : spec.DEVICE_ID + 2]
             ids = f"{int.from_bytes(vendor, 'little'):04x}:{int.from_bytes(device, 'little'):04x}"
             msg = f"{self.name}: the state in its slot is of another device ({ids}, or another version of it)"
@@ -264,22 +279,22 @@ class PciDevice:
         if self.msix is not None and state.msix is not None:
             self.msix.load(state.msix)
         self._intx_wanted = state.intx
-        self._update_bars()
+        self.update_bars()
         self._drive_intx()
 
     def unmap(self) -> None:
         """Stop decoding, before a state is loaded: what the devices have now must not be in one another's way."""
         self.config[spec.COMMAND] &= ~(Command.IO | Command.MEMORY) & 0xFF
         self._intx_wanted = False
-        self._update_bars()
+        self.update_bars()
 
-    def _identity(self, config: bytes | bytearray) -> bytes:
+    def identity(self, config: bytes | bytearray) -> bytes:
         """The bytes that tell what the device is: those of the header that no access changes, and the capabilities."""
         fixed = bytearray(config)
         for offset, mask in enumerate(self.writable):
             fixed[offset] &= ~mask & 0xFF
         fixed[spec.STATUS : spec.STATUS + 2] = bytes(2)
-        fixed[spec.BAR0 : spec.BAR0 + 4 * spec.BAR_COUNT] = bytes(4 * spec.BAR_COUNT)
+        fixed[spec.BAR0 : spec.BAR0 + 4 * self.bar_count] = bytes(4 * self.bar_count)
         return bytes(fixed)
 
     def saveables(self) -> Iterable[tuple[str, Saveable]]:
@@ -304,7 +319,7 @@ class PciDevice:
 
     def config_write(self, offset: int, size: int, value: int) -> None:
         """Write `size` (1, 2 or 4) bytes; read-only bits keep their value."""
-        if spec.BAR0 <= offset < spec.BAR0 + 4 * spec.BAR_COUNT:
+        if spec.BAR0 <= offset < spec.BAR0 + 4 * self.bar_count:
             self._write_bar(offset, size, value)
             return
         for i in range(size):
@@ -313,10 +328,10 @@ class PciDevice:
                 byte = value >> (8 * i) & 0xFF
                 self.config[offset + i] = self.config[offset + i] & ~mask | byte & mask
         if offset < spec.COMMAND + 2 and offset + size > spec.COMMAND:
-            self._update_bars()
+            self.update_bars()
             self._drive_intx()
         elif spec.EXPANSION_ROM <= offset < spec.EXPANSION_ROM + 4:
-            self._update_bars()
+            self.update_bars()
         if self.msix is not None:
             self.msix.config_written(offset, size)
         if self.msi is not None:
@@ -342,20 +357,23 @@ class PciDevice:
             byte = value >> (8 * i) & 0xFF
             bar.value = (bar.value & ~(0xFF << 8 * shift) | byte << 8 * shift) & bar.mask
             self._store_bar(bar)
-        self._update_bars()
+        self.update_bars()
 
     def bar_target(self, bar: Bar) -> int | None:
-        """Where the guest wants `bar`, or None when decoding is off or the register was never set."""
+        """Where the guest wants `bar`, or None when decoding is off, unset, or no bridge leads there."""
         enable = Command.IO if bar.kind is BarKind.IO else Command.MEMORY
         if bar is self.rom:
             register = int.from_bytes(self.config[spec.EXPANSION_ROM : spec.EXPANSION_ROM + 4], "little")
             is_enabled = register & spec.ROM_ENABLE and self.config[spec.COMMAND] & enable
-            return register & bar.mask or None if is_enabled else None
-        if not self.config[spec.COMMAND] & enable or bar.value == 0:
+            value = register & bar.mask if is_enabled else 0
+        else:
+            value = bar.value if self.config[spec.COMMAND] & enable else 0
+        if not value or (self.host is not None and not self.host.forwards(bar.kind, value, value + bar.size_bytes - 1)):
             return None
-        return bar.value
+        return value
 
-    def _update_bars(self) -> None:
+    def update_bars(self) -> None:
+        """Map what is to be decoded now, unmap what is not."""
         if self.host is None:
             return
         for bar in self.bars.values():

@@ -31,6 +31,38 @@ INTERRUPT_PIN = 0x3D
 FIRST_CAPABILITY = 0x40
 
 HEADER_MULTIFUNCTION = 0x80
+HEADER_BRIDGE = 0x01
+
+# Header type 1 (PCI-to-PCI Bridge Architecture Specification 1.2, 3.2)
+BRIDGE_BAR_COUNT = 2
+PRIMARY_BUS = 0x18
+SECONDARY_BUS = 0x19
+SUBORDINATE_BUS = 0x1A
+SECONDARY_LATENCY = 0x1B
+IO_BASE = 0x1C
+IO_LIMIT = 0x1D
+MEMORY_BASE = 0x20
+MEMORY_LIMIT = 0x22
+PREFETCH_BASE = 0x24
+PREFETCH_LIMIT = 0x26
+PREFETCH_BASE_UPPER = 0x28
+PREFETCH_LIMIT_UPPER = 0x2C
+BRIDGE_CONTROL = 0x3E
+PREFETCH_64BIT = 0x01
+IO_WINDOW_BYTES = 1 << 12
+MEMORY_WINDOW_BYTES = 1 << 20
+"""What a bridge's windows are multiples of."""
+
+
+class BridgeControl(IntFlag):
+    """Bridge control register bits (3.2.5.18)."""
+
+    PARITY = 1 << 0
+    SERR = 1 << 1
+    ISA = 1 << 2
+    VGA = 1 << 3
+    MASTER_ABORT = 1 << 5
+    SECONDARY_RESET = 1 << 6
 
 
 class Command(IntFlag):
@@ -62,6 +94,8 @@ class CapabilityId(IntEnum):
     POWER_MANAGEMENT = 0x01
     MSI = 0x05
     VENDOR = 0x09
+    SUBSYSTEM = 0x0D
+    EXPRESS = 0x10
     MSIX = 0x11
 
 

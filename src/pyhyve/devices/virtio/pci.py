@@ -222,8 +222,18 @@ class VirtioPci(PciDevice):
 
     state_type: ClassVar[type[Any]] = VirtioPciState
 
-    def __init__(self, device: VirtioDevice, *, name: str = "", register_notify: NotifyRegistrar | None = None) -> None:
-        """Carry `device`; `register_notify` lets the engine watch the notification addresses by itself."""
+    def __init__(
+        self,
+        device: VirtioDevice,
+        *,
+        name: str = "",
+        register_notify: NotifyRegistrar | None = None,
+        is_express: bool = False,
+    ) -> None:
+        """Carry `device`; `register_notify` lets the engine watch the notification addresses by itself.
+
+        `is_express`: it is behind a port of PCI Express, an endpoint of the link.
+        """
         type_name = device.device_type.name.lower()
         super().__init__(
             vendor_id=PCI_VENDOR,
@@ -258,6 +268,11 @@ class VirtioPci(PciDevice):
         notify_bytes = _NOTIFY_MULTIPLIER * len(device.queues)
         self._add_structure(PciCap.NOTIFY, _NOTIFY_OFFSET, notify_bytes, pack("<I", _NOTIFY_MULTIPLIER))
         self._window = self._add_structure(PciCap.PCI, 0, 0, bytes(4), writable=True)
+        if is_express:
+            from pyhyve.devices.pci.express import express_capability  # noqa: PLC0415 - few machines have ports
+            from pyhyve.devices.pci.express_spec import PortType  # noqa: PLC0415 - ditto
+
+            express_capability(self, PortType.ENDPOINT)
         device.attach(self)
 
     def _add_structure(
@@ -340,9 +355,9 @@ class VirtioPci(PciDevice):
         self.refresh_routes()
         self.device.resume()
 
-    def _identity(self, config: bytes | bytearray) -> bytes:
+    def identity(self, config: bytes | bytearray) -> bytes:
         """As for any function, less the data of the configuration access window."""
-        fixed = bytearray(super()._identity(config))
+        fixed = bytearray(super().identity(config))
         data = self._window + 16
         fixed[data : data + 4] = bytes(4)
         return bytes(fixed)

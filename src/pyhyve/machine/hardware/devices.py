@@ -49,7 +49,8 @@ class PluggedDevice:
     @property
     def provided_bus(self) -> str:
         """Name of the bus it brings along; empty without one."""
-        return f"{self.name}.0" if self.model.provides and self.name else ""
+        suffix = "" if self.model.provides == "PCI" else ".0"  # bridges name their bus as themselves
+        return f"{self.name}{suffix}" if self.model.provides and self.name else ""
 
     def take_out(self) -> None:
         """Undo everything; idempotent."""
@@ -198,7 +199,9 @@ class DeviceTree:
     def _siblings(self, plugged: PluggedDevice) -> bool:
         function = plugged.function
         return function is not None and any(
-            other is not plugged and other.function is not None and other.function.slot == function.slot
+            other is not plugged
+            and other.function is not None
+            and (other.function.host, other.function.slot) == (function.host, function.slot)
             for other in self._devices
         )
 
@@ -211,8 +214,9 @@ class DeviceTree:
                 self.remove(child)
         self._devices.remove(plugged)
         if plugged.origin is not None:
-            slot = -1 if plugged.function is None else plugged.function.slot
-            self.withdrawn.append((plugged.origin, slot))
+            function = plugged.function
+            is_on_bus_0 = function is not None and self._hardware.bus_of(plugged.bus).bridge is None
+            self.withdrawn.append((plugged.origin, function.slot if function is not None and is_on_bus_0 else -1))
         plugged.take_out()
         if self.on_deleted is not None:
             self.on_deleted(plugged)

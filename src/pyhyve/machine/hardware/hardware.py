@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pyhyve.devices.input.keyboard import Keyboard
     from pyhyve.devices.pci.bus import PciBus
     from pyhyve.devices.pci.device import PciDevice
+    from pyhyve.devices.pci.root_port import PcieRootPort
     from pyhyve.devices.virtio.device import VirtioDevice
     from pyhyve.devices.virtio.mmio_bus import MmioBus
     from pyhyve.devices.virtio.pci import NotifyRegistrar
@@ -234,15 +235,52 @@ class Hardware:
         self, plugged: PluggedDevice, function: PciDevice, slot: int | None, number: int, *, multifunction: bool
     ) -> None:
         """Put `function` on the bus; a guest that runs is told. Raises ChangeError."""
+        bus, port = self.bus_of(plugged.bus), self.root_port(plugged.bus)
         with self.lock:
+            self._check_hotplug(plugged, bus, port)
             try:
-                self.pci.attach(function, slot, number, multifunction=multifunction)
+                bus.attach(function, slot, number, multifunction=multifunction)
             except ValueError as error:
-                raise ChangeError(self._place_taken(plugged, slot, number) or str(error)) from error
+                raise ChangeError(self._place_taken(plugged, bus, slot, number) or str(error)) from error
             plugged.function = function
             plugged.undo.append(lambda: self._detach_pci(function))
-            if self.is_running and self.hotplug is not None:
+            if port is not None:
+                port.on_let_go = functools.partial(self._let_go_behind, port)
+                # The guest looks at a slot's functions when the first is there.
+                if not self.is_running or not number:
+                    port.inserted(announce=self.is_running)
+            elif self.is_running and self.hotplug is not None:
                 self.hotplug.plugged(function.slot)
+
+    def _check_hotplug(self, plugged: PluggedDevice, bus: PciBus, port: PcieRootPort | None) -> None:
+        """Whether the bus takes a device now. Raises ChangeError."""
+        if not self.is_running or bus.bridge is None:
+            return
+        if port is None or not port.has_hotplug:
+            msg = f"Bus '{plugged.bus}' does not support hotplugging"
+            raise ChangeError(msg)
+        first = bus.find(0, 0)
+        if first is not None:
+            msg = f"PCI: slot 0 function 0 already occupied by {first.name}, new func cannot be exposed to guest."
+            raise ChangeError(msg)
+
+    def bus_of(self, name: str) -> PciBus:
+        """The PCI bus of this name. Raises ChangeError."""
+        if name in {self.pci_bus_name, ""}:
+            return self.pci
+        bridge = self.devices.owner_of(name).function
+        if bridge is None or bridge.secondary is None:  # pragma: no cover - other buses are no place for functions
+            raise TypeError(name)
+        return bridge.secondary
+
+    def root_port(self, bus: str) -> PcieRootPort | None:
+        """The root port that leads to the bus of this name, if one does."""
+        if bus in {self.pci_bus_name, ""} or self.mmio is not None:
+            return None
+        from pyhyve.devices.pci.root_port import PcieRootPort  # noqa: PLC0415 - few machines have some
+
+        bridge = self.bus_of(bus).bridge
+        return bridge if isinstance(bridge, PcieRootPort) else None
 
     def attach_mmio(self, plugged: PluggedDevice, device: VirtioDevice, name: str) -> None:
         """Give a virtio device a place on a board without PCI. Raises ChangeError."""
@@ -258,28 +296,44 @@ class Hardware:
         """The model of the virtio device `kind` (`blk`, `net`, …) on this board."""
         return f"virtio-{kind}-{'pci' if self.mmio is None else 'device'}"
 
-    def _place_taken(self, plugged: PluggedDevice, slot: int | None, number: int) -> str:
-        """QEMU's words for a place that another device of the user's has."""
+    def _place_taken(self, plugged: PluggedDevice, bus: PciBus, slot: int | None, number: int) -> str:
+        """QEMU's words for a place that there is not, or that another device of the user's has."""
+        if slot is not None and bus.slots == range(1) and slot:
+            name = plugged.model.name
+            return f"PCI: slot {slot} is not valid for {name}, parent device only allows plugging into slot 0."
         for other in self.devices:
-            if other.function is not None and (other.function.slot, other.function.function) == (slot, number):
+            function = other.function
+            if function is not None and (function.host, function.slot, function.function) == (bus, slot, number):
                 by = f"{other.model.name},id={other.name}" if other.name else other.model.name
                 return f"PCI: slot {slot} function {number} not available for {plugged.model.name}, in use by {by}"
         return ""
 
     def _detach_pci(self, function: PciDevice) -> None:
         with self.lock:
-            if self.hotplug is not None:
+            host = function.host
+            if host is None:
+                return
+            host.detach(function)
+            bridge = host.bridge
+            if bridge is not None:
+                if not any(True for _ in bridge.secondary):
+                    bridge.emptied()
+            elif self.hotplug is not None:
                 self.hotplug.gone(function.slot)
-            self.pci.detach(function)
 
     def ask_guest_to_eject(self, plugged: PluggedDevice) -> None:
         """Have the guest let the device go. Raises ChangeError when the machine cannot ask."""
         function = plugged.function
-        if function is None or self.hotplug is None:
+        port = self.root_port(plugged.bus)
+        is_behind = self.bus_of(plugged.bus).bridge is not None
+        if function is None or (is_behind and port is None) or self.hotplug is None:
             msg = f"Bus '{plugged.bus}' does not support hotplugging"
             raise ChangeError(msg)
         with self.lock:
-            self.hotplug.request_eject(function.slot)
+            if port is None:
+                self.hotplug.request_eject(function.slot)
+            else:
+                self._ask_port(port)
 
     def _deleted(self, plugged: PluggedDevice) -> None:
         data: dict[str, Any] = {"path": plugged.path}
@@ -364,7 +418,23 @@ class Hardware:
 
         The rest follows on the I/O thread: closing may wait, which a vCPU must not.
         """
-        self._withdraw([plugged for plugged in self.devices if _sits_in(plugged, slot)])
+        self._withdraw([plugged for plugged in self.devices if _sits_in(plugged, self.pci, slot)])
+
+    def _ask_port(self, port: PcieRootPort) -> None:
+        if not port.has_hotplug:
+            msg = f"Hot-unplug failed: unsupported by the port device '{port.name}'"
+            raise ChangeError(msg)
+        if port.is_blinking:
+            msg = "Hot-unplug failed: guest is busy (power indicator blinking)"
+            raise ChangeError(msg)
+        if port.is_off:
+            self._let_go_behind(port)  # the guest does not use the slot
+        else:
+            port.press_button()
+
+    def _let_go_behind(self, port: PcieRootPort) -> None:
+        """The guest turned the slot of `port` off, with the machine lock held."""
+        self._withdraw([plugged for plugged in self.devices if _sits_in(plugged, port.secondary, 0)])
 
     def reset(self) -> None:
         """The machine is reset, with its lock held: unplugs under way are done."""
@@ -393,6 +463,8 @@ class Hardware:
         self.descriptors.close()
 
 
-def _sits_in(plugged: PluggedDevice, slot: int) -> bool:
+def _sits_in(plugged: PluggedDevice, bus: PciBus, slot: int) -> bool:
     function = plugged.function
-    return function is not None and function.slot == slot and plugged.model.hotpluggable
+    if function is None or not plugged.model.hotpluggable:
+        return False
+    return function.host is bus and function.slot == slot

@@ -52,6 +52,7 @@ _PCI = {
     "romfile": Property("str", only=("",)),
     "acpi-index": Property("uint32", default=0, only=(0,)),
 }
+_BRIDGE = {name: known for name, known in _PCI.items() if not name.startswith("rom")}
 _VIRTIO_PCI = _PCI | {
     "disable-legacy": Property("OnOffAuto", "on/off/auto", "auto", only=("auto", "on")),
     "disable-modern": Property("bool", default=False, only=(False,)),
@@ -241,6 +242,43 @@ MODELS: dict[str, Model] = {
             "device",
             hotpluggable=False,
             properties={"guid": Property("str", 'UUID (aka GUID) or "auto" for random value (default)', "auto")},
+        ),
+        Model(
+            "pcie-root-port",
+            "Bridge",
+            "PCI",
+            "pcie-root-port-base",
+            "PCI Express Root Port",
+            provides="PCI",
+            hotpluggable=False,
+            properties=_BRIDGE
+            | {
+                "port": Property("uint8", default=0),
+                "chassis": Property("uint8", default=0),
+                "slot": Property("uint16", default=0),
+                "hotplug": Property("bool", default=True),
+                "power_controller_present": Property("bool", default=True, only=(True,)),
+            },
+        ),
+        Model(
+            "pcie-pci-bridge",
+            "Bridge",
+            "PCI",
+            "base-pci-bridge",
+            provides="PCI",
+            hotpluggable=False,
+            properties=_BRIDGE,
+        ),
+        Model(
+            "pci-bridge",
+            "Bridge",
+            "PCI",
+            "base-pci-bridge",
+            "Standard PCI Bridge",
+            provides="PCI",
+            hotpluggable=False,
+            properties=_BRIDGE
+            | {"chassis_nr": Property("uint8", default=0), "shpc": Property("bool", "on/off", default=False)},
         ),
         Model(
             "piix3-usb-uhci",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pyhyve.backends.chardev import Chardev
+    from pyhyve.devices.pci.bridge import PciBridge
     from pyhyve.devices.pci.device import PciDevice
     from pyhyve.devices.scsi.drive import DiscDrive
     from pyhyve.devices.virtio.device import VirtioDevice
@@ -40,7 +41,12 @@ def _attach_virtio(hardware: Hardware, plugged: PluggedDevice, device: VirtioDev
         return
     from pyhyve.devices.virtio.pci import VirtioPci  # noqa: PLC0415 - boards without PCI need none
 
-    function = VirtioPci(device, name=plugged.name or name, register_notify=hardware.notify)
+    function = VirtioPci(
+        device,
+        name=plugged.name or name,
+        register_notify=hardware.notify,
+        is_express=hardware.root_port(plugged.bus) is not None,
+    )
     _attach_pci(hardware, plugged, function)
 
 
@@ -422,6 +428,44 @@ def _generation_id(hardware: Hardware, plugged: PluggedDevice) -> None:
     hardware.generation_id = plugged.device = hardware.make_generation_id(identifier)
 
 
+def _root_port(hardware: Hardware, plugged: PluggedDevice) -> None:
+    from pyhyve.devices.pci.root_port import PcieRootPort  # noqa: PLC0415 - only when wanted
+
+    if hardware.root_port(plugged.bus) is not None or hardware.bus_of(plugged.bus).bridge is not None:
+        msg = f"Bus '{plugged.bus}' has no room for a root port: root ports are on {hardware.pci_bus_name}"
+        raise ChangeError(msg)
+    values = plugged.values
+    place = values.get("chassis", 0), values.get("slot", 0)
+    if any(other.model is plugged.model and _slot_of(other) == place for other in hardware.devices):
+        msg = "Can't add chassis slot, error -16: another port has this chassis and slot"
+        raise ChangeError(msg)
+    port = PcieRootPort(
+        port=values.get("port", 0), slot=place[1], name=plugged.name or "root port", hotplug=values.get("hotplug", True)
+    )
+    _add_bridge(hardware, plugged, port)
+
+
+def _slot_of(port: PluggedDevice) -> tuple[int, int]:
+    return port.values.get("chassis", 0), port.values.get("slot", 0)
+
+
+def _pcie_pci_bridge(hardware: Hardware, plugged: PluggedDevice) -> None:
+    from pyhyve.devices.pci.express import PciePciBridge  # noqa: PLC0415 - only when wanted
+
+    _add_bridge(hardware, plugged, PciePciBridge(plugged.name or "bridge"))
+
+
+def _pci_bridge(hardware: Hardware, plugged: PluggedDevice) -> None:
+    from pyhyve.devices.pci.bridge import PlainPciBridge  # noqa: PLC0415 - only when wanted
+
+    _add_bridge(hardware, plugged, PlainPciBridge(plugged.name or "bridge"))
+
+
+def _add_bridge(hardware: Hardware, plugged: PluggedDevice, bridge: PciBridge) -> None:
+    plugged.device = bridge
+    _attach_pci(hardware, plugged, bridge)
+
+
 def _ide_drive(hardware: Hardware, plugged: PluggedDevice) -> None:
     from pyhyve.machine.hardware.realize_ide import add_drive  # noqa: PLC0415 - only when wanted
 
@@ -445,6 +489,9 @@ REALIZERS: dict[str, Callable[[Hardware, PluggedDevice], None]] = {
     "piix3-usb-uhci": _uhci,
     "VGA": _vga,
     "vmgenid": _generation_id,
+    "pcie-root-port": _root_port,
+    "pcie-pci-bridge": _pcie_pci_bridge,
+    "pci-bridge": _pci_bridge,
 }
 REALIZERS |= {name.replace("-pci", "-device"): make for name, make in REALIZERS.items() if name.endswith("-pci")}
 """The same devices on boards without PCI."""

@@ -8,6 +8,9 @@ from pyhyve.devices.pci import spec
 from pyhyve.devices.pci.spec import BarKind
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pyhyve.devices.pci.bridge import PciBridge
     from pyhyve.devices.pci.device import Bar, PciDevice
     from pyhyve.machine.inventory import Inventory
 
@@ -32,10 +35,27 @@ _UNMAPPED = -1
 def describe_bus(inventory: Inventory) -> list[dict[str, Any]]:
     """`PciBusInfo` of bus 0; with the machine lock held."""
     ids = {id(plugged.function): plugged.name for plugged in inventory.hardware.devices if plugged.function is not None}
-    return [{"bus": 0, "devices": [_device_info(device, ids.get(id(device), "")) for device in inventory.pci]}]
+    return [{"bus": 0, "devices": [_device_info(device, 0, ids) for device in inventory.pci]}]
 
 
-def _device_info(device: PciDevice, device_id: str) -> dict[str, Any]:
+def _bridge_info(bridge: PciBridge, ids: Mapping[int, str]) -> dict[str, Any]:
+    """`PciInfoDevicesPciBridge`: numbers, windows, and what is behind."""
+    windows = {"io": bridge.io_window, "memory": bridge.memory_window, "prefetchable": bridge.prefetch_window}
+    number = bridge.secondary.number
+    info: dict[str, Any] = {
+        "bus": {
+            "number": bridge.config[spec.PRIMARY_BUS],
+            "secondary": number,
+            "subordinate": bridge.config[spec.SUBORDINATE_BUS],
+            **{f"{name}_range": {"base": base, "limit": limit} for name, (base, limit) in windows.items()},
+        }
+    }
+    if number:
+        info["devices"] = [_device_info(device, number, ids) for device in bridge.secondary]
+    return info
+
+
+def _device_info(device: PciDevice, bus: int, ids: Mapping[int, str]) -> dict[str, Any]:
     def field(offset: int, size: int = 2) -> int:
         return int.from_bytes(device.config[offset : offset + size], "little")
 
@@ -45,20 +65,19 @@ def _device_info(device: PciDevice, device_id: str) -> dict[str, Any]:
     if class_code in CLASS_NAMES:
         class_info["desc"] = CLASS_NAMES[class_code]
     info: dict[str, Any] = {
-        "bus": 0,
+        "bus": bus,
         "slot": device.slot,
         "function": device.function,
         "class_info": class_info,
-        "id": {
-            "vendor": field(spec.VENDOR_ID),
-            "device": field(spec.DEVICE_ID),
-            "subsystem-vendor": field(spec.SUBSYSTEM_VENDOR_ID),
-            "subsystem": field(spec.SUBSYSTEM_ID),
-        },
+        "id": {"vendor": field(spec.VENDOR_ID), "device": field(spec.DEVICE_ID)},
         "irq_pin": pin,
-        "qdev_id": device_id,
+        "qdev_id": ids.get(id(device), ""),
         "regions": [_region(device.bars[index]) for index in sorted(device.bars)],
     }
+    if device.secondary is None:
+        info["id"] |= {"subsystem-vendor": field(spec.SUBSYSTEM_VENDOR_ID), "subsystem": field(spec.SUBSYSTEM_ID)}
+    else:
+        info["pci_bridge"] = _bridge_info(device.secondary.leads_here, ids)
     if pin:
         info["irq"] = field(spec.INTERRUPT_LINE, 1)
     return info
