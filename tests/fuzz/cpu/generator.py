@@ -241,7 +241,7 @@ class Generator:
         code.bytes += prefixes + body
         if rip_relative >= 0:
             end = code.rip + len(code.bytes)
-            target = self._target(_alignment(entry)) - _BASES.get(segment, 0)
+            target = self._target(area_alignment(entry)) - _BASES.get(segment, 0)
             position = start + len(prefixes) + rip_relative
             struct.pack_into("<i", code.bytes, position, _signed32(target - end))
         if steering:
@@ -278,7 +278,7 @@ class Generator:
         """Append ModRM, SIB and displacement; returns REX and the place of a RIP-relative displacement, or -1."""
         random = self._random
         segment_base, address32, atomic = access
-        alignment = _ATOMIC if atomic else _alignment(entry)
+        alignment = _ATOMIC if atomic else area_alignment(entry)
         form = random.getrandbits(5)
         if form == 0 and not atomic:
             body.append(reg << 3 | 5)
@@ -335,7 +335,7 @@ class Generator:
     def _address_register(self, entry: Entry) -> int:
         """Any; but XSAVE and XRSTOR read which components they are about from EDX:EAX."""
         register = self._random.getrandbits(4)
-        return _RBX if "xstate" in entry.steering and register in (_RAX, _RDX) else register
+        return _RBX if "xstate" in entry.steering and register & 7 in (_RAX, _RDX) else register
 
     def _immediate(
         self, code: Code, entry: Entry, kind: str, body: bytearray, before: int, *,
@@ -397,6 +397,10 @@ class Generator:
             )  # fmt: skip
             if alignment == _BCD or random.getrandbits(3):
                 return area + size * random.randrange(count)
+            if alignment == _XSTATE and random.getrandbits(1):
+                if random.getrandbits(1):
+                    return at.READ_ONLY + at.READ_ONLY_SIZE - 64 * random.randrange(10)
+                return random.choice(values.XSAVE_HEADERS) - 512
         if alignment == _ATOMIC:  # locked accesses never split a line: some hosts make that slow on purpose
             return at.DATA + 16 * random.getrandbits(9) if random.getrandbits(6) else at.READ_ONLY + 64
         if random.getrandbits(6) == 0:
@@ -514,7 +518,8 @@ _BCD: Final = -2
 _XSTATE: Final = -3
 
 
-def _alignment(entry: Entry) -> int:
+def area_alignment(entry: Entry) -> int:
+    """Where memory operands go: 1 anywhere, negative numbers name areas of the template made for an instruction."""
     if "fx" in entry.steering:
         return _FX
     if "xstate" in entry.steering:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from . import layout as at
-from .generator import Code, Generator
+from . import values
+from .generator import Code, Generator, area_alignment
 from .opcodes import Entry, entries, table
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ _FORMS_16: Final = ((_RBX, _RSI), (_RBX, _RDI), (_RBP, _RSI), (_RBP, _RDI), (_RS
 """Registers of the 16-bit addressing forms (SDM volume 2, table 2-1)."""
 _GONE: Final = frozenset(bytes.fromhex("06 07 0e 16 17 1e 1f 27 2f 37 3f 60 61 63 82 9a ce d4 d6 ea"))
 """One-byte opcodes that mean something else in 64-bit mode."""
+_AREA_BYTES: Final = {-1: 512, -2: 10, -3: 576}
+"""Size of what is kept at the places of `area_alignment`."""
 _LINES: Final = """
 1 06,0e,16,1e v !stack
 1 07,17,1f v !stack
@@ -49,14 +52,8 @@ _LINES: Final = """
 
 @functools.cache
 def legacy_table() -> tuple[Entry, ...]:
-    """The main table but for what means something else here, and the older instructions.
-
-    XSAVE and XRSTOR are compared in 64-bit code only: near a segment's limit their checks come in an order of each
-    processor's own.
-    """
-    kept = [
-        entry for entry in table() if (entry.escape or entry.opcode not in _GONE) and "xstate" not in entry.steering
-    ]
+    """The main table but for what means something else here, and the older instructions."""
+    kept = [entry for entry in table() if entry.escape or entry.opcode not in _GONE]
     older = [replace(entry, name=f"old-{entry.opcode:02x}") for entry in entries(_LINES.splitlines())]
     return (*kept, *older)
 
@@ -197,13 +194,13 @@ class LegacyGenerator(Generator):
             body.append(reg << 3 | 5)
             body += struct.pack("<I", offset)
             return
-        base, index, scale = random.getrandbits(3), 4, 0
+        base, index, scale = self._address_register(entry) & 7, 4, 0
         mod = random.choice((0, 0, 1, 2))
         if mod == 0 and base == _RBP:
             mod = 1
         displacement = 0 if mod == 0 else random.getrandbits(8) - 128 if mod == 1 else random.getrandbits(32)
         if base == _RSP or random.getrandbits(2) == 0:
-            index, scale = random.getrandbits(3), random.getrandbits(2)
+            index, scale = self._address_register(entry) & 7, random.getrandbits(2)
             body += bytes((mod << 6 | reg << 3 | 4, scale << 6 | index << 3 | base))
         else:
             body.append(mod << 6 | reg << 3 | base)
@@ -251,11 +248,19 @@ class LegacyGenerator(Generator):
         """An offset in a segment: mostly good, else at its limit or anywhere."""
         random = self._random
         segment = self._environment.segments[number]
+        size = _AREA_BYTES.get(alignment := area_alignment(entry), 0)
         if not segment.base:
-            return self._target(1) & 0xFFFF_FFFF
-        if "fx" in entry.steering or "bcd" in entry.steering:
-            linear = self._target(-1 if "fx" in entry.steering else -2)
-            return linear - segment.base & 0xFFFF_FFFF
+            return self._target(alignment) & 0xFFFF_FFFF
+        if size and random.getrandbits(2):
+            return self._target(alignment) - segment.base & 0xFFFF_FFFF
+        if size and random.getrandbits(2):
+            # Near the limit, where it is aligned; in the segment of 64 KiB 16-bit addresses wrap.
+            if "xstate" in entry.steering and segment.limit == 0xFFFF:
+                return random.choice(values.XSAVE_HEADERS) - 512 - segment.base & 0xFFFF
+            offset = segment.limit + 1 - random.choice((0, size, size, random.randrange(size + 64)))
+            if segment.kind == "stack":
+                offset = segment.limit + 1 - random.choice((0, 16, size, -16))
+            return ((offset + segment.base & -64) - segment.base) + random.choice((0, 0, 16, 64)) & 0xFFFF_FFFF
         step = 16 if random.getrandbits(1) else 1
         kind = random.getrandbits(5)
         if kind == 0:
@@ -295,6 +300,9 @@ class LegacyGenerator(Generator):
                     put(gprs, _RCX, random.choice((0, 1, 2, 3, 5, 8, 16, 33)))
 
             needs.append(string)
+        elif "xstate" in steering:
+            super()._steer(code, entry, 0, repeated=repeated, narrow=narrow)
+            needs.append(_narrow)
         elif "maskmov" in steering:
             needs.append(lambda gprs: put(gprs, _RDI, self._offset(_DS if override is None else override, entry)))
         elif "xlat" in steering:

@@ -137,12 +137,17 @@ def fx_image(random: Random) -> bytes:
 
 
 def xsave_image(random: Random) -> bytes:
-    """An XSAVE area in standard format of x87 and SSE, with a header that is mostly valid (SDM volume 1, 13.4)."""
+    """An XSAVE area in standard format of x87 and SSE (SDM volume 1, 13.4)."""
+    return fx_image(random) + xsave_header(random)
+
+
+def xsave_header(random: Random) -> bytes:
+    """The 64 bytes behind the legacy region, mostly valid, never of the compacted format (the model has no XSAVEC)."""
     present = random.getrandbits(2)
     if not random.getrandbits(4):
         present |= 1 << 63  # no component of any processor
-    compact = random.getrandbits(64) if not random.getrandbits(4) else 0
-    return (fx_image(random) + struct.pack("<2Q", present, compact)).ljust(XSAVE_SIZE, b"\0")
+    compact = random.getrandbits(63) if not random.getrandbits(4) else 0
+    return struct.pack("<2Q", present, compact).ljust(64, b"\0")
 
 
 def packed_decimal(random: Random) -> bytes:
@@ -156,6 +161,8 @@ FX_AREA_COUNT: Final = 4
 XSAVE_SIZE: Final = 512 + 64
 XSAVE_AREA: Final = at.DATA + 0x1C00
 XSAVE_AREA_COUNT: Final = 4
+XSAVE_HEADERS: Final = (at.DATA + 0x40, at.DATA + 0xC0, at.DATA + 0x180, at.READ_ONLY + 0x40, at.READ_ONLY + 0x100)
+"""Headers of areas that begin on the page before, which is not there, or is and can be written."""
 DECIMAL_AREA: Final = at.DATA + 0x2700
 DECIMAL_AREA_COUNT: Final = 16
 
@@ -172,4 +179,7 @@ def template(random: Random) -> bytes:
     memory[FX_AREA - at.DATA : FX_AREA - at.DATA + len(images)] = images
     areas = b"".join(xsave_image(random) for _ in range(XSAVE_AREA_COUNT))
     memory[XSAVE_AREA - at.DATA : XSAVE_AREA - at.DATA + len(areas)] = areas
+    for header in XSAVE_HEADERS:
+        offset = header - at.DATA + (at.STACK_SIZE if header >= at.READ_ONLY else 0)
+        memory[offset : offset + 64] = xsave_header(random)
     return bytes(memory)

@@ -10,12 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyhyve.cpu.engine.state import PAGE_BYTES
-from pyhyve.cpu.engine.tlb import Access
-from pyhyve.cpu.isa.x86 import faults
-from pyhyve.cpu.isa.x86.addressing import operand_linear
-from pyhyve.cpu.isa.x86.memory import TLB_USER_ALIGNED, current_index, load, mmu, store
-from pyhyve.cpu.isa.x86.paging import check_canonical
+from pyhyve.cpu.isa.x86 import faults, save_area
 from pyhyve.cpu.isa.x86.spec import Cr0, Cr4
 from pyhyve.cpu.isa.x86.state import STATE
 from pyhyve.cpu.lang import U8, U16, U32, U64, Pointer, current, inline, kernel, u32, u64
@@ -31,9 +26,10 @@ FCW_FIXED = 0x40
 FSW_SUMMARY = 0x8080
 """ES and B."""
 FX_BYTES = 512
-FX_REGISTERS = 160
-"""Offset of XMM0; what follows the last register is not written."""
-HEADER = 512
+X_BYTES = FX_BYTES + 64
+MXCSR_WORD, STACK_WORD, XMM_WORD, HEADER_WORD = 3, 4, 20, 64
+"""Numbers of 8-byte words in an area: MXCSR and its mask, ST0, XMM0 (what follows the last register is not written),
+XSTATE_BV."""
 FEATURE_X87 = 1
 FEATURE_SSE = 2
 
@@ -122,11 +118,11 @@ def reset_x87(st: Any) -> None:
         i += 1
 
 
-@kernel(POINTER, name="fpstate.reset_sse")
-def reset_sse(st: Any) -> None:
-    """The initial configuration of XSAVE component 1, without MXCSR."""
+@kernel(POINTER, U64, name="fpstate.reset_sse")
+def reset_sse(st: Any, count: Any) -> None:
+    """The initial configuration of XSAVE component 1, without MXCSR, of the first `count` XMM registers."""
     i = u64(0)
-    while i < 32:
+    while i < count * 2:
         st.xmm[i] = 0
         i += 1
 
@@ -204,79 +200,6 @@ def get_sse(st: Any, area: Any, count: Any) -> None:
         i += 1
 
 
-@kernel(POINTER, U64, U64, U64, result=U64, name="fpstate.read_area")
-def read_area(st: Any, address: Any, size: Any, buffer: Any) -> Any:
-    """Host address of `size` (a multiple of 8) guest bytes: themselves, or a copy in `buffer`; may fault."""
-    if (address & (PAGE_BYTES - 1)) + size <= PAGE_BYTES:
-        host = mmu.fill(st, address, Access.READ, current_index(st))
-        if st.stop != 0 or host != 0:
-            return host
-    i = u64(0)
-    while i < size:
-        word = load(st, address + i, 8)
-        if st.stop != 0:
-            return 0
-        (buffer + i).cast(U64)[0] = word
-        i += 8
-    return buffer
-
-
-@kernel(POINTER, U64, U64, U64, name="fpstate.write_area")
-def write_area(st: Any, address: Any, size: Any, buffer: Any) -> None:
-    """Copy `size` (a multiple of 8) bytes from `buffer` to the guest; may fault."""
-    i = u64(0)
-    while i < size:
-        store(st, address + i, 8, (buffer + i).cast(U64)[0])
-        if st.stop != 0:
-            return
-        i += 8
-
-
-@kernel(POINTER, U64, U64, result=U64, name="fpstate.area_start", attributes="nounwind noinline")
-def area_start(st: Any, offset: Any, alignment: Any) -> Any:
-    """Linear address of a save area at `offset` of its segment, or stopped with a fault.
-
-    The limit is checked for the first doubleword, then the alignment: #GP(0), or #AC where alignment is checked and not
-    even that of a doubleword is met, which the manual leaves to processors (SDM Vol. 2A, FXSAVE).
-    """
-    address = operand_linear(st, offset, 4, 0)
-    if st.stop != 0:
-        return 0
-    check_canonical(st, address)
-    if st.stop != 0:
-        return 0
-    if (address & (alignment - 1)) != 0:
-        if ((st.mode >> 8) & 3) == TLB_USER_ALIGNED and (address & 3) != 0:
-            faults.ac(st)
-        else:
-            faults.gp(st)
-        return 0
-    return address
-
-
-@kernel(POINTER, U64, U64, U64, U64, result=U64, name="fpstate.area_part", attributes="nounwind noinline")
-def area_part(st: Any, offset: Any, distance: Any, address_bits: Any, write: Any) -> Any:
-    """Linear address of the byte `distance` into an area at `offset`: addresses of `address_bits` wrap; may fault.
-
-    In 64-bit mode `offset` is linear, and a segment with a base is taken not to wrap.
-    """
-    end = offset + distance
-    if address_bits == 16:
-        end = end & 0xFFFF
-    elif address_bits == 32 and (offset >> 32) == 0:
-        end = end & 0xFFFFFFFF
-    return operand_linear(st, end, 1, write)
-
-
-@kernel(POINTER, U64, U64, U64, result=U64, name="fpstate.plain_memory")
-def plain_memory(st: Any, address: Any, size: Any, last: Any) -> Any:
-    """Host address of guest memory in one page that may be written directly, else 0; may fault, at `last` first."""
-    mmu.probe_write(st, last, 1, current_index(st))
-    if st.stop != 0 or (address & (PAGE_BYTES - 1)) + size > PAGE_BYTES:
-        return 0
-    return mmu.probe_write(st, address, size, current_index(st))
-
-
 @kernel(POINTER, result=U64, name="fpstate.unusable")
 def unusable(st: Any) -> Any:
     """#NM (and 1) when CR0.EM or CR0.TS is set."""
@@ -291,14 +214,15 @@ def fxsave(st: Any, offset: Any, wide: Any, count: Any, address_bits: Any) -> No
     """FXSAVE with `count` XMM registers."""
     if unusable(st) != 0:
         return
-    address = area_start(st, offset, 16)
+    address = save_area.start(st, offset, 16)
     if st.stop != 0:
         return
-    last = area_part(st, offset, u64(FX_BYTES - 1), address_bits, 1)
+    # As processors do, here and below: the last byte is tried first.
+    save_area.try_write(st, offset, u64(FX_BYTES - 1), address_bits)
     if st.stop != 0:
         return
     buffer = current().buffer(FX_BYTES, U8).address()
-    host = plain_memory(st, address, FX_BYTES, last)
+    host = save_area.plain_target(st, offset, address, u64(FX_BYTES), address_bits)
     if st.stop != 0:
         return
     area = current().select(host != 0, host, buffer)
@@ -306,7 +230,7 @@ def fxsave(st: Any, offset: Any, wide: Any, count: Any, address_bits: Any) -> No
     put_mxcsr(st, area)
     put_sse(st, area, count)
     if host == 0:
-        write_area(st, address, u64(FX_REGISTERS) + count * 16, buffer)
+        save_area.store_words(st, offset, u64(0), u64(XMM_WORD) + count * 2, address_bits, buffer)
 
 
 @kernel(POINTER, U64, U64, U64, U64, name="fpstate.fxrstor", attributes="nounwind noinline")
@@ -314,20 +238,21 @@ def fxrstor(st: Any, offset: Any, wide: Any, count: Any, address_bits: Any) -> N
     """FXRSTOR; XMM registers and MXCSR only with CR4.OSFXSR."""
     if unusable(st) != 0:
         return
-    address = area_start(st, offset, 16)
+    address = save_area.start(st, offset, 16)
     if st.stop != 0:
         return
-    last = area_part(st, offset, u64(FX_BYTES - 1), address_bits, 0)
+    save_area.try_read(st, offset, u64(FX_BYTES - 1), address_bits)
     if st.stop != 0:
         return
     buffer = current().buffer(FX_BYTES, U8).address()
-    # As processors do: the last byte is tried first.
-    mmu.load_at(st, last, 1, current_index(st))
+    host = save_area.plain_source(st, offset, address, u64(FX_BYTES), address_bits)
     if st.stop != 0:
         return
-    area = read_area(st, address, FX_BYTES, buffer)
-    if st.stop != 0:
-        return
+    if host == 0:
+        save_area.load_words(st, offset, u64(0), u64(FX_BYTES // 8), address_bits, buffer)
+        if st.stop != 0:
+            return
+    area = current().select(host != 0, host, buffer)
     if (st.cr4 & Cr4.OSFXSR) != 0:
         mxcsr = area.cast(U32)[6].zext(64)
         if (mxcsr & ~u64(MXCSR_VALID)) != 0:
@@ -356,72 +281,99 @@ def _requested(st: Any) -> Any:
     return st.xcr0 & ((st.gpr[0] & 0xFFFFFFFF) | (st.gpr[2] << 32))
 
 
+@inline
+def _first_access(features: Any) -> Any:
+    """Distance of what XSAVE and XRSTOR of `features` (not none) touch first in the legacy region."""
+    return current().select((features & FEATURE_X87) != 0, u64(0), u64(8 * MXCSR_WORD))
+
+
 @kernel(POINTER, U64, U64, U64, U64, name="fpstate.xsave", attributes="nounwind noinline")
 def xsave(st: Any, offset: Any, wide: Any, count: Any, address_bits: Any) -> None:
-    """XSAVE, standard format."""
+    """XSAVE, standard format: what is not asked for is not touched."""
     if extended_unusable(st) != 0:
         return
-    address = area_start(st, offset, 64)
+    address = save_area.start(st, offset, 64)
     if st.stop != 0:
         return
-    last = area_part(st, offset, u64(FX_BYTES + 63), address_bits, 1)
+    save_area.try_write(st, offset, u64(X_BYTES - 1), address_bits)
     if st.stop != 0:
         return
     features = _requested(st)
-    buffer = current().buffer(FX_BYTES + 64, U8).address()
-    area = plain_memory(st, address, FX_BYTES + 64, last)
-    if st.stop != 0:
-        return
-    if area == 0:
-        i = u64(0)
-        while i < FX_BYTES + 64:
-            word = load(st, address + i, 8)
-            if st.stop != 0:
-                return
-            (buffer + i).cast(U64)[0] = word
-            i += 8
-    target = current().select(area != 0, area, buffer)
-    if (features & FEATURE_X87) != 0:
-        put_x87(st, target, wide)
-    if (features & FEATURE_SSE) != 0:
-        put_sse(st, target, count)
-    if (features & ~u64(FEATURE_X87)) != 0:
-        put_mxcsr(st, target)
-    header = (target + HEADER).cast(U64)
-    header[0] = (header[0] & ~features) | features
-    if area == 0:
-        write_area(st, address, u64(FX_REGISTERS) + count * 16, buffer)
+    if features != 0:
+        save_area.try_write(st, offset, _first_access(features), address_bits)
         if st.stop != 0:
             return
-        store(st, address + HEADER, 8, header[0])
+    buffer = current().buffer(X_BYTES, U8).address()
+    host: U64 = 0
+    if features != 0:
+        host = save_area.plain_target(st, offset, address, u64(X_BYTES), address_bits)
+        if st.stop != 0:
+            return
+    if host == 0:
+        save_area.load_words(st, offset, u64(HEADER_WORD), u64(1), address_bits, buffer)
+        if st.stop != 0:
+            return
+    area = current().select(host != 0, host, buffer)
+    if (features & FEATURE_X87) != 0:
+        put_x87(st, area, wide)
+    if (features & FEATURE_SSE) != 0:
+        put_sse(st, area, count)
+        put_mxcsr(st, area)
+    header = area.cast(U64)[HEADER_WORD] | features
+    area.cast(U64)[HEADER_WORD] = header
+    if host == 0:
+        if (features & FEATURE_X87) != 0:
+            save_area.store_words(st, offset, u64(0), u64(MXCSR_WORD), address_bits, buffer)
+            if st.stop == 0:
+                count_ = u64(XMM_WORD - STACK_WORD)
+                save_area.store_words(st, offset, u64(STACK_WORD), count_, address_bits, buffer)
+        if st.stop == 0 and (features & FEATURE_SSE) != 0:
+            save_area.store_words(st, offset, u64(MXCSR_WORD), u64(1), address_bits, buffer)
+            if st.stop == 0:
+                save_area.store_words(st, offset, u64(XMM_WORD), count * 2, address_bits, buffer)
+        if st.stop == 0:
+            save_area.store_words(st, offset, u64(HEADER_WORD), u64(1), address_bits, buffer)
 
 
 @kernel(POINTER, U64, U64, U64, U64, name="fpstate.xrstor", attributes="nounwind noinline")
 def xrstor(st: Any, offset: Any, wide: Any, count: Any, address_bits: Any) -> None:
-    """XRSTOR, standard format: #GP(0) for a header or an MXCSR with reserved bits."""
+    """XRSTOR, standard format: #GP(0) for a header or an MXCSR with reserved bits.
+
+    What is not asked for is not read.
+    """
     if extended_unusable(st) != 0:
         return
-    address = area_start(st, offset, 64)
+    address = save_area.start(st, offset, 64)
     if st.stop != 0:
         return
-    header_word = area_part(st, offset, u64(HEADER + 8), address_bits, 0)
-    if st.stop != 0:
-        return
+    buffer = current().buffer(X_BYTES, U8).address()
+    # As processors do: the header first, its second word before the others.
+    for word in (HEADER_WORD + 1, HEADER_WORD, HEADER_WORD + 2):
+        save_area.load_words(st, offset, u64(word), u64(1), address_bits, buffer)
+        if st.stop != 0:
+            return
+    header = buffer.cast(U64)
+    present, compact = header[HEADER_WORD], header[HEADER_WORD + 1]
     features = _requested(st)
-    buffer = current().buffer(FX_BYTES + 64, U8).address()
-    # As processors do: the header's second word is tried first.
-    mmu.load_at(st, header_word, 8, current_index(st))
-    if st.stop != 0:
-        return
-    area = read_area(st, address, FX_BYTES + 64, buffer)
-    if st.stop != 0:
-        return
-    header = (area + HEADER).cast(U64)
-    present = header[0]
-    if (present & ~st.xcr0) != 0 or header[1] != 0 or header[2] != 0:
+    # The legacy region is tried before the header is judged.
+    if features != 0:
+        save_area.try_read(st, offset, _first_access(features), address_bits)
+        if st.stop != 0:
+            return
+    if (present & ~st.xcr0) != 0 or compact != 0 or header[HEADER_WORD + 2] != 0:
         faults.gp(st)
         return
-    if (features & ~u64(FEATURE_X87)) != 0:
+    if features == 0:
+        return
+    host = save_area.plain_source(st, offset, address, u64(FX_BYTES), address_bits)
+    if st.stop != 0:
+        return
+    if host == 0:
+        save_area.load_words(st, offset, u64(0), u64(XMM_WORD) + count * 2, address_bits, buffer)
+        if st.stop != 0:
+            return
+    area = current().select(host != 0, host, buffer)
+    if (features & FEATURE_SSE) != 0:
         mxcsr = area.cast(U32)[6].zext(64)
         if (mxcsr & ~u64(MXCSR_VALID)) != 0:
             faults.gp(st)
@@ -436,7 +388,7 @@ def xrstor(st: Any, offset: Any, wide: Any, count: Any, address_bits: Any) -> No
         if (present & FEATURE_SSE) != 0:
             get_sse(st, area, count)
         else:
-            reset_sse(st)
+            reset_sse(st, count)
 
 
 @kernel(POINTER, name="fpstate.xgetbv")
