@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from pyhyve.memory.dirty import DirtyTable
     from pyhyve.memory.guest import GuestMemory
 
 
@@ -141,6 +142,24 @@ class TimeKeeper(Protocol):
 
     def has_interrupt_pending(self) -> bool:
         """Whether a vCPU has not yet served an interrupt that the engine knows of; no vCPU may run."""
+
+
+@runtime_checkable
+class DirtyLogger(Protocol):
+    """An engine that can tell which pages of guest memory its vCPUs write. It costs nothing until it is asked to.
+
+    While any of these is called no vCPU runs. What devices write they mark themselves (`GuestMemory.on_write`), also
+    where compiled code does their work.
+    """
+
+    def start_dirty_log(self, table: DirtyTable) -> None:
+        """Mark in `table` what is written from now on; `sync_dirty_log` says when it is there."""
+
+    def sync_dirty_log(self) -> None:
+        """Have all marks in the table, and a mark made again for the next write to each page, marked now or not."""
+
+    def stop_dirty_log(self) -> None:
+        """Leave off; idempotent."""
 
 
 @runtime_checkable

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from pyhyve.accel.api import ApicVectors, InterruptChip, WalkedLayout, WalkedQueue
     from pyhyve.accel.cpu_models import CpuModel
+    from pyhyve.memory.dirty import DirtyTable
     from pyhyve.memory.guest import GuestMemory
 
 _LOG = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ _ACCESS_VALUES = _word("access_values")
 _MSR_FAILED = _word("msr_failed")
 _SINGLE = _word("single")
 _EVENT_INJECT = _word("event_inject")
+_DIRTY = _word("dirty")
 
 
 class EmulatorVcpu:
@@ -208,6 +210,10 @@ class EmulatorVcpu:
         self.engine.set_table("cpuid", b"".join(struct.pack("<6I", *row) for row in rows))
         self.engine.set("cpuid_count", len(rows))
 
+    def log_dirty(self, address: int) -> None:
+        """Where to mark pages that are written; 0 for nowhere. Compiled code may look at any time: it is one store."""
+        self._words[_DIRTY] = address
+
     def note_write(self, gpa: int, length: int) -> None:
         """The host wrote guest memory: drop translated code there. Any thread, never waits."""
         engine = self.engine
@@ -285,6 +291,7 @@ class EmulatorVm:
         """Watched addresses, ports complemented: the size of the write, and whom to call."""
         self.buffered_ports: dict[int, Callable[[int, int], bytes]] = {}
         """Ports behind which devices have buffers; see `accel.api.BufferedReads`."""
+        self._dirty_tables: list[DirtyTable] = []
         memory.on_write(self._written)
 
     def create_vcpu(self, index: int) -> EmulatorVcpu:
@@ -405,6 +412,26 @@ class EmulatorVm:
     def on_buffered_read(self, port: int, take: Callable[[int, int], bytes]) -> None:
         """Let string instructions empty a buffer behind `port`."""
         self.buffered_ports[port] = take
+
+    def start_dirty_log(self, table: DirtyTable) -> None:
+        """Have vCPUs and compiled queues mark what they write in `table`."""
+        if all(each is not table for each in self._dirty_tables):
+            self._dirty_tables.append(table)  # which compiled code may look at for a moment after the end
+        for vcpu in self.vcpus:
+            vcpu.log_dirty(table.address)
+        self.sync_dirty_log()
+
+    def sync_dirty_log(self) -> None:
+        """Have the next write to each page marked. Marks are in the table as they are made."""
+        for kernel in ("sharing.drain", "mmu.forget_writes"):
+            # Of writes to code that the others hold they are told by whoever has lost a fast way to it: before it does.
+            for vcpu in self.vcpus:
+                vcpu.engine.call(kernel)
+
+    def stop_dirty_log(self) -> None:
+        """Leave off."""
+        for vcpu in self.vcpus:
+            vcpu.log_dirty(0)
 
     def remove_notify(self, address: int, *, is_port: bool = False) -> None:
         """Undo `on_notify` at `address`; nothing happens when there was none."""

@@ -24,7 +24,7 @@ _OF_THE_ENGINE = frozenset({
     "block_gpa", "block_gpa2", "block_length", "block_leave", "code_page_gva", "code_page_gpa", "code_page_hva",
     # between vCPUs, and between a vCPU and its machine
     "stop", "request", "deferred", "invalidate_head", "invalidate_tail", "invalidate_ring", "owner_bit", "peer_count",
-    "written_count", "written_all", "written", "interrupt_line", "idle", "sleeps", "asleep", "kick_address",
+    "written_count", "written_all", "written", "dirty", "interrupt_line", "idle", "sleeps", "asleep", "kick_address",
     "kick_queue", "kick_count", "cpuid_count", "tsc_offset", "tsc_hz",
     # the local APIC's, which its machine saves
     "apic_irr", "apic_isr", "apic_tmr", "apic_tpr", "apic_on",

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pyhyve.accel.cpu_models import CpuModel
     from pyhyve.kvm.cpuid import CpuidEntry
     from pyhyve.kvm.stats import StatisticsFile
+    from pyhyve.memory.dirty import DirtyTable
     from pyhyve.memory.guest import GuestMemory, MemoryRegion
 
 _TSS_GPA = 0xFFFBD000
@@ -121,6 +122,7 @@ class KvmVm:
         self._slots: dict[int, MemoryRegion] = {}
         self._next_slot = 0
         self._log_dirty = False
+        self._dirty_table: DirtyTable | None = None
         self._vcpus: list[KvmVcpu] = []
         self._prepared = False
         self._msr_indices: tuple[int, ...] | None = None
@@ -207,6 +209,31 @@ class KvmVm:
                 bitmap = self.handle.dirty_bitmap(slot, region.size_bytes)
                 found += [region.gpa + (page << _PAGE_SHIFT) for page in bitmap_pages(bitmap)]
         return sorted(found)
+
+    def start_dirty_log(self, table: DirtyTable) -> None:
+        """Have KVM log what the guest writes, for `table`."""
+        self._dirty_table = table
+        self.log_dirty(enable=True)
+        self.take_dirty()
+
+    def sync_dirty_log(self) -> None:
+        """Take KVM's marks over."""
+        table = self._dirty_table
+        if table is None:
+            return
+        if self._ring_size_bytes:
+            for gpa in self.take_dirty():
+                table.mark(gpa, 1 << _PAGE_SHIFT)
+            return
+        for slot, region in self._slots.items():
+            if not region.readonly:
+                table.mark_bits(region.gpa, self.handle.dirty_bitmap(slot, region.size_bytes))
+
+    def stop_dirty_log(self) -> None:
+        """Leave off."""
+        if self._dirty_table is not None:
+            self._dirty_table = None
+            self.log_dirty(enable=False)
 
     def collect_dirty(self) -> None:
         """Empty the dirty rings into this object, so that vCPUs with a full one go on."""

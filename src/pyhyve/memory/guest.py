@@ -14,6 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pyhyve.memory.dirty import DirtyTable
+
 PAGE_SIZE_BYTES = 4096
 RAM = "ram"
 """Name of the regions that are the machine's memory."""
@@ -64,7 +66,7 @@ class GuestMemory:
     end) can map; other memory is anonymous, which the kernel backs with huge pages by itself.
 
     Whoever writes guest memory other than through the vCPU or `write` (a device doing `preadv` into `view`) calls
-    `mark_written` afterwards, so that translated code is dropped.
+    `mark_written` afterwards, so that translated code is dropped, and the page is sent again while the machine moves.
     """
 
     def __init__(self, *, shared: bool = True, huge_pages: bool = False) -> None:
@@ -76,6 +78,8 @@ class GuestMemory:
         self._listeners: list[Callable[[int, int], None]] = []
         self._maps: dict[int, tuple[mmap.mmap, int]] = {}
         """Each region's mapping, by the region's address, and where in it the region begins."""
+        self.dirty: DirtyTable | None = None
+        """While the machine moves: where pages that the host writes are marked."""
 
     @property
     def regions(self) -> tuple[MemoryRegion, ...]:
@@ -177,6 +181,9 @@ class GuestMemory:
 
     def mark_written(self, gpa: int, length: int) -> None:
         """Tell listeners that the host changed `[gpa, gpa + length)`."""
+        dirty = self.dirty
+        if dirty is not None:
+            dirty.mark(gpa, length)
         for listener in self._listeners:
             listener(gpa, length)
 

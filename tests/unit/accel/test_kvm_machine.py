@@ -15,6 +15,7 @@ from pyhyve.accel.cpu_models import CpuModel, CpuUnavailableError, available
 from pyhyve.accel.kvm import KvmSetupError
 from pyhyve.kvm.abi import Cap, MpState
 from pyhyve.kvm.system import KvmSystem
+from pyhyve.memory.dirty import DirtyTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -144,6 +145,21 @@ def test_dirty_ring_names_the_pages_written(tiny: Tiny) -> None:
     machine.run_to(ExitKind.IO)
     assert {0x10000, 0x13000} <= set(machine.vm.take_dirty())
     assert machine.vm.take_dirty() == []
+
+
+def test_dirty_log_is_taken_into_a_table(tiny: Tiny) -> None:
+    machine = tiny(_DIRTYING, kernel_irqchip=False)
+    table = DirtyTable(machine.vm.memory)
+    machine.vm.start_dirty_log(table)
+    machine.enter()
+    machine.run_to(ExitKind.IO)
+    machine.vm.sync_dirty_log()
+    dirty = {gpa + at for gpa, size in table.take() for at in range(0, size, 4096)}
+    assert {0x10000, 0x13000} <= dirty
+    assert not {0x11000, 0x12000, 0x14000} & dirty
+    machine.vm.sync_dirty_log()
+    assert table.take() == []
+    machine.vm.stop_dirty_log()
 
 
 @pytest.mark.parametrize(("model", "expected"), [("host", 1), ("host,-cx16", 0), ("host,-sse2", 1)])

@@ -79,6 +79,7 @@ class Dispatcher:
         pointer = Pointer(state)
         stitch = make_stitch(state)
         sharing = Sharing(state, regions, owners, mailbox, blocks, mmu.tlb.protect_code_page)
+        self.drain_messages = sharing.drain
 
         @kernel(pointer, U64, name="dispatch.enter", attributes="nounwind noinline noredzone")
         def enter(st: Any, code: Any) -> None:

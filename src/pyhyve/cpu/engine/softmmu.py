@@ -27,6 +27,7 @@ from pyhyve.cpu.engine.tlb import Access, Tlb, entry_at, slot_of
 from pyhyve.cpu.lang import PRESERVE_MOST, U8, U16, U32, U64, Pointer, Struct, kernel, u64
 
 if TYPE_CHECKING:
+    from pyhyve.cpu.engine.dirty import DirtyMarks
     from pyhyve.cpu.engine.jumps import Jumps
     from pyhyve.cpu.engine.regions import Regions
     from pyhyve.cpu.engine.sharing import Owners
@@ -76,6 +77,7 @@ class SoftMmu:
         alignment_checks: AlignmentChecks,
         jumps: Jumps,
         take_store: Kernel,
+        dirty: DirtyMarks,
     ) -> None:
         """`take_store(state, gpa, size, value)` is asked first of writes to devices: 1 when it did what they mean."""
         self.jumps = jumps
@@ -89,6 +91,7 @@ class SoftMmu:
         self._invalidate = invalidate
         self._owners = owners
         self._take_store = take_store
+        self._dirty = dirty
         self._define()
 
     def _define(self) -> None:
@@ -97,7 +100,7 @@ class SoftMmu:
         check_address = self._check_address
         checked, unchecked = self._alignment_checks.index, self._alignment_checks.translates_as
         misaligned = self._alignment_checks.misaligned
-        owners, tlb = self._owners, self.tlb
+        owners, tlb, dirty = self._owners, self.tlb, self._dirty
         take_store = self._take_store
         host_address = self._regions.host_address
         page_index = self._regions.page_index
@@ -168,6 +171,8 @@ class SoftMmu:
                 if owners.owned(st, page_index(st, gpa)) == 0 and is_readonly(st, gpa) == 0:
                     entry.write = page
                 entry.read = page
+            if access == Access.WRITE and st.dirty != 0:
+                dirty.mark(st, page_index(st, gpa))
             return hva
 
         @kernel(pointer, U64, U64, U64, result=U64, name="mmu.device_load")

@@ -121,6 +121,7 @@ def add_engine_fields(state: Struct) -> Struct:
     state.add("tlb_victims", Pointer(TLB_ENTRY)).add("tlb_victim_marks", Pointer(U8)).add("tlb_next_victim", U64)
     state.add("tlb_marks", Pointer(U8)).add("tlb_log", Pointer(U16)).add("tlb_log_count", U64)
     state.add("walk_lasting", U64)
+    state.add("dirty", U64)
     state.add("single", U64)
     state.add("exit_kind", U32).add("exit_size", U32).add("exit_write", U32).add("exit_pad", U32)
     state.add("exit_address", U64).add("exit_value", U64)

@@ -134,6 +134,18 @@ class Tlb:
                 st.tlb_log[st.tlb_log_count] = slot.trunc(16)
                 st.tlb_log_count = st.tlb_log_count + 1
 
+        @kernel(pointer, name="mmu.forget_writes", exported=True)
+        def forget_writes(st: Any) -> None:
+            """Make the next write to every page look it up. The vCPU stands still."""
+            i: U64 = 0
+            while i < indexes * TLB_ENTRIES:
+                st.tlb_base[i].write = NO_ADDRESS
+                i += 1
+            i = 0
+            while i < indexes * TLB_VICTIMS:
+                st.tlb_victims[i].write = NO_ADDRESS
+                i += 1
+
         @kernel(pointer, U64, U64, U64, result=U64, name="mmu.recall")
         def recall(st: Any, address: Any, access: Any, index: Any) -> Any:
             """Bring back the entry for `access`, if another has displaced it lately; 1 when it was found."""
@@ -177,6 +189,7 @@ class Tlb:
         self.flush_all = flush_all
         self.flush_local = flush_local
         self.flush_page = flush_page
+        self.forget_writes = forget_writes
         self.protect_code_page = protect_code_page
         self.mark_local = mark_local
         self.recall = recall

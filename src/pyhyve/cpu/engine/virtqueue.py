@@ -22,6 +22,7 @@ from pyhyve.cpu.engine.virtqueue_receive import RingKernels, make_receive
 from pyhyve.cpu.lang import U8, U64, Pointer, Struct, current, kernel, u64
 
 if TYPE_CHECKING:
+    from pyhyve.cpu.engine.dirty import DirtyMarks
     from pyhyve.cpu.engine.regions import Regions
     from pyhyve.cpu.engine.sharing import Owners
     from pyhyve.cpu.lang import Kernel
@@ -45,7 +46,7 @@ _NO_NOTIFY = 1
 class QueueKernels:
     """`send`, `receive` and `disk` for one state layout; each takes the state of any vCPU and a `QUEUE`'s address."""
 
-    def __init__(self, state: Struct, regions: Regions, owners: Owners, post: Kernel) -> None:
+    def __init__(self, state: Struct, regions: Regions, owners: Owners, post: Kernel, dirty: DirtyMarks) -> None:
         pointer, queue = Pointer(state), Pointer(QUEUE)
 
         @kernel(pointer, U64, U64, U64, result=U64, name="queue.host", attributes="nounwind noinline")
@@ -83,7 +84,15 @@ class QueueKernels:
             while n < count:
                 if owners.owned(st, page + n) != 0:
                     tell_owners(st, gpa + (n << PAGE_SHIFT))
+                if st.dirty != 0:
+                    dirty.mark(st, page + n)
                 n += 1
+
+        @kernel(pointer, queue, name="queue.note_used")
+        def note_used(st: Any, q: Any) -> None:
+            """What asks for kicks, or for none, was written too: it is in the used ring's page, or in the next one."""
+            if st.dirty != 0:
+                note(st, q.used_gpa, 6 + (q.size << 3))
 
         @kernel(pointer, queue, U64, result=U64, name="queue.walk", attributes="nounwind noinline")
         def walk(st: Any, q: Any, head: Any) -> Any:
@@ -275,6 +284,7 @@ class QueueKernels:
                         status = u64(Status.BUDGET)
                         more = u64(1)
                     rounds += 1
+                note_used(st, q)
                 q.status = status
 
             return run
@@ -303,6 +313,7 @@ class QueueKernels:
                         if status == Status.DONE and ask(q) != 0:
                             status = u64(Status.BUDGET)
                         rounds += 1
+                    note_used(st, q)
                     late = (q.next_used - q.wants_at) & 0xFFFF > q.size >> 2
                     done = (status == Status.DONE) & ((q.wants == 0) | ((q.patient != 0) & (late ^ 1)))
                     current().atomic("xchg", q.ref("gate"), u64(Gate.OPEN))
@@ -408,4 +419,4 @@ class QueueKernels:
             return Status.BUDGET
 
         self.disk = serve("queue.disk", disk_some)
-        self.receive = make_receive(state, RingKernels(host, note, put, publish, ask, begin_again))
+        self.receive = make_receive(state, RingKernels(host, note, note_used, put, publish, ask, begin_again))

@@ -28,6 +28,7 @@ class RingKernels:
 
     host: Kernel
     note: Kernel
+    note_used: Kernel
     put: Kernel
     publish: Kernel
     ask: Kernel
@@ -96,6 +97,8 @@ def make_receive(state: Struct, ring: RingKernels) -> Kernel:
             left -= size
             count += 1
         store16(header + 10, count)
+        if st.dirty != 0:
+            ring.note(st, q.gpas[first], u64(NET_HEADER_BYTES))
         q.first = first + count
         q.prepared = q.prepared - count
         q.next_avail = (q.next_avail + count) & 0xFFFF
@@ -214,6 +217,7 @@ def make_receive(state: Struct, ring: RingKernels) -> Kernel:
                     status = u64(Status.BUDGET)
                     more = u64(1)
             rounds += 1
+        ring.note_used(st, q)
         q.status = status
 
     return receive

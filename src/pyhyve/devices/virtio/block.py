@@ -323,7 +323,7 @@ class VirtioBlock(VirtioDevice):
         """Store the status and give the chain back; with the lock held."""
         request.status[0] = status
         chain = request.chain
-        if written_bytes:
+        if written_bytes or request.type == _IN:  # a read that fails may have brought something
             for gpa, size in chain.writable_ranges:
                 self.dma.mark_written(gpa, size)
         else:

@@ -55,6 +55,12 @@ class DmaSpace:
         """The writable region that was used last: its start, its end, its bytes; an empty one when there is none."""
         return (0, 0, self._view) if self._readonly else (self._start, self._end, self._view)
 
+    def mark_dirty(self, gpa: int, length: int) -> None:
+        """As `mark_written`, for words of a ring that nobody would take for code: all that costs is while it moves."""
+        table = self._memory.dirty
+        if table is not None:
+            table.mark(gpa, length)
+
     def forget(self) -> None:
         """Regions changed: drop what is remembered of them."""
         self._start = self._end = 0

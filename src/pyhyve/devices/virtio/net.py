@@ -322,7 +322,10 @@ class VirtioNet(WalkedNet):
         """Send packets, or run control commands."""
         if index == 2 * self._pairs:
             while (chain := ring.pop()) is not None:
-                ring.push(chain, run_command(self, chain))
+                written = run_command(self, chain)
+                if written:
+                    self.dma.mark_written(chain.writable_ranges[0][0], written)
+                ring.push(chain, written)
             return
         pair = index >> 1
         send = self._backend.send
@@ -514,6 +517,15 @@ class VirtioNet(WalkedNet):
         receiver.held = None
         return True
 
+    def _note_dropped(self, receiver: Receiver, length: int) -> None:
+        """A packet of `length` bytes is in buffers that the driver does not get."""
+        done = 0
+        for gpa, size in (part for chain in receiver.chains for part in chain.writable_ranges):
+            if done >= length:
+                break
+            self.dma.mark_dirty(gpa, size)
+            done += size
+
     def _consume(self, ring: Virtqueue, receiver: Receiver, length: int) -> None:
         """Give back the buffers that hold a packet of `length` bytes, unless the filter does not want it."""
         header_bytes = self._header_bytes
@@ -523,8 +535,10 @@ class VirtioNet(WalkedNet):
             if len(head) < 18:
                 head = b"".join(bytes(view[:64]) for view in receiver.views[:32])[header_bytes : header_bytes + 18]
             if not self.filter.accepts(head):
+                self._note_dropped(receiver, length)
                 return
         if not self.link_up:
+            self._note_dropped(receiver, length)
             return
         mark_written = self.dma.mark_written
         chain = receiver.chains[0]

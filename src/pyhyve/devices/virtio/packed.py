@@ -33,6 +33,7 @@ class PackedQueue(Virtqueue):
         "_avail_index",
         "_avail_wrap",
         "_device_event",
+        "_device_event_gpa",
         "_driver_event",
         "_event_index",
         "_indirect",
@@ -59,6 +60,7 @@ class PackedQueue(Virtqueue):
         self._ring_gpa = layout.descriptor_gpa
         self._driver_event = dma.map(layout.driver_gpa, 4, writable=False).cast("H")
         self._device_event = dma.map(layout.device_gpa, 4, writable=True).cast("H")
+        self._device_event_gpa = layout.device_gpa
         self._event_index = features.event_index
         self._indirect = features.indirect
         self._avail_index = 0
@@ -196,6 +198,7 @@ class PackedQueue(Virtqueue):
     def disable_notify(self) -> None:
         """Ask for no kicks."""
         self._device_event[1] = EventFlag.DISABLE
+        self._dma.mark_dirty(self._device_event_gpa, 4)
 
     def enable_notify(self) -> bool:
         """Ask for a kick at the next descriptor; whether it is there already."""
@@ -204,5 +207,6 @@ class PackedQueue(Virtqueue):
             self._device_event[1] = EventFlag.DESC
         else:
             self._device_event[1] = EventFlag.ENABLE
+        self._dma.mark_dirty(self._device_event_gpa, 4)
         self._full_barrier()
         return self._available()

@@ -110,8 +110,9 @@ class VirtioScsi(VirtioDevice):
         except BlockError as error:
             _LOG.warning("CD-ROM: %s", error)
             return failure(SenseKey.MEDIUM_ERROR, SenseCode.UNRECOVERED_READ_ERROR)
-        for gpa, view in _window(chain, _RESPONSE.size, length):
-            self.dma.mark_written(gpa, len(view))
+        finally:
+            for gpa, view in _window(chain, _RESPONSE.size, length):
+                self.dma.mark_written(gpa, len(view))
         return result
 
     def _store(self, chain: DescriptorChain, offset: int, data: bytes) -> int:

@@ -289,12 +289,15 @@ class SplitQueue(Virtqueue):
         """Set the used ring's flag; with the event index, nothing need be done (2.7.10)."""
         if not self._event_index:
             self._used_words[0] = USED_NO_NOTIFY
+            self._dma.mark_dirty(self._used_gpa, 2)
 
     def enable_notify(self) -> bool:
         """Ask for a kick at the next buffer; whether one is there already."""
         if self._event_index:
             self._used_words[2 + 4 * self.size] = self._next_avail
+            self._dma.mark_dirty(self._used_gpa + 4 + 8 * self.size, 2)
         else:
             self._used_words[0] = 0
+            self._dma.mark_dirty(self._used_gpa, 2)
         self._full_barrier()
         return self._avail[1] != self._next_avail

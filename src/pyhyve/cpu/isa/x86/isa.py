@@ -196,6 +196,8 @@ EXPORTS = (
     change_request,
     mode_changed,
     mmu.tlb.flush_all,
+    mmu.tlb.forget_writes,
+    dispatcher.drain_messages,
     dispatcher.forget_code,
     flags.read_eflags,
     flags.write_eflags,

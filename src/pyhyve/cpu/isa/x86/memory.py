@@ -10,7 +10,7 @@ from pyhyve.cpu.engine.sharing import Mailbox, Owners
 from pyhyve.cpu.engine.softmmu import AlignmentChecks, SoftMmu
 from pyhyve.cpu.engine.virtqueue import QueueKernels
 from pyhyve.cpu.isa.x86 import apic, faults, paging
-from pyhyve.cpu.isa.x86.physical import regions
+from pyhyve.cpu.isa.x86.physical import dirty, regions
 from pyhyve.cpu.isa.x86.state import STATE
 from pyhyve.cpu.lang import U64, Pointer, inline, kernel, u64
 
@@ -29,7 +29,7 @@ TLB_INDEXES = 3
 
 owners = Owners(STATE, regions)
 mailbox = Mailbox(STATE)
-queues = QueueKernels(STATE, regions, owners, mailbox.post)
+queues = QueueKernels(STATE, regions, owners, mailbox.post, dirty)
 
 
 @kernel(Pointer(STATE), U64, U64, U64, result=U64, name="x86.take_store", attributes="nounwind noinline")
@@ -53,6 +53,7 @@ mmu = SoftMmu(
     AlignmentChecks(TLB_USER_ALIGNED, TLB_USER, faults.ac),
     jumps,
     take_store,
+    dirty,
 )
 
 

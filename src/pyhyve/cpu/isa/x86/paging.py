@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pyhyve.cpu.engine.state import NO_ADDRESS
 from pyhyve.cpu.engine.tlb import Access
 from pyhyve.cpu.isa.x86.faults import gp, pf, ss
-from pyhyve.cpu.isa.x86.physical import host_address
+from pyhyve.cpu.isa.x86.physical import dirty, host_address
 from pyhyve.cpu.isa.x86.spec import LOW32, STACK_ACCESS, Cr0, Cr4, Efer, PageFault, Pte
 from pyhyve.cpu.isa.x86.state import STATE
 from pyhyve.cpu.lang import U32, U64, Pointer, current, inline, kernel, u64
@@ -57,13 +57,16 @@ def _read64(hva: Value) -> Any:
     return entry.get()
 
 
-@kernel(U64, U64, U64, result=U64, name="x86.mark_entry", attributes="nounwind noinline")
-def mark_entry(hva: Any, entry: Any, flags: Any) -> Any:
+@kernel(Pointer(STATE), U64, U64, U64, result=U64, name="x86.mark_entry", attributes="nounwind noinline")
+def mark_entry(st: Any, hva: Any, entry: Any, flags: Any) -> Any:
     """Set `flags` in the low half of an entry that still reads `entry`; 0 when another processor changed it."""
     if hva == 0:
         return 1
     old = entry.trunc(32)
-    return current().compare_exchange(hva.cast(U32), old, old | flags.trunc(32)).zext(64)
+    done = current().compare_exchange(hva.cast(U32), old, old | flags.trunc(32)).zext(64)
+    if st.dirty != 0:
+        dirty.mark_host(st, hva)
+    return done
 
 
 @kernel(Pointer(STATE), U64, U64, U64, U64, result=U64, name="x86.page_fault", attributes="nounwind noinline cold")
@@ -177,12 +180,12 @@ def walk_4_level(st: Any, address: Any, access: Any, index: Any) -> Any:
             if denied(st, rights, access, index) != 0:
                 return page_fault(st, address, access, index, PageFault.PRESENT)
             flags = _leaf_flags(access)
-            if (entry & flags) != flags and mark_entry(hva, entry, flags) == 0:
+            if (entry & flags) != flags and mark_entry(st, hva, entry, flags) == 0:
                 return _RETRY
             _note_global(st, entry)
             note_large_page(st, address, u64(-size))
             return (entry & ADDRESS_BITS & -size) | (address & (size - 1))
-        if (entry & Pte.A) == 0 and mark_entry(hva, entry, Pte.A) == 0:
+        if (entry & Pte.A) == 0 and mark_entry(st, hva, entry, Pte.A) == 0:
             return _RETRY
         base = entry & ADDRESS_BITS
     return finish_64(st, address, access, index, base, rights, reserved)
@@ -200,7 +203,7 @@ def finish_64(st: Any, address: Any, access: Any, index: Any, base: Any, rights:
     if denied(st, (rights & entry & _TABLE_FLAGS) | ((rights | entry) & Pte.XD), access, index) != 0:
         return page_fault(st, address, access, index, PageFault.PRESENT)
     flags = _leaf_flags(access)
-    if (entry & flags) != flags and mark_entry(hva, entry, flags) == 0:
+    if (entry & flags) != flags and mark_entry(st, hva, entry, flags) == 0:
         return _RETRY
     _note_global(st, entry)
     return (entry & ADDRESS_BITS) | (address & 0xFFF)
@@ -226,12 +229,12 @@ def walk_pae(st: Any, address: Any, access: Any, index: Any) -> Any:
         if denied(st, rights, access, index) != 0:
             return page_fault(st, address, access, index, PageFault.PRESENT)
         flags = _leaf_flags(access)
-        if (entry & flags) != flags and mark_entry(hva, entry, flags) == 0:
+        if (entry & flags) != flags and mark_entry(st, hva, entry, flags) == 0:
             return _RETRY
         _note_global(st, entry)
         note_large_page(st, address, u64(-0x20_0000))
         return (entry & ADDRESS_BITS & -0x20_0000) | (address & 0x1F_FFFF)
-    if (entry & Pte.A) == 0 and mark_entry(hva, entry, Pte.A) == 0:
+    if (entry & Pte.A) == 0 and mark_entry(st, hva, entry, Pte.A) == 0:
         return _RETRY
     return finish_64(st, address, access, index, entry & ADDRESS_BITS, rights, reserved)
 
@@ -258,12 +261,12 @@ def walk_2_level(st: Any, address: Any, access: Any, index: Any) -> Any:
             return page_fault(st, address, access, index, PageFault.PRESENT | PageFault.RESERVED)
         if denied(st, entry & _TABLE_FLAGS, access, index) != 0:
             return page_fault(st, address, access, index, PageFault.PRESENT)
-        if (entry & flags) != flags and mark_entry(hva, entry, flags) == 0:
+        if (entry & flags) != flags and mark_entry(st, hva, entry, flags) == 0:
             return _RETRY
         _note_global(st, entry)
         note_large_page(st, address, u64(-0x40_0000))
         return (high << 32) | (entry & 0xFFC0_0000) | (address & 0x3F_FFFF)
-    if (entry & Pte.A) == 0 and mark_entry(hva, entry, Pte.A) == 0:
+    if (entry & Pte.A) == 0 and mark_entry(st, hva, entry, Pte.A) == 0:
         return _RETRY
     hva = host_address(st, (entry & 0xFFFF_F000) | ((address >> 10) & 0xFFC))
     last = _read32(hva)
@@ -271,7 +274,7 @@ def walk_2_level(st: Any, address: Any, access: Any, index: Any) -> Any:
         return page_fault(st, address, access, index, 0)
     if denied(st, last & entry & _TABLE_FLAGS, access, index) != 0:
         return page_fault(st, address, access, index, PageFault.PRESENT)
-    if (last & flags) != flags and mark_entry(hva, last, flags) == 0:
+    if (last & flags) != flags and mark_entry(st, hva, last, flags) == 0:
         return _RETRY
     _note_global(st, last)
     return (last & 0xFFFF_F000) | (address & 0xFFF)
