@@ -103,6 +103,7 @@ send-key min KEY_A; setmem min 32M --live; domtime min; dommemstat min; domjobin
 qemu-monitor-command min query-status; qemu-agent-command min '{}'; guestinfo min; domfsinfo min; domhostname min; domifaddr min
 snapshot-list min; snapshot-current min; snapshot-info min s; snapshot-parent min s; snapshot-delete min s; snapshot-revert min s
 snapshot-create-as q35 off1; snapshot-list q35 --name; undefine q35; snapshot-revert q35 off1; snapshot-delete q35 off1; snapshot-list q35
+snapshot-create-as q35 named; domrename q35 q36; snapshot-dumpxml q36 named --xpath /domainsnapshot/domain/name; snapshot-revert q36 named; dumpxml q36 --xpath /domain/name; list --all --name; domrename q36 q35; snapshot-delete q35 named
 blockjob q35 vda; blockpull q35 vda; blockcommit q35 vda; blockcopy q35 vda @DIR@/c.qcow2; blockresize q35 vda 128M
 iothreadinfo q35; iothreadadd q35 1 --config; iothreadinfo q35 --config; iothreaddel q35 1 --config; iothreaddel q35 7 --config
 perf min; checkpoint-list min; backup-dumpxml min; domlaunchsecinfo min

@@ -103,7 +103,6 @@ async def rename(domain: ManagedDomain, name: str) -> None:
     text = format_domain(renamed, secure=True)
     await registry.definitions.save(name, StoredDefinition(name, domain.uuid, text))
     await saving.rename_managed(domain, name)
-    await snapshots.rename(domain, name)
     if domain.autostart:
         await registry.autostarts.save(name, True)  # noqa: FBT003 - the item that is kept
         await registry.autostarts.remove(old)

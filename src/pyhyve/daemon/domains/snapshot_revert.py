@@ -72,8 +72,7 @@ async def _revert(domain: ManagedDomain, item: DomainSnapshot, flags: int) -> No
         inactive = item.inactive_domain
         kept = definition
         if inactive is not None:
-            parsed = from_node(Domain, replace(inactive, name="domain"))
-            kept = await domain.registry.complete_parsed(parsed)
+            kept = await _own(domain, from_node(Domain, replace(inactive, name="domain")))
         domain.definition = kept
         await domain.save_definition()
         domain.lifecycle(LifecycleEvent.DEFINED, DefinedDetail.FROM_SNAPSHOT)
@@ -90,7 +89,12 @@ async def _revert(domain: ManagedDomain, item: DomainSnapshot, flags: int) -> No
 async def _definition(domain: ManagedDomain, item: DomainSnapshot) -> Domain:
     if item.domain is None:
         return domain.definition or domain.current
-    return await domain.registry.complete_parsed(item.domain)
+    return await _own(domain, item.domain)
+
+
+async def _own(domain: ManagedDomain, parsed: Domain) -> Domain:
+    """Return a definition a snapshot keeps, made whole. The domain may have another name than it had then."""
+    return await domain.registry.complete_parsed(replace(parsed, name=domain.name))
 
 
 async def _start(

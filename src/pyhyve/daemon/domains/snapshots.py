@@ -26,7 +26,6 @@ __all__ = [
     "has_snapshots",
     "listed",
     "parse_snapshot",
-    "rename",
     "save_tree",
     "tree_of",
 ]
@@ -85,17 +84,6 @@ async def save_tree(domain: ManagedDomain) -> None:
 async def drop_metadata(domain: ManagedDomain) -> None:
     """Forget a domain's snapshots; what is in its images stays."""
     await domain.registry.snapshots.forget(domain)
-
-
-async def rename(domain: ManagedDomain, name: str) -> None:
-    """Have the snapshots know the domain's new name."""
-    if not has_snapshots(domain):
-        return
-    tree = tree_of(domain)
-    for key, item in tree.items.items():
-        if item.domain is not None:
-            tree.items[key] = replace(item, domain=replace(item.domain, name=name))
-    await save_tree(domain)
 
 
 def parse_tree(data: bytes) -> SnapshotTree:
