@@ -23,6 +23,11 @@ def find_program(program: str, package: str, use: str) -> str:
     return path
 
 
+def installed() -> bool:
+    """Whether there is an `nft` program: where there is none, no rules were made with it."""
+    return shutil.which("nft", path=f"{os.environ.get('PATH', '')}:{SEARCH_PATH}") is not None
+
+
 def apply(script: str) -> None:
     """Apply `script` in one transaction: all of it or nothing. Raises HostNetError."""
     nft = find_program("nft", "nftables", "networks with rules of their own need it, --mode bridge does not")

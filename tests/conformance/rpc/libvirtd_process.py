@@ -27,6 +27,9 @@ user = "root"
 group = "root"
 stdio_handler = "file"
 END
+if [ -n "$2" ]; then
+    mount --bind "$(type -P true)" "$(readlink -f "$(type -P "$2")")"
+fi
 exec libvirtd -f "$0/libvirtd.conf" -p "$0/pid"
 """
 
@@ -41,15 +44,18 @@ def why_not() -> str | None:
 
 
 @contextlib.contextmanager
-def running_libvirtd(controllers: str = "") -> Iterator[Path]:
-    """Run libvirtd, with these controllers (as in its qemu.conf) for its machines; give the path of its socket."""
+def running_libvirtd(controllers: str = "", *, without: str = "") -> Iterator[Path]:
+    """Run libvirtd, with these controllers (as in its qemu.conf) for its machines; give the path of its socket.
+
+    ``without`` is a program that does nothing there, where the host's kernel would not let it.
+    """
     with tempfile.TemporaryDirectory(prefix="libvirtd-") as directory:
         Path(directory, "libvirtd.conf").write_text(
             f'unix_sock_dir = "{directory}"\nauth_unix_rw = "none"\nauth_unix_ro = "none"\n', encoding="ascii"
         )
         with Path(directory, "log").open("wb") as log:
             process = subprocess.Popen(
-                ["unshare", "-m", "-n", "bash", "-c", SCRIPT, directory, controllers],
+                ["unshare", "-m", "-n", "bash", "-c", SCRIPT, directory, controllers, without],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,

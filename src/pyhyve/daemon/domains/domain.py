@@ -177,6 +177,11 @@ class ManagedDomain:
             raise invalid("transient domains do not have any persistent config", ErrorDomain.DOMAIN)
         return affect
 
+    def definitions_affected(self, affect: Affect) -> list[Domain]:
+        """Return what a change is made to: what runs, the definition, or both."""
+        held = (self.live if affect & Affect.LIVE else None, self.definition if affect & Affect.CONFIG else None)
+        return [definition for definition in held if definition is not None]
+
     def looked_at(self, flags: int) -> Domain:
         """Return the definition a question with these flags is about. Raises LibvirtError."""
         affect = self.affected(flags)

@@ -18,6 +18,7 @@ from pyhyve.daemon.domains.definition.usb import free_usb_port
 from pyhyve.daemon.domains.faults import failed, invalid_argument, not_supported, unsupported
 from pyhyve.daemon.errors import LibvirtError
 from pyhyve.daemon.events import DomainEvent
+from pyhyve.daemon.networks import bandwidth
 from pyhyve.rpc.errors import ErrorDomain
 from pyhyve.xml.address import Address, Alias
 from pyhyve.xml.devices import Devices
@@ -319,6 +320,12 @@ async def _update_interface(domain: ManagedDomain, found: Any, wanted: Any) -> N
         raise not_supported(f"cannot modify network device model from {found.model.type} to {wanted.model.type}")
     if wanted.type != found.type:
         raise not_supported(f"unable to change config on '{found.type}' network type")
+    limits = bandwidth.parse(wanted.bandwidth)
+    if limits != bandwidth.parse(found.bandwidth):
+        changed = replace(found, bandwidth=bandwidth.form(limits))
+        await domain.registry.hypervisor.limit_interface(changed)
+        _swap(domain, "interface", found, changed)
+        found = changed
     state = wanted.link.state if wanted.link is not None else "up"
     was = found.link.state if found.link is not None else "up"
     if state != was:

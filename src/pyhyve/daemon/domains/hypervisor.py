@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pyhyve.daemon.domains.emulators import Emulators
+    from pyhyve.daemon.networks.bandwidth import Bandwidth
     from pyhyve.xml.character import Channel
     from pyhyve.xml.devices import Devices
     from pyhyve.xml.disk import Disk
@@ -116,6 +117,9 @@ class NetworkSource(Protocol):
     async def disconnect(self, interface: Interface, name: str) -> None:
         """Undo it; what is gone already is no error."""
 
+    async def limit(self, interface: Interface, name: str, bandwidth: Bandwidth) -> None:
+        """Limit what passes the host's end. Raises LibvirtError."""
+
 
 class Hypervisor(Protocol):
     """What runs machines."""
@@ -149,6 +153,9 @@ class Hypervisor(Protocol):
 
     async def disconnect_interface(self, interface: Interface) -> None:
         """Undo :meth:`connect_interface`."""
+
+    async def limit_interface(self, interface: Interface) -> None:
+        """Have an interface's limits (``<bandwidth>``) hold from now on. Raises LibvirtError."""
 
     def free_tap_name(self) -> str:
         """Return the name of the next tap."""

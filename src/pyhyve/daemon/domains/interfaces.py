@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -9,10 +10,12 @@ from pyroute2 import IPRoute
 
 from pyhyve.daemon.domains import agent, definitions
 from pyhyve.daemon.domains.definition.find import find_interface
-from pyhyve.daemon.domains.faults import invalid_argument, not_supported
+from pyhyve.daemon.domains.faults import invalid_argument, not_supported, unsupported
 from pyhyve.daemon.domains.states import Affect
+from pyhyve.daemon.errors import LibvirtError
+from pyhyve.daemon.networks import bandwidth
+from pyhyve.rpc.errors import ErrorDomain
 from pyhyve.rpc.values import DomainInterface, IpAddr, ParamType, TypedParam
-from pyhyve.xml.document import Node
 from pyhyve.xml.element import replace
 
 if TYPE_CHECKING:
@@ -22,17 +25,19 @@ if TYPE_CHECKING:
     from pyhyve.xml.domain import Domain
     from pyhyve.xml.interface import Interface
 
-__all__ = ["addresses", "all_counters", "counters", "get_limits", "leased_name", "set_limits", "statistics"]
+__all__ = [
+    "addresses",
+    "all_counters",
+    "counters",
+    "get_limits",
+    "leased_name",
+    "reapply_limits",
+    "set_limits",
+    "statistics",
+]
 
-_LIMITS: Final = (
-    ("inbound", "average"),
-    ("inbound", "peak"),
-    ("inbound", "burst"),
-    ("inbound", "floor"),
-    ("outbound", "average"),
-    ("outbound", "peak"),
-    ("outbound", "burst"),
-)
+_log = logging.getLogger(__name__)
+_LIMITED: Final = frozenset({"network", "bridge", "direct", "ethernet"})
 _LEASE, _AGENT, _ARP = 0, 1, 2
 
 
@@ -72,39 +77,51 @@ def statistics(domain: ManagedDomain, device: str) -> tuple[int, ...]:
 def get_limits(domain: ManagedDomain, device: str, nparams: int, flags: int) -> tuple[list[TypedParam], int]:
     """Return how much may come and go, in KiB/s and KiB. Raises LibvirtError."""
     if not nparams:
-        return [], len(_LIMITS)
+        return [], len(bandwidth.NAMES)
     found = _known(domain.looked_at(flags & 3), device)
-    held: dict[tuple[str, str], int] = {}
-    for node in found.bandwidth.children if found.bandwidth is not None else ():
-        held.update({(node.name, key): int(value) for key, value in node.attributes if value.isdecimal()})
-    params = [TypedParam(f"{way}.{what}", ParamType.UINT, held.get((way, what), 0)) for way, what in _LIMITS]
+    held = bandwidth.held(bandwidth.parse(found.bandwidth))
+    params = [TypedParam(name, ParamType.UINT, value) for name, value in held]
     return params[:nparams], len(params[:nparams])
 
 
 async def set_limits(domain: ManagedDomain, device: str, params: Sequence[TypedParam], flags: int) -> None:
-    """Limit how much may come and go; only in the definition. Raises LibvirtError."""
+    """Limit how much may come and go. Raises LibvirtError."""
     affect = domain.affected(flags & 3)
-    if affect & Affect.LIVE:
-        raise not_supported("the bandwidth of a running interface cannot be limited")
-    known = {f"{way}.{what}" for way, what in _LIMITS}
-    given: dict[str, int] = {}
+    known = {f"{way}.{what}" for way, what in bandwidth.NAMES}
+    numbers: dict[str, int] = {}
     for param in params:
         if param.field not in known:
             raise invalid_argument(f"parameter '{param.field}' not supported")
-        given[param.field] = int(param.value)
-    await definitions.change(domain, affect, lambda held: _with_limits(held, device, given))
+        numbers[param.field] = int(param.value)
+
+    def update(held: Domain) -> Domain:
+        return _with_limits(held, device, numbers)
+
+    for held in domain.definitions_affected(affect):
+        found = _known(held, device)
+        if found.type not in _LIMITED:
+            raise unsupported(
+                f"setting bandwidth on interfaces of type '{found.type}' is not implemented yet", ErrorDomain.QEMU
+            )
+    if affect & Affect.LIVE and domain.live is not None:
+        changed = _known(update(domain.live), device)
+        await domain.registry.hypervisor.limit_interface(changed)
+    await definitions.change(domain, affect, update)
 
 
-def _with_limits(held: Domain, device: str, given: dict[str, int]) -> Domain:
+async def reapply_limits(domain: ManagedDomain) -> None:
+    """Have the limits of a machine that was found again hold, whatever the daemon was in the middle of."""
+    for interface in domain.devices.interface:
+        if interface.bandwidth is not None and interface.type in domain.registry.hypervisor.sources:
+            try:
+                await domain.registry.hypervisor.limit_interface(interface)
+            except LibvirtError as error:
+                _log.warning("%s: %s", domain.name, error)
+
+
+def _with_limits(held: Domain, device: str, numbers: dict[str, int]) -> Domain:
     found = _known(held, device)
-    nodes = []
-    for way in ("inbound", "outbound"):
-        attributes = tuple(
-            (what, str(given[f"{way}.{what}"])) for side, what in _LIMITS if side == way and given.get(f"{way}.{what}")
-        )
-        if attributes:
-            nodes.append(Node(way, attributes))
-    changed = replace(found, bandwidth=Node("bandwidth", children=tuple(nodes)) if nodes else None)
+    changed = replace(found, bandwidth=bandwidth.form(bandwidth.given(bandwidth.parse(found.bandwidth), numbers)))
     if held.devices is None:
         return held
     interfaces = tuple(changed if item is found else item for item in held.devices.interface)

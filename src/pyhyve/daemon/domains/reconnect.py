@@ -10,7 +10,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pyhyve.daemon.domains import backups, lifecycle, notices, saving
+from pyhyve.daemon.domains import backups, interfaces, lifecycle, notices, saving
 from pyhyve.daemon.domains.definition.parse import parse_live_domain
 from pyhyve.daemon.domains.faults import internal
 from pyhyve.daemon.domains.migration import outgoing
@@ -118,6 +118,7 @@ async def _catch_up(domain: ManagedDomain) -> None:
         await outgoing.recover(domain, before)
     if domain.record is not None and (held := domain.record.details.get("backup")):
         await backups.recover(domain, held)
+    await interfaces.reapply_limits(domain)
     await notices.refresh(domain)
 
 

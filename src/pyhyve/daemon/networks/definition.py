@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final
 from uuid import UUID, uuid4
 
 from pyhyve.daemon.networks import faults
+from pyhyve.daemon.networks.bandwidth import form
+from pyhyve.daemon.networks.bandwidth import parse as parse_bandwidth
 from pyhyve.hostnet.links import link_exists
 from pyhyve.rpc.errors import ErrorCode
 from pyhyve.xml.document import Node, XmlError
@@ -66,7 +68,7 @@ def complete(network: Network, bridges: Iterable[tuple[str, bytes]]) -> Network:
         raise faults.xml(f"{mode} forwarding requested, but no IP address provided for network '{network.name}'")
     for address in network.ip:
         _check_addresses(network.name, address)
-    network = _interfaces(network)
+    network = _interfaces(_limits(network))
     if mode in PASSED_THROUGH:
         return network
     taken = {name for name, other in bridges if other != uuid.bytes}
@@ -80,6 +82,20 @@ def complete(network: Network, bridges: Iterable[tuple[str, bytes]]) -> Network:
     if network.mac is None:
         network = replace(network, mac=Mac(address=_random_mac()))
     return network
+
+
+def _limits(network: Network) -> Network:
+    """Write limits in libvirt's order; ``<bandwidth>`` that limits nothing is left out."""
+    kept = []
+    for place, node in network.other_children:
+        shown = form(parse_bandwidth(node, with_floor=False)) if node.name == "bandwidth" else node
+        if node.name == "portgroup":
+            for child in node.children:
+                if child.name == "bandwidth":
+                    parse_bandwidth(child, with_floor=False)
+        if shown is not None:
+            kept.append((place, shown))
+    return replace(network, other_children=tuple(kept))
 
 
 def _check_name(name: str) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from pyhyve.daemon.networks import faults
+from pyhyve.daemon.networks.bandwidth import parse
 from pyhyve.rpc.values import Network as NetworkRef
 from pyhyve.xml.element import format_element
 
 if TYPE_CHECKING:
+    from pyhyve.daemon.networks.bandwidth import Bandwidth
+    from pyhyve.xml.document import Node
     from pyhyve.xml.network import Network
 
 __all__ = ["ManagedNetwork", "NetworkEvent", "Port"]
@@ -37,8 +40,11 @@ class Port:
     mac: str
     device: str
     bridge: str
+    floor: int = 0
+    """KB/s it is sure of, and the number of its class among those who are."""
+    number: int = 0
 
-    def to_json(self) -> dict[str, str]:
+    def to_json(self) -> dict[str, str | int]:
         """As plain values."""
         return {
             "uuid": str(UUID(bytes=self.uuid)),
@@ -47,10 +53,12 @@ class Port:
             "mac": self.mac,
             "device": self.device,
             "bridge": self.bridge,
+            "floor": self.floor,
+            "number": self.number,
         }
 
     @classmethod
-    def from_json(cls, held: dict[str, str]) -> Port:
+    def from_json(cls, held: dict[str, Any]) -> Port:
         """From plain values. Raises KeyError, TypeError or ValueError."""
         return cls(
             UUID(held["uuid"]).bytes,
@@ -59,6 +67,8 @@ class Port:
             held["mac"],
             held["device"],
             held["bridge"],
+            int(held.get("floor", 0)),
+            int(held.get("number", 0)),
         )
 
 
@@ -115,6 +125,20 @@ class ManagedNetwork:
         if found is None or not found.name:
             raise faults.internal(f"network '{self.name}' does not have a bridge name.")
         return found.name
+
+    def limits(self) -> Bandwidth:
+        """What its bridge may carry. Raises LibvirtError."""
+        return parse(next((node for _, node in self.current.other_children if node.name == "bandwidth"), None))
+
+    def port_limits(self, group: str | None) -> Node | None:
+        """The limits of those in a group of ports, or in the one that is for everybody else."""
+        for _, node in self.current.other_children:
+            attributes = dict(node.attributes)
+            if node.name != "portgroup":
+                continue
+            if attributes.get("name") == group if group is not None else attributes.get("default") == "yes":
+                return next((child for child in node.children if child.name == "bandwidth"), None)
+        return None
 
     def need_active(self) -> None:
         """Raise LibvirtError where it is not up."""

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from pyhyve.daemon.errors import LibvirtError
 from pyhyve.daemon.events import EventKind
-from pyhyve.daemon.networks import faults
+from pyhyve.daemon.networks import faults, limits
 from pyhyve.daemon.networks.definition import complete, live, parse
 from pyhyve.daemon.networks.network import ManagedNetwork, NetworkEvent, Port
 from pyhyve.daemon.networks.plan import plan
@@ -223,12 +223,15 @@ class NetworkRegistry:
             assert wanted is not None  # noqa: S101 - it is defined, or about to be made
             running = live(wanted)
             await self._make(running)
+            network.running = running
             try:
+                if network.limits():
+                    await self.daemon.run_blocking(limits.begin, network.bridge(), network.limits())
                 await self.running.save(network.name, running)
             except BaseException:
+                network.running = None
                 await self._unmake(running)
                 raise
-            network.running = running
             self.publish(network, NetworkEvent.STARTED)
 
     async def _make(self, running: Network) -> None:
@@ -255,6 +258,8 @@ class NetworkRegistry:
         async with network.lock:
             network.need_active()
             assert network.running is not None  # noqa: S101 - that is what active means
+            if network.limits():
+                await self.daemon.run_blocking(limits.end, network.bridge())
             await self._unmake(network.running)
             await self.running.remove(network.name)
             await self.plugged.remove(network.name)
@@ -283,8 +288,25 @@ class NetworkRegistry:
 
     async def unplug(self, network: ManagedNetwork, uuid: bytes) -> None:
         """Forget a guest's interface; one that is gone already is no error."""
+        port = network.ports.get(uuid)
+        if port is not None and port.floor and network.active:
+            try:
+                await self.promise(network, port, 0)
+            except LibvirtError as error:
+                _log.warning("network %s: %s", network.name, error)
         if network.ports.pop(uuid, None) is not None:
             await self.plugged.save(network.name, network.ports)
+
+    async def promise(self, network: ManagedNetwork, port: Port, floor: int) -> None:
+        """Keep so many KB/s for a guest's interface; 0 for none. Raises LibvirtError."""
+        async with network.lock:
+            network.need_active()
+            if floor:
+                limits.check_promise(network, port, floor)
+            ports = limits.with_promise(network, port, floor)
+            await self.daemon.run_blocking(limits.keep, network.bridge(), network.limits(), ports)
+            network.ports = ports
+            await self.plugged.save(network.name, ports)
 
     def publish(self, network: ManagedNetwork, event: NetworkEvent) -> None:
         """Tell whoever asked."""

@@ -22,6 +22,7 @@ from pyhyve.daemon.domains.definition.usb import assign_usb
 from pyhyve.daemon.domains.definition.validate import validate_domain
 from pyhyve.daemon.domains.emulators import HOST_ARCHITECTURE, Emulator, Emulators, MachineType
 from pyhyve.daemon.domains.faults import unsupported, xml_error
+from pyhyve.daemon.networks import bandwidth
 from pyhyve.rpc.errors import ErrorDomain
 from pyhyve.xml.cpu import Cpu, CpuModel
 from pyhyve.xml.devices import Devices, Input, MemBalloon, RngBackend
@@ -252,6 +253,7 @@ def complete_interface(interface: Interface, emulator: Emulator) -> Interface:
         target=target,
         driver=driver,
         source=source,
+        bandwidth=bandwidth.form(bandwidth.parse(interface.bandwidth)),
     )
 
 

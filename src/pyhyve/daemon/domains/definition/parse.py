@@ -14,6 +14,7 @@ from lxml import etree
 
 from pyhyve.daemon.domains.faults import internal, invalid_argument, unsupported, xml_error
 from pyhyve.daemon.errors import LibvirtError
+from pyhyve.daemon.networks import bandwidth
 from pyhyve.rpc.errors import ErrorCode, ErrorDomain
 from pyhyve.xml.document import Node, XmlError, parse_document
 from pyhyve.xml.domain import Domain
@@ -417,6 +418,8 @@ def _check_interface(node: Node) -> None:
                 raise xml_error(f"interface type='{kind}' requires a 'source' element")
             if not _attribute(source, attribute):
                 raise xml_error(f"Missing required attribute '{attribute}' in element 'source'", _XML)
+    limits = next((inner for inner in node.children if inner.name == "bandwidth"), None)
+    bandwidth.parse(limits, with_floor=kind == "network")
     model = _attribute(_child(node, "model"), "type")
     if model is not None and not _MODEL.fullmatch(model):
         raise invalid_argument("Model name contains invalid characters", ErrorDomain.DOMAIN)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pyhyve.daemon.domains import limits
 from pyhyve.daemon.domains.definition import complete_domain
 from pyhyve.daemon.domains.faults import system_error, unsupported
+from pyhyve.daemon.drivers.qemu import taps
 from pyhyve.daemon.drivers.qemu.command import Launch, command_line
 from pyhyve.daemon.drivers.qemu.command.block import disk_nodes
 from pyhyve.daemon.drivers.qemu.command.characters import chardev_id
@@ -29,6 +30,7 @@ from pyhyve.daemon.drivers.qemu.prepare import (
     preview_domain,
 )
 from pyhyve.daemon.drivers.qemu.process import MachineProcess, boot_id
+from pyhyve.daemon.networks import bandwidth
 from pyhyve.daemon.resources.filter_bindings import Binding
 from pyhyve.hostnet.links import link_exists
 from pyhyve.rpc.errors import ErrorDomain
@@ -155,20 +157,33 @@ class QemuHypervisor:
         if source is None or name is None:
             raise unsupported(f"network type '{interface.type}' is not supported", ErrorDomain.QEMU)
         tap, descriptor = await source.connect(interface, name)
-        if interface.filterref is not None and self.filters is not None:
-            try:
+        try:
+            if interface.bandwidth is not None:
+                await self.limit_interface(interface)
+            if interface.filterref is not None and self.filters is not None:
                 await self.filters.bind(binding_of(interface, tap, owner))
-            except BaseException:
-                os.close(descriptor)
-                await asyncio.shield(source.disconnect(interface, tap))
-                raise
+        except BaseException:
+            os.close(descriptor)
+            await asyncio.shield(self.disconnect_interface(interface))
+            raise
         return tap, descriptor
+
+    async def limit_interface(self, interface: Interface) -> None:
+        """Have an interface's limits hold from now on."""
+        name = interface.target.dev if interface.target is not None else None
+        source = self.sources.get(interface.type)
+        if source is None or name is None:
+            detail = f"setting bandwidth on interfaces of type '{interface.type}' is not implemented yet"
+            raise unsupported(detail, ErrorDomain.QEMU)
+        await source.limit(interface, name, bandwidth.parse(interface.bandwidth))
 
     async def disconnect_interface(self, interface: Interface) -> None:
         """Undo :meth:`connect_interface`."""
         source = self.sources.get(interface.type)
         name = interface.target.dev if interface.target is not None else None
         if source is not None and name is not None:
+            if interface.bandwidth is not None:
+                await taps.clear_limits(name)
             await source.disconnect(interface, name)
             if self.filters is not None:
                 await self.filters.unbind(name)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from pyhyve.daemon.domains.faults import unsupported
-from pyhyve.daemon.drivers.qemu.taps import BridgeSource
+from pyhyve.daemon.drivers.qemu.taps import BridgeSource, no_floor, set_limits
+from pyhyve.daemon.networks.definition import PASSED_THROUGH, mode_of
 from pyhyve.daemon.networks.network import Port
 from pyhyve.daemon.networks.registry import NetworkRegistry
 from pyhyve.daemon.storage.registry import PoolRegistry
@@ -19,6 +20,7 @@ from pyhyve.xml.element import replace
 
 if TYPE_CHECKING:
     from pyhyve.daemon.drivers.api import Driver
+    from pyhyve.daemon.networks.bandwidth import Bandwidth
     from pyhyve.daemon.networks.network import ManagedNetwork
     from pyhyve.xml.disk import Disk
     from pyhyve.xml.domain import Domain
@@ -57,8 +59,10 @@ class References:
         source = interface.source
         if interface.type != "network" or source is None or source.network is None:
             return interface
-        bridge = self.network(source.network).bridge()
-        return replace(interface, source=replace(source, portid=str(uuid4()), bridge=bridge))
+        network = self.network(source.network)
+        limits = interface.bandwidth or network.port_limits(source.portgroup)
+        source = replace(source, portid=str(uuid4()), bridge=network.bridge())
+        return replace(interface, source=source, bandwidth=limits)
 
     def disk(self, disk: Disk) -> Disk:
         """Return a disk whose volume, if it is one, is looked up: as the file or device it is. Raises LibvirtError."""
@@ -107,6 +111,19 @@ class NetworkPlug:
             mac = interface.mac.address if interface.mac is not None else ""
             await networks.plug(network, Port(uuid, "", bytes(16), mac, tap, bridge))
         return tap, descriptor
+
+    async def limit(self, interface: Interface, name: str, bandwidth: Bandwidth) -> None:
+        """Limit what passes the tap, and have the network keep what it promises."""
+        networks = self._driver.offers(NetworkRegistry)
+        source = interface.source
+        if networks is not None and source is not None:
+            network = self._references.network(source.network or "")
+            port = next((port for port in network.ports.values() if port.device == name), None)
+            if bandwidth.inbound.floor and mode_of(network.current) in PASSED_THROUGH:
+                raise no_floor(interface)
+            if port is not None and (bandwidth.inbound.floor or port.floor):
+                await networks.promise(network, port, bandwidth.inbound.floor)
+        await set_limits(name, bandwidth)
 
     async def disconnect(self, interface: Interface, name: str) -> None:
         """Remove the tap; a network that is gone took it along."""

@@ -5,20 +5,26 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import logging
 import os
 import socket
 import struct
 from typing import TYPE_CHECKING, Final
 
-from pyhyve.daemon.domains.faults import failed, system_error
+from pyhyve.daemon.domains.faults import failed, not_supported, system_error
+from pyhyve.daemon.networks.bandwidth import sent_and_received
+from pyhyve.hostnet import shaping
 from pyhyve.hostnet.errors import HostNetError
 from pyhyve.hostnet.links import Links, link_exists
 
 if TYPE_CHECKING:
     from pyhyve.daemon.errors import LibvirtError
+    from pyhyve.daemon.networks.bandwidth import Bandwidth
     from pyhyve.xml.interface import Interface
 
-__all__ = ["BridgeSource", "EthernetSource", "open_tap"]
+__all__ = ["BridgeSource", "EthernetSource", "clear_limits", "no_floor", "open_tap", "set_limits"]
+
+_log = logging.getLogger(__name__)
 
 _TUNSETIFF: Final = 0x400454CA
 _TUNSETPERSIST: Final = 0x400454CB
@@ -54,7 +60,43 @@ def _no_bridge(bridge: str, error: HostNetError) -> LibvirtError:
     return failed(f"cannot connect to bridge '{bridge}': {error}")
 
 
-class BridgeSource:
+async def clear_limits(name: str) -> None:
+    """Take every limit of an interface away; what cannot be is logged."""
+    try:
+        await asyncio.to_thread(shaping.clear, name)
+    except HostNetError as error:
+        _log.warning("%s", error)
+
+
+async def set_limits(name: str, bandwidth: Bandwidth) -> None:
+    """Limit what passes an interface, both ways. Raises LibvirtError."""
+    try:
+        await asyncio.to_thread(shaping.limit, name, *sent_and_received(bandwidth))
+    except HostNetError as error:
+        raise failed(str(error)) from error
+
+
+def no_floor(interface: Interface) -> LibvirtError:
+    """Return the error for an interface that is to be sure of a rate where nobody can promise one."""
+    mac = interface.mac.address if interface.mac is not None else ""
+    detail = (
+        f"Invalid use of 'floor' on interface with MAC address {mac} - 'floor' is only supported for interface"
+        " type 'network' with forward type 'nat', 'route', 'open' or none"
+    )
+    return not_supported(detail)
+
+
+class LimitedSource:
+    """Interfaces whose limits are those of their taps."""
+
+    async def limit(self, interface: Interface, name: str, bandwidth: Bandwidth) -> None:
+        """Limit what passes the tap."""
+        if bandwidth.inbound.floor:
+            raise no_floor(interface)
+        await set_limits(name, bandwidth)
+
+
+class BridgeSource(LimitedSource):
     """Interfaces on a bridge of the host."""
 
     async def connect(self, interface: Interface, name: str) -> tuple[str, int]:
@@ -88,7 +130,7 @@ class BridgeSource:
         await asyncio.to_thread(_remove, name)
 
 
-class EthernetSource:
+class EthernetSource(LimitedSource):
     """Interfaces whose host end is a tap of their own: made here, or (``managed='no'``) by somebody else."""
 
     async def connect(self, interface: Interface, name: str) -> tuple[str, int]:

@@ -89,6 +89,9 @@ class TestHypervisor:
     async def disconnect_interface(self, interface: Any) -> None:
         """There are no taps."""
 
+    async def limit_interface(self, interface: Any) -> None:
+        """There are no taps."""
+
     def free_tap_name(self) -> str:
         """Return a name that will do."""
         return "testnet0"
