@@ -28,6 +28,13 @@ WRITABLE = select.EPOLLOUT
 HANGUP = select.EPOLLHUP | select.EPOLLERR | select.EPOLLRDHUP
 
 
+def _ignore(_ready: int) -> None:
+    """For a descriptor that is no longer watched."""
+
+
+_NOT_WATCHED = 0, _ignore
+
+
 class IoLoop:
     """One thread that waits for descriptors and calls.
 
@@ -40,8 +47,8 @@ class IoLoop:
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake_fd, READABLE)
-        self._watches: dict[int, Callable[[int], None]] = {}
-        """What to call, by descriptor: made from the two below."""
+        self._watches: dict[int, tuple[int, Callable[[int], None]]] = {}
+        """The events to call for and what to call, by descriptor: made from the two below."""
         self._readers: dict[int, tuple[int, Callable[[int], None]]] = {}
         self._writers: dict[int, Callable[[], None]] = {}
         self._watch_lock = threading.Lock()
@@ -150,14 +157,15 @@ class IoLoop:
                     self._epoll.unregister(fd)
             return
         events = (0 if reader is None else reader[0]) | (0 if writer is None else WRITABLE)
+        # Before the kernel knows: the loop's thread may be woken at once. Events of an earlier watch are told by their bits.
+        if reader is not None and writer is None:
+            self._watches[fd] = events | HANGUP, reader[1]
+        else:
+            self._watches[fd] = events | HANGUP, lambda ready: self._dispatch(fd, ready)
         if known:
             self._epoll.modify(fd, events)
         else:
             self._epoll.register(fd, events)
-        if reader is not None and writer is None:
-            self._watches[fd] = reader[1]
-        else:
-            self._watches[fd] = lambda ready: self._dispatch(fd, ready)
 
     def _dispatch(self, fd: int, ready: int) -> None:
         """Call the writer of `fd`, then its reader, if it is still watched for what happened."""
@@ -186,8 +194,8 @@ class IoLoop:
                 if fd == wake_fd:
                     os.eventfd_read(wake_fd)
                     continue
-                watcher = self._watches.get(fd)
-                if watcher is not None:
+                wanted, watcher = self._watches.get(fd, _NOT_WATCHED)
+                if events & wanted:
                     try:
                         watcher(events)
                     except Exception:  # noqa: BLE001 - see the class docstring
@@ -211,8 +219,10 @@ class IoLoop:
         for fd, events in self._epoll.poll(0):
             if fd == self._wake_fd:
                 os.eventfd_read(fd)
-            elif fd in self._watches:
-                self._watches[fd](events)
+                continue
+            wanted, watcher = self._watches.get(fd, _NOT_WATCHED)
+            if events & wanted:
+                watcher(events)
 
     def stop(self) -> None:
         """End the thread, wait for it (unless called from it) and close the descriptors; idempotent."""

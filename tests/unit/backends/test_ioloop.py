@@ -136,6 +136,28 @@ def test_writer_runs_beside_a_reader_and_ends_with_it(loop: IoLoop) -> None:
     theirs.close()
 
 
+def test_reader_is_not_called_for_what_its_removed_writer_was_woken_for() -> None:
+    loop = IoLoop("test")
+    pairs = [socket.socketpair() for _ in range(2)]
+    writes: list[str] = []
+    reads: list[int] = []
+
+    def writable() -> None:
+        writes.append("write")
+        for ours, _ in pairs:
+            loop.remove_writer(ours.fileno())
+
+    for ours, _ in pairs:
+        loop.watch(ours.fileno(), READABLE, reads.append)
+        loop.add_writer(ours.fileno(), writable)
+    loop.run_ready()
+    assert (writes, reads) == (["write"], [])
+    loop.stop()
+    for pair in pairs:
+        for end in pair:
+            end.close()
+
+
 def test_writer_is_called_when_the_peer_is_gone(loop: IoLoop) -> None:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
