@@ -157,7 +157,7 @@ class IoLoop:
                     self._epoll.unregister(fd)
             return
         events = (0 if reader is None else reader[0]) | (0 if writer is None else WRITABLE)
-        # Before the kernel knows: the loop's thread may be woken at once. Events of an earlier watch are told by their bits.
+        # Before the kernel knows, for the thread may wake at once; events of an earlier watch are told by their bits.
         if reader is not None and writer is None:
             self._watches[fd] = events | HANGUP, reader[1]
         else:
