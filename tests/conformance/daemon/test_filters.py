@@ -123,6 +123,84 @@ def test_filter_lets_through_what_a_guest_may_send() -> None:
     assert said["allow-arp"] == said["without"]
 
 
+_CONNECTIONS = """
+ME, YOU, MAC_OF = "0a000001", "0a000009", {"out": ("525400000099", MAC), "in": (MAC, "525400000099")}
+def ip4(way, protocol, payload):
+    source, target = (ME, YOU) if way == "out" else (YOU, ME)
+    head = bytes.fromhex(f"4500{20 + len(payload):04x}000000004 0{protocol:02x}0000".replace(" ", "") + source + target)
+    total = sum(int.from_bytes(head[at:at + 2], "big") for at in range(0, 20, 2))
+    check = ~((total & 0xffff) + (total >> 16)) & 0xffff
+    return bytes.fromhex("".join(MAC_OF[way]) + "0800") + head[:10] + check.to_bytes(2, "big") + head[12:] + payload
+def tcp(way, source, target, flags):
+    payload = source.to_bytes(2, "big") + target.to_bytes(2, "big") + bytes(8) + bytes([0x50, flags, 1, 0, 0, 0, 0, 0])
+    return ip4(way, 6, payload)
+def udp(way, source, target):
+    return ip4(way, 17, source.to_bytes(2, "big") + target.to_bytes(2, "big") + bytes([0, 8, 0, 0]))
+def icmp(way, kind):
+    return ip4(way, 1, bytes([kind, 0, 255 - kind, 255, 0, 0, 0, 0]))
+guest, other = end("g0"), end("r0")
+def mark(number):
+    return bytes.fromhex("ffffffffffff" + "525400000077" + "88b5") + number.to_bytes(2, "big").ljust(46, b"\\0")
+def passes(way, frame, number):
+    near, far = (guest, other) if way == "out" else (other, guest)
+    far.settimeout(10)
+    near.send(frame.ljust(60, b"\\0"))
+    near.send(mark(number))
+    through = False
+    while True:
+        data = far.recv(2048)
+        if data.ljust(60, b"\\0") == mark(number):
+            return through
+        through |= data[:len(frame)] == frame and data[6:12] == frame[6:12]
+def judge(rules, packets, **options):
+    root = parse_filter(f"<filter name='f' chain='root'>{rules}</filter>").document
+    script = table_script("p0", root, {"MAC": ("52:54:00:00:00:01",), "IP": ("10.0.0.1",)}, filters.__getitem__, **options)
+    subprocess.run(["/usr/sbin/nft", "-f", "-"], input=script, text=True, check=True)
+    return [passes(way, frame, number) for number, (way, frame) in enumerate(packets)]
+ACCEPT, DROP = "<rule action='accept' direction='{}'><{}/></rule>", "<rule action='drop' direction='inout'><all/></rule>"
+said = {}
+ssh = [("in", tcp("in", 22, 1000, 18)), ("out", tcp("out", 1000, 22, 2)), ("in", tcp("in", 22, 1000, 18)),
+       ("in", tcp("in", 22, 1001, 18)), ("out", tcp("out", 1000, 23, 2)), ("in", tcp("in", 1000, 22, 2))]
+said["begun by the guest"] = judge(ACCEPT.format("out", "tcp dstportstart='22'") + DROP, ssh)
+said["known still"] = judge(ACCEPT.format("out", "tcp dstportstart='22'") + DROP, ssh[:1], fresh=False)
+web = [("out", tcp("out", 80, 2000, 18)), ("in", tcp("in", 2000, 80, 2)), ("out", tcp("out", 80, 2000, 18)),
+       ("out", tcp("out", 80, 2001, 18)), ("out", tcp("out", 2000, 80, 2))]
+said["begun by others"] = judge(ACCEPT.format("in", "tcp dstportstart='80' dstportend='81'") + DROP, web)
+dns = [("in", udp("in", 53, 5)), ("out", udp("out", 5, 53)), ("in", udp("in", 53, 5)), ("in", udp("in", 53, 6))]
+said["states"] = judge(
+    ACCEPT.format("out", "all state='NEW,ESTABLISHED'") + ACCEPT.format("in", "all state='ESTABLISHED,RELATED'") + DROP,
+    [*dns, ("in", icmp("in", 3)), ("in", icmp("in", 8)), ("out", icmp("out", 8)), ("in", icmp("in", 0))])
+said["not followed"] = judge(
+    "<rule action='accept' direction='out' statematch='false'><udp dstportstart='53'/></rule>" + DROP,
+    [("in", udp("in", 53, 5)), ("out", udp("out", 5, 53)), ("in", udp("in", 54, 5))])
+said["dropped both ways"] = judge(
+    "<rule action='drop' direction='in'><tcp dstportstart='80' flags='SYN,ACK/SYN'/></rule>",
+    [("in", tcp("in", 9, 80, 2)), ("in", tcp("in", 9, 80, 16)), ("out", tcp("out", 80, 9, 2)), ("out", tcp("out", 9, 80, 2))])
+print(json.dumps(said))
+"""
+
+
+def test_filter_follows_connections() -> None:
+    head = _WIRE[: _WIRE.index('said = {"without"')]
+    script = [sys.executable, "-c", head + _CONNECTIONS, str(FILTERS), str(Path(__file__).parents[3] / "src")]
+    done = subprocess.run(
+        ["unshare", "-n", "-m", "bash", "-c", 'mount -t sysfs sysfs /sys; exec "$@"', "bash", *script],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env=ENVIRONMENT,
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["begun by the guest"] == [False, True, True, False, False, False]
+    assert said["known still"] == [True]
+    assert said["begun by others"] == [False, True, True, False, False]
+    assert said["states"] == [False, True, True, False, True, False, True, True]
+    assert said["not followed"] == [True, True, False]
+    assert said["dropped both ways"] == [False, True, False, True]
+
+
 @pytest.mark.skipif(EMULATORS["qemu"] is None, reason="no QEMU (Debian package qemu-system-x86)")
 @pytest.mark.skipif(shutil.which("virsh") is None, reason="no virsh (Debian package libvirt-clients)")
 def test_machine_starts_with_its_filter_in_force(tmp_path: Path) -> None:
@@ -133,7 +211,7 @@ def test_machine_starts_with_its_filter_in_force(tmp_path: Path) -> None:
         "f.xml": document("f", devices=nic.format(reference)),
         "g.xml": document("g", devices=nic.format("<filterref filter='nosuch'/>")),
         "h.xml": document("h", devices=nic.format("<filterref filter='clean-traffic'/>")),
-        "changed.xml": "<filter name='no-mac-spoofing' chain='mac'><rule action='drop' direction='out'><tcp/></rule></filter>",
+        "changed.xml": "<filter name='no-mac-spoofing' chain='mac'><rule action='drop' direction='out'><tcp ipset='x' ipsetflags='src'/></rule></filter>",
     }
     with our_daemon(tmp_path / "root") as uri:
         side = Side(VIRSH, uri, tmp_path, files, ())
@@ -155,7 +233,10 @@ def test_machine_starts_with_its_filter_in_force(tmp_path: Path) -> None:
             uuid = re.findall(r"([0-9a-f-]{36}) no-mac-spoofing", side.run("nwfilter-list")[1])[0]
             changed = tmp_path / "changed.xml"
             changed.write_text(changed.read_text().replace("<rule", f"<uuid>{uuid}</uuid><rule"))
-            assert "rules on 'tcp' are not supported" in side.run("nwfilter-define @DIR@/changed.xml")[2]
+            assert (
+                "attribute 'ipset' of a rule on 'tcp' is not supported"
+                in side.run("nwfilter-define @DIR@/changed.xml")[2]
+            )
             assert "referenced filter 'nosuch' is missing" in side.run("start g")[2]
             assert "unresolvable variables or unavailable list elements: IP" in side.run("start h")[2]
         finally:

@@ -128,7 +128,7 @@ class FilterBindings:
         if given.name not in filter_rules.used_filters(root, find):
             return None
         variables: filter_rules.Variables = {"MAC": (held.mac,), **filter_rules.parameters(held.reference)}
-        return filter_rules.table_script(held.port, root, variables, find)
+        return filter_rules.table_script(held.port, root, variables, find, fresh=False)
 
     async def changed(self, given: Filter) -> None:
         """Put a changed filter into force where it is used. Raises LibvirtError."""

@@ -1,18 +1,20 @@
 """Network filters as rules of nftables for one interface of a machine.
 
 Source: libvirt's documentation, "Network Filters"; nft(8), bridge address family. What is filtered is Ethernet: rules
-on MAC addresses, ARP, RARP, VLANs, and on addresses and ports of IPv4 and IPv6 without connections' states.
+on MAC addresses, ARP, RARP, VLANs, and on addresses and ports of IPv4 and IPv6; those that follow connections are
+:mod:`.filter_connections`'s.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import itertools
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from pyhyve.daemon.faults import Faults
+from pyhyve.daemon.resources.filter_connections import KINDS, connection_rules, tracking_lines
+from pyhyve.daemon.resources.filter_fields import integer, mac, mac_number, network, ranged
 from pyhyve.rpc.errors import ErrorCode, ErrorDomain
 
 if TYPE_CHECKING:
@@ -65,7 +67,6 @@ _OPERATIONS: Final = {
     "inarp_request": 8,
     "arp_nak": 10,
 }
-_MAC: Final = re.compile(r"[0-9a-fA-F]{1,2}(:[0-9a-fA-F]{1,2}){5}")
 
 
 @dataclass(slots=True)
@@ -76,6 +77,24 @@ class _Chain:
     priority: int
     rules: list[tuple[int, int, str, str]] = field(default_factory=list)
     """Priority, number, direction (in, out) and the rule."""
+
+
+@dataclass(slots=True)
+class _Found:
+    """What filters come to."""
+
+    find: Callable[[str], Node]
+    chains: dict[str, _Chain] = field(default_factory=lambda: {"root": _Chain("root", 0)})
+    connections: list[tuple[int, int, str, str, bool]] = field(default_factory=list)
+    """Priority, number, direction, the rule, and whether it asks for connections."""
+    count: int = 0
+
+    def next(self) -> int:
+        """Return the number of another rule. Raises LibvirtError where there are too many."""
+        self.count += 1
+        if self.count > _RULES_MAX:
+            raise _FAULTS.unsupported(f"a filter comes to more than {_RULES_MAX} rules")
+        return self.count
 
 
 def table_name(port: str) -> str:
@@ -108,12 +127,18 @@ def parameters(node: Node) -> Variables:
     return {name: tuple(values) for name, values in found.items()}
 
 
-def table_script(port: str, root: Node, variables: Mapping[str, Sequence[str]], find: Callable[[str], Node]) -> str:
-    """Return the script that replaces an interface's table by one for a filter. Raises LibvirtError."""
-    chains: dict[str, _Chain] = {"root": _Chain("root", 0)}
-    _collect(root, {name: tuple(values) for name, values in variables.items()}, find, chains, itertools.count(), 0)
+def table_script(
+    port: str, root: Node, variables: Mapping[str, Sequence[str]], find: Callable[[str], Node], *, fresh: bool = True
+) -> str:
+    """Return the script that replaces an interface's rules by those of a filter. Raises LibvirtError.
+
+    A table that is not made ``fresh`` goes on knowing the connections it knew.
+    """
+    found = _Found(find)
+    _collect(root, {name: tuple(values) for name, values in variables.items()}, found, 0)
+    chains = found.chains
     name = table_name(port)
-    lines = [f"table bridge {name}", f"delete table bridge {name}", f"table bridge {name} {{"]
+    lines = [f"table bridge {name}", f"{'delete' if fresh else 'flush'} table bridge {name}", f"table bridge {name} {{"]
     for way in ("out", "in"):
         for chain in chains.values():
             if chain.name != "root":
@@ -133,8 +158,20 @@ def table_script(port: str, root: Node, variables: Mapping[str, Sequence[str]], 
         lines.append(" }")
     lines.append(f' chain from_guest {{ type filter hook prerouting priority -250; iifname "{port}" jump out; }}')
     lines.append(f' chain to_guest {{ type filter hook postrouting priority 250; oifname "{port}" jump in; }}')
+    lines += _connection_lines(port, found.connections)
     lines.append("}")
     return "\n".join(lines) + "\n"
+
+
+def _connection_lines(port: str, connections: list[tuple[int, int, str, str, bool]]) -> list[str]:
+    """Return what judges packets by their connections: those of guests before, those that come over the bridge."""
+    lines = tracking_lines(port) if any(asked for *_, asked in connections) else []
+    for way, hook, match in (("out", "prerouting priority -245", "iifname"), ("in", "forward priority 0", "oifname")):
+        rules = [rule for _, _, direction, rule, _ in sorted(connections) if direction == way]
+        if rules:
+            lines += [f" chain connections_{way} {{ type filter hook {hook};", f'  {match} != "{port}" accept']
+            lines += [*(f"  {rule}" for rule in rules), " }"]
+    return lines
 
 
 def _chain_name(name: str, way: str) -> str:
@@ -154,49 +191,36 @@ def _jump_match(chain: str) -> str:
     return f"ether type {number:#06x} " if number is not None else ""
 
 
-def _collect(
-    node: Node,
-    variables: Variables,
-    find: Callable[[str], Node],
-    chains: dict[str, _Chain],
-    numbers: Iterator[int],
-    depth: int,
-) -> None:
+def _collect(node: Node, variables: Variables, found: _Found, depth: int) -> None:
     if depth > _DEPTH_MAX:
         raise _FAULTS.unsupported("filters refer to each other too deeply")
     attributes = dict(node.attributes)
     chain_name = attributes.get("chain", "root")
     protocol = _protocol_of(chain_name)
-    priority = _integer(attributes.get("priority"), _PRIORITIES[protocol])
-    chain = chains.setdefault(chain_name, _Chain(chain_name, priority))
+    priority = integer(attributes.get("priority"), _PRIORITIES[protocol])
+    chain = found.chains.setdefault(chain_name, _Chain(chain_name, priority))
     for child in node.children:
         held = dict(child.attributes)
         if child.name == "filterref":
-            _collect(find(held.get("filter", "")), {**variables, **parameters(child)}, find, chains, numbers, depth + 1)
+            _collect(found.find(held.get("filter", "")), {**variables, **parameters(child)}, found, depth + 1)
         elif child.name == "rule":
-            wanted = _integer(held.get("priority"), _RULE_PRIORITY)
+            wanted = integer(held.get("priority"), _RULE_PRIORITY)
             action = _ACTIONS.get(held.get("action", ""))
             if action is None:
                 raise _FAULTS.xml(f"unknown action '{held.get('action')}' of a rule")
             for way, text in _rule(child, held.get("direction", ""), variables):
-                number = next(numbers)
-                if number > _RULES_MAX:
-                    raise _FAULTS.unsupported(f"a filter comes to more than {_RULES_MAX} rules")
-                chain.rules.append((wanted, number, way, f"{text}{' ' if text else ''}{action}"))
-
-
-def _integer(text: str | None, otherwise: int) -> int:
-    try:
-        return otherwise if text is None else int(text, 0)
-    except ValueError as error:
-        raise _FAULTS.xml(f"'{text}' is no number") from error
+                chain.rules.append((wanted, found.next(), way, f"{text}{' ' if text else ''}{action}"))
+            for way, text, asked in _following(child, held, action, variables):
+                found.connections.append((wanted, found.next(), way, text, asked))
 
 
 def _rule(node: Node, direction: str, variables: Variables) -> Iterator[tuple[str, str]]:
     """Give a rule for each direction and for each combination of its variables' values."""
     if direction not in {"in", "out", "inout"}:
         raise _FAULTS.xml(f"unknown direction '{direction}' of a rule")
-    elements = [child for child in node.children if child.name != "comment"]
+    elements = [child for child in node.children if child.name != "comment" and child.name not in KINDS]
+    if not elements and any(child.name in KINDS for child in node.children):
+        return
     for way in ("out", "in"):
         if direction not in {way, "inout"}:
             continue
@@ -206,6 +230,15 @@ def _rule(node: Node, direction: str, variables: Variables) -> Iterator[tuple[st
             for held in _instances(dict(element.attributes), variables):
                 swapped = _swapped(held) if direction == "inout" and way == "in" else held
                 yield way, _matches(element.name, swapped)
+
+
+def _following(node: Node, held: dict[str, str], action: str, variables: Variables) -> Iterator[tuple[str, str, bool]]:
+    """Give the rules of the elements that follow connections."""
+    follow = held.get("statematch", "true").lower() not in {"0", "false", "no"}
+    for child in node.children:
+        if child.name in KINDS:
+            for attributes in _instances(dict(child.attributes), variables):
+                yield from connection_rules(child.name, attributes, held.get("direction", ""), action, follow=follow)
 
 
 def _instances(held: dict[str, str], variables: Variables) -> Iterator[dict[str, str]]:
@@ -244,11 +277,11 @@ def _matches(kind: str, held: dict[str, str]) -> str:
     found: list[str] = []
     for name, word in (("srcmacaddr", "saddr"), ("dstmacaddr", "daddr")):
         if (value := take.pop(name, None)) is not None:
-            found.append(_masked(f"ether {word}", _mac(value), take.pop(name[:3] + "macmask", None), equal, _mac))
+            found.append(_masked(f"ether {word}", mac(value), take.pop(name[:3] + "macmask", None), equal, mac))
     if kind == "mac":
         if (value := take.pop("protocolid", None)) is not None:
             number = _TYPES.get(value.lower())
-            found.append(f"ether type {equal} {_integer(value, 0) if number is None else number:#06x}")
+            found.append(f"ether type {equal} {integer(value, 0) if number is None else number:#06x}")
     elif kind in {"arp", "rarp"}:
         found = [f"ether type {_TYPES[kind]:#06x}", *found, *_arp(take, equal)]
     elif kind in {"ip", "ipv6"}:
@@ -256,12 +289,12 @@ def _matches(kind: str, held: dict[str, str]) -> str:
     elif kind == "vlan":
         found.insert(0, f"ether type {_TYPES['vlan']:#06x}")
         if (value := take.pop("vlanid", None)) is not None:
-            found.append(f"@nh,4,12 {equal} {_ranged(value, 4095)}")
+            found.append(f"@nh,4,12 {equal} {ranged(value, 4095)}")
         if (value := take.pop("encap-protocol", None)) is not None:
             number = _TYPES.get(value.lower())
-            found.append(f"@nh,16,16 {equal} {_integer(value, 0) if number is None else number:#06x}")
+            found.append(f"@nh,16,16 {equal} {integer(value, 0) if number is None else number:#06x}")
     else:
-        raise _FAULTS.unsupported(f"rules on '{kind}' are not supported: they follow connections")
+        raise _FAULTS.unsupported(f"rules on '{kind}' are not supported")
     if take:
         raise _FAULTS.unsupported(f"attribute '{next(iter(take))}' of a rule on '{kind}' is not supported")
     return " ".join(found)
@@ -273,48 +306,21 @@ def _masked(expression: str, value: str, mask: str | None, equal: str, parse: Ca
     return f"{expression} & {parse(mask)} {equal} {value}"
 
 
-def _mac(text: str) -> str:
-    if _MAC.fullmatch(text) is None:
-        raise _FAULTS.xml(f"'{text}' is no MAC address")
-    return ":".join(f"{int(part, 16):02x}" for part in text.split(":"))
-
-
-def _mac_number(text: str) -> str:
-    return "0x" + _mac(text).replace(":", "")
-
-
-def _ranged(text: str, most: int) -> int:
-    number = _integer(text, 0)
-    if not 0 <= number <= most:
-        raise _FAULTS.xml(f"'{text}' is not between 0 and {most}")
-    return number
-
-
-def _network(address: str, mask: str | None, version: int) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    try:
-        found = ipaddress.ip_network(f"{address}/{mask}" if mask else address, strict=False)
-    except ValueError as error:
-        raise _FAULTS.xml(f"'{address}' is no address: {error}") from error
-    if found.version != version:
-        raise _FAULTS.xml(f"'{address}' is no address of IPv{version}")
-    return found
-
-
 def _arp(take: dict[str, str], equal: str) -> Iterator[str]:
     """Matches on ARP's fields (RFC 826), by where they are: RARP has the same ones under another type."""
     for name, place, most in (("hwtype", "@nh,0,16", 0xFFFF), ("protocoltype", "@nh,16,16", 0xFFFF)):
         if (value := take.pop(name, None)) is not None:
-            yield f"{place} {equal} {_ranged(str(_TYPES.get(value.lower(), value)), most)}"
+            yield f"{place} {equal} {ranged(str(_TYPES.get(value.lower(), value)), most)}"
     if (value := take.pop("opcode", None)) is not None:
         number = _OPERATIONS.get(value.lower())
-        yield f"@nh,48,16 {equal} {_ranged(value, 0xFFFF) if number is None else number}"
+        yield f"@nh,48,16 {equal} {ranged(value, 0xFFFF) if number is None else number}"
     for name, place in (("arpsrcmacaddr", "@nh,64,48"), ("arpdstmacaddr", "@nh,144,48")):
         if (value := take.pop(name, None)) is not None:
-            yield f"{place} {equal} {_mac_number(value)}"
+            yield f"{place} {equal} {mac_number(value)}"
     for name, place in (("arpsrcip", "@nh,112,32"), ("arpdstip", "@nh,192,32")):
         if (value := take.pop(name + "addr", None)) is not None:
-            network = _network(value, take.pop(name + "mask", None), 4)
-            address, mask = int(network.network_address), int(network.netmask)
+            wanted = network(value, take.pop(name + "mask", None), 4)
+            address, mask = int(wanted.network_address), int(wanted.netmask)
             yield f"{place} & {mask:#010x} {equal} {address:#010x}"
 
 
@@ -322,13 +328,13 @@ def _ip(kind: str, take: dict[str, str], equal: str) -> Iterator[str]:
     word, version = ("ip", 4) if kind == "ip" else ("ip6", 6)
     for name, side in (("srcip", "saddr"), ("dstip", "daddr")):
         if (value := take.pop(name + "addr", None)) is not None:
-            yield f"{word} {side} {equal} {_network(value, take.pop(name + 'mask', None), version)}"
+            yield f"{word} {side} {equal} {network(value, take.pop(name + 'mask', None), version)}"
     if (value := take.pop("dscp", None)) is not None:
-        yield f"{word} dscp {equal} {_ranged(value, 63)}"
+        yield f"{word} dscp {equal} {ranged(value, 63)}"
     number: int | None = None
     if (value := take.pop("protocol", None)) is not None:
         number = _PROTOCOLS.get(value.lower())
-        number = _ranged(value, 255) if number is None else number
+        number = ranged(value, 255) if number is None else number
         yield f"meta l4proto {equal} {number}"
     for side, word in (("src", "sport"), ("dst", "dport")):
         low, high = take.pop(f"{side}portstart", None), take.pop(f"{side}portend", None)
@@ -336,7 +342,7 @@ def _ip(kind: str, take: dict[str, str], equal: str) -> Iterator[str]:
             continue
         if number not in _WITH_PORTS:
             raise _FAULTS.xml("a rule on ports needs a protocol that has them")
-        first, last = _ranged(low, 0xFFFF), _ranged(high or low, 0xFFFF)
+        first, last = ranged(low, 0xFFFF), ranged(high or low, 0xFFFF)
         yield f"th {word} {equal} {first}" + (f"-{last}" if last != first else "")
 
 

@@ -84,7 +84,15 @@ def test_match_is_written_for_nft(rule: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("<rule action='drop' direction='out'><tcp dstportstart='22'/></rule>", "rules on 'tcp' are not supported"),
+        ("<rule action='drop' direction='out'><stp/></rule>", "rules on 'stp' are not supported"),
+        ("<rule action='drop' direction='out'><tcp ipset='x'/></rule>", "attribute 'ipset' of a rule on 'tcp'"),
+        ("<rule action='drop' direction='out'><tcp match='no' dstportstart='1'/></rule>", "match='no'"),
+        ("<rule action='drop' direction='out'><tcp flags='SYN'/></rule>", "no TCP flags"),
+        ("<rule action='drop' direction='out'><tcp flags='SYN/X'/></rule>", "no TCP flags"),
+        ("<rule action='drop' direction='out'><icmp dstportstart='1'/></rule>", "has no ports"),
+        ("<rule action='drop' direction='out'><all state='OLD'/></rule>", "unknown state"),
+        ("<rule action='drop' direction='out'><udp srcipfrom='10.0.0.2' srcipto='10.0.0.1'/></rule>", "is no range"),
+        ("<rule action='drop' direction='out'><tcp-ipv6 srcipaddr='10.0.0.1'/></rule>", "is no address of IPv6"),
         ("<rule action='drop' direction='out'><mac srcmacaddr='$NOPE'/></rule>", "unresolvable variables.*NOPE"),
         ("<rule action='drop' direction='out'><mac srcmacaddr='x; drop'/></rule>", "is no MAC address"),
         ("<rule action='drop' direction='out'><ip srcipaddr='x'/></rule>", "is no address"),
