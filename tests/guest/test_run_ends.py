@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pyhyve.cpu.engine.library import file_name
 from pyhyve.guest.console import GuestConsole
 from pyhyve.kvm.probe import probe
-from pyhyve.support.cache import cache_directory
 
 from .conftest import ACCEL, BOOT_TIMEOUT_S, PATIENCE, our_command
 from .tiny import ACPI_SLEEP_S5, HALT, kernel, print32
@@ -147,11 +147,7 @@ def test_cache_that_is_damaged_or_cannot_be_written_is_done_without(trouble: str
     path.write_bytes(kernel(print32("up\n") + ACPI_SLEEP_S5 + HALT))
     cache = tmp_path / "cache"
     if trouble == "damaged":
-        from pyhyve.cpu.isa.x86.library import x86_library
-
-        x86_library()
-        newest = max(cache_directory("engine").glob("x86-*.bin"), key=lambda file: file.stat().st_mtime)
-        damaged = cache / "pyhyve" / "engine" / newest.name
+        damaged = cache / "pyhyve" / "engine" / file_name("x86")
         damaged.parent.mkdir(parents=True)
         damaged.write_bytes(b"not an engine")
     else:

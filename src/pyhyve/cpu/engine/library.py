@@ -50,16 +50,15 @@ class Library:
 
 def load_or_build(isa: str, build: Callable[[Progress], Library], progress: Progress | None = None) -> Library:
     """The library of `isa` from the cache, or built (and then kept, when the cache can be written)."""
-    key = _key(isa)
+    name = file_name(isa)
     try:
-        path: Path | None = cache_directory(_DIRECTORY) / f"{isa}-{key[:32]}.bin"
+        path: Path | None = cache_directory(_DIRECTORY) / name
     except UserError as error:
         _LOG.warning("%s; the engine is compiled anew at every start", error)
         path = None
     found = None if path is None else _read(path)
     if found is not None:
         return found
-    name = f"{isa}-{key[:32]}.bin"
     shared = read_shared(_DIRECTORY, name)
     if shared is not None:
         found = _parse(shared, f"of the system, {name}")
@@ -99,13 +98,14 @@ def _quiet(_done: int, _total: int) -> None:
     """No progress is shown."""
 
 
-def _key(isa: str) -> str:
+def file_name(isa: str) -> str:
+    """The cache's file for `isa`: another one after any change to the sources of `cpu`, or of LLVM."""
     digest = hashlib.sha256(f"{isa} {importlib.metadata.version('llvmlite')} ".encode())
     root = Path(__file__).parents[1]
     for source in sorted(root.rglob("*.py")):
         digest.update(str(source.relative_to(root)).encode() + b"\0")
         digest.update(source.read_bytes())
-    return digest.hexdigest()
+    return f"{isa}-{digest.hexdigest()[:32]}.bin"
 
 
 def _read(path: Path) -> Library | None:
