@@ -70,6 +70,8 @@ def write_registers(engine: EngineVcpu, values: Mapping[str, int]) -> None:
         else:
             msg = f"no register named {name}"
             raise KeyError(msg)
+    if "rip" in values:
+        engine.set("repeat_midst", 0)
     if engine.get("cr0") & 1:
         engine.set("cpl", engine.get("seg_attr", Seg.SS) >> 5 & 3)
     engine.call("mmu.flush_all")

@@ -116,7 +116,7 @@ class Session:
         pairs = [(index, _record(native, index), _record(engine, index)) for index in found]
         for index, ours, theirs in pairs:
             case = batch.case(index)
-            if _incomparable(case, ours, alignment_checks=self._alignment_checks):
+            if self._incomparable(batch, index, ours, theirs):
                 tally.skipped += 1
                 continue
             if _excused(case, ours, theirs, lenient=self._lenient) or _excused_undefined(batch, index, ours, theirs):
@@ -125,15 +125,25 @@ class Session:
             tally.mismatches.append(self._shortened(mismatch))
         return tally
 
+    def _incomparable(self, batch: Batch, index: int, native: Result, engine: Result) -> bool:
+        """The case went where the two sides cannot agree.
+
+        It hung; POPF brought about an alignment check; of 16-bit and 32-bit code also what Linux gave up on, and what
+        ran in the stub.
+        """
+        if native.vector == at.VECTOR_HUNG or (native.vector == at.VECTOR_DIED and batch.case(index).bits != 64):
+            return True
+        if native.vector == _ALIGNMENT_CHECK and not self._alignment_checks:
+            return True
+        return _ran_in_stub(batch, index, native, engine)
+
     def again(self, batch: Batch) -> Mismatch | None:
         """Run a batch of one case; None if both sides agree."""
         native = self._native.run_batch(batch)
         engine = self._engine.run_batch(batch)
         _forget_stack_tops(batch, native, engine)
         ours, theirs = _record(native, 0), _record(engine, 0)
-        if not compare(batch, native, engine) or _incomparable(
-            batch.case(0), ours, alignment_checks=self._alignment_checks
-        ):
+        if not compare(batch, native, engine) or self._incomparable(batch, 0, ours, theirs):
             return None
         if _excused(batch.case(0), ours, theirs, lenient=self._lenient):
             return None
@@ -194,17 +204,12 @@ _HOST_SEGMENT: Final = 15 * 8
 """Selector, without its privilege, of the GDT entry in which Linux keeps the CPU's number."""
 
 
-def _incomparable(case: Case, native: Result, *, alignment_checks: bool) -> bool:
-    """The case went where the two sides cannot agree.
-
-    Single-stepping into the landing pad, an alignment check that POPF brought about, or it hung. Of 16-bit and 32-bit
-    code also what ran in the stub, which is 64-bit code, and what Linux emulates (UMIP) or gives up on.
-    """
-    if case.bits != 64 and (native.vector == at.VECTOR_DIED or 0 <= native.rip - at.STUB < at.PAGE):
-        return True
-    if native.vector == _ALIGNMENT_CHECK and not alignment_checks:
-        return True
-    return native.vector == at.VECTOR_HUNG or (native.vector == 1 and bool(native.rflags & at.TF))
+def _ran_in_stub(batch: Batch, index: int, native: Result, engine: Result) -> bool:
+    """Whether 16-bit or 32-bit code ended by jumping to the stub, which is 64-bit code: its registers are lost."""
+    if batch.case(index).bits == 64 or not 0 <= native.rip - at.STUB < at.PAGE or engine.vector != at.VECTOR_DONE:
+        return False
+    patched = engine.record[: at.RESULT_DIRTY] + native.record[at.RESULT_DIRTY :]
+    return not compare(_alone(batch, index), memoryview(bytearray(patched)), memoryview(bytearray(engine.record)))
 
 
 def _excused(case: Case, native: Result, engine: Result, *, lenient: bool) -> bool:

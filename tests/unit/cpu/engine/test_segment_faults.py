@@ -67,6 +67,14 @@ def test_ten_bytes_are_stored_in_two_parts(guest: Guest) -> None:
     assert guest.memory.read(DATA + 0xFF8, 8) == struct.pack("<Q", 1 << 63)
 
 
+def test_ten_bytes_are_loaded_in_two_parts(guest: Guest) -> None:
+    # fld and fbld tbyte [0x1000 - 8] on a page that is not there: its first part is within the limit
+    pages = {"ds_base": UNMAPPED, "ds_limit": 0xFFF}
+    assert run(guest, "dbe3 db2df80f0000", **pages) == (PF, 2)
+    assert run(guest, "dbe3 df25f80f0000", **pages) == (PF, 2)
+    assert run(guest, "dbe3 db2df90f0000", **pages) == (GP, 2)
+
+
 def test_mmx_store_resets_the_stack_top_first(guest: Guest) -> None:
     # fninit; fld1; movq [0x2000], mm0
     assert run(guest, "dbe3 d9e8 0f7f0500200000") == (GP, 4)

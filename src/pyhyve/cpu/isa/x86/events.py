@@ -126,6 +126,7 @@ def deliver(st: Any) -> None:
             st.access_done = 0
             st.single = 0
             st.interrupt_shadow = 0
+            st.repeat_midst = 0
             st.halted = 0
             if kind == EventKind.NMI:
                 st.nmi_blocked = 1
@@ -158,6 +159,9 @@ def deliver_event(st: Any, vector: Any, kind: Any, has_error: Any, error: Any, l
     # Every completed instruction clears RF: what remains of it here is that of the last IRET.
     image = flags & ~int(Eflags.RF)
     if kind == EventKind.FAULT and vector != Vector.DB:
+        image = flags | Eflags.RF
+    elif kind != EventKind.FAULT and st.repeat_midst != 0:
+        # Between two elements of a repeated string instruction (SDM Vol. 3B, 17.3.1.1).
         image = flags | Eflags.RF
     return_ip = st.pc + length
     if not in_64_bit_code(st):

@@ -55,8 +55,8 @@ def before_single(st: Any) -> Any:
         if (st.eflags & Eflags.RF) != 0:
             token = token | _RESUME
         hits = debug.matching_code(st, linear_pc(st))
-        # The second half of an instruction that waited for a device is not a new one.
-        if hits != 0 and st.access_done == 0 and st.stop == 0:
+        # What is left of an instruction that waited for a device, or of a repeated one, is not a new one.
+        if hits != 0 and st.access_done == 0 and st.repeat_midst == 0 and st.stop == 0:
             faults.db_fault(st, hits)
     return token
 
@@ -71,7 +71,7 @@ def after_single(st: Any, token: Any) -> None:
         bits = u64(Dr6.BS)
     if (token & _WATCH) != 0:
         bits = bits | st.watch_hits
-        if (token & _RESUME) != 0:
+        if (token & _RESUME) != 0 and st.repeat_midst == 0:
             # RF covers one instruction; one that IRET has just set is for the next.
             st.eflags = st.eflags & ~u32(Eflags.RF)
     if bits != 0:

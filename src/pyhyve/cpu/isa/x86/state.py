@@ -99,6 +99,8 @@ STATE.add("bad_address", U64)
 """The non-canonical address behind a pending #GP, else 0."""
 STATE.add("event_inject", U64)
 """External interrupt given by the machine: 256 + vector, or 0."""
+STATE.add("repeat_midst", U64)
+"""1 between two elements of the repeated string instruction at `pc`: events then save RF set."""
 STATE.add("interrupt_shadow", U32).add("nmi_blocked", U32)
 STATE.add("interrupt_line", U32).add("interrupt_pad", U32)
 STATE.add("apic_irr", Array(U64, 4)).add("apic_isr", Array(U64, 4)).add("apic_tmr", Array(U64, 4))

@@ -109,8 +109,9 @@ def _repeated(
     """The kernel of a string instruction: (state, address bits, REP prefix, segment override or 8) -> 1 when complete.
 
     `element(st, operand, count)` does at least one element, advances the index registers and returns how many it did;
-    it may fault. The kernel comes back early, to be called again, when something is asked of the vCPU and when an
-    element reached a device. Under a 32-bit address size REP zero-extends `registers` (and RCX) first.
+    it may fault. The kernel comes back early, to be called again, when something is asked of the vCPU, when an element
+    reached a device, and after each element that a debug trap follows (SDM Vol. 3B, 17.3.1.4); the flags are then still
+    those of before. Under a 32-bit address size REP zero-extends `registers` (and RCX) first.
     """
 
     @kernel(P, U64, U64, U64, result=U64, name=f"x86.{name}{size}", attributes="nounwind noinline")
@@ -123,8 +124,10 @@ def _repeated(
         # A fault leaves the flags as they were before the whole instruction.
         old_result = st.fl_result
         old_aux = st.fl_aux
+        st.repeat_midst = 0
+        most = current().select((st.eflags & flags.TF) != 0, u64(1), u64((1 << 64) - 1))
         while count != 0:
-            done = element(st, operand, count)
+            done = element(st, operand, _minimum(count, most))
             if st.stop != 0:
                 if compares:
                     st.fl_result = old_result
@@ -137,7 +140,13 @@ def _repeated(
                     (repeat == REPEAT_EQUAL and st.fl_result != 0) or (repeat == REPEAT_NOT_EQUAL and st.fl_result == 0)
                 ):
                     return 1
-            if count != 0 and (st.access_done != 0 or current().load(st.ref("request"), volatile=True) != 0):
+            asked = current().load(st.ref("request"), volatile=True) != 0
+            trapped = (most == 1) | ((st.watch_on != 0) & (st.watch_hits != 0))
+            if count != 0 and ((st.access_done != 0) | asked | trapped):
+                st.repeat_midst = 1
+                if compares:
+                    st.fl_result = old_result
+                    st.fl_aux = old_aux
                 return 0
         return 1
 

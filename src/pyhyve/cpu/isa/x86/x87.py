@@ -14,7 +14,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from pyhyve.cpu.isa.x86.addressing import operand_linear
-from pyhyve.cpu.isa.x86.memory import store
+from pyhyve.cpu.isa.x86.memory import load, store
 from pyhyve.cpu.isa.x86.state import STATE, Seg
 from pyhyve.cpu.lang import U8, U16, U32, U64, Pointer, current, kernel, u64
 from pyhyve.cpu.lang.staging import inline
@@ -173,6 +173,26 @@ def memory_load_kernel(opcode: int, extension: int) -> Kernel:
         _save(image)
         store_host(st, image.address())
         _set_data_pointer(st, address)
+
+    return run
+
+
+@functools.cache
+def wide_load_kernel(opcode: int, extension: int) -> Kernel:
+    """Executes an instruction that reads ten bytes at the operand's `address`: eight, then two, as processors do."""
+
+    @kernel(POINTER, U64, name=f"x87.t_{opcode:02x}_{extension}", attributes="nounwind noinline")
+    def run(st: Any, address: Any) -> None:
+        copy = current().buffer(16, U64)
+        for offset, part in ((0, 8), (8, 2)):
+            linear = operand_linear(st, address + offset, part, 0)
+            if st.stop != 0:
+                return
+            value = load(st, linear, part)
+            if st.stop != 0:
+                return
+            copy[offset // 8] = value
+        memory_load_kernel(opcode, extension)(st, copy.address(), address)
 
     return run
 

@@ -26,6 +26,7 @@ _LOADS = (
     (0xD9, 0, "flds", "Md", 32), (0xDD, 0, "fldl", "Mq", 64), (0xDB, 5, "fldt", "M", 80), (0xDF, 0, "filds", "Mw", 16),
     (0xDB, 0, "fildl", "Md", 32), (0xDF, 5, "fildq", "Mq", 64), (0xDF, 4, "fbld", "M", 80),
 )  # fmt: skip
+_WIDE_BITS = 80
 _STORES = (
     (0xD9, 2, "fsts", "Md", 32), (0xD9, 3, "fstps", "Md", 32), (0xDD, 2, "fstl", "Mq", 64),
     (0xDD, 3, "fstpl", "Mq", 64), (0xDB, 7, "fstpt", "M", 80), (0xDF, 2, "fists", "Mw", 16),
@@ -94,6 +95,13 @@ def _load(opcode: int, extension: int, bits: int) -> Semantics:
     return semantics
 
 
+def _load_wide(opcode: int, extension: int) -> Semantics:
+    def semantics(c: X86Context) -> None:
+        c.call(x87.wide_load_kernel(opcode, extension), c.address)
+
+    return semantics
+
+
 def _store(opcode: int, extension: int, bits: int) -> Semantics:
     def semantics(c: X86Context) -> None:
         c.call(x87.memory_store_kernel(opcode, extension, bits // 8), c.address)
@@ -129,8 +137,9 @@ def _rows() -> Iterator[Row]:
             name = f"f{mark}{stem[1:]}_m{bits}"
             yield _x87(f"{opcode:02X} /{extension} m", name, f"M{letter}", _load(opcode, extension, bits), stores=False)
     for opcode, extension, name, operand, bits in _LOADS:
-        semantics = _load(opcode, extension, bits)
-        yield _x87(f"{opcode:02X} /{extension} m", name, operand, semantics, stores=False, memory_bits=bits)
+        wide = bits == _WIDE_BITS
+        semantics = _load_wide(opcode, extension) if wide else _load(opcode, extension, bits)
+        yield _x87(f"{opcode:02X} /{extension} m", name, operand, semantics, stores=False, memory_bits=bits, late=wide)
     for opcode, extension, name, operand, bits in _STORES:
         semantics = _store(opcode, extension, bits)
         yield _x87(f"{opcode:02X} /{extension} m", name, operand, semantics, stores=True, late=True)
