@@ -48,7 +48,7 @@ def test_q35_runs_linux_on_pci_express_and_takes_a_device(debian_6_1: Guest, tmp
     disk, contents = tmp_path / "disk.raw", bytes(range(256)) * 4096
     disk.write_bytes(contents)
     words = ["-M", "q35", "-accel", {"jit": "tcg"}.get(ACCEL, ACCEL), "-m", "256", "-nographic"]
-    words += ["-drive", f"file={disk},format=raw", "-qmp", f"unix:{tmp_path}/qmp,server=on,wait=off"]
+    words += ["-drive", f"file={disk},format=raw,if=virtio", "-qmp", f"unix:{tmp_path}/qmp,server=on,wait=off"]
     words += ["-kernel", str(debian_6_1.kernel), "-initrd", str(debian_6_1.initrd), "-append", "console=ttyS0 quiet"]
     with GuestConsole([sys.executable, "-m", "pyhyve.cli.system", *words], patience=PATIENCE) as console:
         console.wait_ready(BOOT_TIMEOUT_S)

@@ -138,3 +138,32 @@ def test_classic_command_boots_a_disc_with_a_disk_beside_it(debian_6_1: Guest, d
         console.send_line("poweroff")
         assert console.wait_end() == 0
     assert disk.read_bytes()[1536:].startswith(b"written\n\0")
+
+
+def test_q35_boots_a_sata_disk(disk: Path) -> None:
+    disk.write_bytes(boot_sector(print16("from the boot sector\n") + POWER_OFF + HALT).ljust(1 << 20, b"\0"))
+    words = ["-M", "q35", "-hda", str(disk), "-nographic", "-m", "64"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pyhyve.cli.system", *words], capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done
+    assert done.stdout.endswith("from the boot sector\n")
+
+
+def test_q35_boots_a_sata_disc_with_a_disk_behind_a_root_port(debian_6_1: Guest, disc: Path, disk: Path) -> None:
+    contents = bytes(range(256)) * 4096
+    disk.write_bytes(contents)
+    words = ["-M", "q35", "-nographic", "-m", "256"]
+    for number in range(2):
+        port = f"pcie-root-port,id=p{number},chassis={number},bus=pcie.0,addr=0x3.{number},multifunction=on"
+        words += ["-device", port]
+    words += ["-drive", f"file={disk},format=raw,if=none,id=d", "-device", "virtio-blk-pci,drive=d,bus=p1,bootindex=2"]
+    words += ["-drive", f"file={disc},format=raw,if=none,id=c,media=cdrom"]
+    words += ["-device", "ide-cd,drive=c,bus=ide.1,bootindex=1"]
+    with GuestConsole([sys.executable, "-m", "pyhyve.cli.system", *words]) as console:
+        console.expect("Booting from DVD/CD", BOOT_TIMEOUT_S)
+        assert console.wait_ready(BOOT_TIMEOUT_S) == f"Linux {debian_6_1.release} on pyhyve"
+        assert console.run("sha256sum </dev/vda").split()[0] == hashlib.sha256(contents).hexdigest()
+        assert "/0000:00:03.1/0000:02:00.0/" in console.run("readlink /sys/block/vda")
+        console.send_line("poweroff")
+        assert console.wait_end() == 0

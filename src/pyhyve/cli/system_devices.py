@@ -10,7 +10,7 @@ from pyhyve.cli.run import parse_number
 from pyhyve.cli.system_qapi import parse_json, parse_keyval, parse_struct
 from pyhyve.devices.error_policy import ErrorPolicy
 from pyhyve.machine.block.errors import ChangeError
-from pyhyve.machine.config import Additions, DiskConfig, DiskInterface
+from pyhyve.machine.config import SATA_PORTS, Additions, DiskConfig, DiskInterface
 from pyhyve.machine.hardware.models import MODELS, check_properties, find_model
 from pyhyve.machine.identifiers import NIC_PREFIX, is_identifier
 from pyhyve.support.errors import InputError
@@ -27,12 +27,15 @@ _HELP = {"help", "?"}
 _INDEX = {"hda": 0, "hdb": 1, "hdc": 2, "hdd": 3, "cdrom": 2}
 """Which IDE drive each option makes."""
 _IDE_DRIVES = 4
+_PER_BUS = 2
 
 
 @dataclass(slots=True)
 class DeviceSet:
     """What the options said so far."""
 
+    has_sata: bool = False
+    """Whether the board's own drives are SATA ones: one on each bus."""
     disks: list[DiskConfig] = field(default_factory=list)
     objects: list[Mapping[str, Any]] = field(default_factory=list)
     chardevs: dict[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -67,16 +70,19 @@ class DeviceSet:
 
     def _on_ide(self, option: str, disk: DiskConfig, index: int | None) -> DiskConfig:
         """`disk` as an IDE drive, in the first place that is free unless one is named. Raises InputError."""
+        most, per_bus = (SATA_PORTS, 1) if self.has_sata else (_IDE_DRIVES, _PER_BUS)
         taken = {other.index for other in self.disks if other.interface is DiskInterface.IDE}
         if index is None:
-            index = next((number for number in range(_IDE_DRIVES) if number not in taken), _IDE_DRIVES)
-        if not 0 <= index < _IDE_DRIVES:
-            msg = f"{option}: there are {_IDE_DRIVES} IDE drives at most (use if=virtio for more disks)"
+            index = next((number for number in range(most) if number not in taken), most)
+        if not 0 <= index < most:
+            kind = "SATA" if self.has_sata else "IDE"
+            msg = f"{option}: there are {most} {kind} drives at most (use if=virtio for more disks)"
             raise InputError(msg)
+        bus, unit = divmod(index, per_bus)
         if index in taken:
-            msg = f"{option}: drive with bus={index >> 1}, unit={index & 1} (index={index}) exists"
+            msg = f"{option}: drive with bus={bus}, unit={unit} (index={index}) exists"
             raise InputError(msg)
-        name = disk.drive_id or f"ide{index >> 1}-{'cd' if disk.is_cdrom else 'hd'}{index & 1}"
+        name = disk.drive_id or f"ide{bus}-{'cd' if disk.is_cdrom else 'hd'}{unit}"
         return replace(disk, interface=DiskInterface.IDE, index=index, drive_id=name)
 
     def add_drive(self, given: Properties) -> None:
@@ -104,7 +110,7 @@ class DeviceSet:
         given.only("aio", "threads")
         given.only("discard", "unmap", "on")
         given.only("detect-zeroes", "off")
-        index = _ide_index(given)
+        index = _ide_index(given, 1 if self.has_sata else _PER_BUS)
         given.finish()
         if interface == "none" and not drive_id:
             msg = "-drive: if=none needs an id"
@@ -214,7 +220,7 @@ def device_help() -> str:
     return "\n".join(lines)
 
 
-def _ide_index(given: Properties) -> int | None:
+def _ide_index(given: Properties, per_bus: int) -> int | None:
     """Which IDE drive is meant: `index`, or `bus` and `unit`. Raises InputError."""
     numbers = {key: given.take(key) for key in ("index", "bus", "unit")}
     found = {key: parse_number(f"-drive: {key}", text, int) for key, text in numbers.items() if text is not None}
@@ -223,7 +229,11 @@ def _ide_index(given: Properties) -> int | None:
             msg = "-drive: index cannot be used with bus and unit"
             raise InputError(msg)
         return found["index"]
-    return found.get("bus", 0) * 2 + found.get("unit", 0) if found else None
+    unit = found.get("unit", 0)
+    if not 0 <= unit < per_bus:
+        msg = f"-drive: unit {unit} too big (max is {per_bus - 1})"
+        raise InputError(msg)
+    return found.get("bus", 0) * per_bus + unit if found else None
 
 
 def _policy(given: Properties, key: str) -> ErrorPolicy | None:

@@ -116,9 +116,8 @@ class SystemSettings:
             raise InputError(msg)
         board = self._changes.get("board", Board.PC)
         is_bare = board is Board.MICROVM
-        if board is not Board.PC:
-            self._devices.go_without_ide()
         if is_bare:
+            self._devices.go_without_ide()
             self._devices.go_without_pci()
         disks = self._devices.disks
         if self._snapshot:
@@ -371,7 +370,8 @@ class SystemSettings:
             raise InputError(msg)
         if kind is not None:
             self._changes["is_empty"] = kind == "none"
-            self._changes["board"] = BOARDS.get(kind, Board.PC)
+            self._changes["board"] = board = BOARDS.get(kind, Board.PC)
+            self._devices.has_sata = board is Board.Q35
         accel = given.take("accel")
         if accel is not None:
             self._add_accel(accel)

@@ -23,8 +23,14 @@ class Option:
     summary: str
 
 
+_FIRST = {"M", "machine"}
+
+
 def split_command_line(words: Sequence[str], options: Mapping[str, Option]) -> list[tuple[str, str]]:
-    """Options and their values, in order. Raises InputError on what is unknown, or lacks its value."""
+    """Options and their values, in order, but the machine first: what drives mean depends on it.
+
+    Raises InputError on what is unknown, or lacks its value.
+    """
     found: list[tuple[str, str]] = []
     rest = iter(words)
     for word in rest:
@@ -41,7 +47,7 @@ def split_command_line(words: Sequence[str], options: Mapping[str, Option]) -> l
             msg = f"{word}: requires an argument"
             raise InputError(msg)
         found.append((name, value))
-    return found
+    return sorted(found, key=lambda option: option[0] not in _FIRST)
 
 
 @dataclass(slots=True)

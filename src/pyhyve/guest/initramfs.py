@@ -19,6 +19,7 @@ APPLETS_START = b"\0[\0[[\0"
 
 DEVICE_MODULES = (
     "ata_piix",
+    "ahci",
     "virtio_pci",
     "virtio_blk",
     "virtio_scsi",

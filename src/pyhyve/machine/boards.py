@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+
 from pyhyve.accel.api import BufferedReads
 from pyhyve.boot.e820 import MemoryLayout
 from pyhyve.devices.pci.i440fx import PIRQ_DEFAULT, I440fxBridge, Piix3IsaBridge
-from pyhyve.machine.config import Board
+from pyhyve.machine.config import SATA_PORTS, Board
 from pyhyve.support.hints import Protocol
 
 TYPE_CHECKING = False
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pyhyve.accel.api import Vm
+    from pyhyve.devices.ahci.controller import Ich9Ahci
     from pyhyve.devices.bus import AddressMap
     from pyhyve.devices.contracts import IrqLine, LineSetter
     from pyhyve.devices.display.vga import StdVga
@@ -74,6 +77,18 @@ def attach_bridges(
     hardware.pci.attach(Q35HostBridge(hardware.pci, memory), 0)
     hardware.pci.attach(isa_bridge, LPC_SLOT, multifunction=True)
     hardware.pci_bus_name = "pcie.0"
+    hardware.ide_buses = SATA_PORTS
+    hardware.make_ide = functools.partial(_make_ahci, hardware)
+    hardware.need_ide()
+
+
+def _make_ahci(hardware: Hardware) -> Ich9Ahci:
+    """The SATA function of the ICH9, which such a board always has."""
+    from pyhyve.devices.ahci import controller  # noqa: PLC0415 - the PC has none
+
+    ahci = controller.Ich9Ahci(hardware.memory, hardware.lock)
+    hardware.pci.attach(ahci, controller.SLOT, controller.FUNCTION)
+    return ahci
 
 
 def open_configuration_space(pci: PciBus, base: int) -> None:

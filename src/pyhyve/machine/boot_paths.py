@@ -33,9 +33,9 @@ def boot_paths(hardware: Hardware) -> list[str]:
 def _path(hardware: Hardware, plugged: PluggedDevice) -> str:
     name = plugged.model.name
     if name in {"ide-hd", "ide-cd"}:
-        controller = hardware.need_ide()
+        controller, bus = hardware.ide_bus(plugged.bus)
         place = f"{controller.slot:x},{controller.function:x}"
-        return f"{_ROOT}/ide@{place}/drive@{int(plugged.bus == 'ide.1'):x}/disk@{plugged.values['unit']:x}"
+        return f"{_ROOT}/ide@{place}/drive@{bus:x}/disk@{plugged.values['unit']:x}"
     if name == "scsi-cd":
         host = hardware.devices.owner_of(plugged.bus)
         return f"{_pci(host, 'scsi')}/channel@0/disk@{plugged.values['scsi-id']:x},0"

@@ -355,7 +355,8 @@ class _Builder:
         if disk.interface is DiskInterface.IDE:
             device = {"driver": "ide-cd", "drive": name} if disk.is_cdrom else device | {"driver": "ide-hd"}
             if disk.index is not None:
-                device |= {"bus": f"ide.{disk.index >> 1}", "unit": disk.index & 1}
+                place = divmod(disk.index, 1 if self.config.board is Board.Q35 else 2)
+                device |= {"bus": f"ide.{place[0]}", "unit": place[1]}
         elif disk.is_cdrom and self.firmware is not None:
             # A kernel that is loaded directly may have no SCSI driver yet: for it a CD-ROM is a read-only disk.
             bus = f"scsi.{name}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,15 +128,18 @@ def test_microvm_has_virtio_devices_without_pci(image: str) -> None:
         configure("-M", "microvm")
 
 
-def test_q35_has_virtio_disks_by_default(image: str) -> None:
-    config = configure("-M", "q35", "-hda", image, "-cdrom", image)
+def test_q35_has_sata_disks_by_default(image: str) -> None:
+    config = configure("-hda", image, "-cdrom", image, "-drive", f"file={image},bus=5,unit=0", "-M", "q35")
     assert (config.board, config.has_vga, config.has_keyboard) == (Board.Q35, True, True)
-    assert [(found.interface, found.is_cdrom) for found in config.disks] == [
-        (DiskInterface.VIRTIO, False),
-        (DiskInterface.VIRTIO, True),
+    assert [(found.interface, found.index, found.drive_id) for found in config.disks] == [
+        (DiskInterface.IDE, 0, "ide0-hd0"),
+        (DiskInterface.IDE, 2, "ide2-cd0"),
+        (DiskInterface.IDE, 5, "ide5-hd0"),
     ]
-    with pytest.raises(InputError, match="no IDE or SATA controller"):
-        configure("-M", "pc-q35-7.2", "-drive", f"file={image},if=ide")
+    with pytest.raises(InputError, match=re.escape("unit 1 too big (max is 0)")):
+        configure("-M", "pc-q35-7.2", "-drive", f"file={image},if=ide,bus=1,unit=1")
+    with pytest.raises(InputError, match="there are 6 SATA drives at most"):
+        configure("-M", "q35", "-drive", f"file={image},index=6")
 
 
 def test_smbios_fields(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import struct
 from typing import TYPE_CHECKING, ClassVar
 
 from pyhyve.devices.ide.drive import Drive, DriveState, Phase, swapped
-from pyhyve.devices.ide.spec import Command, ErrorBit, Feature, Reason
+from pyhyve.devices.ide.spec import GEN1, Command, ErrorBit, Feature, Reason
 from pyhyve.devices.scsi.cdrom import failure, sense_data
 from pyhyve.devices.scsi.spec import Command as ScsiCommand
 from pyhyve.devices.scsi.spec import SenseCode, SenseKey
@@ -127,8 +127,7 @@ class AtapiCdrom(Drive):
         self._sense = sense
         self._left, self._rest = 0, b""
         self.count = _DONE
-        self.abort(ErrorBit.ABRT)
-        self.error = int(ErrorBit.ABRT) | (sense[2] & 0xF) << 4
+        self.abort(ErrorBit.ABRT | (sense[2] & 0xF) << 4)
 
     # -- data ---------------------------------------------------------------------------------------------------------
 
@@ -226,7 +225,10 @@ class AtapiCdrom(Drive):
         words[82], words[83], words[84] = 0x4010, 0x4000, 0x4000
         words[85], words[87] = 0x4010, 0x4000
         words[88] = 0x003F | self.selected_mode(0x40) << 8
-        words[93] = 0x6001
+        if self.is_serial:
+            words[76] = GEN1
+        else:
+            words[93] = 0x6001
         data = bytearray(struct.pack("<256H", *words))
         data[46:54] = swapped("1.0", 8)
         data[54:94] = swapped("PYHYVE CD-ROM", 40)

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING
 from pyhyve.backends.block import BlockError, BlockStatistics
 from pyhyve.devices.error_policy import ErrorPolicy, Failure
 from pyhyve.devices.ide.drive import Drive, DriveState, Phase, swapped
-from pyhyve.devices.ide.spec import SECTOR_BYTES, Command, DeviceBit, ErrorBit, Feature
+from pyhyve.devices.ide.spec import (
+    GEN1,
+    QUEUE_DEPTH,
+    QUEUE_LOG,
+    QUEUES,
+    SECTOR_BYTES,
+    Command,
+    DeviceBit,
+    ErrorBit,
+    Feature,
+)
 from pyhyve.state.errors import StateError
 from pyhyve.support.records import dataclass
 
@@ -25,6 +35,9 @@ MAX_MULTIPLE = 16
 _HEADS, _SECTORS_PER_TRACK, _MAX_CYLINDERS = 16, 63, 16383
 _LBA28_SECTORS = (1 << 28) - 1
 _RANGE_SECTORS = 64
+_LOGS = 1 << 5
+"""Of words 84 and 87: there are logs."""
+_NO_ERROR_LOG = b"\x80" + bytes(SECTOR_BYTES - 2) + b"\x80"
 _INLINE_WRITE_BYTES = 1 << 16
 """Larger writes go to the drive's thread."""
 
@@ -142,6 +155,8 @@ class AtaDisk(Drive):
             case Command.CHECK_POWER_MODE:
                 self.count = self.count & 0xFF00 | 0xFF
                 self.succeed()
+            case Command.READ_LOG_EXT if self.is_serial:
+                self._read_log(self.lba_low & 0xFF)
             case Command.DATA_SET_MANAGEMENT:
                 self._data_set_management()
             case _ if command in _NOTHING_TO_DO or command >> 4 in {1, 7}:
@@ -182,6 +197,18 @@ class AtaDisk(Drive):
             return
         self._chunk = self._left = blocks
         self.want_dma(Phase.DMA_FROM_HOST)
+
+    def _read_log(self, page: int) -> None:
+        """The directory of logs, or that of queued commands (ACS-2, 7.26)."""
+        self._left = 0
+        if page == 0:
+            directory = bytearray(SECTOR_BYTES)
+            directory[0] = directory[2 * QUEUE_LOG] = 1
+            self.offer(directory)
+        elif page == QUEUE_LOG:
+            self.offer(self.queue_log.ljust(SECTOR_BYTES, b"\0") if self.queue_log else _NO_ERROR_LOG)
+        else:
+            self.abort()
 
     # -- addresses ----------------------------------------------------------------------------------------------------
 
@@ -456,7 +483,11 @@ class AtaDisk(Drive):
         words[85] = 0x4008 | (0x20 if self._caches_writes else 0)
         words[86], words[87] = 0x3400, 0x4000
         words[88] = 0x003F | self.selected_mode(0x40) << 8
-        words[93] = 0x6001
+        if self.is_serial:
+            words[75], words[76] = QUEUE_DEPTH - 1, GEN1 | QUEUES
+            words[84], words[87] = words[84] | _LOGS, words[87] | _LOGS
+        else:
+            words[93] = 0x6001
         words[100:104] = [sectors >> 16 * part & 0xFFFF for part in range(4)]
         words[106] = 0x6000
         if not self._backend.readonly:

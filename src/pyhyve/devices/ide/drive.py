@@ -102,6 +102,10 @@ class Drive(ABC):
         self.position = 0
         self.mode = 0
         """The transfer mode the driver chose."""
+        self.is_serial = False
+        """Whether it is on a port of Serial ATA, which queues commands."""
+        self.queue_log = b""
+        """What such a port knows of the queued command that failed last."""
 
     # -- registers ----------------------------------------------------------------------------------------------------
 
@@ -180,8 +184,8 @@ class Drive(ABC):
         self.status = int(READY)
         self.host.interrupt(self)
 
-    def abort(self, error: ErrorBit = ErrorBit.ABRT) -> None:
-        """The command failed."""
+    def abort(self, error: int = ErrorBit.ABRT) -> None:
+        """The command failed; `error` is the error register."""
         self.phase = Phase.IDLE
         self.error = int(error)
         self.status = int(READY | StatusBit.ERR)
@@ -252,6 +256,20 @@ class Drive(ABC):
         self.position = start + room
         if self.position >= len(self.buffer):
             self.filled()
+
+    def drain(self) -> bytes:
+        """What is left of the buffer, all at once; `emptied` is the caller's to call."""
+        data = bytes(self.buffer[self.position :])
+        self.position = len(self.buffer)
+        self.phase = Phase.IDLE
+        self.status = int(READY)
+        return data
+
+    def fill(self, data: bytes) -> None:
+        """Fill the buffer, all at once: `data` has its length."""
+        self.buffer[:] = data
+        self.position = len(self.buffer)
+        self.filled()
 
     # -- state --------------------------------------------------------------------------------------------------------
 

@@ -59,6 +59,14 @@ class Piix3Ide(PciDevice):
         """All drives."""
         return [drive for channel in self.channels for drive in channel.drives if drive is not None]
 
+    def units(self, bus: int) -> list[Drive | None]:
+        """The drives on a channel, None for places that are free."""
+        return self.channels[bus].drives
+
+    def connect(self, bus: int, unit: int, drive: Drive) -> None:
+        """Put a drive on a channel."""
+        self.channels[bus].add(unit, drive)
+
     def read(self, offset: int, size: int) -> int:
         """Bus master registers."""
         return self.channels[offset // _CHANNEL_BYTES].read_master(offset % _CHANNEL_BYTES, size)

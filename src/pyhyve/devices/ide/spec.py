@@ -5,6 +5,11 @@ from __future__ import annotations
 from pyhyve.support.enums import IntEnum, IntFlag
 
 SECTOR_BYTES = 512
+QUEUE_DEPTH = 32
+GEN1, QUEUES = 1 << 1, 1 << 8
+"""Of word 76 of IDENTIFY data: what the drive can on Serial ATA (Serial ATA 3.0, 13.2.1)."""
+QUEUE_LOG = 0x10
+"""The log of queued commands' errors (13.7.2)."""
 CD_BLOCK_BYTES = 2048
 
 
@@ -83,6 +88,7 @@ class Command(IntEnum):
     READ_DMA_EXT = 0x25
     READ_NATIVE_MAX_EXT = 0x27
     READ_MULTIPLE_EXT = 0x29
+    READ_LOG_EXT = 0x2F
     WRITE_SECTORS = 0x30
     WRITE_SECTORS_NO_RETRY = 0x31
     WRITE_SECTORS_EXT = 0x34
@@ -90,6 +96,8 @@ class Command(IntEnum):
     WRITE_MULTIPLE_EXT = 0x39
     WRITE_DMA_FUA_EXT = 0x3D
     READ_VERIFY = 0x40
+    READ_FPDMA_QUEUED = 0x60
+    WRITE_FPDMA_QUEUED = 0x61
     READ_VERIFY_NO_RETRY = 0x41
     READ_VERIFY_EXT = 0x42
     EXECUTE_DIAGNOSTIC = 0x90

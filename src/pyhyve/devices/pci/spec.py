@@ -97,6 +97,7 @@ class CapabilityId(IntEnum):
     SUBSYSTEM = 0x0D
     EXPRESS = 0x10
     MSIX = 0x11
+    SATA = 0x12
 
 
 class BarKind(IntEnum):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 PERIPHERAL = "/machine/peripheral"
+_AHCI_BUSES = 6
 PERIPHERAL_ANON = "/machine/peripheral-anon"
 
 
@@ -47,10 +48,18 @@ class PluggedDevice:
     unplug_requested: bool = False
 
     @property
-    def provided_bus(self) -> str:
-        """Name of the bus it brings along; empty without one."""
-        suffix = "" if self.model.provides == "PCI" else ".0"  # bridges name their bus as themselves
-        return f"{self.name}{suffix}" if self.model.provides and self.name else ""
+    def provided_buses(self) -> tuple[str, ...]:
+        """Names of the buses it brings along."""
+        name = self.name or self.model.alias or self.model.name
+        match self.model.provides:
+            case "":
+                return ()
+            case "PCI" if self.name:
+                return (name,)  # bridges name their bus as themselves
+            case "IDE":
+                return tuple(f"{name}.{number}" for number in range(_AHCI_BUSES))
+            case _:
+                return (f"{name}.0",)
 
     def take_out(self) -> None:
         """Undo everything; idempotent."""
@@ -153,19 +162,16 @@ class DeviceTree:
             yield "virtio-mmio-bus.0", "virtio-bus"
         yield "isa.0", "ISA"
         if self._hardware.make_ide is not None:
-            yield "ide.0", "IDE"
-            yield "ide.1", "IDE"
+            for number in range(self._hardware.ide_buses):
+                yield f"ide.{number}", "IDE"
         for plugged in self._devices:
-            if plugged.model.provides:
-                yield plugged.provided_bus or f"{plugged.model.alias or plugged.model.name}.0", plugged.model.provides
+            for bus in plugged.provided_buses:
+                yield bus, plugged.model.provides
 
     def owner_of(self, bus: str) -> PluggedDevice:
         """The device that brought `bus` along. Raises ChangeError."""
         for plugged in self._devices:
-            if plugged.model.provides and bus in {
-                plugged.provided_bus,
-                f"{plugged.model.alias or plugged.model.name}.0",
-            }:
+            if bus in plugged.provided_buses or bus == f"{plugged.model.alias or plugged.model.name}.0":
                 return plugged
         msg = f"Bus '{bus}' not found"
         raise ChangeError(msg)
@@ -210,7 +216,7 @@ class DeviceTree:
         if plugged not in self._devices:
             return
         if plugged.model.provides:
-            for child in [other for other in self._devices if other.bus == plugged.provided_bus]:
+            for child in [other for other in self._devices if other.bus in plugged.provided_buses]:
                 self.remove(child)
         self._devices.remove(plugged)
         if plugged.origin is not None:

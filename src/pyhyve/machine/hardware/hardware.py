@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pyhyve.devices.contracts import Clock, Timer
     from pyhyve.devices.display.vga import StdVga
     from pyhyve.devices.error_policy import Failure
-    from pyhyve.devices.ide.piix3 import Piix3Ide
+    from pyhyve.devices.ide.contract import IdeController
     from pyhyve.devices.input.keyboard import Keyboard
     from pyhyve.devices.pci.bus import PciBus
     from pyhyve.devices.pci.device import PciDevice
@@ -87,9 +87,11 @@ class Hardware:
         """Called with an event's data when a disk's error policy wants the machine to stop; any thread."""
         self.balloon_polling_s = 0
         self._balloon_timer: Timer | None = None
-        self.make_ide: Callable[[], Piix3Ide] | None = None
-        """Puts an IDE controller into the machine; None where there can be none."""
-        self._ide: Piix3Ide | None = None
+        self.make_ide: Callable[[], IdeController] | None = None
+        """Puts the board's IDE or SATA controller into the machine; None where there can be none."""
+        self.ide_buses = 2
+        """How many buses that has: `ide.0` and the next."""
+        self._ide: IdeController | None = None
         self.keyboard: Keyboard | None = None
         self.mmio: MmioBus | None = None
         """Where virtio devices go on a board without PCI."""
@@ -216,8 +218,8 @@ class Hardware:
 
     # -- IDE ----------------------------------------------------------------------------------------------------------
 
-    def need_ide(self) -> Piix3Ide:
-        """The IDE controller, made when the first drive comes. Raises ChangeError."""
+    def need_ide(self) -> IdeController:
+        """The board's IDE or SATA controller, made when the first drive comes. Raises ChangeError."""
         if self._ide is None:
             if self.make_ide is None:
                 msg = "No 'IDE' bus found"
@@ -225,9 +227,20 @@ class Hardware:
             self._ide = self.make_ide()
         return self._ide
 
-    def is_ide_full(self, bus: str) -> bool:
-        """Whether a channel, `ide.0` or `ide.1`, has both its drives."""
-        return self._ide is not None and None not in self._ide.channels[bus == "ide.1"].drives
+    def ide_bus(self, name: str) -> tuple[IdeController, int]:
+        """The controller with this bus, and the bus's number there. Raises ChangeError."""
+        owner, _, number = name.rpartition(".")
+        if owner == "ide":
+            return self.need_ide(), int(number)
+        controller: IdeController = self.devices.owner_of(name).device
+        return controller, int(number)
+
+    def is_ide_full(self, name: str) -> bool:
+        """Whether a bus has all its drives."""
+        if name.startswith("ide.") and self._ide is None:
+            return False
+        controller, number = self.ide_bus(name)
+        return None not in controller.units(number)
 
     # -- PCI ----------------------------------------------------------------------------------------------------------
 

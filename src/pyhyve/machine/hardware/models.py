@@ -135,6 +135,16 @@ MODELS: dict[str, Model] = {
         Model("ide-hd", "Storage", "IDE", "ide-device", "virtual IDE disk", hotpluggable=False, properties=_IDE),
         Model("ide-cd", "Storage", "IDE", "ide-device", "virtual IDE CD-ROM", hotpluggable=False, properties=_IDE),
         Model(
+            "ich9-ahci",
+            "Storage",
+            "PCI",
+            "pci-device",
+            alias="ahci",
+            provides="IDE",
+            hotpluggable=False,
+            properties=_PCI,
+        ),
+        Model(
             "virtio-net-pci",
             "Network",
             "PCI",

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MAX_QUEUES = 64
 
 
-def _attach_pci(hardware: Hardware, plugged: PluggedDevice, function: PciDevice) -> None:
+def attach_function(hardware: Hardware, plugged: PluggedDevice, function: PciDevice) -> None:
     """Put `function` on the bus where `addr` says; a guest that runs is told."""
     slot, number = parse_address(plugged.values.get("addr"))
     hardware.attach_pci(plugged, function, slot, number, multifunction=bool(plugged.values.get("multifunction")))
@@ -47,7 +47,7 @@ def _attach_virtio(hardware: Hardware, plugged: PluggedDevice, device: VirtioDev
         register_notify=hardware.notify,
         is_express=hardware.root_port(plugged.bus) is not None,
     )
-    _attach_pci(hardware, plugged, function)
+    attach_function(hardware, plugged, function)
 
 
 def parse_address(text: str | None) -> tuple[int | None, int]:
@@ -238,7 +238,7 @@ def _uhci(hardware: Hardware, plugged: PluggedDevice) -> None:
     controller = Uhci(hardware.clock)
     plugged.device = controller
     plugged.undo.append(controller.reset)
-    _attach_pci(hardware, plugged, controller)
+    attach_function(hardware, plugged, controller)
 
 
 def _virtio_serial(hardware: Hardware, plugged: PluggedDevice) -> None:
@@ -410,7 +410,7 @@ def _vga(hardware: Hardware, plugged: PluggedDevice) -> None:
         hardware.vga = None
 
     plugged.undo.append(forget)
-    _attach_pci(hardware, plugged, hardware.vga)
+    attach_function(hardware, plugged, hardware.vga)
 
 
 def _generation_id(hardware: Hardware, plugged: PluggedDevice) -> None:
@@ -463,13 +463,19 @@ def _pci_bridge(hardware: Hardware, plugged: PluggedDevice) -> None:
 
 def _add_bridge(hardware: Hardware, plugged: PluggedDevice, bridge: PciBridge) -> None:
     plugged.device = bridge
-    _attach_pci(hardware, plugged, bridge)
+    attach_function(hardware, plugged, bridge)
 
 
 def _ide_drive(hardware: Hardware, plugged: PluggedDevice) -> None:
     from pyhyve.machine.hardware.realize_ide import add_drive  # noqa: PLC0415 - only when wanted
 
     add_drive(hardware, plugged)
+
+
+def _ahci(hardware: Hardware, plugged: PluggedDevice) -> None:
+    from pyhyve.machine.hardware.realize_ide import add_ahci  # noqa: PLC0415 - only when wanted
+
+    add_ahci(hardware, plugged)
 
 
 REALIZERS: dict[str, Callable[[Hardware, PluggedDevice], None]] = {
@@ -481,6 +487,7 @@ REALIZERS: dict[str, Callable[[Hardware, PluggedDevice], None]] = {
     "scsi-cd": _scsi_cd,
     "ide-hd": _ide_drive,
     "ide-cd": _ide_drive,
+    "ich9-ahci": _ahci,
     "virtio-serial-pci": _virtio_serial,
     "virtserialport": _serial_port,
     "virtconsole": _serial_port,

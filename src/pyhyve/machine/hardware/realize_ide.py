@@ -9,7 +9,7 @@ from pyhyve.devices.ide.disk import AtaDisk, DiskOptions
 from pyhyve.devices.ide.work import DriveWork
 from pyhyve.machine.block.attach import Attachment, backend_on
 from pyhyve.machine.block.errors import ChangeError
-from pyhyve.machine.hardware.realize import attach_disc_drive, claim_node, error_policy
+from pyhyve.machine.hardware.realize import attach_disc_drive, attach_function, claim_node, error_policy
 
 if TYPE_CHECKING:
     from pyhyve.devices.error_policy import Failure
@@ -17,28 +17,36 @@ if TYPE_CHECKING:
     from pyhyve.machine.hardware.devices import PluggedDevice
     from pyhyve.machine.hardware.hardware import Hardware
 
-_UNITS = 2
 _DEFAULT_MODEL = "PYHYVE HARDDISK"
 
 
 def add_drive(hardware: Hardware, plugged: PluggedDevice) -> None:
     """`ide-hd` and `ide-cd`. Raises ChangeError."""
-    channel = hardware.need_ide().channels[plugged.bus == "ide.1"]
+    controller, bus = hardware.ide_bus(plugged.bus)
+    units = controller.units(bus)
     unit = plugged.values.get("unit")
     if unit is None:
-        unit = next((number for number in range(_UNITS) if channel.drives[number] is None), _UNITS)
-    if not 0 <= unit < _UNITS:
-        msg = f"Can't create IDE unit {unit}, bus supports only {_UNITS} units"
+        unit = units.index(None) if None in units else len(units)
+    if not 0 <= unit < len(units):
+        msg = f"Can't create IDE unit {unit}, bus supports only {len(units)} units"
         raise ChangeError(msg)
-    if channel.drives[unit] is not None:
+    if units[unit] is not None:
         msg = f"IDE unit {unit} is in use"
         raise ChangeError(msg)
     make = _disk if plugged.model.name == "ide-hd" else _cdrom
     drive = make(hardware, plugged)
     plugged.undo.append(drive.close)
     with hardware.lock:
-        channel.add(unit, drive)
+        controller.connect(bus, unit, drive)
     plugged.values["unit"] = unit
+
+
+def add_ahci(hardware: Hardware, plugged: PluggedDevice) -> None:
+    """`ich9-ahci`: one more SATA controller. Raises ChangeError."""
+    from pyhyve.devices.ahci.controller import Ich9Ahci  # noqa: PLC0415 - few machines have a second one
+
+    plugged.device = Ich9Ahci(hardware.memory, hardware.lock, name=plugged.name or "SATA")
+    attach_function(hardware, plugged, plugged.device)
 
 
 def _work(hardware: Hardware, plugged: PluggedDevice) -> DriveWork:

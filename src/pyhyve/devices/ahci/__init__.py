@@ -1,0 +1,1 @@
+"""AHCI: the SATA host bus adapter, whose ports carry the drives of `devices.ide`."""
