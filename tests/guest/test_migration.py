@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import threading
@@ -91,6 +92,13 @@ def uri(text: str) -> MigrationUri:
 def pipe_uris(_directory: Path) -> tuple[MigrationUri, MigrationUri]:
     reading, writing = os.pipe()
     return MigrationUri("fd", "out", writing), MigrationUri("fd", "in", reading)
+
+
+def small_pipe() -> tuple[int, int]:
+    """A pipe that the state of no machine fits into."""
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    return reading, writing
 
 
 def unix_uris(directory: Path) -> tuple[MigrationUri, MigrationUri]:
@@ -198,7 +206,7 @@ def test_stream_that_cannot_be_opened_is_refused_at_once(text: str, source: Migr
 
 
 def test_migration_into_a_sleeping_reader_is_cancelled(source: Migrating) -> None:
-    reading, writing = os.pipe()
+    reading, writing = small_pipe()
     source.migration.start(MigrationUri("fd", "out", writing))
     source.wait(MigrationStatus.ACTIVE)
     time.sleep(0.2)
@@ -211,9 +219,12 @@ def test_migration_into_a_sleeping_reader_is_cancelled(source: Migrating) -> Non
 
 
 def test_wish_to_go_on_waits_for_the_end_of_a_migration(source: Migrating) -> None:
-    reading, writing = os.pipe()
+    reading, writing = small_pipe()
+    assert source.running.machine.pause().wait(30)
     source.migration.start(MigrationUri("fd", "out", writing))
     source.wait(MigrationStatus.ACTIVE)
+    while source.running.machine._held is None:
+        time.sleep(0.001)
     resumed = source.running.machine.resume()
     assert not resumed.wait(0.3)
     source.migration.cancel()
@@ -224,7 +235,7 @@ def test_wish_to_go_on_waits_for_the_end_of_a_migration(source: Migrating) -> No
 
 
 def test_machine_can_be_ended_while_its_reader_sleeps(source: Migrating) -> None:
-    reading, writing = os.pipe()
+    reading, writing = small_pipe()
     source.migration.start(MigrationUri("fd", "out", writing))
     source.wait(MigrationStatus.ACTIVE)
     source.running.stop()

@@ -1,35 +1,41 @@
 """Saving a machine into a stream and starting one from it, as QEMU's migration does: in the background, with a status.
 
-The guest stands still while its state is written. Streams are named as in QEMU: `fd:`, `exec:`, `file:`, `unix:` and
-`tcp:`; what they carry is our own format (docs/state-format.md), not QEMU's.
+A guest that runs goes on while its memory is sent, in rounds (`precopy`), and stands still only at the end. It stands
+still from the beginning where the stream is a file, which is to be mapped later, and where a device writes memory that
+nobody sees. Streams are named as in QEMU: `fd:`, `exec:`, `file:`, `unix:` and `tcp:`; what they carry is our own
+format (docs/state-format.md), not QEMU's.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyhyve.machine.block.errors import ChangeError
 from pyhyve.machine.block.handover import let_disks_go, take_disks
 from pyhyve.machine.lifecycle import MachineState
 from pyhyve.machine.migration_uri import MigrationUri, open_incoming, open_outgoing
-from pyhyve.machine.saving import load, prepare_to_load, read_saved, save
+from pyhyve.machine.precopy import MigrationSettings, PreCopy, Progress, can_move_live
+from pyhyve.machine.saving import load, prepare_to_load, read_saved, receive_rounds, save
+from pyhyve.memory.dirty import DirtyTable
 from pyhyve.state.errors import StateCancelledError, StateError
+from pyhyve.state.live import LiveFlag
 from pyhyve.support.enums import StrEnum
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pyhyve.machine.machine import Machine
-    from pyhyve.state.streams import StateSink, StateSource
+    from pyhyve.machine.migration_uri import Incoming, Outgoing
 
 _LOG = logging.getLogger(__name__)
 _SETTLE_TIMEOUT_S = 30.0
 _POLL_S = 0.002
+_DISKS_TIMEOUT_S = 15.0
+_DISKS_POLL_S = 0.05
+"""A destination that failed may take a moment to let the disks go."""
 
 
 class MigrationStatus(StrEnum):
@@ -50,32 +56,34 @@ class MigrationStatus(StrEnum):
         return self in {self.SETUP, self.ACTIVE, self.DEVICE, self.CANCELLING}
 
 
-@dataclass(slots=True)
-class Progress:
-    """Figures of the migration at hand, or of the last one."""
-
-    setup_ms: int = 0
-    total_ms: int = 0
-    downtime_ms: int = 0
-    transferred_bytes: int = 0
-    total_bytes: int = 0
-    normal_bytes: int = 0
-
-
 class Migration:
     """The migrations of one machine, one at a time. Methods may be called from any thread."""
 
-    def __init__(self, machine: Machine, changed: Callable[[MigrationStatus], None]) -> None:
-        """`changed` is called with every status, on a thread of its own; it must not wait for the machine."""
+    def __init__(
+        self,
+        machine: Machine,
+        changed: Callable[[MigrationStatus], None],
+        passed: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """`changed` is called with every status, `passed` with the number of each look-up of what the guest wrote.
+
+        That is on a thread of its own; they must not wait for the machine.
+        """
         self._machine = machine
         self._changed = changed
+        self._passed = passed
+        self._began_s = 0.0
+        self._is_limited = False
+        self._table: DirtyTable | None = None
         self._lock = threading.Lock()
         self._cancelled = threading.Event()
         self.status = MigrationStatus.NONE
         self.error = ""
         self.is_incoming = False
-        self.max_bandwidth = 0
-        """Bytes per second that are written at most; 0 for as fast as possible."""
+        self.settings = MigrationSettings()
+        """May be changed at any time."""
+        self.stopped_bandwidth = 0
+        """Bytes per second at most where the guest stands still meanwhile; 0 for as fast as possible."""
         self.progress = Progress()
 
     def _enter(self, status: MigrationStatus) -> None:
@@ -91,7 +99,23 @@ class Migration:
             self.is_incoming = incoming
         self.error = ""
         self._cancelled.clear()
-        self.progress = Progress(total_bytes=self._memory_bytes())
+        self._began_s = time.monotonic()
+        self._is_limited = True
+        total = self._memory_bytes()
+        self.progress = Progress(total_bytes=total, remaining_bytes=total)
+
+    @property
+    def total_ms(self) -> int:
+        """How long it took, or has taken so far."""
+        if self.status.is_under_way:
+            return round((time.monotonic() - self._began_s) * 1000)
+        return self.progress.total_ms
+
+    def _limit(self) -> int:
+        """Bytes per second at most, now."""
+        if not self._is_limited:
+            return 0
+        return self.settings.max_bandwidth if self.progress.is_live else self.stopped_bandwidth
 
     def _memory_bytes(self) -> int:
         return sum(region.size_bytes for region in self._machine.parts.vm.memory.regions)
@@ -102,19 +126,14 @@ class Migration:
         """Save the machine into `uri`. Returns at once; raises StateError when it cannot even begin."""
         self._begin(incoming=False)
         try:
-            stream = open_outgoing(uri, self._cancelled.is_set, self.max_bandwidth)
+            stream = open_outgoing(uri, self._cancelled.is_set, self._limit)
         except (OSError, StateError) as error:
             self.error = _reason(error)
             self._enter(MigrationStatus.FAILED)
             raise StateError(self.error) from error
 
-        def work() -> None:
-            with stream:
-                self._save(stream.sink)
-                stream.finish()
-
         self._changed(MigrationStatus.SETUP)
-        threading.Thread(target=lambda: self._out(work), name="pyhyve-migration", daemon=True).start()
+        threading.Thread(target=lambda: self._out(stream), name="pyhyve-migration", daemon=True).start()
 
     def cancel(self) -> None:
         """Take the wish to save back; nothing happens when none is under way."""
@@ -122,18 +141,35 @@ class Migration:
             if self.status.is_under_way and not self.is_incoming:
                 self._cancelled.set()
 
-    def _out(self, work: Callable[[], None]) -> None:
+    def _out(self, stream: Outgoing) -> None:
+        """Send the machine; if that fails, it goes on as before."""
         machine = self._machine
-        started = stopped = time.monotonic()
-        was_running = machine.state is MachineState.RUNNING
-        machine.hold()
+        stopped_s = 0.0
+        was_running = False
+        copy: PreCopy | None = None
         try:
+            self.progress.setup_ms = round((time.monotonic() - self._began_s) * 1000)
             self._enter(MigrationStatus.ACTIVE)
-            stopped = time.monotonic()
-            machine.pause().wait(_SETTLE_TIMEOUT_S)
-            work()
-            if self._cancelled.is_set():
-                raise StateCancelledError
+            with stream:
+                if self._moves_live(stream):
+                    self.progress.is_live = True
+                    if self._table is None:
+                        self._table = DirtyTable(machine.parts.vm.memory)
+                    copy = PreCopy(
+                        machine,
+                        stream.sink,
+                        self.settings,
+                        self.progress,
+                        self._table,
+                        self._cancelled.is_set,
+                        self._passed,
+                    )
+                    copy.send_rounds(LiveFlag.ANSWERS if stream.answers else LiveFlag(0))
+                machine.hold()
+                stopped_s = time.monotonic()
+                was_running = machine.state is MachineState.RUNNING
+                machine.pause().wait(_SETTLE_TIMEOUT_S)
+                self._send_rest(stream, copy)
             machine.condition = "postmigrate"
             status = MigrationStatus.COMPLETED
         except StateCancelledError:
@@ -145,24 +181,68 @@ class Migration:
             _LOG.exception("saving the machine failed")
             self.error = f"{type(error).__name__}: {error}"
             status = MigrationStatus.FAILED
-        ended = time.monotonic()
-        self.progress.total_ms = round((ended - started) * 1000)
-        self.progress.downtime_ms = round((ended - stopped) * 1000)
-        machine.release()
-        if status is not MigrationStatus.COMPLETED:
-            with contextlib.suppress(ChangeError):  # whoever resumes it is told
-                take_disks(machine)
-                if was_running:
-                    machine.resume().wait(_SETTLE_TIMEOUT_S)
+        if copy is not None:
+            copy.end()
+        ended_s = time.monotonic()
+        self.progress.total_ms = round((ended_s - self._began_s) * 1000)
+        if stopped_s:
+            self.progress.downtime_ms = round((ended_s - stopped_s) * 1000)
+            self._settle(goes_on=status is not MigrationStatus.COMPLETED, was_running=was_running)
         self._enter(status)
 
-    def _save(self, sink: StateSink) -> None:
+    def _moves_live(self, stream: Outgoing) -> bool:
+        machine = self._machine
+        return machine.state is MachineState.RUNNING and not stream.sink.can_seek and can_move_live(machine)
+
+    def _send_rest(self, stream: Outgoing, copy: PreCopy | None) -> None:
+        """Send what is left, of a guest that stands still. Once this returns the machine is somebody else's."""
         machine = self._machine
         machine.suspend_devices()
         let_disks_go(machine)
-        result = save(machine, sink)
-        self.progress.transferred_bytes = result.state_bytes
-        self.progress.normal_bytes = result.memory_bytes
+        if copy is None:
+            result = save(machine, stream.sink)
+            self.progress.transferred_bytes = result.state_bytes
+            self.progress.normal_bytes = result.memory_bytes
+            self.progress.zero_bytes = self.progress.total_bytes - result.memory_bytes
+            self.progress.rounds = 1
+            self.progress.remaining_bytes = 0
+        else:
+            self._is_limited = False
+            copy.finish()
+            if stream.answers:
+                stream.await_ready(self._cancelled.is_set)
+                if self._cancelled.is_set():
+                    raise StateCancelledError
+                stream.say_go()
+                stream.finish()
+                return
+        stream.finish()
+        if self._cancelled.is_set():
+            raise StateCancelledError
+
+    def _settle(self, *, goes_on: bool, was_running: bool) -> None:
+        """Let the wishes that waited come true; have a machine that stays go on, with its disks."""
+        machine = self._machine
+        machine.release()
+        if goes_on:
+            try:
+                self._take_disks_back()
+            except ChangeError as error:
+                _LOG.error("the machine stays paused without its disks: %s", error)
+                return
+            if was_running:
+                machine.resume().wait(_SETTLE_TIMEOUT_S)
+
+    def _take_disks_back(self) -> None:
+        """Have the disks again, which a destination that came to nothing may have for a moment more."""
+        deadline_s = time.monotonic() + _DISKS_TIMEOUT_S
+        while True:
+            try:
+                return take_disks(self._machine)
+            except ChangeError:
+                if time.monotonic() > deadline_s:
+                    raise
+            time.sleep(_DISKS_POLL_S)
 
     # -- in -----------------------------------------------------------------------------------------------------------
 
@@ -187,18 +267,15 @@ class Migration:
             self._enter(MigrationStatus.FAILED)
             raise StateError(self.error) from error
 
-        def work() -> None:
-            with stream:
-                self._load(stream.source())
-                stream.finish()
-
         self._changed(MigrationStatus.SETUP)
-        threading.Thread(target=lambda: self._in(work), name="pyhyve-migration", daemon=True).start()
+        threading.Thread(target=lambda: self._in(stream), name="pyhyve-migration", daemon=True).start()
 
-    def _in(self, work: Callable[[], None]) -> None:
+    def _in(self, stream: Incoming) -> None:
         machine = self._machine
         try:
-            work()
+            with stream:
+                self._load(stream)
+                stream.finish()
         except Exception as error:  # noqa: BLE001 - whatever it is, the machine cannot run
             if not isinstance(error, StateError | OSError | MemoryError):
                 _LOG.exception("restoring the machine failed")
@@ -212,7 +289,8 @@ class Migration:
         if machine.runs_when_loaded:
             machine.resume()
 
-    def _load(self, source: StateSource) -> None:
+    def _load(self, stream: Incoming) -> None:
+        source = stream.source()
         machine = self._machine
         machine.started.wait()  # what is not yet started counts as standing still
         while not (machine.state is MachineState.PAUSED and all(runner.is_parked for runner in machine.parts.runners)):
@@ -222,11 +300,16 @@ class Migration:
         self._enter(MigrationStatus.ACTIVE)
         started = time.monotonic()
         saved = read_saved(source)
+        answers = bool(saved.head.flags & LiveFlag.ANSWERS)
+        if saved.head.is_live:
+            saved = receive_rounds(machine, saved, source)
         try:
             take_disks(machine)
         except ChangeError as error:
             raise StateError(str(error)) from error
         settling = load(machine, saved, source)
+        if answers:
+            stream.confirm(source)
         if settling is not None:
             machine.settle(settling)
         self.progress.total_ms = round((time.monotonic() - started) * 1000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import stat
 import subprocess
@@ -12,16 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from pyhyve.machine.saving import MappableSource
-from pyhyve.state.errors import StateError
+from pyhyve.state.errors import StateCancelledError, StateError
+from pyhyve.state.live import GO, READY
 from pyhyve.state.streams import FdSink, FdSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyhyve.state.streams import StateSink, StateSource
+    from pyhyve.state.streams import StateSource
 
 _KINDS = ("fd", "exec", "file", "unix", "tcp")
 _MAX_OFFSET = 1 << 62
+_POLL_MS = 100
+_KEEPALIVE = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 4))
+"""Seconds and probes after which a host that says nothing is taken for dead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +66,41 @@ class Outgoing:
     def __init__(
         self,
         fd: int,
-        sink: Callable[[int], StateSink],
+        sink: Callable[[int], FdSink],
         process: subprocess.Popen[bytes] | None = None,
         path: str = "",
+        *,
+        answers: bool = False,
     ) -> None:
         """Takes `fd` over; `path` is removed again unless `finish` is reached."""
         self._fd = fd
         self._process = process
         self._path = path
         self.sink = sink(fd)
+        self.answers = answers
+        """Whether the other end is a machine that can answer."""
 
     def __enter__(self) -> Self:
         return self
+
+    def await_ready(self, is_cancelled: Callable[[], bool]) -> None:
+        """Wait until the machine at the other end has the state. Raises StateError, also when it says no, OSError."""
+        data = b""
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        while len(data) < len(READY):
+            if is_cancelled():
+                raise StateCancelledError
+            if poll.poll(_POLL_MS):
+                part = os.read(self._fd, len(READY) - len(data))
+                data += part
+                if not part or not READY.startswith(data):
+                    msg = "the destination did not take the machine over"
+                    raise StateError(msg)
+
+    def say_go(self) -> None:
+        """Leave the machine to the other end. Raises OSError when nobody is there."""
+        os.write(self._fd, GO)
 
     def finish(self) -> None:
         """All is written. Raises OSError and StateError."""
@@ -123,6 +151,17 @@ class Incoming:
     def __enter__(self) -> Self:
         return self
 
+    def confirm(self, source: StateSource) -> None:
+        """Tell the sender of `source` that the state is here, and wait for its word that the machine is ours.
+
+        Raises StateError when that does not come, OSError.
+        """
+        fd = source.fd if isinstance(source, FdSource) else -1
+        os.write(fd, READY)
+        if source.read(len(GO)) != GO:
+            msg = "the source keeps its machine"
+            raise StateError(msg)
+
     def finish(self) -> None:
         """All was read."""
 
@@ -133,15 +172,17 @@ class Incoming:
             self._process.wait()
 
 
-def open_outgoing(uri: MigrationUri, is_cancelled: Callable[[], bool], max_bandwidth: int = 0) -> Outgoing:
-    """Open `uri` for writing, at most so many bytes per second when there is a limit. Raises OSError and StateError."""
+def open_outgoing(
+    uri: MigrationUri, is_cancelled: Callable[[], bool], max_bandwidth: Callable[[], int] = lambda: 0
+) -> Outgoing:
+    """Open `uri` for writing, at most so many bytes per second where that is not 0. Raises OSError and StateError."""
 
-    def sink(fd: int) -> StateSink:
+    def sink(fd: int) -> FdSink:
         return FdSink(fd, is_cancelled, max_bandwidth)
 
     match uri.kind:
         case "fd":
-            return Outgoing(uri.fd, sink)
+            return Outgoing(uri.fd, sink, answers=_is_tcp(uri.fd))
         case "exec":
             read_end, write_end = os.pipe()
             try:
@@ -156,10 +197,29 @@ def open_outgoing(uri: MigrationUri, is_cancelled: Callable[[], bool], max_bandw
             return _outgoing_file(uri.target, sink)
         case _:
             with _connect(uri) as connection:
-                return Outgoing(connection.detach(), sink)
+                return Outgoing(connection.detach(), sink, answers=True)
 
 
-def _outgoing_file(target: str, sink: Callable[[int], StateSink]) -> Outgoing:
+def _is_tcp(fd: int) -> bool:
+    """Whether a descriptor leads to another machine: others, such as a tunnel's, may go one way only."""
+    try:
+        with socket.socket(fileno=os.dup(fd)) as connection:
+            is_tcp = connection.family in {socket.AF_INET, socket.AF_INET6} and connection.type == socket.SOCK_STREAM
+            if is_tcp:
+                _watch(connection)
+            return is_tcp
+    except OSError:
+        return False
+
+
+def _watch(connection: socket.socket) -> None:
+    """Have the kernel notice that the other host is gone."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEPALIVE:
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _outgoing_file(target: str, sink: Callable[[int], FdSink]) -> Outgoing:
     """A file, written from an offset on; a new one is removed again when the state does not become complete."""
     path, offset = _path_and_offset(target)
     if not offset and not _is_special(path):
@@ -203,7 +263,9 @@ def _connect(uri: MigrationUri) -> socket.socket:
             connection.close()
             raise
         return connection
-    return socket.create_connection(_host_and_port(uri.target))
+    connection = socket.create_connection(_host_and_port(uri.target))
+    _watch(connection)
+    return connection
 
 
 def _host_and_port(target: str) -> tuple[str, int]:
@@ -263,6 +325,8 @@ def _listen(uri: MigrationUri) -> Incoming:
     def accept() -> StateSource:
         connection, _ = listener.accept()
         connections.append(connection)
+        if uri.kind == "tcp":
+            _watch(connection)
         return FdSource(connection.fileno())
 
     def close() -> None:

@@ -16,6 +16,7 @@ from pyhyve.machine import catch_up
 from pyhyve.machine.catch_up import CatchUp
 from pyhyve.machine.config_record import from_plain, to_plain
 from pyhyve.memory import contents
+from pyhyve.memory.rounds import read_rounds
 from pyhyve.state.contract import Saveable
 from pyhyve.state.errors import StateError, StateTruncatedError
 from pyhyve.state.format import build_head, parse_head
@@ -100,7 +101,8 @@ def _inventory(machine: Machine) -> Inventory:
     return inventory
 
 
-def _version() -> str:
+def version() -> str:
+    """The version of pyhyve, for a state to name it."""
     from importlib import metadata  # noqa: PLC0415 - takes a while to load, and only a save needs it
 
     try:
@@ -118,8 +120,11 @@ def present_config(machine: Machine) -> MachineConfig:
 # -- saving ------------------------------------------------------------------------------------------------------------
 
 
-def save(machine: Machine, sink: StateSink) -> SaveResult:
-    """Write the state of `machine`, which stands still. Raises StateError and OSError; the machine can go on after."""
+def save(machine: Machine, sink: StateSink, *, with_memory: bool = True) -> SaveResult:
+    """Write the state of `machine`, which stands still. Raises StateError and OSError; the machine can go on after.
+
+    Without memory it is the end of a stream that had it before (`state.live`).
+    """
     if not all(runner.is_parked for runner in machine.parts.runners):
         msg = "a processor does not stop"
         raise StateError(msg)
@@ -127,7 +132,7 @@ def save(machine: Machine, sink: StateSink) -> SaveResult:
     flush_disks(machine)
     parts = machine.parts
     with parts.lock:
-        description = describe(machine, _version())
+        description = describe(machine, version())
         set_instant(machine, description.clock_ns)
         devices = {
             name: {"version": part.state_version, "state": to_json(part.save())}
@@ -135,7 +140,7 @@ def save(machine: Machine, sink: StateSink) -> SaveResult:
         }
     config = {"state": to_json(description), "config": to_plain(present_config(machine))}
     memory = parts.vm.memory
-    pieces = contents.find_pieces(memory)
+    pieces = contents.find_pieces(memory) if with_memory else []
     head = build_head(json.dumps(config).encode(), json.dumps(devices).encode(), pieces, sink.start)
     sink.write(head)
     contents.write_pieces(memory, pieces, sink)
@@ -185,14 +190,33 @@ class SavedMachine:
 
 def read_saved(source: StateSource) -> SavedMachine:
     """Read a state up to the contents of its memory. Raises StateError and OSError."""
-    head = parse_head(source.read)
+    return _parsed(parse_head(source.read, may_be_live=True))
+
+
+def receive_rounds(machine: Machine, saved: SavedMachine, source: StateSource) -> SavedMachine:
+    """After `read_saved` of a stream of rounds: put them into the memory of `machine`, which is zero; gives its end.
+
+    Nothing is changed when the state does not fit the machine, which is unusable after other errors. Raises StateError
+    and OSError.
+    """
+    check_fit(machine, saved.state)
+    read_rounds(machine.parts.vm.memory, source)
+    last = _parsed(parse_head(source.read))
+    if last.head.pieces:
+        msg = "the state is damaged: its end has memory"
+        raise StateError(msg)
+    return last
+
+
+def _parsed(head: Head) -> SavedMachine:
     machine = _json_object(head.machine, "machine")
     state = from_json(MachineState, machine.get("state"), "machine")
     config = machine.get("config")
     if not isinstance(config, dict):
         msg = "the state has no configuration"
         raise StateError(msg)
-    return SavedMachine(head, state, config, _json_object(head.devices, "devices"))
+    devices = {} if head.is_live else _json_object(head.devices, "devices")
+    return SavedMachine(head, state, config, devices)
 
 
 def _json_object(data: bytes, where: str) -> dict[str, Any]:
@@ -218,9 +242,12 @@ def load(machine: Machine, saved: SavedMachine, source: StateSource, *, is_fresh
     """Put `machine`, which stands still, into a saved state; its devices stay suspended.
 
     `source` is where `read_saved` left it: a file's memory is mapped when `source` is a `MappableSource`. `is_fresh`
-    says that guest memory is still zero. Nothing is changed when the state does not fit the machine; when it turns
-    out to be damaged later, the machine is left unusable. Raises StateError, OSError, MemoryError.
+    says that guest memory is still zero: it must be for a stream of rounds. Nothing is changed when the state does not
+    fit the machine; when it turns out to be damaged later, the machine is left unusable. Raises StateError, OSError,
+    MemoryError.
     """
+    if saved.head.is_live:
+        saved = receive_rounds(machine, saved, source)
     check_fit(machine, saved.state)
     parts = machine.parts
     states = decode_states(machine, saved.devices)
@@ -230,7 +257,8 @@ def load(machine: Machine, saved: SavedMachine, source: StateSource, *, is_fresh
     if not is_fresh:
         contents.clear(memory)
     settling = None
-    if isinstance(source, MappableSource) and contents.can_map(memory, source.start + saved.head.memory_offset):
+    offset = saved.head.memory_offset
+    if pieces and isinstance(source, MappableSource) and contents.can_map(memory, source.start + offset):
         settling = source.map(machine, saved.head)
     else:
         contents.read_pieces(memory, pieces, source)

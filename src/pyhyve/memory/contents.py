@@ -52,7 +52,7 @@ def _libc() -> Any:  # noqa: ANN401 - foreign functions
     return libc
 
 
-def _is_zero(address: int, size_bytes: int) -> bool:
+def is_zero(address: int, size_bytes: int) -> bool:
     """Whether the host memory there is all zero: equal to itself one step further, and zero at its start."""
     libc = _libc()
     if ctypes.c_uint64.from_address(address).value:
@@ -77,7 +77,7 @@ def _runs(region: MemoryRegion, gap_pages: int) -> Iterator[tuple[int, int]]:
     while at < region.size_bytes:
         # Cut by guest address: so runs of neighbouring chunks join up.
         end = min(region.size_bytes, at + MAX_PIECE_BYTES - (region.gpa + at) % MAX_PIECE_BYTES)
-        if not _is_zero(region.hva + at, end - at):
+        if not is_zero(region.hva + at, end - at):
             yield from _runs_in_chunk(region.hva, at, end, gap_pages * PAGE_SIZE_BYTES)
         at = end
 
@@ -85,7 +85,7 @@ def _runs(region: MemoryRegion, gap_pages: int) -> Iterator[tuple[int, int]]:
 def _runs_in_chunk(hva: int, start: int, end: int, gap_bytes: int) -> Iterator[tuple[int, int]]:
     first = last = -1
     for at in range(start, end, PAGE_SIZE_BYTES):
-        if _is_zero(hva + at, PAGE_SIZE_BYTES):
+        if is_zero(hva + at, PAGE_SIZE_BYTES):
             continue
         if first >= 0 and at - last > gap_bytes:
             yield first, last

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _IOV_MAX = 1024
 _WRITE_BYTES = 1 << 20
 _POLL_MS = 100
+_CREDIT_S = 0.1
+"""How much of a limit that was not used may be made up for."""
 
 
 class StateSink(Protocol):
@@ -46,18 +48,29 @@ class StateSource(Protocol):
 class FdSink:
     """Writes to a descriptor; in a file, zeros become holes. Whoever reads a pipe may take his time."""
 
-    def __init__(self, fd: int, is_cancelled: Callable[[], bool] = lambda: False, max_bandwidth: int = 0) -> None:
-        """StateCancelledError is raised once `is_cancelled` says so; `max_bandwidth` is in bytes a second, or 0."""
+    def __init__(
+        self,
+        fd: int,
+        is_cancelled: Callable[[], bool] = lambda: False,
+        max_bandwidth: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """StateCancelledError is raised once `is_cancelled` says so.
+
+        `max_bandwidth` gives bytes a second, or 0 for no limit; it may change at any time.
+        """
         self._fd = fd
         self._is_cancelled = is_cancelled
         self._max_bandwidth = max_bandwidth
         self._due_s = time.monotonic()
+        self.written_bytes = 0
+        self.can_seek: bool
+        """Whether it is a file, into which zeros need not be written."""
         try:
             self.start = os.lseek(fd, 0, os.SEEK_CUR)
-            self._can_seek = True
+            self.can_seek = True
         except OSError:
             self.start = 0
-            self._can_seek = False
+            self.can_seek = False
             os.set_blocking(fd, False)  # so that a reader who sleeps cannot keep us from being cancelled
 
     def write(self, data: bytes | memoryview) -> None:
@@ -66,14 +79,18 @@ class FdSink:
         while view:
             if self._is_cancelled():
                 raise StateCancelledError
-            if self._max_bandwidth and (early_s := self._due_s - time.monotonic()) > 0:
+            limit = self._max_bandwidth()
+            if limit and (early_s := self._due_s - time.monotonic()) > 0:
+                # A new limit counts at once, not when the old one would have let go.
                 time.sleep(min(early_s, _POLL_MS / 1000))
+                self._due_s = min(self._due_s, time.monotonic() + _WRITE_BYTES / limit)
                 continue
             try:
-                done = os.write(self._fd, view[:_WRITE_BYTES])
+                done = os.write(self._fd, view[: min(_WRITE_BYTES, max(limit // 10, 4096)) if limit else _WRITE_BYTES])
                 view = view[done:]
-                if self._max_bandwidth:
-                    self._due_s = max(self._due_s, time.monotonic() - 1) + done / self._max_bandwidth
+                self.written_bytes += done
+                now = time.monotonic()
+                self._due_s = max(self._due_s, now - _CREDIT_S) + done / limit if limit else now
             except BlockingIOError:
                 poll = select.poll()
                 poll.register(self._fd, select.POLLOUT)
@@ -81,14 +98,14 @@ class FdSink:
 
     def skip_zeros(self, size_bytes: int) -> None:
         """Append zeros."""
-        if self._can_seek:
+        if self.can_seek:
             os.lseek(self._fd, size_bytes, os.SEEK_CUR)
         else:
             self.write(bytes(size_bytes))
 
     def finish(self) -> None:
         """Let a file end where the state does, also when that is in a hole."""
-        if self._can_seek:
+        if self.can_seek:
             end = os.lseek(self._fd, 0, os.SEEK_CUR)
             if os.fstat(self._fd).st_size < end:
                 os.ftruncate(self._fd, end)

@@ -84,8 +84,8 @@ def reseal(head: bytearray) -> bytes:
 
 def test_newer_format_is_refused_by_its_version() -> None:
     head = bytearray(HEAD)
-    head[8:12] = struct.pack("<I", 2)
-    with pytest.raises(StateError, match="format version 2; this version of pyhyve reads up to 1"):
+    head[8:12] = struct.pack("<I", 3)
+    with pytest.raises(StateError, match="format version 3; this version of pyhyve reads up to 2"):
         parse_head(reader(reseal(head)))
 
 

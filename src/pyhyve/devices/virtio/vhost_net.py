@@ -40,6 +40,9 @@ class VhostNet(VirtioNet):
     itself; interrupts come back on others, which the worker turns into the device's own.
     """
 
+    writes_unseen = True
+    """Nobody marks the pages that the back end writes: such a machine stands still while it moves."""
+
     def __init__(
         self, memory: GuestMemory, worker: IoLoop, backend: NetBackend, options: NetOptions, vhost: VhostBackend
     ) -> None:

@@ -14,20 +14,30 @@ if TYPE_CHECKING:
 
 _PAGE_BYTES = 4096
 _MAX_DOWNTIME_MS = 2_000_000
-_DEFAULTS = {"max-bandwidth": 128 << 20, "downtime-limit": 300}
+_MAX_BANDWIDTH = (1 << 64) - 1
+_SETTINGS = {
+    "max_bandwidth": "max_bandwidth",
+    "downtime_limit": "downtime_limit_ms",
+    "cpu_throttle_initial": "throttle_initial",
+    "cpu_throttle_increment": "throttle_increment",
+    "max_cpu_throttle": "throttle_max",
+    "throttle_trigger_threshold": "throttle_threshold",
+}
+"""QEMU's parameters, and ours."""
+_RANGES = {
+    "downtime_limit": (0, _MAX_DOWNTIME_MS, "0 to (2000 * 1000) ms"),
+    "cpu_throttle_initial": (1, 99, "1 to 99"),
+    "cpu_throttle_increment": (1, 99, "1 to 99"),
+    "throttle_trigger_threshold": (1, 100, "1 to 100"),
+}
 
 
 class MigrationCommands(CommandGroup):
-    """Migration, and snapshots in the disks.
-
-    The guest stands still while it is written: a limit of the downtime has nothing to limit, one of the bandwidth
-    counts when somebody sets it.
-    """
+    """Migration, and snapshots in the disks."""
 
     def __init__(self, commands: MachineCommands) -> None:
         super().__init__(commands)
         self._events = False
-        self._parameters = dict(_DEFAULTS)
         self._made: Migration | None = None
 
     @property
@@ -35,12 +45,16 @@ class MigrationCommands(CommandGroup):
         if self._made is None:
             from pyhyve.machine.migration import Migration  # noqa: PLC0415 - few machines are saved
 
-            self._made = Migration(self.machine, self._changed)
+            self._made = Migration(self.machine, self._changed, self._passed)
         return self._made
 
     def _changed(self, status: MigrationStatus) -> None:
         if self._events:
             self.hardware.tell("MIGRATION", {"status": str(status)})
+
+    def _passed(self, number: int) -> None:
+        if self._events:
+            self.hardware.tell("MIGRATION_PASS", {"pass": number})
 
     def _uri(self, text: str) -> MigrationUri:
         from pyhyve.machine.migration_uri import parse_uri  # noqa: PLC0415 - few machines are saved
@@ -53,25 +67,38 @@ class MigrationCommands(CommandGroup):
 
     def query_migrate_capabilities(self) -> list[dict[str, Any]]:
         """What can be switched."""
-        return [{"capability": "events", "state": self._events}]
+        converges = self._made is not None and self._made.settings.auto_converge
+        return [{"capability": "auto-converge", "state": converges}, {"capability": "events", "state": self._events}]
 
     def migrate_set_capabilities(self, capabilities: list[dict[str, Any]]) -> None:
         """Switch it."""
+        if self._made is not None and self._made.status.is_under_way:
+            msg = "There's a migration process in progress"
+            raise QmpError(msg)
         for entry in capabilities:
-            self._events = bool(entry["state"])
+            if entry["capability"] == "events":
+                self._events = bool(entry["state"])
+            else:
+                self._migration.settings.auto_converge = bool(entry["state"])
 
     def query_migrate_parameters(self) -> dict[str, Any]:
         """What was set."""
-        return dict(self._parameters)
+        settings = self._migration.settings
+        return {name.replace("_", "-"): getattr(settings, ours) for name, ours in _SETTINGS.items()}
 
     def migrate_set_parameters(self, **arguments: int) -> None:
-        """Set them."""
-        limit_ms = arguments.get("downtime_limit", 0)
-        if not 0 <= limit_ms <= _MAX_DOWNTIME_MS:
-            msg = "Parameter 'downtime_limit' expects an integer in the range of 0 to (2000 * 1000) ms"
-            raise QmpError(msg)
-        self._migration.max_bandwidth = arguments.get("max_bandwidth", self._migration.max_bandwidth)
-        self._parameters |= {key.replace("_", "-"): value for key, value in arguments.items()}
+        """Set them; those of a migration under way too."""
+        settings = self._migration.settings
+        initial = arguments.get("cpu_throttle_initial", settings.throttle_initial)
+        ranges = _RANGES | {"max_cpu_throttle": (initial, 99, "cpu_throttle_initial to 99")}
+        for name, value in arguments.items():
+            least, most, words = ranges.get(name, (0, _MAX_BANDWIDTH, ""))
+            if not least <= value <= most:
+                msg = f"Parameter '{name}' expects an integer in the range of {words}"
+                raise QmpError(msg)
+        for name, value in arguments.items():
+            setattr(settings, _SETTINGS[name], value)
+        self._migration.stopped_bandwidth = arguments.get("max_bandwidth", self._migration.stopped_bandwidth)
 
     def migrate(
         self, uri: str, *, detach: bool = True, blk: bool = False, inc: bool = False, resume: bool = False
@@ -106,31 +133,35 @@ class MigrationCommands(CommandGroup):
         if self._made is None or str(self._made.status) == "none":
             return {}
         progress, status = self._made.progress, str(self._made.status)
-        info: dict[str, Any] = {"status": status, "total-time": progress.total_ms}
+        info: dict[str, Any] = {"status": status, "total-time": self._made.total_ms}
         if status == "failed" and self._made.error:
             info["error-desc"] = self._made.error
         if self._made.is_incoming:
             return info
         if status == "completed":
             info["downtime"] = progress.downtime_ms
+        elif progress.is_live and status == "active":
+            info["expected-downtime"] = progress.expected_downtime_ms
+        if progress.throttle_percent:
+            info["cpu-throttle-percentage"] = progress.throttle_percent
         info["setup-time"] = progress.setup_ms
         info["ram"] = {
             "transferred": progress.transferred_bytes,
-            "remaining": 0 if status == "completed" else progress.total_bytes,
+            "remaining": max(progress.remaining_bytes, 0),
             "total": progress.total_bytes,
-            "duplicate": (progress.total_bytes - progress.normal_bytes) // _PAGE_BYTES,
+            "duplicate": progress.zero_bytes // _PAGE_BYTES,
             "skipped": 0,
             "normal": progress.normal_bytes // _PAGE_BYTES,
             "normal-bytes": progress.normal_bytes,
-            "dirty-pages-rate": 0,
-            "mbps": 0.0,
-            "dirty-sync-count": 1,
+            "dirty-pages-rate": progress.dirty_pages_rate,
+            "mbps": round(progress.bandwidth * 8 / 1e6, 3),
+            "dirty-sync-count": progress.rounds,
             "postcopy-requests": 0,
             "page-size": _PAGE_BYTES,
             "multifd-bytes": 0,
-            "pages-per-second": 0,
-            "precopy-bytes": 0,
-            "downtime-bytes": progress.transferred_bytes,
+            "pages-per-second": progress.pages_per_second,
+            "precopy-bytes": progress.precopy_bytes,
+            "downtime-bytes": progress.transferred_bytes - progress.precopy_bytes if status == "completed" else 0,
             "postcopy-bytes": 0,
             "dirty-sync-missed-zero-copy": 0,
         }

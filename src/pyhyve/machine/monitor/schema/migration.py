@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from pyhyve.machine.monitor.types import Command, Event, Part, Struct
 
+_PARAMETERS = {
+    "*throttle-trigger-threshold": "int",
+    "*cpu-throttle-initial": "int",
+    "*cpu-throttle-increment": "int",
+    "*max-cpu-throttle": "int",
+    "*max-bandwidth": "size",
+    "*downtime-limit": "int",
+}
+
 PART = Part(
     enums={
-        "MigrationCapability": ("events",),
+        "MigrationCapability": ("auto-converge", "events"),
         "MigrationStatus": (
             "none",
             "setup",
@@ -20,14 +29,16 @@ PART = Part(
     },
     structs={
         "MigrationCapabilityStatus": Struct({"capability": "MigrationCapability", "state": "bool"}),
-        "MigrationParameters": Struct({"*max-bandwidth": "size", "*downtime-limit": "int"}),
+        "MigrationParameters": Struct(dict(_PARAMETERS)),
         "MigrationInfo": Struct(
             {
                 "*status": "MigrationStatus",
                 "*ram": "MigrationStats",
                 "*total-time": "int",
+                "*expected-downtime": "int",
                 "*downtime": "int",
                 "*setup-time": "int",
+                "*cpu-throttle-percentage": "int",
                 "*error-desc": "str",
             }
         ),
@@ -59,7 +70,7 @@ PART = Part(
         "query-migrate-capabilities": Command(returns=["MigrationCapabilityStatus"]),
         "migrate-set-capabilities": Command({"capabilities": ["MigrationCapabilityStatus"]}),
         "query-migrate-parameters": Command(returns="MigrationParameters"),
-        "migrate-set-parameters": Command({"*max-bandwidth": "size", "*downtime-limit": "int"}),
+        "migrate-set-parameters": Command(dict(_PARAMETERS)),
         "migrate": Command({"uri": "str", "*blk": "bool", "*inc": "bool", "*detach": "bool", "*resume": "bool"}),
         "migrate-incoming": Command({"uri": "str"}),
         "migrate_cancel": Command(),
@@ -67,5 +78,5 @@ PART = Part(
         "snapshot-load": Command({"job-id": "str", "tag": "str", "vmstate": "str", "devices": ["str"]}),
         "snapshot-save": Command({"job-id": "str", "tag": "str", "vmstate": "str", "devices": ["str"]}),
     },
-    events={"MIGRATION": Event({"status": "MigrationStatus"})},
+    events={"MIGRATION": Event({"status": "MigrationStatus"}), "MIGRATION_PASS": Event({"pass": "int"})},
 )
