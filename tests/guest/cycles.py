@@ -1,16 +1,18 @@
 # ruff: noqa: T201 - a command prints
-"""A guest saved and restored again and again while it computes checksums and downloads over its network.
+"""A guest saved and restored, or moved, again and again while it computes, downloads over its network, reads its disk.
 
-    python -m tests.guest.cycles --cycles 200 [--accel jit|kvm] [--cpus N] [--seed N]
+    python -m tests.guest.cycles --cycles 200 [--live] [--accel jit|kvm] [--cpus N] [--seed N]
 
 Needs root: it makes a network namespace of its own, with a bridge and a web server. After each restore: the checksums
-are still right, both loops went on, the guest's clock is right, and its kernel has nothing to complain of.
+are still right, all loops went on, the guest's clock is right, and its kernel has nothing to complain of. With `--live`
+it runs while it is sent to another machine, whose memory must then be what the first one's was, to the byte.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import gc
 import hashlib
 import os
@@ -23,15 +25,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyhyve.guest.builder import GuestSpec, build_guest
-from pyhyve.machine.config import MIB, AccelChoice, MachineConfig, NetConfig, NetKind
+from pyhyve.machine.builder import build
+from pyhyve.machine.config import MIB, AccelChoice, DiskConfig, MachineConfig, NetConfig, NetKind
+from pyhyve.machine.migration import Migration, MigrationStatus
+from pyhyve.machine.migration_uri import MigrationUri
 
-from .in_process import RunningMachine
+from .in_process import RunningMachine, Screen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _HOST, _GUEST, _PORT = "10.87.0.1", "10.87.0.2", 8087
 _DATA_BYTES = 4 * MIB
+_DISK_BYTES = 8 * MIB
 _CLOCK_TOLERANCE_S = 0.5
 _COMPLAINTS = r"soft lockup|stall|BUG|WARNING|I/O error|skew is too large|hung"
 _APPEND = "console=ttyS0 quiet tsc=reliable"
@@ -46,6 +52,7 @@ def main() -> int:
     parser.add_argument("--accel", default="jit", choices=["jit", "kvm"])
     parser.add_argument("--cpus", type=int, default=1)
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
+    parser.add_argument("--live", action="store_true")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if not arguments.inside:
@@ -64,8 +71,13 @@ def main() -> int:
             initrd=guest.initrd,
             append=_APPEND,
             nets=(NetConfig(NetKind.BRIDGE, "br0", mac="52:54:00:87:00:02"),),
+            disks=(DiskConfig(Path(directory) / "disk", format="raw"),),
         )
-        run(config, Path(directory) / "state", arguments.cycles, random.Random(arguments.seed), digest)
+        contents = os.urandom(_DISK_BYTES)
+        (Path(directory) / "disk").write_bytes(contents)
+        expected = {"loads": digest, "reads": hashlib.sha256(contents).hexdigest()}
+        change = functools.partial(move if arguments.live else save_and_restore, config, Path(directory))
+        run(config, change, arguments.cycles, random.Random(arguments.seed), expected)
     print(f"{arguments.cycles} cycles: no error, clock right")
     return 0
 
@@ -97,25 +109,71 @@ def network(directory: Path) -> Iterator[str]:
         server.wait()
 
 
-def run(config: MachineConfig, path: Path, cycles: int, source: random.Random, digest: str) -> None:
+def save_and_restore(_config: MachineConfig, directory: Path, machine: RunningMachine) -> RunningMachine:
+    """The machine out of its own state."""
+    machine.save(directory / "state")
+    machine.stop()
+    return RunningMachine.restore(directory / "state")
+
+
+def move(config: MachineConfig, directory: Path, machine: RunningMachine) -> RunningMachine:
+    """Another machine, to which this one was sent while it ran; their memory is compared."""
+    screen = Screen()
+    target = build(config, console=screen, awaits_disks=True)
+    target.awaits_state = True
+    other = RunningMachine(target, screen)
+    target.pause().wait()
+    incoming, outgoing = Migration(target, lambda _: None), Migration(machine.machine, lambda _: None)
+    uri = MigrationUri("unix", str(directory / "socket"))
+    incoming.receive(uri)
+    outgoing.start(uri)
+    while outgoing.status.is_under_way or incoming.status.is_under_way:
+        time.sleep(0.01)
+    assert outgoing.status is incoming.status is MigrationStatus.COMPLETED, (outgoing.error, incoming.error)
+    progress = outgoing.progress
+    assert progress.is_live
+    assert progress.rounds > 2
+    print(
+        f"{progress.rounds} rounds, {progress.transferred_bytes / MIB:.1f} MiB in {progress.total_ms} ms,",
+        f"stood still for {progress.downtime_ms} ms",
+        flush=True,
+    )
+    for ours, theirs in zip(machine.machine.parts.vm.memory.regions, target.parts.vm.memory.regions, strict=True):
+        if ours.view != theirs.view:
+            pages = [
+                at for at in range(0, ours.size_bytes, 4096) if ours.view[at : at + 4096] != theirs.view[at : at + 4096]
+            ]
+            msg = f"{len(pages)} pages differ: {[hex(ours.gpa + at) for at in pages[:20]]}"
+            raise AssertionError(msg)
+    target.resume()
+    machine.stop()
+    return other
+
+
+def run(
+    config: MachineConfig,
+    change: Callable[[RunningMachine], RunningMachine],
+    cycles: int,
+    source: random.Random,
+    expected: dict[str, str],
+) -> None:
     machine = RunningMachine.boot(config)
     machine.expect("pyhyve guest ready", 240)
     machine.shell(f"ip addr add {_GUEST}/24 dev eth0; ip link set eth0 up; seq 100000 > /tmp/numbers")
-    expected = machine.shell("sha256sum < /tmp/numbers").split()[0]
+    expected = {"sums": machine.shell("sha256sum < /tmp/numbers").split()[0], **expected}
     machine.shell("(while :; do sha256sum < /tmp/numbers >> /tmp/sums; done) & :")
     machine.shell(f"(while :; do wget -q -O - http://{_HOST}:{_PORT}/data | sha256sum >> /tmp/loads; done) & :")
-    done = (0, 0)
+    drop = "echo 1 > /proc/sys/vm/drop_caches"
+    machine.shell(f"(while :; do sha256sum < /dev/vda >> /tmp/reads; {drop}; done) & :")
+    done: list[int] = [0] * len(expected)
     try:
         for cycle in range(cycles):
             time.sleep(source.uniform(0.0, 1.0))
-            machine.save(path)
-            machine.stop()
-            del machine
+            machine = change(machine)
             gc.collect()  # its code caches
-            machine = RunningMachine.restore(path)
-            done = look(machine, cycle, done, {"sums": expected, "loads": digest})
+            done = look(machine, cycle, done, expected)
             if cycle % 10 == 9:
-                print(f"{cycle + 1} cycles, {done[0]} checksums, {done[1]} downloads", flush=True)
+                print(f"{cycle + 1} cycles, {done[0]} checksums, {done[1]} downloads, {done[2]} reads", flush=True)
     finally:
         machine.stop()
 
@@ -127,7 +185,7 @@ def clock_is_right(machine: RunningMachine) -> bool:
     return asked - 1 - _CLOCK_TOLERANCE_S <= told <= time.time() + _CLOCK_TOLERANCE_S
 
 
-def look(machine: RunningMachine, cycle: int, before: tuple[int, int], expected: dict[str, str]) -> tuple[int, int]:
+def look(machine: RunningMachine, cycle: int, before: list[int], expected: dict[str, str]) -> list[int]:
     """Check the guest after a restore; the rounds that its loops have done."""
     deadline = time.monotonic() + 60
     while not clock_is_right(machine):
@@ -143,12 +201,12 @@ def look(machine: RunningMachine, cycle: int, before: tuple[int, int], expected:
             assert found[2::3] in ([], ["-"]), f"cycle {cycle}: {name} differ: {found}"
             assert found[1::3] in ([], [digest]), f"cycle {cycle}: {name} are wrong: {found}"
             counts.append(int(found[0]) if found else 0)
-        if counts[0] > before[0] and counts[1] > before[1]:
+        if all(now > then for now, then in zip(counts, before, strict=True)):
             break
         assert time.monotonic() < deadline, f"cycle {cycle}: the guest does not get on: {counts} after {before}"
     complaints = machine.shell(f"dmesg | grep -E '{_COMPLAINTS}'")
     assert not complaints, f"cycle {cycle}: {complaints}"
-    return counts[0], counts[1]
+    return counts
 
 
 if __name__ == "__main__":

@@ -202,14 +202,13 @@ def open_outgoing(
 
 def _is_tcp(fd: int) -> bool:
     """Whether a descriptor leads to another machine: others, such as a tunnel's, may go one way only."""
-    try:
-        with socket.socket(fileno=os.dup(fd)) as connection:
-            is_tcp = connection.family in {socket.AF_INET, socket.AF_INET6} and connection.type == socket.SOCK_STREAM
-            if is_tcp:
-                _watch(connection)
-            return is_tcp
-    except OSError:
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
         return False
+    with socket.socket(fileno=os.dup(fd)) as connection:
+        is_tcp = connection.family in {socket.AF_INET, socket.AF_INET6} and connection.type == socket.SOCK_STREAM
+        if is_tcp:
+            _watch(connection)
+        return is_tcp
 
 
 def _watch(connection: socket.socket) -> None:

@@ -1,0 +1,215 @@
+"""Memory sent in rounds arrives as it was, zeros cost nothing, and a hostile stream changes nothing but memory."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+import pytest
+
+from pyhyve.memory.guest import GuestMemory
+from pyhyve.memory.rounds import CHUNK_BYTES, RoundWriter, read_rounds
+from pyhyve.state.errors import StateError, StateTruncatedError
+from pyhyve.state.live import RECORD_BYTES, RecordKind, build_record, read_record
+from pyhyve.state.streams import FdSink, FdSource
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PAGE, MIB = 4096, 1 << 20
+HIGH = 0x1_0000_0000
+
+
+def make_memory() -> GuestMemory:
+    memory = GuestMemory(shared=False)
+    memory.add(0, 8 * MIB)
+    memory.add(HIGH - MIB, MIB, readonly=True, name="rom")
+    memory.add(HIGH, 4 * MIB)
+    return memory
+
+
+class Bytes:
+    """A sink and source of what was written."""
+
+    start = 0
+
+    def __init__(self, data: bytes = b"") -> None:
+        self.data = bytearray(data)
+        self._at = 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        self.data += data
+
+    def skip_zeros(self, size_bytes: int) -> None:
+        raise AssertionError(size_bytes)
+
+    def finish(self) -> None:
+        raise AssertionError
+
+    def read(self, size_bytes: int) -> bytes:
+        part = bytes(self.data[self._at : self._at + size_bytes])
+        self._at += len(part)
+        return part
+
+    def read_into(self, views: Sequence[memoryview]) -> None:
+        for view in views:
+            part = self.read(len(view))
+            if len(part) < len(view):
+                raise StateTruncatedError
+            view[:] = part
+
+    def records(self) -> list[tuple[RecordKind, int, int]]:
+        found = []
+        source = Bytes(bytes(self.data))
+        while source._at < len(source.data):
+            record = read_record(source.read)
+            found.append((record.kind, record.gpa, record.size_bytes))
+            if record.kind is RecordKind.PAGES:
+                source.read(record.size_bytes)
+        return found
+
+
+def everything(memory: GuestMemory) -> list[tuple[int, int]]:
+    return [(region.gpa, region.size_bytes) for region in memory.regions]
+
+
+def same(a: GuestMemory, b: GuestMemory) -> bool:
+    return all(one.view == other.view for one, other in zip(a.regions, b.regions, strict=True))
+
+
+def test_rounds_bring_memory_over_while_it_changes() -> None:
+    random_source = random.Random(7)
+    memory, other, stream = make_memory(), make_memory(), Bytes()
+    for _ in range(60):
+        gpa = random_source.choice([0, HIGH]) + random_source.randrange(4 * MIB - 3 * PAGE)
+        memory.write(gpa, random_source.randbytes(random_source.randrange(1, 3 * PAGE)))
+    memory.write(HIGH - 17, b"reset vector here")
+    writer = RoundWriter(memory, stream)
+    writer.begin(1, 13 * MIB)
+    counted: list[int] = []
+    writer.write(everything(memory), counted.append, skip_zeros=True)
+    assert sum(counted) == 13 * MIB
+    assert max(counted) <= CHUNK_BYTES
+    assert writer.sent.normal_bytes + writer.sent.zero_bytes == 13 * MIB
+    assert not any(kind is RecordKind.ZEROS for kind, _, _ in stream.records())
+    for number in range(2, 5):
+        dirty = []
+        for _ in range(20):
+            page = random_source.choice([0, HIGH]) + random_source.randrange(4 * MIB // PAGE) * PAGE
+            memory.write(page, random_source.choice([bytes(PAGE), random_source.randbytes(PAGE)]))
+            dirty.append((page, PAGE))
+        writer.begin(number, len(dirty) * PAGE)
+        writer.write(dirty, counted.append)
+    writer.end()
+    assert read_rounds(other, stream) == 4
+    assert same(memory, other)
+
+
+def test_zero_pages_cost_a_record_for_a_run() -> None:
+    memory, stream = make_memory(), Bytes()
+    writer = RoundWriter(memory, stream)
+    memory.write(3 * MIB, b"x")
+    writer.write(everything(memory), lambda _: None)
+    assert stream.records() == [
+        (RecordKind.ZEROS, 0, 3 * MIB),
+        (RecordKind.PAGES, 3 * MIB, PAGE),
+        (RecordKind.ZEROS, 3 * MIB + PAGE, 5 * MIB - PAGE),
+        (RecordKind.ZEROS, HIGH - MIB, MIB),
+        (RecordKind.ZEROS, HIGH, 4 * MIB),
+    ]
+
+
+def test_page_that_became_zero_is_cleared() -> None:
+    memory, other = make_memory(), make_memory()
+    other.write(5 * PAGE, b"old" * 4000)
+    stream = Bytes()
+    writer = RoundWriter(memory, stream)
+    writer.write([(4 * PAGE, 5 * PAGE)], lambda _: None)
+    writer.end()
+    read_rounds(other, stream)
+    assert same(memory, other)
+
+
+def test_rounds_go_through_a_pipe() -> None:
+    memory, other = make_memory(), make_memory()
+    memory.write(100, random.Random(1).randbytes(3 * MIB))
+    reading, writing = os.pipe()
+
+    def send() -> None:
+        writer = RoundWriter(memory, FdSink(writing))
+        writer.write(everything(memory), lambda _: None)
+        writer.end()
+        os.close(writing)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    read_rounds(other, FdSource(reading))
+    thread.join()
+    os.close(reading)
+    assert same(memory, other)
+
+
+def stream_of(*parts: bytes) -> Bytes:
+    return Bytes(b"".join(parts))
+
+
+@pytest.mark.parametrize("gpa", [8 * MIB - PAGE, 20 * MIB, HIGH - PAGE, HIGH + 4 * MIB - PAGE, 1 << 51])
+@pytest.mark.parametrize("kind", [RecordKind.PAGES, RecordKind.ZEROS])
+def test_pages_where_there_is_no_memory_are_refused(gpa: int, kind: RecordKind) -> None:
+    data = bytes(2 * PAGE)
+    with pytest.raises(StateError, match=r"memory at 0x[0-9a-f]+, where this machine has none"):
+        read_rounds(make_memory(), stream_of(build_record(kind, gpa, len(data), crc32(data)), data))
+
+
+def test_huge_run_of_zeros_costs_no_memory_here() -> None:
+    with pytest.raises(StateError, match="where this machine has none"):
+        read_rounds(make_memory(), stream_of(build_record(RecordKind.ZEROS, 0, 1 << 51)))
+
+
+def test_contents_that_do_not_fit_their_checksum_are_refused() -> None:
+    with pytest.raises(StateError, match="damaged: memory at 0x1000"):
+        read_rounds(make_memory(), stream_of(build_record(RecordKind.PAGES, PAGE, PAGE, 1), bytes(PAGE)))
+
+
+def test_every_truncated_stream_is_refused() -> None:
+    memory, stream = make_memory(), Bytes()
+    memory.write(PAGE, b"x")
+    writer = RoundWriter(memory, stream)
+    writer.begin(1, PAGE)
+    writer.write([(0, 3 * PAGE)], lambda _: None)
+    writer.end()
+    whole = bytes(stream.data)
+    assert read_rounds(make_memory(), Bytes(whole)) == 1
+    for length in [*range(0, len(whole), 61), len(whole) - 1, len(whole) - RECORD_BYTES]:
+        with pytest.raises(StateTruncatedError):
+            read_rounds(make_memory(), Bytes(whole[:length]))
+
+
+def test_sink_keeps_to_a_limit_that_changes() -> None:
+    """No more than the limit allows, whatever that is by then: the bytes are counted, not the time."""
+    limit = [64 << 10]
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    stop = threading.Event()
+    sink = FdSink(writing, stop.is_set, lambda: limit[0])
+
+    def drain() -> None:
+        while not stop.is_set():
+            try:
+                os.read(reading, 1 << 20)
+            except BlockingIOError:
+                stop.wait(0.001)
+
+    reader = threading.Thread(target=drain)
+    reader.start()
+    sink.write(bytes(20 << 10))
+    limit[0] = 0
+    sink.write(bytes(8 << 20))
+    assert sink.written_bytes == (20 << 10) + (8 << 20)
+    stop.set()
+    reader.join()
+    os.close(reading)
+    os.close(writing)
