@@ -18,6 +18,10 @@ from pyhyve.machine.config import MIB, AccelChoice, MachineConfig, RngConfig
 from pyhyve.machine.lifecycle import MachineState
 from pyhyve.machine.migration import MigrationStatus
 from pyhyve.machine.migration_uri import MigrationUri
+from pyhyve.machine.monitor.commands import MachineCommands
+from pyhyve.machine.monitor.errors import QmpError
+from pyhyve.machine.snapshots import save_snapshot
+from pyhyve.state.errors import StateError
 
 from .conftest import ACCEL
 from .monitor import Monitor
@@ -139,6 +143,24 @@ def test_guest_is_slowed_down_when_that_is_wanted(source: Migrating) -> None:
     assert source.migration.progress.throttle_percent == 0
     goes_on(source.running)
     assert drain.wait(30) == 0
+
+
+def test_devices_stay_and_memory_is_not_replaced_on_the_way(source: Migrating) -> None:
+    reading, writing = small_pipe()
+    source.migration.start(MigrationUri("fd", "out", writing))
+    source.wait(MigrationStatus.ACTIVE)
+    commands = MachineCommands(source.running.machine)
+    with pytest.raises(QmpError, match="device_add not allowed while migrating"):
+        commands.execute("device_add", {"driver": "virtio-rng-pci", "id": "more"})
+    with pytest.raises(QmpError, match="device_del not allowed while migrating"):
+        commands.execute("device_del", {"id": "more"})
+    with pytest.raises(StateError, match="There's a migration process in progress"):
+        save_snapshot(source.running.machine, [], None, "tag")  # type: ignore[arg-type] # not looked at
+    source.migration.cancel()
+    source.wait(MigrationStatus.CANCELLED)
+    commands.execute("device_add", {"driver": "virtio-rng-pci", "id": "more"})
+    goes_on(source.running)
+    os.close(reading)
 
 
 def test_cancelled_migration_never_stopped_the_guest(source: Migrating) -> None:

@@ -132,6 +132,8 @@ class Machine:
         """Whether a state must arrive before the machine can run: nothing is booted."""
         self.runs_when_loaded = not start_paused
         """Whether the machine goes on by itself once the state it awaits is there."""
+        self.is_moving = False
+        """Whether its state is being sent: its devices stay, and nobody replaces its memory."""
         self.condition = ""
         """Why the machine is paused, where that is more than a pause: one of QEMU's run states."""
         self._settling: Settling | None = None

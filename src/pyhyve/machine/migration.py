@@ -148,6 +148,7 @@ class Migration:
         was_running = False
         copy: PreCopy | None = None
         try:
+            machine.is_moving = True
             self.progress.setup_ms = round((time.monotonic() - self._began_s) * 1000)
             self._enter(MigrationStatus.ACTIVE)
             with stream:
@@ -183,6 +184,7 @@ class Migration:
             status = MigrationStatus.FAILED
         if copy is not None:
             copy.end()
+        machine.is_moving = False
         ended_s = time.monotonic()
         self.progress.total_ms = round((ended_s - self._began_s) * 1000)
         if stopped_s:

@@ -207,6 +207,9 @@ def _while_stopped(
     machine: Machine, condition: str, work: Callable[[], None], *, goes_on_after_failure: bool = True
 ) -> None:
     """Call `work` while nothing runs and nobody can change that. Raises StateError and OSError."""
+    if machine.is_moving:
+        msg = "There's a migration process in progress"
+        raise StateError(msg)
     was_running = machine.state is MachineState.RUNNING
     before = machine.condition
     machine.hold()

@@ -14,13 +14,20 @@ class DeviceCommands(CommandGroup):
 
     def device_add(self, arguments: dict[str, Any]) -> None:
         """Plug a device in."""
+        self._check_stays("device_add")
         self.hardware.was_changed = True
         self.hardware.devices.add(arguments, hotplugged=True)
 
     def device_del(self, id: str) -> None:  # noqa: A002 - QEMU's name
         """Have a device taken out; DEVICE_DELETED tells when it is gone."""
+        self._check_stays("device_del")
         self.hardware.was_changed = True
         self.hardware.devices.request_unplug(id)
+
+    def _check_stays(self, command: str) -> None:
+        if self.machine.is_moving:
+            msg = f"{command} not allowed while migrating"
+            raise QmpError(msg)
 
     def object_add(self, arguments: dict[str, Any]) -> None:
         """Make an object."""
