@@ -1,9 +1,8 @@
 """Saving a machine into a stream and starting one from it, as QEMU's migration does: in the background, with a status.
 
-A guest that runs goes on while its memory is sent, in rounds (`precopy`), and stands still only at the end. It stands
-still from the beginning where the stream is a file, which is to be mapped later, and where a device writes memory that
-nobody sees. Streams are named as in QEMU: `fd:`, `exec:`, `file:`, `unix:` and `tcp:`; what they carry is our own
-format (docs/state-format.md), not QEMU's.
+A guest that runs goes on while its memory is sent, in rounds (`precopy`), and stands still only at the end, or from the
+beginning where the stream is a file, which is to be mapped later. Streams are named as in QEMU: `fd:`, `exec:`,
+`file:`, `unix:` and `tcp:`; what they carry is our own format (docs/state-format.md), not QEMU's.
 """
 
 from __future__ import annotations

@@ -88,11 +88,16 @@ class Progress:
 
 
 def can_move_live(machine: Machine) -> bool:
-    """Whether all that writes guest memory can tell what it wrote."""
+    """Whether the engine can tell what vCPUs write."""
+    return machine.parts.inventory is not None and isinstance(machine.parts.vm, DirtyLogger)
+
+
+def _writes_unseen(machine: Machine) -> bool:
+    """Whether a device's back end writes guest memory past it, unless the device starts while that is logged."""
     inventory = machine.parts.inventory
-    if inventory is None or not isinstance(machine.parts.vm, DirtyLogger):
-        return False
-    return not any(getattr(plugged.device, "writes_unseen", False) for plugged in inventory.hardware.devices)
+    return inventory is not None and any(
+        getattr(plugged.device, "writes_unseen", False) for plugged in inventory.hardware.devices
+    )
 
 
 class Throttle:
@@ -171,7 +176,7 @@ class PreCopy:
             description = describe(machine, version())
         start = {"state": to_json(description), "config": to_plain(present_config(machine))}
         self._sink.write(build_live_start(json.dumps(start).encode(), progress.total_bytes, flags))
-        self._while_still(self._start_log)
+        self._while_still(self._start_log, devices=_writes_unseen(machine))
         runs = [(region.gpa, region.size_bytes) for region in self._memory.regions]
         progress.expected_downtime_ms = self._settings.downtime_limit_ms
         progress.rounds = 1
@@ -202,10 +207,10 @@ class PreCopy:
         self._logger.sync_dirty_log()
         return self._table.take()
 
-    def _while_still(self, work: Callable[[], _T]) -> _T:
-        """What `work` returns while no vCPU runs. Raises StateError when the machine ended."""
+    def _while_still(self, work: Callable[[], _T], *, devices: bool = False) -> _T:
+        """What `work` returns while no vCPU, or device, runs. Raises StateError when the machine ended."""
         results: list[_T] = []
-        done = self._machine.inspect(lambda: results.append(work()))
+        done = self._machine.inspect(lambda: results.append(work()), devices=devices)
         while not done.wait(_POLL_S):
             pass
         if not results:
@@ -279,7 +284,7 @@ class PreCopy:
         if self._logs:
             self._logs = False
             with contextlib.suppress(StateError):  # a machine that ended writes nothing
-                self._while_still(self._stop_log)
+                self._while_still(self._stop_log, devices=_writes_unseen(self._machine))
 
     def _stop_log(self) -> bool:
         self._memory.dirty = None

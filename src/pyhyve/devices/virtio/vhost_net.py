@@ -41,7 +41,7 @@ class VhostNet(VirtioNet):
     """
 
     writes_unseen = True
-    """Nobody marks the pages that the back end writes: such a machine stands still while it moves."""
+    """Nobody marks the pages that the back end writes: while somebody wants to know, it has no queues."""
 
     def __init__(
         self, memory: GuestMemory, worker: IoLoop, backend: NetBackend, options: NetOptions, vhost: VhostBackend
@@ -139,7 +139,10 @@ class VhostNet(VirtioNet):
         super().drain()
 
     def _hand_over(self) -> None:
-        """With the lock held. A back end that refuses leaves the queues to the device model."""
+        """With the lock held. A back end that refuses, or may not, leaves the queues to the device model."""
+        if self._memory.dirty is not None:
+            self.worker.call_soon(self._watch_kicks)
+            return
         try:
             self._vhost.prepare(self.driver_features, self._memory.regions)
             for index in range(self._data_queues):

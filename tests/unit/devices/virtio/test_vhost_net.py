@@ -15,6 +15,7 @@ from pyhyve.devices.virtio.queue import QueueLayout, RingFeatures, RingState
 from pyhyve.devices.virtio.spec import Feature, NetFeature
 from pyhyve.devices.virtio.split import SplitQueue
 from pyhyve.devices.virtio.vhost_net import VhostNet
+from pyhyve.memory.dirty import DirtyTable
 from pyhyve.testing.virtio_driver import VirtioDriver
 from pyhyve.testing.virtio_driver_transport import MiniMachine, PciDriverTransport
 from tests.unit.devices.virtio.test_net import HEADER, MAC, MemoryNet, frame
@@ -191,6 +192,37 @@ def test_back_end_that_refuses_leaves_the_packets_to_the_device() -> None:
         assert card.net.sent[-1] == (0, HEADER + frame(payload=b"event"))
     finally:
         card.close()
+
+
+def test_while_writes_are_logged_the_device_moves_the_packets(card: Card) -> None:
+    memory = card.machine.memory
+    card.send(frame(payload=b"fast"))
+    card.vhost.pump()
+    card.device.suspend()
+    memory.dirty = table = DirtyTable(memory)
+    card.device.resume()
+    card.machine.run()
+    card.send(frame(payload=b"slow"))
+    assert card.net.sent == [(0, HEADER + frame(payload=b"slow"))]
+    card.driver.queues[TX].poll()
+    part = card.driver.buffer(2048)
+    card.driver.submit(RX, [part])
+    card.machine.run()
+    table.take()
+    card.net.waiting.append(frame(payload=b"in"))
+    card.net.readable(0)
+    card.machine.run()
+    assert card.driver.queues[RX].poll() is not None
+    marked = {gpa + at for gpa, size in table.take() for at in range(0, size, 4096)}
+    assert part.gpa & -4096 in marked
+    card.device.suspend()
+    memory.dirty = None
+    card.device.resume()
+    card.machine.run()
+    assert card.vhost.starts == [(RX, 0), (TX, 0), (RX, 1), (TX, 2)]
+    card.send(frame(payload=b"again"))
+    card.vhost.pump()
+    assert card.vhost.sent == [HEADER + frame(payload=b"fast"), HEADER + frame(payload=b"again")]
 
 
 def test_kicks_are_event_descriptors_of_the_data_queues(card: Card) -> None:
