@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _MIB = 1 << 20
-_SEEN_BYTES = _MIB
-"""A round that sends less says nothing of the pace."""
+_SEEN_BYTES, _SEEN_S = _MIB, 0.05
+"""A round that sends less, in less time, says nothing of the pace."""
 _ASSUMED_BANDWIDTH = 1 << 30
 """Bytes a second, before any was seen."""
 _SHORT_S = 0.02
@@ -242,13 +242,13 @@ class PreCopy:
         """Take stock of a round: what was written meanwhile, and at what pace it was sent."""
         progress, settings = self._progress, self._settings
         dirty = sum(size for _, size in runs)
-        if sent_bytes >= _SEEN_BYTES:
+        if sent_bytes >= _SEEN_BYTES or spent_s >= _SEEN_S:
             self._bandwidth = sent_bytes / max(spent_s, 1e-6)
         progress.bandwidth = self._bandwidth
         progress.pages_per_second = round(sent_bytes / PAGE_SIZE_BYTES / period_s)
         progress.dirty_pages_rate = round(dirty / PAGE_SIZE_BYTES / period_s)
         progress.remaining_bytes = dirty
-        progress.expected_downtime_ms = round(1000 * dirty / (self._bandwidth or _ASSUMED_BANDWIDTH))
+        progress.expected_downtime_ms = round(1000 * dirty / self._expected_bandwidth())
         progress.precopy_bytes = self._sink.written_bytes
         progress.rounds += 1
         self._passed(progress.rounds)
@@ -261,8 +261,11 @@ class PreCopy:
                 self._throttle.set(min(self._throttle.percent + step, settings.throttle_max))
                 progress.throttle_percent = self._throttle.percent
 
+    def _expected_bandwidth(self) -> float:
+        return max(self._bandwidth or min(_ASSUMED_BANDWIDTH, self._settings.max_bandwidth or _ASSUMED_BANDWIDTH), 1.0)
+
     def _threshold_bytes(self) -> int:
-        return round((self._bandwidth or _ASSUMED_BANDWIDTH) * self._settings.downtime_limit_ms / 1000)
+        return round(self._expected_bandwidth() * self._settings.downtime_limit_ms / 1000)
 
     # -- while it stands still ----------------------------------------------------------------------------------------
 

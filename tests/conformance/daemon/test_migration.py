@@ -212,10 +212,11 @@ def wait_counting(host: Host, name: str) -> None:
         seen.add(path.read_bytes())
 
 
-def wait_rounds(host: Host, name: str, rounds: int) -> str:
+def wait_rounds(host: Host, name: str, rounds: int, moving: subprocess.Popen[str]) -> str:
     """Wait until memory was gone over so often; what `domjobinfo` says then."""
     deadline = time.monotonic() + 60
     while True:
+        assert moving.poll() is None, moving.communicate()
         said = host.virsh("domjobinfo", name).stdout
         found = re.search(r"Iteration: +(\d+)", said)
         if found is not None and int(found[1]) >= rounds:
@@ -237,7 +238,7 @@ def test_machine_of_ours_is_sent_while_it_runs(ours: Pair) -> None:
     for given_up in (True, False):
         # It writes 448 KiB all the time: that does not fit into a millisecond of 1 MiB a second.
         moving = ours.a.start_virsh("migrate", name, ours.b.uri, *MIGRATE, "--bandwidth", "1")
-        said = wait_rounds(ours.a, name, 4)
+        said = wait_rounds(ours.a, name, 4, moving)
         assert re.search(r"Operation: +Outgoing migration", said), said
         assert re.search(r"Dirty rate: +[1-9]\d* ", said), said
         assert re.search(r"Expected downtime: +[1-9]", said), said
