@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from pyhyve.accel.routes import MessageRoute
     from pyhyve.memory.dirty import DirtyTable
     from pyhyve.memory.guest import GuestMemory
 
@@ -123,6 +124,9 @@ class ApicVcpu(Protocol):
     def sleep_by_itself(self) -> None:
         """From now on `run` does not return at HLT, but waits for an interrupt, an NMI or a kick, which ends it."""
 
+    def rest(self) -> None:
+        """Begin the next `run` asleep: a kick ended the last one in HLT."""
+
     def look_for_interrupts(self) -> None:
         """Vectors were posted, or more of them can be taken now; any thread."""
 
@@ -221,7 +225,7 @@ class WalkedQueue(Protocol):
     and `writes` (what may be done here), and `read_count`, `read_bytes`, `write_count`, `write_bytes`, `write_end`
     (what was done in this run); of send queues `wanted_bytes` (the longest packet, with its header of 12 bytes); of
     receive queues `wanted_bytes`, `own_address` and `filtered` (which packets need a decision), `length`, `decision`,
-    `held_bytes`.
+    `undecided` (there is a packet that waits for one, since it was open), `held_bytes`.
     """
 
     def set(self, **fields: int) -> None:
@@ -254,6 +258,19 @@ class WalkedQueue(Protocol):
 
         None when it was not open.
         """
+
+    def listen(self, route: MessageRoute) -> int | None:
+        """Have the vCPU that `route` leads to take packets of this receive queue while it sleeps, and interrupt itself.
+
+        For queues that are closed; `open` lets it begin. The result is an event descriptor, which is signalled when
+        something is left for the device, as a queue that is closed meanwhile is; None when it cannot be done.
+        """
+
+    def deafen(self) -> None:
+        """Undo `listen`; while closed. Idempotent."""
+
+    def arrived(self) -> bool:
+        """Take packets of a receive queue that is open, also while others do; False when something is left to do."""
 
     def release(self) -> None:
         """It is not served any more."""

@@ -18,6 +18,7 @@ from pyhyve.accel.cpu_models import HOST, check_model, filter_cpuid
 from pyhyve.accel.emulator_apic import EngineApicVectors
 from pyhyve.accel.emulator_queues import EngineQueues
 from pyhyve.accel.emulator_registers import read_registers, reset_registers, write_registers
+from pyhyve.accel.emulator_sleep import SleepListener
 from pyhyve.accel.emulator_state import EmulatorState, EmulatorVcpuState, load_vcpu, save_vcpu
 from pyhyve.accel.emulator_strings import move_ahead
 from pyhyve.cpu.engine.state import INVALIDATE_RING, MAX_ACCESSES, Request
@@ -85,7 +86,8 @@ class EmulatorVcpu:
         self._run = self.engine.bind("x86.run")
         self._change_request = self.engine.bind_quick("x86.change_request")
         self._pages = _page_ranges(regions)
-        self.apic_vectors: ApicVectors = EngineApicVectors(self.engine)
+        self.listener = SleepListener(self.engine)
+        self.apic_vectors: ApicVectors = EngineApicVectors(self.engine, self.listener)
 
     @property
     def tsc_hz(self) -> int:
@@ -159,6 +161,11 @@ class EmulatorVcpu:
         """Have HLT wait in compiled code."""
         self.engine.set("sleeps", 1)
 
+    def rest(self) -> None:
+        """Begin the next run in HLT."""
+        self.engine.set("rests", 1)
+        self._change_request(Request.INTERRUPT, 0)
+
     def look_for_interrupts(self) -> None:
         """Have compiled code look at the local APIC."""
         self._change_request(Request.INTERRUPT, 0)
@@ -183,6 +190,7 @@ class EmulatorVcpu:
     def reset(self) -> None:
         """Put the processor in its state after RESET."""
         self._pending = False
+        self.engine.set("rests", 0)
         reset_registers(self.engine, self.index)
         self._place_cpuid()
         self._change_request(Request.INVALIDATE, 0)
@@ -446,8 +454,10 @@ class EmulatorVm:
     def close(self) -> None:
         """Free the vCPUs' memory."""
         for vcpu in self.vcpus:
+            vcpu.listener.close()
             vcpu.engine.close()
         self.vcpus.clear()
+        self._queues.close()
 
 
 def _counter(engine: EngineVcpu) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pyhyve.cpu.isa.x86.state import STATE
 
 if TYPE_CHECKING:
+    from pyhyve.accel.emulator_sleep import SleepListener
     from pyhyve.cpu.engine.vcpu import EngineVcpu
 
 _BYTES = 32
@@ -17,7 +18,11 @@ _TPR, _ON = STATE.offset("apic_tpr") >> 3, STATE.offset("apic_on") >> 3
 class EngineApicVectors:
     """Requests, vectors in service and priority, in the vCPU's state, where compiled code takes and ends them."""
 
-    def __init__(self, engine: EngineVcpu) -> None:
+    def __init__(self, engine: EngineVcpu, listener: SleepListener) -> None:
+        self.engine_address = engine.address
+        """Where the vCPU's state is."""
+        self.listener = listener
+        """What the vCPU listens to while it sleeps."""
         self._view = engine.view
         self._words = engine.view.cast("Q")
         self._post = engine.bind_quick("apic.post")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import struct
 from typing import TYPE_CHECKING
 
+from pyhyve.accel.emulator_apic import EngineApicVectors
 from pyhyve.cpu.engine.queue_layout import IOVEC, QUEUE, Gate
 from pyhyve.cpu.engine.state import KICK_QUEUES
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pyhyve.accel.api import WalkedLayout
+    from pyhyve.accel.emulator_sleep import SleepListener
+    from pyhyve.accel.routes import MessageRoute
     from pyhyve.cpu.engine.vcpu import EngineVcpu
     from pyhyve.memory.guest import GuestMemory
 
@@ -42,7 +46,12 @@ class EngineQueue:
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
         self._run: dict[str, Callable[[int], None]] = {kind: engine.bind_with(f"queue.{kind}") for kind in _KINDS}
         self._close = engine.bind_with("queue.close")
+        self._arrived = engine.bind_two("queue.arrived")
+        self._result = ctypes.c_uint64()
         self._expected = 0
+        self._listener: SleepListener | None = None
+        self._listens_to = -1
+        self._help_fd = -1
         self.can_open = False
         """Whether compiled code knows where it is kicked."""
         self.in_use = False
@@ -57,11 +66,14 @@ class EngineQueue:
     def release(self) -> None:
         """Let another ring have the structure."""
         self.close()
+        self.deafen()
         self.in_use = False
 
     def open(self, next_avail: int, next_used: int, published: int, *, patient: bool) -> None:
-        """Let a vCPU that kicks serve it."""
+        """Let a vCPU that kicks, or sleeps, serve it."""
         if self.can_open:
+            if next_avail != self._expected:
+                self._forget_prepared()
             self._words[_PATIENT] = patient
             _POSITION.pack_into(self._view, _POSITION_AT, next_avail, next_used, published, 0)
             self._words[_WANTS] = 0
@@ -93,13 +105,49 @@ class EngineQueue:
         """Serve the queue."""
         view = self._view
         if next_avail != self._expected:
-            # Somebody else took buffers meanwhile: what was prepared is stale.
-            self.set(prepared=0, first=0, room=0)
+            self._forget_prepared()
         _POSITION.pack_into(view, _POSITION_AT, next_avail, next_used, published, in_flight)
         self._run[kind](self.address)
         result = _RESULT.unpack_from(view, _POSITION_AT)
         self._expected = result[0]
         return result
+
+    def _forget_prepared(self) -> None:
+        """Somebody else took buffers meanwhile: what was prepared is stale."""
+        self.set(prepared=0, first=0, room=0, decision=0, undecided=0)
+
+    def listen(self, route: MessageRoute) -> int | None:
+        """Have a vCPU take packets while it sleeps."""
+        vectors = route.vectors
+        if not self.can_open or not isinstance(vectors, EngineApicVectors):
+            return None
+        if self._help_fd < 0:
+            self._help_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        fd = self.get("fd")
+        self.set(receives=1, target=vectors.engine_address, vector=route.vector)
+        if not vectors.listener.add(fd, self.address, self._help_fd):
+            self.set(target=0)
+            return None
+        self._listener, self._listens_to = vectors.listener, fd
+        return self._help_fd
+
+    def deafen(self) -> None:
+        """Have no vCPU take packets."""
+        if self._listener is not None:
+            self._listener.remove(self._listens_to)
+            self._listener = None
+            self.set(target=0)
+
+    def arrived(self) -> bool:
+        """Take packets; for one thread at a time, beside vCPUs."""
+        self._arrived(self.address, ctypes.addressof(self._result))
+        return bool(self._result.value)
+
+    def end(self) -> None:
+        """Close what a vCPU might have used."""
+        if self._help_fd >= 0:
+            os.close(self._help_fd)
+            self._help_fd = -1
 
     def first_bytes(self, count: int) -> bytes:
         """Start of the packet that waits for a decision."""
@@ -143,6 +191,11 @@ class EngineQueues:
             indirect=layout.indirect,
         )
         return queue
+
+    def close(self) -> None:
+        """Close descriptors; no vCPU runs any more, and no device uses its queues."""
+        for queue in (*self._replaced, *(queue for _, queue in self._by_kick.values())):
+            queue.end()
 
     def _place(self, kick_gpa: int | None, vcpus: Sequence[EngineVcpu]) -> EngineQueue:
         """A structure for a queue that is kicked there."""

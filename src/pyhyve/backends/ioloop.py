@@ -25,6 +25,8 @@ _LOG = late_logger(__name__)
 
 READABLE = select.EPOLLIN
 WRITABLE = select.EPOLLOUT
+EXCLUSIVE = select.EPOLLEXCLUSIVE
+"""Beside READABLE: of all that wait for a descriptor in this way, the kernel wakes the first who sleeps."""
 HANGUP = select.EPOLLHUP | select.EPOLLERR | select.EPOLLRDHUP
 
 
@@ -51,6 +53,8 @@ class IoLoop:
         """The events to call for and what to call, by descriptor: made from the two below."""
         self._readers: dict[int, tuple[int, Callable[[int], None]]] = {}
         self._writers: dict[int, Callable[[], None]] = {}
+        self._exclusive: set[int] = set()
+        """Descriptors that the kernel was told to watch so: it lets nobody modify that."""
         self._watch_lock = threading.Lock()
         self._later_lock = threading.Lock()
         self._calls: deque[Callable[[], None]] = deque()
@@ -153,6 +157,7 @@ class IoLoop:
         if reader is None and writer is None:
             if known:
                 del self._watches[fd]
+                self._exclusive.discard(fd)
                 if not self._closed:
                     self._epoll.unregister(fd)
             return
@@ -162,6 +167,13 @@ class IoLoop:
             self._watches[fd] = events | HANGUP, reader[1]
         else:
             self._watches[fd] = events | HANGUP, lambda ready: self._dispatch(fd, ready)
+        if known and (events & EXCLUSIVE or fd in self._exclusive):
+            self._epoll.unregister(fd)
+            known = False
+        if events & EXCLUSIVE:
+            self._exclusive.add(fd)
+        else:
+            self._exclusive.discard(fd)
         if known:
             self._epoll.modify(fd, events)
         else:

@@ -59,7 +59,10 @@ class NetBackend(Protocol):
         """Use the first `count` pairs only."""
 
     def set_reading(self, queue: int, *, enabled: bool) -> None:
-        """Call `on_readable` for `queue`, or not while the guest has no buffers."""
+        """Call `on_readable` for `queue`, or not while the guest has no buffers.
+
+        Who watches the descriptors of `PacketDescriptors` when it is enabled has precedence.
+        """
 
     def send(self, queue: int, views: Sequence[memoryview], length: int) -> bool:
         """Send header and frame of `length` bytes together; False means not now: `on_writable` will follow.

@@ -14,7 +14,7 @@ from pathlib import Path
 from struct import pack, unpack
 from typing import TYPE_CHECKING
 
-from pyhyve.backends.ioloop import READABLE
+from pyhyve.backends.ioloop import EXCLUSIVE, READABLE
 from pyhyve.backends.net import NetError, Offload
 
 if TYPE_CHECKING:
@@ -178,7 +178,8 @@ class Tap:
         if loop is None or callback is None or queue >= len(self._fds):
             return
         if enabled:
-            loop.watch(self._fds[queue], READABLE, lambda _events: callback(queue))
+            # Exclusive, and so after all who watch it already: a vCPU that sleeps takes a packet before this thread.
+            loop.watch(self._fds[queue], READABLE | EXCLUSIVE, lambda _events: callback(queue))
         else:
             loop.unwatch(self._fds[queue])
 

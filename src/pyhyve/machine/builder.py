@@ -142,7 +142,13 @@ class _Builder:
             self.chip = ApicInterruptChip(self.lock, self.loop.clock, self.loop.timers, tsc, config.cpus)
         self.irqs: InterruptChip = vm.irqchip() if self.chip is None else self.chip
         self.isa_bridge = boards.make_isa_bridge(config, self.irqs.set_gsi)
-        self.pci = PciBus(self.ports, self.memory, send_msi=self.irqs.send_msi, set_pirq=self.isa_bridge.set_pirq)
+        self.pci = PciBus(
+            self.ports,
+            self.memory,
+            send_msi=self.irqs.send_msi,
+            set_pirq=self.isa_bridge.set_pirq,
+            find_route=None if self.chip is None else self.chip.route,
+        )
         self.console = console
         self.identity = Identity.of(config.uuid)
         self.hardware = Hardware(

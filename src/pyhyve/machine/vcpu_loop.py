@@ -95,12 +95,15 @@ class VcpuRunner:
         self._wake = threading.Lock()
         self._wake.acquire()
         self._wake_guard = threading.Lock()
+        self._rest: Callable[[], None] | None = None
+        """Has an engine that waits in HLT by itself do so again."""
         self._thread = threading.Thread(target=self._main, name=f"pyhyve-vcpu{vcpu.index}", daemon=True)
         if chip is not None:
             chip.connect(vcpu.index, self)
             if isinstance(vcpu, ApicVcpu):
                 self._look = vcpu.look_for_interrupts
                 vcpu.sleep_by_itself()
+                self._rest = vcpu.rest
                 chip.keep_vectors(vcpu.index, vcpu.apic_vectors, self._interrupts_posted)
         self.power_on()
 
@@ -214,7 +217,7 @@ class VcpuRunner:
         """Pulse NMI; a vCPU that waits for a start-up message does not take it (SDM Vol. 3A, 10.4.4)."""
         if self._waiting_for_startup:
             return
-        self._nmi = True
+        self._nmi = self._rest is None
         self.vcpu.raise_nmi()
         self._wake_up()
 
@@ -256,8 +259,7 @@ class VcpuRunner:
         while True:
             if self._attention and not self._attend():
                 return
-            if self._halted:
-                self._sleep()
+            if self._halted and not self._sleep():
                 continue
             reason = run()
             kind = reason.kind
@@ -294,12 +296,20 @@ class VcpuRunner:
             if vector is not None:
                 self.vcpu.inject(vector)
 
-    def _sleep(self) -> None:
-        """Wait in HLT for an interrupt; who wants the thread for something else finds it asleep again afterwards."""
+    def _sleep(self) -> bool:
+        """Wait in HLT for an interrupt; who wants the thread for something else finds it asleep again afterwards.
+
+        True when the engine shall be entered: it waits there, or that is over.
+        """
+        if self._rest is not None:
+            self._halted = False
+            self._rest()
+            return True
         while not (self._attention or self._is_interrupted()):
             self._wake.acquire()
         if self._is_interrupted():
             self._halted = self._nmi = False
+        return not self._attention
 
     def _rare(self, reason: VcpuExit) -> bool:
         """Handle an exit that is not part of daily life; False ends the thread's run."""

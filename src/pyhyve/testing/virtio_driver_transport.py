@@ -15,8 +15,10 @@ from pyhyve.memory.guest import GuestMemory
 from pyhyve.testing.virtio_driver import GuestAllocator, VirtioDriver
 
 if TYPE_CHECKING:
+    from pyhyve.accel.routes import MessageRoute
     from pyhyve.devices.pci.device import PciDevice
     from pyhyve.devices.virtio.device import VirtioDevice
+    from pyhyve.devices.virtio.pci import NotifyRegistrar
     from pyhyve.devices.virtio.queue import QueueLayout
 
 _BAR_BASE = 0xE000_0000
@@ -35,11 +37,18 @@ class MiniMachine:
         self.space = AddressMap("memory", 1 << 40)
         self.messages: list[int] = []
         self.lines = [False] * 4
-        self.bus = PciBus(self.ports, self.space, send_msi=self._message, set_pirq=self._set_line)
+        self.routes: dict[int, MessageRoute] = {}
+        """Ways of messages, by their data."""
+        self.bus = PciBus(
+            self.ports, self.space, send_msi=self._message, set_pirq=self._set_line, find_route=self._find_route
+        )
 
     def _message(self, address: int, data: int) -> None:
         if address == _MSI_ADDRESS:
             self.messages.append(data)
+
+    def _find_route(self, address: int, data: int) -> MessageRoute | None:
+        return self.routes.get(data) if address == _MSI_ADDRESS else None
 
     def _set_line(self, line: int, /, *, level: bool) -> None:
         self.lines[line] = level
@@ -56,9 +65,11 @@ class MiniMachine:
         """Serve the descriptors that are ready, on this thread."""
         self.loop.run_ready()
 
-    def plug_pci(self, device: VirtioDevice, *, msix: bool = True) -> PciDriverTransport:
+    def plug_pci(
+        self, device: VirtioDevice, *, msix: bool = True, register_notify: NotifyRegistrar | None = None
+    ) -> PciDriverTransport:
         """Attach `device` to the bus and map it as firmware and kernel do."""
-        function = VirtioPci(device)
+        function = VirtioPci(device, register_notify=register_notify)
         self.bus.attach(function)
         return PciDriverTransport(self, function, msix=msix)
 

@@ -304,3 +304,30 @@ def test_pic_and_apic_interrupts_side_by_side(pc: Pc) -> None:
     pc.vcpu.set_interrupt(pending=False)
     pc.vcpu.inject(0x61)
     assert apic.taken() == 0x61
+
+
+def test_vcpu_that_a_kick_ended_in_its_sleep_sleeps_on(pc: Pc) -> None:
+    apic = Apic(pc)
+    pc.memory.write(CODE, b"\xfb" + HLT)
+    assert pc.run()[0] is ExitKind.HALT
+    pc.vcpu.sleep_by_itself()
+    after = pc.vcpu.read_registers()["rip"]
+    for _ in range(2):
+        pc.vcpu.rest()
+        timer = threading.Timer(0.02, pc.vcpu.kick)
+        timer.start()
+        assert pc.run()[0] is ExitKind.HALT, "the kick is served: the next one waits again"
+        timer.join()
+        assert pc.vcpu.read_registers()["rip"] == after
+    pc.memory.write(0x41 << 6, mov_ax(0x41) + OUT_AX)
+    apic.vectors.post(0x41, is_level=False)
+    pc.vcpu.rest()  # what was posted meanwhile ends it, although nobody had it look
+    assert pc.run() == (ExitKind.IO, 0x1234, 0x41)
+
+
+def test_reset_ends_a_rest(pc: Pc) -> None:
+    pc.vcpu.sleep_by_itself()
+    pc.vcpu.rest()
+    pc.vcpu.reset()
+    pc.start(mov_ax(3) + OUT_AX)
+    assert pc.run()[2] == 3

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pyhyve.backends.ioloop import READABLE, IoLoop
+from pyhyve.backends.ioloop import EXCLUSIVE, READABLE, IoLoop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -199,3 +199,37 @@ def test_delayed_call_of_a_stopped_loop_is_dropped() -> None:
     loop.call_later(0.0, lambda: pytest.fail("called"))
     loop.stop()
     loop.call_later(0.0, lambda: pytest.fail("called"))
+
+
+def test_exclusive_watch_can_be_changed(loop: IoLoop) -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    seen: list[bytes] = []
+    got = threading.Event()
+
+    def readable(_events: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            seen.append(ours.recv(10))
+            got.set()
+
+    for events in (
+        READABLE | EXCLUSIVE,
+        READABLE,
+        READABLE | EXCLUSIVE,
+        READABLE | EXCLUSIVE,
+    ):  # what the kernel does not let one modify
+        got.clear()
+        loop.watch(ours.fileno(), events, readable)
+        theirs.sendall(b"c")
+        assert got.wait(5)
+    wrote = threading.Event()
+    loop.watch(ours.fileno(), READABLE, readable)
+    loop.add_writer(ours.fileno(), wrote.set)
+    assert wrote.wait(5)
+    loop.remove_writer(ours.fileno())
+    loop.unwatch(ours.fileno())
+    theirs.sendall(b"d")
+    wait(loop)
+    assert seen == [b"c"] * 4
+    ours.close()
+    theirs.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -10,6 +11,9 @@ from pyhyve.devices.irq.chip import ApicInterruptChip
 from pyhyve.devices.irq.message import message_from_msi
 from pyhyve.devices.irq.vectors import PlainVectors
 from tests.unit.devices.fakes import FakeTime
+
+if TYPE_CHECKING:
+    from pyhyve.accel.routes import MessageRoute
 
 ID, VERSION, TPR, PPR, EOI, LDR, DFR, SVR = 0x20, 0x30, 0x80, 0xA0, 0xB0, 0xD0, 0xE0, 0xF0
 ISR, TMR, IRR, ESR, ICR, ICR_HIGH = 0x100, 0x180, 0x200, 0x280, 0x300, 0x310
@@ -372,3 +376,46 @@ def test_messages_follow_a_processor_that_keeps_its_own_vectors() -> None:
     assert kept[1].tmr == 1 << 0x41
     assert chip.chip.has_interrupt(1)
     assert not chip.chip.has_interrupt(0)
+
+
+def test_way_of_a_message_holds_until_something_changes() -> None:
+    chip = Chip()
+    for index in range(2):
+        chip.chip.keep_vectors(index, PlainVectors(), lambda: None)
+    ended: list[str] = []
+
+    def learn() -> MessageRoute:
+        assert chip.chip.route(0xFEE0_1000, 0x41) is None
+        chip.chip.send_msi(0xFEE0_1000, 0x41)
+        route = chip.chip.route(0xFEE0_1000, 0x41)
+        assert route is not None
+        assert (route.vector, route.vectors) == (0x41, chip.chip.lapics[1].vectors)
+        assert route.while_valid(lambda: ended.append("changed"))
+        return route
+
+    for change in (
+        lambda: chip.write(ID, 1 << 24, 1),
+        lambda: chip.write(SVR, 0x1FF, 0),
+        lambda: chip.chip.write_msr(0, 0x1B, 0xFEE0_0900),
+        chip.chip.routes_changed,
+        lambda: chip.chip.load(chip.chip.save()),
+    ):
+        route = learn()
+        change()
+        assert ended.pop() == "changed"
+        assert not ended
+        assert not route.while_valid(lambda: None)
+    chip.chip.reset()
+    chip.write(SVR, 0x1FF, 1)
+    learn()
+    chip.chip.initialised(1)
+    assert ended == ["changed"]
+
+
+def test_ways_of_messages_for_several_processors_are_not_kept() -> None:
+    chip = Chip()
+    for index in range(2):
+        chip.chip.keep_vectors(index, PlainVectors(), lambda: None)
+    for address, data in ((0xFEEF_F000, 0x41), (0xFEE0_1000, 0xC041), (0xFEE0_1000, 0x400), (0xFEE0_7000, 0x41)):
+        chip.chip.send_msi(address, data)
+        assert chip.chip.route(address, data) is None

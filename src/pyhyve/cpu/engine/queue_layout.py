@@ -49,6 +49,8 @@ for _name in (
     "read_count", "read_bytes", "write_count", "write_bytes", "write_end",  # disk: what was done in this call
     "wanted_bytes", "own_address", "filtered", "length", "decision",  # receive queue
     "prepared", "first", "room", "held_bytes",
+    "receives", "again", "undecided",  # receive queue: that it is one; see `virtqueue_arrival`
+    "target", "vector",  # the queue's interrupts: host address of the vCPU's state, or 0 when the device sends them
 ):  # fmt: skip
     QUEUE.add(_name, U64)
 QUEUE.add("parts", Array(IOVEC, _SLOTS))

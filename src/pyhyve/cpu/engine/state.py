@@ -31,6 +31,8 @@ INVALIDATE_RING = 256
 """Messages that a vCPU's ring holds; a power of two."""
 KICK_QUEUES = 32
 """Queues whose kicks compiled code can serve (`virtqueue`)."""
+LISTEN_QUEUES = 16
+"""Receive queues whose packets a vCPU that sleeps takes by itself (`virtqueue_arrival`)."""
 WRITTEN_PAGES = 8
 """Pages written in one block that a vCPU remembers for the others."""
 WATCHPOINTS = 4
@@ -139,7 +141,10 @@ def add_engine_fields(state: Struct) -> Struct:
     state.add("count_translated", U64).add("count_entered", U64).add("count_fill", U64).add("count_flush", U64)
     state.add("step", U64).add("step_from", U64)
     state.add("event_waits", U64)
-    state.add("idle", U64).add("sleeps", U32).add("asleep", U32)
+    state.add("idle", U64).add("sleeps", U32).add("asleep", U32).add("rests", U64)
+    state.add("poll_fd", U64).add("wake_fd", U64).add("listen_count", U64)
+    state.add("listen_fd", Array(U64, LISTEN_QUEUES)).add("listen_queue", Array(U64, LISTEN_QUEUES))
+    state.add("listen_help", Array(U64, LISTEN_QUEUES))
     state.add("kick_address", Array(U64, KICK_QUEUES)).add("kick_queue", Array(U64, KICK_QUEUES)).add("kick_count", U64)
     state.add("watch_on", U64).add("watch_hits", U64)
     state.add("watch_address", Array(U64, WATCHPOINTS)).add("watch_length", Array(U64, WATCHPOINTS))

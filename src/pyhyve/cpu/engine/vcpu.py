@@ -154,6 +154,11 @@ class EngineVcpu:
         function, address = self._functions[name], self.address
         return lambda operand: function(address, operand, 0)
 
+    def bind_two(self, name: str) -> Callable[[int, int], None]:
+        """As `bind_with`, with two operands."""
+        function, address = self._functions[name], self.address
+        return lambda first, second: function(address, first, second)
+
     def bind_quick(self, name: str) -> Callable[[int, int], None]:
         """An exported kernel of a few instructions, called with two operands while the GIL is kept."""
         call = ctypes.PYFUNCTYPE(None, *([ctypes.c_uint64] * 3))(self._base + self._library.exports[name])

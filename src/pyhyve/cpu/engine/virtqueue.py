@@ -18,6 +18,7 @@ from pyhyve.cpu.engine.queue_access import load16, load32, load64, parts_at, sto
 from pyhyve.cpu.engine.queue_layout import MAX_PARTS, NET_HEADER_BYTES, QUEUE, Gate, Status
 from pyhyve.cpu.engine.state import NO_ADDRESS, PAGE_BYTES, PAGE_MASK, PAGE_SHIFT
 from pyhyve.cpu.engine.system import fence, system_call
+from pyhyve.cpu.engine.virtqueue_arrival import make_arrival
 from pyhyve.cpu.engine.virtqueue_receive import RingKernels, make_receive
 from pyhyve.cpu.lang import U8, U64, Pointer, Struct, current, kernel, u64
 
@@ -46,7 +47,10 @@ _NO_NOTIFY = 1
 class QueueKernels:
     """`send`, `receive` and `disk` for one state layout; each takes the state of any vCPU and a `QUEUE`'s address."""
 
-    def __init__(self, state: Struct, regions: Regions, owners: Owners, post: Kernel, dirty: DirtyMarks) -> None:
+    def __init__(
+        self, state: Struct, regions: Regions, owners: Owners, post: Kernel, interrupt: Kernel, dirty: DirtyMarks
+    ) -> None:
+        """`post` sends a message to a vCPU's mailbox, `interrupt` a vector to its local APIC."""
         pointer, queue = Pointer(state), Pointer(QUEUE)
 
         @kernel(pointer, U64, U64, U64, result=U64, name="queue.host", attributes="nounwind noinline")
@@ -301,6 +305,8 @@ class QueueKernels:
             while i < st.kick_count:
                 if st.kick_address[i] == gpa:
                     q = st.kick_queue[i].cast(QUEUE)
+                    if q.receives != 0:
+                        return 0
                     if not current().compare_exchange(q.ref("gate"), Gate.OPEN, Gate.HELD):
                         return 0
                     status = u64(Status.BUDGET)
@@ -419,4 +425,7 @@ class QueueKernels:
             return Status.BUDGET
 
         self.disk = serve("queue.disk", disk_some)
-        self.receive = make_receive(state, RingKernels(host, note, note_used, put, publish, ask, begin_again))
+        receiving = make_receive(state, RingKernels(host, note, note_used, put, publish, ask, begin_again))
+        self.receive = receiving.receive
+        arrival = make_arrival(state, receiving.batch, interrupt)
+        self.arrive, self.arrived = arrival.arrive, arrival.arrived

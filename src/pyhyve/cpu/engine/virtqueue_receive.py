@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyhyve.cpu.engine.queue_access import load16, load32, load64, parts_at, store16
 from pyhyve.cpu.engine.queue_layout import MAX_PARTS, NET_HEADER_BYTES, QUEUE, SCRATCH_BYTES, Status
@@ -13,7 +13,7 @@ from pyhyve.cpu.lang import U64, Pointer, Struct, current, kernel, u64
 if TYPE_CHECKING:
     from pyhyve.cpu.lang import Kernel
 
-_BUDGET = 64
+BUDGET = 64
 """Packets until others get their turn."""
 _ROUNDS = 8
 _MIN_BYTES = 64
@@ -35,8 +35,15 @@ class RingKernels:
     begin_again: Kernel
 
 
-def make_receive(state: Struct, ring: RingKernels) -> Kernel:
-    """The kernel for one state layout."""
+class ReceiveKernels(NamedTuple):
+    """`batch(state, queue, most)` takes about `most` packets; `receive(state, address)` is the device's call."""
+
+    batch: Kernel
+    receive: Kernel
+
+
+def make_receive(state: Struct, ring: RingKernels) -> ReceiveKernels:
+    """The kernels for one state layout."""
     pointer, queue = Pointer(state), Pointer(QUEUE)
 
     @kernel(pointer, queue, result=U64, name="queue.prepare", attributes="nounwind noinline")
@@ -148,10 +155,10 @@ def make_receive(state: Struct, ring: RingKernels) -> Kernel:
             done += size
             i += 1
 
-    @kernel(pointer, queue, result=U64, name="queue.receive_some")
-    def receive_some(st: Any, q: Any) -> Any:
+    @kernel(pointer, queue, U64, result=U64, name="queue.receive_some")
+    def receive_some(st: Any, q: Any, most: Any) -> Any:
         """Receive until one side runs out."""
-        while q.served < _BUDGET:
+        while q.served < most:
             if q.room < q.wanted_bytes and prepare(st, q) == 0:
                 return Status.UNUSUAL
             length: U64 = 0
@@ -194,20 +201,15 @@ def make_receive(state: Struct, ring: RingKernels) -> Kernel:
             consume(st, q, length)
         return Status.BUDGET
 
-    @kernel(pointer, U64, name="queue.receive", exported=True)
-    def receive(st: Any, at: Any) -> None:
-        q = at.cast(QUEUE)
-        q.wants = 0
-        q.served = 0
+    @kernel(pointer, queue, U64, result=U64, name="queue.receive_batch", attributes="nounwind noinline")
+    def batch(st: Any, q: Any, most: Any) -> Any:
+        """Receive, publish, and ask for a kick where buffers ran out; a `Status`."""
         ring.begin_again(q)
-        if q.decision != 0:
-            consume(st, q, q.length.get())
-            q.decision = 0
         status = u64(Status.BUDGET)
         rounds: U64 = 0
         more: U64 = 1
         while more != 0 and rounds < _ROUNDS:
-            status = receive_some(st, q)
+            status = receive_some(st, q, most)
             ring.publish(st, q)
             more = u64(0)
             if status == Status.NO_BUFFERS and ring.ask(q) != 0:
@@ -218,6 +220,16 @@ def make_receive(state: Struct, ring: RingKernels) -> Kernel:
                     more = u64(1)
             rounds += 1
         ring.note_used(st, q)
-        q.status = status
+        return status
 
-    return receive
+    @kernel(pointer, U64, name="queue.receive", exported=True)
+    def receive(st: Any, at: Any) -> None:
+        q = at.cast(QUEUE)
+        q.wants = 0
+        q.served = 0
+        if q.decision != 0:
+            consume(st, q, q.length.get())
+            q.decision = 0
+        q.status = batch(st, q, u64(BUDGET))
+
+    return ReceiveKernels(batch, receive)

@@ -6,6 +6,7 @@ is remapped. Every public method takes the machine lock, which is re-entrant.
 
 from __future__ import annotations
 
+from pyhyve.accel.routes import MessageRoute
 from pyhyve.devices.chipset.i8259 import I8259Pair, I8259State
 from pyhyve.devices.irq import spec
 from pyhyve.devices.irq.ioapic import IoApic, IoApicState
@@ -74,7 +75,7 @@ class ApicInterruptChip:
         self._pins: list[CpuPins | None] = [None] * cpus
         self._levels = [False] * cpus
         self._lookers: list[Callable[[], None] | None] = [None] * cpus
-        self._routes: dict[tuple[int, int], tuple[ApicVectors, Callable[[], None], int]] = {}
+        self._routes: dict[tuple[int, int], MessageRoute] = {}
         """Messages whose way is known: they go to one processor, which takes interrupts by itself, edge-triggered."""
 
     def connect(self, index: int, pins: CpuPins) -> None:
@@ -150,10 +151,9 @@ class ApicInterruptChip:
         with self._lock:
             route = self._routes.get((address, data))
             if route is not None:
-                vectors, look, vector = route
-                if vectors.enabled:
-                    vectors.post(vector, is_level=False)
-                    look()
+                if route.vectors.enabled:
+                    route.vectors.post(route.vector, is_level=False)
+                    route.look()
                 return
             message = message_from_msi(address, data)
             if message is not None:
@@ -168,12 +168,18 @@ class ApicInterruptChip:
             look = self._lookers[targets[0].initial_id]
             if look is not None:
                 if len(self._routes) >= _MAX_ROUTES:
-                    self._routes.clear()
-                self._routes[address, data] = (targets[0].vectors, look, message.vector)
+                    self.routes_changed()
+                self._routes[address, data] = MessageRoute(targets[0].vectors, message.vector, look)
+
+    def route(self, address: int, data: int) -> MessageRoute | None:
+        """The way that a message takes, if it was sent before and is a simple one; any thread, without lock."""
+        return self._routes.get((address, data))
 
     def routes_changed(self) -> None:
-        """A local APIC answers to another destination now."""
-        self._routes.clear()
+        """A local APIC answers to another destination now, or forgot what it was sent."""
+        routes, self._routes = self._routes, {}
+        for route in routes.values():
+            route.end()
 
     # -- the processor's side -----------------------------------------------------------------------------------------
 

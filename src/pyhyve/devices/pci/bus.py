@@ -16,6 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from pyhyve.accel.routes import MessageRoute
     from pyhyve.devices.bus import AddressMap, Mapping
     from pyhyve.devices.contracts import LineSetter
     from pyhyve.devices.pci.bridge import PciBridge
@@ -36,12 +37,14 @@ class PciBus:
         *,
         send_msi: Callable[[int, int], None],
         set_pirq: LineSetter,
+        find_route: Callable[[int, int], MessageRoute | None] | None = None,
     ) -> None:
-        """Both callbacks may be called from any thread."""
+        """The callbacks may be called from any thread; `find_route` tells where a message goes."""
         self._ports = ports
         self._memory = memory
         self._send_msi = send_msi
         self._set_pirq = set_pirq
+        self._find_route = find_route
         self._devices: dict[int, PciDevice] = {}
         self.bridge: PciBridge | None = None
         """What leads here; None for bus 0."""
@@ -146,6 +149,10 @@ class PciBus:
     def send_msi(self, address: int, data: int) -> None:
         """Deliver a message-signalled interrupt."""
         self._send_msi(address, data)
+
+    def message_route(self, address: int, data: int) -> MessageRoute | None:
+        """Where a message goes, if that is known and simple."""
+        return None if self._find_route is None else self._find_route(address, data)
 
     def set_intx(self, device: PciDevice, *, level: bool) -> None:
         """Drive a device's pin; a PIRQ line is high while any device on it is."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any, ClassVar
 
+    from pyhyve.accel.routes import MessageRoute
     from pyhyve.devices.contracts import RegisterDevice
     from pyhyve.devices.pci.bridge import PciBridge, SecondaryBus
     from pyhyve.devices.pci.msi import Msi, Msix
@@ -32,6 +33,9 @@ class PciHost(Protocol):
 
     def send_msi(self, address: int, data: int) -> None:
         """Deliver a message-signalled interrupt; any thread."""
+
+    def message_route(self, address: int, data: int) -> MessageRoute | None:
+        """Where such an interrupt goes, if that is known and simple; any thread, without the machine lock."""
 
     def set_intx(self, device: PciDevice, *, level: bool) -> None:
         """Drive the device's INTx pin; any thread."""

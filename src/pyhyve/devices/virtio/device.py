@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pyhyve.accel.api import QueueWalker, WalkedQueue
+    from pyhyve.accel.routes import MessageRoute
     from pyhyve.devices.virtio.queue import Virtqueue
     from pyhyve.memory.guest import GuestMemory
 
@@ -36,9 +37,8 @@ _ROUNDS = 8
 """Batches of one queue before the worker looks at others: a busy driver cannot keep it to itself."""
 
 
-def _nowhere(_index: int) -> int | None:
-    """There is no address of its own for a queue's kicks."""
-    return None
+def _nowhere(_index: int) -> None:
+    """There is no address of its own for a queue's kicks, and no known way of its interrupts."""
 
 
 class InterruptSink(Protocol):
@@ -145,6 +145,9 @@ class DeviceHooks:
     def calls_routed(self, index: int, *, is_routed: bool) -> None:
         """Whether somebody else turns signals of `call_fd` into interrupts from now on."""
 
+    def routes_changed(self) -> None:
+        """What `queue_route` told may no longer hold; returns when nothing sends interrupts by it. Any thread."""
+
     def drain(self) -> None:
         """Return when the requests under way are finished; no new one begins meanwhile."""
 
@@ -182,6 +185,8 @@ class VirtioDevice(DeviceHooks, ABC):
         self._walker: QueueWalker | None = None
         self.kick_address: Callable[[int], int | None] = _nowhere
         """Guest physical address whose writes kick a queue, where the transport has one."""
+        self.queue_route: Callable[[int], MessageRoute | None] = _nowhere
+        """The way that a queue's interrupts take, where the transport knows; it may be asked with the lock held."""
         self._is_worker = False
         """Whether it is the worker that has the lock, so that no vCPU waits."""
         self._interrupts: InterruptSink | None = None

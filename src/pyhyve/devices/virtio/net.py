@@ -182,6 +182,7 @@ class VirtioNet(WalkedNet):
         """Buffers that wait for packets, and a packet that the backend did not take."""
         for pair, receiver in enumerate(self._receivers):
             ring = self.queues[2 * pair].ring
+            self._deafen(2 * pair)
             if receiver.reading:
                 # At once: a call that waits for the worker could undo what `resume` begins.
                 self._backend.set_reading(pair, enabled=False)
@@ -415,14 +416,18 @@ class VirtioNet(WalkedNet):
 
     def _readable(self, pair: int) -> None:
         """Packets wait; on the loop's thread."""
+        if self._takes_arrivals(pair):
+            return
         # A kick that has the lock may be faster: then its vCPU hears of the packets at once.
         self._arrived = pair
         with self._bare_lock:
+            self._close_walk(2 * pair)
             try:
                 self.serve_waiting()
                 failed = ""
             except VirtqueueError as error:
                 failed = str(error)
+            self._open_walk(2 * pair)
         if failed:
             self.run_locked(lambda: self.fail(failed))
         self._deliver()

@@ -34,6 +34,7 @@ from pyhyve.state.record import U8, U16, U32, record
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from pyhyve.accel.routes import MessageRoute
     from pyhyve.devices.pci.device import Bar
     from pyhyve.devices.virtio.device import QueueState, VirtioDevice
 
@@ -251,17 +252,18 @@ class VirtioPci(PciDevice):
         if isinstance(engine, QueueWalker):
             device.use_walker(engine)
             device.kick_address = self._kick_address
+            device.queue_route = self._queue_route
         self._cancel_notify: list[Callable[[], None]] = []
         self._isr = 0
         self._isr_lock = threading.Lock()
         vectors = len(device.queues) + 1
         self._common = CommonConfig(device, vectors)
-        self._common.vector_changed = self.refresh_routes
+        self._common.vector_changed = self._vectors_changed
         self.add_bar(_STRUCTURES_BAR, _BAR_BYTES, BarKind.MEM32, _Structures(self, self._common), width=8)
         self._msix = Msix(self, _MSIX_BAR, vectors)
         self._routes: dict[int, tuple[tuple[int, int], Callable[[], None]]] = {}
-        if any(device.call_fd(queue.index) is not None for queue in device.queues):
-            self._msix.on_change = self.refresh_routes
+        if isinstance(engine, QueueWalker) or any(device.call_fd(queue.index) is not None for queue in device.queues):
+            self._msix.on_change = self._vectors_changed
         self._add_structure(PciCap.COMMON, _COMMON_OFFSET, COMMON_BYTES)
         self._add_structure(PciCap.ISR, _ISR_OFFSET, 1)
         self._add_structure(PciCap.DEVICE, _CONFIG_OFFSET, 0x1000)
@@ -387,6 +389,17 @@ class VirtioPci(PciDevice):
         if event_fd is not None and isinstance(register, EventRegistrar):
             return register.attach(address, 2, event_fd)
         return register(address, 2, self._notifier(index))
+
+    def _queue_route(self, index: int) -> MessageRoute | None:
+        """The way of a queue's interrupts now."""
+        message = self._msix.message(self.device.queues[index].vector)
+        host = self.host
+        return None if message is None or host is None else host.message_route(*message)
+
+    def _vectors_changed(self) -> None:
+        """Interrupts may go elsewhere now, or nowhere."""
+        self.refresh_routes()
+        self.device.routes_changed()
 
     def refresh_routes(self) -> None:
         """Have the engine turn calls of the device's back end into messages, as the guest wants them now."""

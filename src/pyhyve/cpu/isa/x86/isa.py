@@ -6,7 +6,7 @@ from typing import Any
 
 from pyhyve.cpu.engine.dispatch import Dispatcher, IsaKernels
 from pyhyve.cpu.engine.state import Request
-from pyhyve.cpu.isa.x86 import apic, debug, events, faults, flags, sleep
+from pyhyve.cpu.isa.x86 import apic, debug, events, faults, flags, sleep, wakeup
 from pyhyve.cpu.isa.x86.memory import blocks, mailbox, mmu, owners, queues
 from pyhyve.cpu.isa.x86.mode import MODE_SINGLE, mode_changed
 from pyhyve.cpu.isa.x86.physical import regions
@@ -119,7 +119,7 @@ def change_request(st: Any, set_bits: Any, clear_bits: Any) -> None:
         current().atomic("and", st.ref("deferred"), ~clear_bits.trunc(32))
     if set_bits != 0:
         current().atomic("or", st.ref("request"), set_bits.trunc(32))
-        sleep.wake(st)
+        wakeup.wake(st)
 
 
 @kernel(P, name="x86.deliver_pending", attributes="nounwind noinline")
@@ -161,10 +161,17 @@ def run(st: Any) -> None:
     st.idle = 0
     slot.set((st.mxcsr & 0xFFFF) | 0x1F80)
     b.asm("ldmxcsr $0", "*m,~{memory}", "void", [("ptr elementtype(i32)", slot.ir)])
-    dispatcher.run(st)
+    if st.rests != 0:
+        st.rests = 0
+        st.idle = 1
+        st.exit_kind = GuestExit.HALT
+    else:
+        dispatcher.run(st)
     while st.exit_kind == GuestExit.HALT and st.sleeps != 0:
         sleep.sleep(st)
         if (b.load(st.ref("request"), volatile=True) & Request.KICK) != 0:
+            # It leaves guest mode, as it was asked to.
+            events.clear_request(st, u64(Request.KICK))
             break
         # So that an exit without a kind of its own is not taken for another HLT.
         st.exit_kind = GuestExit.KICKED
@@ -204,6 +211,7 @@ EXPORTS = (
     apic.post,
     queues.send,
     queues.receive,
+    queues.arrived,
     queues.disk,
     queues.close,
 )

@@ -9,7 +9,7 @@ from pyhyve.cpu.engine.jumps import Jumps
 from pyhyve.cpu.engine.sharing import Mailbox, Owners
 from pyhyve.cpu.engine.softmmu import AlignmentChecks, SoftMmu
 from pyhyve.cpu.engine.virtqueue import QueueKernels
-from pyhyve.cpu.isa.x86 import apic, faults, paging
+from pyhyve.cpu.isa.x86 import apic, faults, paging, wakeup
 from pyhyve.cpu.isa.x86.physical import dirty, regions
 from pyhyve.cpu.isa.x86.state import STATE
 from pyhyve.cpu.lang import U64, Pointer, inline, kernel, u64
@@ -29,7 +29,7 @@ TLB_INDEXES = 3
 
 owners = Owners(STATE, regions)
 mailbox = Mailbox(STATE)
-queues = QueueKernels(STATE, regions, owners, mailbox.post, dirty)
+queues = QueueKernels(STATE, regions, owners, mailbox.post, wakeup.interrupt, dirty)
 
 
 @kernel(Pointer(STATE), U64, U64, U64, result=U64, name="x86.take_store", attributes="nounwind noinline")

@@ -1,23 +1,34 @@
-"""HLT without leaving compiled code: a vCPU sleeps on a futex in its state until something is asked of it.
+"""HLT without leaving compiled code: a vCPU sleeps until something is asked of it.
 
 Whoever sets bits of `request` for a vCPU through `change_request` wakes it. It does not matter then whether Python's
 lock is free: the guest goes on at once.
+
+It sleeps on a futex in its state. Once there are receive queues whose packets it takes by itself, it sleeps on their
+descriptors (`poll_fd`, an epoll; edge-triggered) and one that wakes it (`wake_fd`): see `engine.virtqueue_arrival`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from pyhyve.cpu.engine.queue_layout import QUEUE
 from pyhyve.cpu.engine.state import Request
 from pyhyve.cpu.engine.system import fence, system_call
 from pyhyve.cpu.isa.x86 import apic
+from pyhyve.cpu.isa.x86.memory import queues
 from pyhyve.cpu.isa.x86.spec import Eflags
 from pyhyve.cpu.isa.x86.state import STATE
-from pyhyve.cpu.lang import U64, Pointer, current, kernel, u32, u64
+from pyhyve.cpu.isa.x86.wakeup import ON_DESCRIPTORS, ON_FUTEX, signal
+from pyhyve.cpu.lang import U8, U32, U64, Pointer, current, kernel, u32, u64
 
 P = Pointer(STATE)
-_SYS_FUTEX = 202
-_WAIT_PRIVATE, _WAKE_PRIVATE = 128, 129
+_SYS_FUTEX, _SYS_EPOLL_WAIT = 202, 232
+_WAIT_PRIVATE = 128
+_FOREVER = (1 << 64) - 1
+_EVENTS, _EVENT_BYTES, _EVENT_FD = 4, 12, 4
+"""Most events taken at once; `struct epoll_event` is packed on x86-64, with the descriptor in its second word."""
+_PACKETS = 16
+"""Taken before the guest goes on; the worker is asked to take the rest meanwhile."""
 
 
 @kernel(P, result=U64, name="x86.waiting_interrupt", attributes="nounwind noinline")
@@ -48,6 +59,33 @@ def must_wake(st: Any) -> Any:
     return 0
 
 
+@kernel(P, U64, name="x86.take_arrival", attributes="nounwind noinline")
+def take_arrival(st: Any, fd: Any) -> None:
+    """Something came in at a descriptor: when it belongs to a receive queue, serve that."""
+    i: U64 = 0
+    while i < st.listen_count:
+        if st.listen_fd[i] == fd:
+            if queues.arrive(st, st.listen_queue[i].cast(QUEUE), u64(_PACKETS), u64(1)) == 0:
+                signal(st.listen_help[i])
+            return
+        i += 1
+
+
+@kernel(P, name="x86.sleep_on_descriptors", attributes="nounwind noinline")
+def sleep_on_descriptors(st: Any) -> None:
+    """Wait until `wake`, or take the packets that come before."""
+    b = current()
+    events = b.buffer(_EVENTS * _EVENT_BYTES, U8)
+    count = system_call(_SYS_EPOLL_WAIT, st.poll_fd, events.address(), u64(_EVENTS), u64(_FOREVER))
+    b.store(st.ref("asleep"), 0, volatile=True)
+    if count.slt(0):
+        return
+    i: U64 = 0
+    while i < count:
+        take_arrival(st, b.load(events.offset(i * _EVENT_BYTES + _EVENT_FD).cast(U32), volatile=True).zext(64))
+        i += 1
+
+
 @kernel(P, name="x86.sleep", attributes="nounwind noinline")
 def sleep(st: Any) -> None:
     """Wait in HLT until something is asked of the vCPU."""
@@ -56,18 +94,14 @@ def sleep(st: Any) -> None:
     awake: U64 = 0
     while awake == 0:
         # Announced before looking: who asks for something from now on ends the wait.
-        b.store(asleep, 1, volatile=True)
+        polls = b.load(st.ref("poll_fd"), volatile=True) != 0
+        b.store(asleep, b.select(polls, u32(ON_DESCRIPTORS), u32(ON_FUTEX)), volatile=True)
         fence()
         awake = must_wake(st)
         if awake == 0:
-            system_call(_SYS_FUTEX, asleep.address(), u64(_WAIT_PRIVATE), u64(1), u64(0))
+            if polls:
+                sleep_on_descriptors(st)
+            else:
+                system_call(_SYS_FUTEX, asleep.address(), u64(_WAIT_PRIVATE), u64(ON_FUTEX), u64(0))
     b.store(asleep, 0, volatile=True)
     st.idle = 0
-
-
-@kernel(P, name="x86.wake")
-def wake(st: Any) -> None:
-    """End a wait, after `request` was changed. Any thread."""
-    if current().load(st.ref("asleep"), volatile=True) != 0:
-        if current().atomic("xchg", st.ref("asleep"), u32(0)) != 0:
-            system_call(_SYS_FUTEX, st.ref("asleep").address(), u64(_WAKE_PRIVATE), u64(1))
