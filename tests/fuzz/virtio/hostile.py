@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from pyhyve.accel.api import ExitKind
 from pyhyve.accel.emulator import EmulatorVm
+from pyhyve.accel.routes import MessageRoute
 from pyhyve.backends.block import BlockError, open_backend
 from pyhyve.backends.chardev import ChannelReceiver, MemoryChardev
 from pyhyve.backends.net import Offload
@@ -50,6 +51,7 @@ RING_STRIDE = 0x4000
 DATA_GPA = 0x80000
 TABLE_GPA = 0x70000
 KICK_GPA = 0xD000_0000
+VECTOR = 0x41
 _KICK = b"\xa3\x00\x00\xf4"
 """MOV [0], AX; HLT."""
 QUEUE_SIZE = 16
@@ -261,14 +263,15 @@ class _Wire(_Net):
         return self._pairs[queue][0].fileno()
 
     def arrive(self) -> None:
-        far = self._pairs[0][1]
+        queue = self._rng.randrange(self.queues)
+        far = self._pairs[queue][1]
         with contextlib.suppress(OSError):
             while True:
                 far.recv(70000)
-        for _ in range(self._rng.randrange(4)):
+        for _ in range(max(self._rng.randrange(-8, 4), 0)):  # often none, so that buffers gather
             with contextlib.suppress(OSError):
                 far.send(b"\x5a" * self._rng.choice((1, 13, 60, 1514, 9000, 65549)))
-        self.readable(0)
+        self.readable(queue)
 
     def receive(self, queue: int, views: Sequence[memoryview]) -> int:
         try:
@@ -312,6 +315,7 @@ class HostileDriver:
         self._sockets: _Sockets | None = None
         self._chardev = _Sink(rng)
         self._vm: EmulatorVm | None = None
+        self._route: MessageRoute | None = None
         self.device = self._make(kind)
         if kind.startswith("walked-"):
             self.kind = kind.removeprefix("walked-")
@@ -319,6 +323,7 @@ class HostileDriver:
             self._vm.create_vcpu(0)
             self.device.use_walker(self._vm)
             self.device.kick_address = lambda index: KICK_GPA + 4 * index
+            self._new_way()
         if rng.getrandbits(1):
             transport = PciDriverTransport(self.machine, self._pci(), msix=True)
             self._registers = [(bar.device, bar.size_bytes) for bar in transport.function.bars.values()]
@@ -329,6 +334,17 @@ class HostileDriver:
         self.resets = 0
         self.broken = 0
         self._restart()
+
+    def _new_way(self) -> None:
+        """Let compiled code send interrupts by itself, on another way than before."""
+        assert self._vm is not None
+        (vcpu,) = self._vm.vcpus
+        vcpu.apic_vectors.irr = 0
+        vcpu.apic_vectors.enabled = self._rng.getrandbits(2) != 0
+        if self._route is not None:
+            self._route.end()
+        route = self._route = MessageRoute(vcpu.apic_vectors, VECTOR, vcpu.look_for_interrupts)
+        self.device.queue_route = lambda _index: route
 
     def _pci(self) -> VirtioPci:
         function = VirtioPci(self.device)
@@ -399,6 +415,8 @@ class HostileDriver:
             self._scribble(index)
         elif choice == 2:
             self._bad_layout(index)
+        elif choice == 3 and self._vm is not None:
+            self._new_way()
         elif self._packed:
             self._packed_chain(index)
         else:
@@ -412,6 +430,8 @@ class HostileDriver:
                 self._net.arrive()
             else:
                 self._net.writable(index & 1)
+            if self._vm is not None:
+                self.machine.run_events()
         elif self._sockets is not None:
             self._sockets.stir()
             self.machine.run_events()
