@@ -25,6 +25,8 @@ P = Pointer(STATE)
 _SYS_FUTEX, _SYS_EPOLL_WAIT = 202, 232
 _WAIT_PRIVATE = 128
 _FOREVER = (1 << 64) - 1
+_INTERRUPTED = (1 << 64) - 4
+"""-EINTR."""
 _EVENTS, _EVENT_BYTES, _EVENT_FD = 4, 12, 4
 """Most events taken at once; `struct epoll_event` is packed on x86-64, with the descriptor in its second word."""
 _PACKETS = 16
@@ -79,6 +81,8 @@ def sleep_on_descriptors(st: Any) -> None:
     count = system_call(_SYS_EPOLL_WAIT, st.poll_fd, events.address(), u64(_EVENTS), u64(_FOREVER))
     b.store(st.ref("asleep"), 0, volatile=True)
     if count.slt(0):
+        if count != _INTERRUPTED:
+            st.poll_fd = 0  # It would not wait: sleep on the futex again.
         return
     i: U64 = 0
     while i < count:
