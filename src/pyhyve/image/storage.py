@@ -110,6 +110,9 @@ class FileStorage:
     """A regular file or block device by descriptor. Owns the descriptor."""
 
     is_direct = False  # whether the descriptor wants aligned requests
+    longest_write_bytes = 512 << 10
+    """Longer writes are cut. The kernel takes page cache for a write in pieces as large as the write, and the largest
+    come from memory that nobody used lately: to fill those takes up to three times as long in a virtual machine."""
 
     def __init__(self, fd: int, filename: str, *, writable: bool, cache: str = "writeback") -> None:
         self._fd: int | None = fd
@@ -206,14 +209,22 @@ class FileStorage:
     def pwrite(self, buffer: Buffer, offset: int) -> None:
         """Store `buffer`."""
         fd = self.fd
-        done = os.pwrite(fd, buffer, offset)
-        if done < len(buffer):
-            view = memoryview(buffer)
-            while done < len(view):
-                done += os.pwrite(fd, view[done:], offset + done)
+        limit = self.longest_write_bytes
+        if len(buffer) <= limit:
+            done = os.pwrite(fd, buffer, offset)
+            if done == len(buffer):
+                return
+        else:
+            done = 0
+        view = memoryview(buffer)
+        while done < len(view):
+            done += os.pwrite(fd, view[done : done + limit], offset + done)
 
     def pwritev(self, buffers: Sequence[Buffer], offset: int) -> None:
         """Store several buffers."""
+        if len(buffers) == 1:
+            FileStorage.pwrite(self, buffers[0], offset)
+            return
         fd = self.fd
         for first in range(0, len(buffers), _IOV_MAX):
             pending = list(buffers[first : first + _IOV_MAX])

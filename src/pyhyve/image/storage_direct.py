@@ -36,6 +36,7 @@ class DirectFileStorage(FileStorage):
     """A regular file or block device opened with O_DIRECT; every method takes any offset, length and buffer."""
 
     is_direct = True
+    longest_write_bytes = 1 << 30  # no page cache is taken
 
     def __init__(self, fd: int, filename: str, *, writable: bool, cache: str = "none") -> None:
         super().__init__(fd, filename, writable=writable, cache=cache)

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import errno
+import os
 import random
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +16,7 @@ from pyhyve.image.operations.chain import change_backing, commit, copy_differenc
 from pyhyve.image.operations.compare import compare
 from pyhyve.image.operations.convert import Concatenation, ConvertSettings, convert
 from pyhyve.image.operations.measure import measure
-from pyhyve.image.operations.work import Turnstile, Zeroes, pieces, run_parallel
+from pyhyve.image.operations.work import Outlet, Zeroes, pieces, run_parallel
 from tests.unit.image.conftest import read
 
 if TYPE_CHECKING:
@@ -239,19 +242,68 @@ def test_first_failure_ends_parallel_work() -> None:
     assert len(done) < 100_000
 
 
-def test_turnstile_lets_pieces_pass_in_order() -> None:
-    gate, passed = Turnstile(), []
-
-    def work(number: Any) -> None:
-        assert gate.wait(number)
-        passed.append(number)
-        gate.done(number)
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in (3, 1, 2, 0)]
+def test_pieces_are_written_in_order_whoever_hands_them_in() -> None:
+    outlet, written = Outlet(8), []
+    threads = [
+        threading.Thread(target=outlet.put, args=(number, partial(written.append, number))) for number in (3, 1, 2, 0)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert passed == [0, 1, 2, 3]
-    gate.done(4, failed=True)
-    assert not gate.wait(9)
+    assert written == [0, 1, 2, 3]
+
+
+def test_pieces_without_order_are_written_at_once() -> None:
+    outlet, written = Outlet(8, in_order=False), []
+    for number in (3, 1):
+        outlet.put(number, partial(written.append, number))
+    assert written == [3, 1]
+
+
+def test_who_hands_in_a_piece_waits_only_when_far_ahead() -> None:
+    outlet, written, handed_in = Outlet(2), [], []
+
+    def ahead() -> None:
+        for number in (1, 2, 3, 4):
+            outlet.put(number, partial(written.append, number))
+            handed_in.append(number)
+
+    thread = threading.Thread(target=ahead)
+    thread.start()
+    while len(handed_in) < 2:
+        time.sleep(0.001)
+    assert written == []
+    outlet.put(0, partial(written.append, 0))
+    thread.join()
+    assert written == [0, 1, 2, 3, 4]
+
+
+def test_failure_while_writing_ends_parallel_work_and_those_who_wait() -> None:
+    outlet, written = Outlet(1), []
+
+    def write(number: int) -> None:
+        if number == 7:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written.append(number)
+
+    with pytest.raises(OSError, match="No space left"):
+        run_parallel(range(1000), lambda number: outlet.put(number, partial(write, number)), 3, outlet.stop)
+    assert written == list(range(7))
+    outlet.put(7, partial(written.append, 7))
+    assert len(written) == 7
+
+
+def test_failure_while_reading_ends_parallel_work_and_those_who_wait() -> None:
+    outlet, written = Outlet(1), []
+
+    def work(number: int) -> None:
+        if number == 5:
+            msg = "unreadable"
+            raise ImageError(msg)
+        outlet.put(number, partial(written.append, number))
+
+    with pytest.raises(ImageError, match="unreadable"):
+        run_parallel(range(1000), work, 3, outlet.stop)
+    assert written == list(range(len(written)))
+    assert len(written) <= 5

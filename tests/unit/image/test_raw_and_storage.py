@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,3 +111,12 @@ def test_window_of_a_raw_file(tmp_path: Path) -> None:
         assert read(image) == b"y" * 1024
     with pytest.raises(ImageError, match="window"):
         open_image(str(tmp_path / "f"), OpenSettings("raw", options={"offset": "1024", "size": "4096"}))
+
+
+def test_writes_longer_than_the_kernel_is_asked_for_are_whole(tmp_path: Path) -> None:
+    data = random.Random(3).randbytes(FileStorage.longest_write_bytes * 5 // 2)
+    storage = FileStorage.open(str(tmp_path / "disk"), writable=True, create=True)
+    storage.pwrite(data, 7)
+    storage.pwritev([memoryview(data)], len(data) + 7)
+    assert storage.pread(2 * len(data) + 7, 0) == bytes(7) + data + data
+    storage.close()

@@ -14,9 +14,8 @@ from functools import partial
 from pyhyve.image.contract import Image, ImageError, LayerState
 from pyhyve.image.operations.work import (
     CHUNK_BYTES,
-    SMALL_CHUNK_BYTES,
+    Outlet,
     Piece,
-    Turnstile,
     Zeroes,
     default_threads,
     pieces,
@@ -78,23 +77,15 @@ class _Converter:
         self._done = 0
         self._begin = time.monotonic()
         self._lock = threading.Lock()
-        self._writing = threading.Lock()
-        self._local = threading.local()
+        self._buffers: list[memoryview] = []  # those in nobody's hands, the one used last is last
         cluster = target.cluster_size_bytes or 4096
         self.cluster = cluster
         unit = target.allocation_unit_bytes or cluster
         self.unit = max(settings.sparse_bytes, unit) if settings.sparse_bytes else 0
         # An exact multiple of the target's clusters: no cluster is written by two threads.
-        self.chunk = max(SMALL_CHUNK_BYTES if isinstance(target, RawImage) else CHUNK_BYTES, cluster)
+        self.chunk = max(CHUNK_BYTES, cluster)
         self._zeroes = Zeroes()
-        self.turnstile = Turnstile() if settings.in_order and not isinstance(target, RawImage) else None
-
-    def buffer(self, length: int) -> memoryview:
-        """This thread's buffer."""
-        buffer: memoryview | None = getattr(self._local, "buffer", None)
-        if buffer is None or len(buffer) < length:
-            buffer = self._local.buffer = memoryview(bytearray(max(self.chunk, length)))
-        return buffer[:length]
+        self.outlet = Outlet(2 * default_threads(settings.threads), in_order=settings.in_order)
 
     def advance(self, length: int) -> None:
         """Count finished bytes, and wait when that was faster than the rate limit."""
@@ -108,29 +99,26 @@ class _Converter:
 
     def copy(self, number: int, source: Image, base: int, piece: Piece) -> None:
         """Piece `number`, of `source`, which starts at `base` in the target."""
-        if piece.zero or not self._offload(source, base, piece):
-            failed = True
-            try:
-                steps = self._prepare(source, base, piece)
-                if self.turnstile is not None and not self.turnstile.wait(number):
-                    return
-                # The kernel lets one thread write to a file; who waits for that in the kernel burns a processor.
-                with self._writing:
-                    for step in steps:
-                        step()
-                failed = False
-            finally:
-                if self.turnstile is not None and (failed or self.turnstile.wait(number)):
-                    self.turnstile.done(number, failed=failed)
-        self.advance(piece.length)
-
-    def _prepare(self, source: Image, base: int, piece: Piece) -> list[Callable[[], None]]:
-        """Read, look for zeroes and compress; what is left to do is writing, in order."""
+        buffer: memoryview | None = None
+        steps: list[Callable[[], None]] = []
         if piece.zero:
-            return [partial(self._zero, base + piece.offset, piece.length)]
-        view = self.buffer(piece.length)
-        self._read(source, view, piece.offset)
-        offset = base + piece.offset
+            steps = [partial(self._zero, base + piece.offset, piece.length)]
+        elif not self._offload(source, base, piece):
+            buffer = self._buffers.pop() if self._buffers else memoryview(bytearray(self.chunk))
+            steps = self._prepare(source, buffer[: piece.length], base, piece.offset)
+        self.outlet.put(number, partial(self._write, steps, buffer, piece.length))
+
+    def _write(self, steps: list[Callable[[], None]], buffer: memoryview | None, length: int) -> None:
+        for step in steps:
+            step()
+        if buffer is not None:
+            self._buffers.append(buffer)
+        self.advance(length)
+
+    def _prepare(self, source: Image, view: memoryview, base: int, at: int) -> list[Callable[[], None]]:
+        """Read into `view`, look for zeroes and compress; what is left to do is writing, in order."""
+        self._read(source, view, at)
+        offset = base + at
         unit = self.cluster if self.settings.compress else self.unit
         if not unit:
             return [partial(self.target.pwrite, view, offset)]
@@ -229,7 +217,7 @@ def convert(sources: Concatenation, target: Image, settings: ConvertSettings, pr
     if len(sources.images) > 1 and alignment == 1:
         threads = 1  # a cluster of the target may hold the end of one source and the start of the next
     try:
-        run_parallel(items(), lambda item: converter.copy(*item), threads)
+        run_parallel(items(), lambda item: converter.copy(*item), threads, converter.outlet.stop)
     except OSError as error:
         verb = "writing" if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} else "copying"
         msg = f"error while {verb}: {error.strerror}"

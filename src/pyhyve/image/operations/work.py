@@ -109,52 +109,105 @@ class Zeroes:
         return self._of(len(view)) == view
 
     def runs(self, view: memoryview, unit: int) -> Iterator[tuple[int, int, bool]]:
-        """`(start, end, zero)` over `view` in units of `unit` bytes, equal neighbours merged."""
-        length = len(view)
+        """`(start, end, zero)` over `view` in units of `unit` bytes (a multiple of 8), equal neighbours merged."""
         if self.is_zero(view):
-            yield 0, length, True
+            yield 0, len(view), True
             return
-        zero_unit = self._of(unit)
-        start, state = 0, False
-        for at in range(0, length, unit):
-            part = view[at : at + unit]
-            zero = (zero_unit if len(part) == unit else self._of(len(part))) == part
-            if at == 0:
-                state = zero
-            elif zero is not state:
-                yield start, at, state
-                start, state = at, zero
-        yield start, length, state
+        zero_start = zero_end = 0
+        for at in self._zero_units(view, unit):
+            if at != zero_end:
+                if zero_start < zero_end:
+                    yield zero_start, zero_end, True
+                yield zero_end, at, False
+                zero_start = at
+            zero_end = min(at + unit, len(view))
+        if zero_start < zero_end:
+            yield zero_start, zero_end, True
+        if zero_end < len(view):
+            yield zero_end, len(view), False
+
+    def _zero_units(self, view: memoryview, unit: int) -> Iterator[int]:
+        """Where units that are all zero start. Most others show that in their first word: those are not compared."""
+        whole = len(view) - len(view) % unit
+        words = view[:whole].cast("Q")[:: unit // 8].tolist()
+        zero_unit, at = self._of(unit), -1
+        for _ in range(words.count(0)):
+            at = words.index(0, at + 1)
+            if zero_unit == view[at * unit : (at + 1) * unit]:
+                yield at * unit
+        if whole < len(view) and self.is_zero(view[whole:]):
+            yield whole
 
 
-class Turnstile:
-    """Lets numbered pieces of work pass in order."""
+class Outlet:
+    """Where threads hand in numbered pieces to be written, one after another.
 
-    def __init__(self) -> None:
-        self._turn = 0
-        self._failed = False
-        self._condition = threading.Condition()
+    The kernel lets one thread at a time write to a file, and to wake a thread takes about as long as to write a piece.
+    So nobody waits for a turn: who hands in a piece while another thread writes leaves it there and goes on to its next
+    one, and the thread that writes takes all that is ready. Only who is far ahead waits: no more than `room` pieces
+    and one of each thread are held.
+    """
 
-    def wait(self, number: int) -> bool:
-        """Wait for the turn of `number`; False when an earlier piece failed."""
-        with self._condition:
-            while self._turn != number and not self._failed:
-                self._condition.wait()
-            return not self._failed
+    def __init__(self, room: int, *, in_order: bool = True) -> None:
+        self._room, self._in_order = room, in_order
+        self._ready: dict[int, Callable[[], None]] = {}
+        self._next = 0
+        self._writing = self._stopped = False
+        self._changed = threading.Condition()
 
-    def done(self, number: int, *, failed: bool = False) -> None:
-        """Piece `number` is finished: the next may pass."""
-        with self._condition:
-            self._turn = number + 1
-            self._failed = self._failed or failed
-            self._condition.notify_all()
+    def put(self, number: int, write: Callable[[], None]) -> None:
+        """Hand in piece `number`, counted from 0; `write` is called now, or later on another thread.
+
+        What it raises is raised on the thread that called it, which has to see to it that `stop` is called.
+        """
+        with self._changed:
+            self._ready[number] = write
+            while not self._stopped and (self._writing or not self._has_next()):
+                if len(self._ready) <= self._room:
+                    return
+                self._changed.wait()
+            if self._stopped:
+                return
+            self._writing = True
+        self._write_ready()
+
+    def stop(self) -> None:
+        """After a failure: nothing more is written, and nobody waits any longer."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def _has_next(self) -> bool:
+        return self._next in self._ready if self._in_order else bool(self._ready)
+
+    def _write_ready(self) -> None:
+        while True:
+            with self._changed:
+                if self._stopped or not self._has_next():
+                    self._writing = False
+                    return
+                write = self._ready.pop(self._next if self._in_order else next(iter(self._ready)))
+                self._next += 1
+                if len(self._ready) <= self._room // 2:  # not for each piece: see above
+                    self._changed.notify_all()
+            write()
 
 
-def run_parallel(items: Iterable[_T], work: Callable[[_T], None], threads: int) -> None:
-    """Call `work(item)` for every item on `threads` threads; the first exception ends all and is raised here."""
+def run_parallel(
+    items: Iterable[_T], work: Callable[[_T], None], threads: int, stop: Callable[[], None] | None = None
+) -> None:
+    """Call `work(item)` for every item on `threads` threads; the first exception ends all and is raised here.
+
+    `stop` is called after an exception, on any thread: it must let calls of `work` end that wait for others.
+    """
     iterator = iter(items)
     lock = threading.Lock()
     failures: list[BaseException] = []
+
+    def fail(error: BaseException) -> None:
+        failures.append(error)
+        if stop is not None:
+            stop()
 
     def loop() -> None:
         while not failures:
@@ -165,7 +218,7 @@ def run_parallel(items: Iterable[_T], work: Callable[[_T], None], threads: int) 
                     return
                 work(item)
             except BaseException as error:  # noqa: BLE001 - raised again by the caller's thread
-                failures.append(error)
+                fail(error)
                 return
 
     workers = [threading.Thread(target=loop, daemon=True) for _ in range(threads - 1)]
@@ -174,7 +227,7 @@ def run_parallel(items: Iterable[_T], work: Callable[[_T], None], threads: int) 
     try:
         loop()
     except BaseException as error:
-        failures.append(error)
+        fail(error)
         raise
     finally:
         for worker in workers:

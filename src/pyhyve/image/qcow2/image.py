@@ -68,16 +68,9 @@ class Qcow2Image(Qcow2Reader):
     def _claim_or_in_place(self, offset: int, length: int) -> Iterator[Run | None]:
         """Wait for allocations over the range; yield the owned host run at `offset`, or None (nothing claimed)."""
         meta = self.meta
-        first, last = offset >> self._bits, (offset + length - 1) >> self._bits
         with meta.lock:
-            self._wait_for(first, last)
-            run = self.mapping.lookup(offset, length)
-            owned = run.kind is RunKind.DATA and bool(run.entry & OFLAG_COPIED)
-            if owned:
-                if self.data is self.storage:
-                    meta.guard_in_place(run.host, run.length)
-                meta.users += 1
-        if not owned:
+            run = self._in_place(offset, length, (offset >> self._bits, (offset + length - 1) >> self._bits))
+        if run is None:
             yield None
             return
         try:
@@ -85,6 +78,18 @@ class Qcow2Image(Qcow2Reader):
         finally:
             with meta.lock:
                 meta.users -= 1
+
+    def _in_place(self, offset: int, length: int, clusters: tuple[int, int]) -> Run | None:
+        """The owned host run at `offset`, which then counts as used, or None; waits for allocations in `clusters`."""
+        meta = self.meta
+        self._wait_for(*clusters)
+        run = self.mapping.lookup(offset, length)
+        if run.kind is not RunKind.DATA or not run.entry & OFLAG_COPIED:
+            return None
+        if self.data is self.storage:
+            meta.guard_in_place(run.host, run.length)
+        meta.users += 1
+        return run
 
     def _wait_for(self, first: int, last: int) -> None:
         while any(low <= last and first <= high for low, high in self._inflight):
@@ -106,16 +111,26 @@ class Qcow2Image(Qcow2Reader):
 
     def _write_some(self, view: memoryview, offset: int) -> int:
         """Write a first part of `view`; returns its length."""
-        with self._claim_or_in_place(offset, len(view)) as run:
+        meta = self.meta
+        claim = (offset >> self._bits, (offset + len(view) - 1) >> self._bits)
+        with meta.lock:
+            run = self._in_place(offset, len(view), claim)
+            if run is None:
+                self._inflight.append(claim)
+        try:
             if run is not None:
                 self.data.pwrite(view[: run.length], run.host)
                 return run.length
-        first = offset >> self._bits
-        last = (offset + len(view) - 1) >> self._bits
-        with self._claimed(first, last):
-            if self.meta.header.extended_l2:
+            if meta.header.extended_l2:
                 return self._write_extended(view[: self._cluster_size - (offset & self._mask)], offset)
             return self._write_allocating(view, offset)
+        finally:
+            with meta.lock:
+                if run is not None:
+                    meta.users -= 1
+                else:
+                    self._inflight.remove(claim)
+                    meta.lock.notify_all()
 
     def _entry_at(self, cluster: int) -> tuple[int, int, array[int] | None]:
         entries = self.meta.header.l2_entries

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from pyhyve.support.arrays import array
 
 _SWAP = sys.byteorder == "little"
+_TRIED_WHOLE = 64  # entries
 
 
 def load_u64(data: bytes | bytearray | memoryview) -> array[int]:
@@ -64,9 +65,16 @@ def used_bytes(data: bytes) -> int:
 def run_length(entries: array[int], index: int, limit: int, step: int) -> int:
     """How many entries from `index` (at most `limit`) continue `entries[index]` in steps of `step`.
 
-    Gallops: doubles the run while whole slices match, then halves; every comparison is one array compare.
+    Gallops: doubles the run while whole slices match, then halves; every comparison is one array compare. What is asked
+    for one request is mostly all alike, so that is tried first.
     """
     first = entries[index]
+    if (
+        limit <= _TRIED_WHOLE
+        and entries[index + limit - 1] == first + (limit - 1) * step
+        and entries[index : index + limit] == ascending(first, limit, step)
+    ):
+        return limit
     matched, width = 1, 1
     while matched < limit:
         width = min(width, limit - matched)
