@@ -78,6 +78,9 @@ class Generator:
         ValueError: no table entry matches ``only``.
     """
 
+    _safe = at.STUB
+    """Where wild jumps mostly go."""
+
     def __init__(self, random: Random, only: str = "", *, alignment_checks: bool = True) -> None:
         self._random = random
         self._entries = [entry for entry in table() if re.search(only, entry.label)]
@@ -91,7 +94,7 @@ class Generator:
     def batch(self, count: int) -> Batch:
         """``count`` cases on one fresh memory template."""
         random = self._random
-        self._template = values.template(random)
+        self._template = values.template(random, self._safe)
         self._integers = [values.integer(random) for _ in range(512)]
         vectors = [values.vector(random) for _ in range(512)]
         extendeds = [values.extended(random) for _ in range(256)]
@@ -380,7 +383,7 @@ class Generator:
             target = random.choice([boundary for boundary in boundaries if boundary >= end])
             relative = target - end
             if size == 4 and random.getrandbits(4) == 0:
-                where = random.choice((at.CODE + 8, at.DATA + 16, 0x1000, at.STUB))
+                where = random.choice((at.CODE + 8, at.DATA + 16, 0x1000, self._safe))
                 relative = where - code.rip - end
             code.bytes[position:end] = (relative & (1 << 8 * size) - 1).to_bytes(size, "little")
 
@@ -436,7 +439,7 @@ class Generator:
 
             def jump(gprs: list[int]) -> None:
                 wild = random.choice(self._integers)
-                gprs[register] = random.choice((at.STUB, at.STUB, at.STUB, at.CODE + 8, at.DATA, wild))
+                gprs[register] = random.choice((*(self._safe,) * 3, at.CODE + 8, at.DATA, wild))
 
             code.needs.append(jump)
 

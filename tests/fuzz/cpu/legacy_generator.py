@@ -71,11 +71,16 @@ _NULL: Final = at.Segment(0, at.DATA, 0xFFFF)
 _LOCAL: Final = {segment.selector: segment for segment in at.LOCAL_SEGMENTS}
 _STACKS: Final = tuple(_LOCAL[selector] for selector in (0x1F, 0x1F, 0x27))
 _DATAS: Final = (*(_LOCAL[s] for s in (*(0x17,) * 8, *(0x4F,) * 3, 0x2F, 0x2F, 0x37, 0x37, 0x3F, 0x07)), _NULL)
-_SELECTORS: Final = (*_LOCAL, *_LOCAL, at.SELECTOR_SS, at.SELECTOR_CS32, 0, 1, 3, 0x10, 0x57, 0x5F, 0xFFFF)
+_SELECTORS: Final = (
+    *_LOCAL, *_LOCAL, at.SELECTOR_SS, at.SELECTOR_CS32, at.SELECTOR_CS, 0, 1, 3, 0x10, 0x57, 0x5F, 0xFFFF,
+)  # fmt: skip
 
 
 class LegacyGenerator(Generator):
     """Produces batches of ``bits``-wide code (16 or 32)."""
+
+    _safe = at.CODE + 8
+    """Not the stub, which is 64-bit code."""
 
     def __init__(self, random: Random, only: str, bits: int, *, alignment_checks: bool = True) -> None:
         super().__init__(random, alignment_checks=alignment_checks)

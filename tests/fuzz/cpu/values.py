@@ -167,11 +167,14 @@ DECIMAL_AREA: Final = at.DATA + 0x2700
 DECIMAL_AREA_COUNT: Final = 16
 
 
-def template(random: Random) -> bytes:
-    """Initial contents of ``DATA``, ``STACK`` and ``READ_ONLY``, with structures where instructions need them."""
+def template(random: Random, safe: int = at.STUB) -> bytes:
+    """Initial contents of ``DATA``, ``STACK`` and ``READ_ONLY``, with structures where instructions need them.
+
+    Among them are places to return to, mostly ``safe``.
+    """
     chunks = [vector(random) for _ in range(512)]
     chunks += [extended(random)[:10] + bytes(random.getrandbits(8) for _ in range(6)) for _ in range(128)]
-    chunks += [struct.pack("<2Q", at.STUB, random.choice((at.STUB, at.DATA + 64, at.CODE + 8))) for _ in range(64)]
+    chunks += [struct.pack("<2Q", safe, random.choice((safe, at.DATA + 64, at.CODE + 8))) for _ in range(64)]
     memory = bytearray(b"".join(random.choices(chunks, k=at.TEMPLATE_SIZE // 16)))
     decimals = b"".join(packed_decimal(random) for _ in range(DECIMAL_AREA_COUNT))
     memory[DECIMAL_AREA - at.DATA : DECIMAL_AREA - at.DATA + len(decimals)] = decimals

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from pyhyve.accel.api import ExitKind
-from tests.unit.cpu.engine.conftest import CODE, STACK
+from tests.unit.cpu.engine.conftest import CODE, GDT, STACK
 
 if TYPE_CHECKING:
     from tests.unit.cpu.engine.conftest import Guest
@@ -157,3 +157,23 @@ def test_masked_store_wraps_between_its_halves(guest: Guest) -> None:
     assert run(guest, load + "66670ff7c0", rdi=0xFFF8, **wide) == (BP, 13)
     assert guest.memory.read(0x30000, 8) == b"\xff" * 8
     assert guest.memory.read(0x40000, 8) == b"\0" * 8
+
+
+@pytest.mark.parametrize("to_64", [True, False], ids=["into 64-bit mode", "out of it"])
+def test_far_call_addresses_the_stack_as_its_target_does(guest: Guest, to_64: bool) -> None:
+    guest.memory.write(GDT + 24, struct.pack("<Q", 0x00CF9B000000FFFF))  # 32-bit code, selector 24
+    guest.code("f4", at=HANDLER)
+    base = 0x100
+    guest.memory.write(STACK - 8, bytes(8))
+    if to_64:
+        guest.code("9a" + struct.pack("<IH", HANDLER, 8).hex())
+        state = {"cs.attributes": 0xC09B, "ss.base": base, "ss.limit": 0xFFFFFFFF}
+        pushed = STACK - 8
+    else:
+        guest.memory.write(DATA, struct.pack("<IH", HANDLER, 24))
+        guest.code("ff1c25" + struct.pack("<I", DATA).hex())
+        state = {"cs.attributes": 0xA09B, "ss.base": base, "ss.limit": 0xFFFFFFFF, "rsp": STACK | 7 << 32}
+        pushed = STACK - 8 + base
+    after = guest.run_to_halt(**({"rip": CODE, "rsp": STACK, "gdtr.limit": 31} | state))
+    assert (after["rip"], after["rsp"]) == (HANDLER + 1, STACK - 8)
+    assert struct.unpack("<2I", guest.memory.read(pushed, 8)) == (CODE + 7, 8)

@@ -36,7 +36,7 @@ from pyhyve.cpu.isa.x86.descriptors import (
 from pyhyve.cpu.isa.x86.faults import COLD, gp, np, ss, ts, ud
 from pyhyve.cpu.isa.x86.flags import read_eflags, write_eflags
 from pyhyve.cpu.isa.x86.interrupt_return import far_return, iret
-from pyhyve.cpu.isa.x86.memory import load_system, mmu
+from pyhyve.cpu.isa.x86.memory import current_index, load_system, mmu
 from pyhyve.cpu.isa.x86.mode import mode_changed
 from pyhyve.cpu.isa.x86.spec import LOW32, Attr, Cr0, Efer, Eflags, System, Vector
 from pyhyve.cpu.isa.x86.state import STATE, Gpr, Seg
@@ -164,7 +164,14 @@ def enter_code(st: Any, selector: Any, descriptor: Any, offset: Any, opsize: Any
         return
     sp = st.gpr[Gpr.RSP]
     if is_call != 0:
-        push_return(st, opsize, next_pc)
+        # As on processors, the stack is already that of the new code segment's mode.
+        to_64 = in_long_mode(st) and (desc.attributes(descriptor) & Attr.L) != 0
+        if to_64 and not in_64_bit_code(st):
+            push_return_wide(st, opsize, next_pc)
+        elif not to_64 and in_64_bit_code(st):
+            push_return_narrow(st, opsize, next_pc)
+        else:
+            push_return(st, opsize, next_pc)
         if st.stop != 0:
             return
     # As on processors, the frame is stored before the target is checked.
@@ -195,6 +202,35 @@ def push_return(st: Any, size: Any, next_pc: Any) -> None:
     for item in (st.seg_sel[Seg.CS], next_pc):
         sp = sp - size
         stack_store(st, sp & mask, size, item)
+        if st.stop != 0:
+            return
+    st.gpr[Gpr.RSP] = merge_sp(st.gpr[Gpr.RSP], sp, mask)
+
+
+@kernel(Pointer(STATE), U64, U64, name="x86.push_return_wide", attributes=COLD)
+def push_return_wide(st: Any, size: Any, next_pc: Any) -> None:
+    """`push_return` on a stack as 64-bit mode addresses it: all of RSP, without a segment."""
+    sp = st.gpr[Gpr.RSP]
+    for item in (st.seg_sel[Seg.CS], next_pc):
+        sp = sp - size
+        if not is_canonical(sp):
+            ss(st, 0)
+            return
+        mmu.store_at(st, sp, size, item, current_index(st))
+        if st.stop != 0:
+            return
+    st.gpr[Gpr.RSP] = sp
+
+
+@kernel(Pointer(STATE), U64, U64, name="x86.push_return_narrow", attributes=COLD)
+def push_return_narrow(st: Any, size: Any, next_pc: Any) -> None:
+    """`push_return` in the stack segment, as outside 64-bit mode."""
+    attr = st.seg_attr[Seg.SS]
+    mask = stack_mask(attr)
+    sp = st.gpr[Gpr.RSP]
+    for item in (st.seg_sel[Seg.CS], next_pc):
+        sp = sp - size
+        push_at(st, st.seg_base[Seg.SS], st.seg_limit[Seg.SS], attr, sp & mask, size, item, current_index(st), 0)
         if st.stop != 0:
             return
     st.gpr[Gpr.RSP] = merge_sp(st.gpr[Gpr.RSP], sp, mask)
