@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pyhyve.daemon.access import AllowAll
 from pyhyve.daemon.events import EventBroker
+from pyhyve.daemon.host.sleep import HostSleep
 from pyhyve.daemon.policy import read_policy
 from pyhyve.daemon.readiness import Readiness
 from pyhyve.daemon.store import Store
@@ -59,6 +60,7 @@ class Daemon:
         self.drivers: list[Driver] = []
         """In the order in which they are asked whether a URI is theirs; the first opens connections without one."""
         self.connections: set[Connection] = set()
+        self.sleep = HostSleep()
         self.users = Users(paths.configuration / "users")
         self._fixed_policy = policy is not None
         self._names: dict[str, Callable[[Driver, bytes], str | None]] = {}

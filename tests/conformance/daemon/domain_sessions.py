@@ -23,6 +23,10 @@ _Q35 = """<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><sou
 <interface type='user'><mac address='52:54:00:00:00:01'/><model type='virtio'/></interface>
 <serial type='pty'/><channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
 <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>"""
+_ODD = """<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='@DIR@/a.qcow2'/><target dev='vda' bus='virtio'/></disk>
+<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='@DIR@/b.raw'/><target dev='vdb' bus='virtio'/></disk>
+<disk type='file' device='cdrom'><target dev='hda' bus='ide'/></disk><rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
+<video><model type='vga'/></video><graphics type='vnc' port='-1'/>"""
 FILES = {
     "min.xml": _domain("min", ""),
     "min2.xml": _domain("min2", "<memballoon model='none'/>"),
@@ -30,6 +34,9 @@ FILES = {
         "pc", "<disk type='file'><source file='@DIR@/b.raw'/><target dev='hda' bus='ide'/></disk><serial type='pty'/>"
     ),
     "q35.xml": _domain("q35", _Q35, machine="pc-q35-7.2", more="<features><acpi/><apic/></features>"),
+    "odd.xml": _domain("odd", _ODD, more="<iothreads>1</iothreads><features><acpi/></features>").replace(
+        "<vcpu>1", "<vcpu>2"
+    ),
     "cpu.xml": _domain("many", "", more="<cpu mode='custom'><model>qemu64</model></cpu>").replace(
         "<vcpu>1", "<vcpu current='2'>4"
     ),
@@ -160,3 +167,49 @@ create @DIR@/min2.xml; list --transient --name; autostart min2; dominfo min2 --n
 create @DIR@/min2.xml --paused; domstate min2 --reason; define @DIR@/min2.xml; list --name --transient; destroy min2; undefine min2
 undefine pc; undefine min; undefine q35 --nvram --remove-all-storage; list --all
 """
+ODD = """
+define @DIR@/odd.xml; start odd
+blkdeviotune odd vda --total-iops-sec 100; blkdeviotune odd vda --total-bytes-sec 10 --read-bytes-sec 5; blkdeviotune odd vda --total-iops-sec 5 --read-iops-sec 5; blkdeviotune odd vda --total-iops-sec-max 5 --read-iops-sec-max 5; blkdeviotune odd vda --total-bytes-sec-max 5 --write-bytes-sec-max 5; blkdeviotune odd vda --total-iops-sec 100 --group-name g1
+blkdeviotune odd vda --group-name g1; blkdeviotune odd vdb --group-name g1; blkdeviotune odd vdb; blkdeviotune odd vda --total-iops-sec-max 50; blkdeviotune odd vda --total-iops-sec 100 --total-iops-sec-max 200 --total-iops-sec-max-length 5 --size-iops-sec 4096; blkdeviotune odd vda
+blkdeviotune odd vdb
+dumpxml odd --xpath //iotune
+blkdeviotune odd vda --total-iops-sec 0; blkdeviotune odd vda --total-iops-sec 0 --total-iops-sec-max 0; blkdeviotune odd vda; blkdeviotune odd vdb --read-iops-sec 7 --write-iops-sec 8 --config --live; blkdeviotune odd vdb --config; blkdeviotune odd nosuch --total-iops-sec 1
+blkdeviotune odd nosuch; blkdeviotune odd hda --total-iops-sec 1; blkdeviotune odd hda; blkdeviotune odd vda --total-iops-sec-max-length 3; blkdeviotune odd vda --total-iops-sec-max-length 3 --config; blkdeviotune odd vda --size-iops-sec 3
+blkdeviotune odd vda --read-bytes-sec 2000000000000000; blkdeviotune odd vda --group-name g2 --config; blkdeviotune odd vda --config --total-iops-sec 3 --group-name g2; blkdeviotune odd vda --config
+dumpxml odd --inactive --xpath //iotune
+perf odd --enable cmt; perf odd --enable nosuch
+numatune odd --mode interleave --config; numatune odd --mode interleave --nodeset 0 --config; numatune odd --config; numatune odd --nodeset 99 --config; numatune odd --nodeset 0-x --config
+setvcpu odd 1 --disable; setvcpu odd 0 --disable; setvcpu odd 9 --enable; setvcpu odd 1 --enable; setvcpu odd 0,1 --enable --config; setvcpu odd 1 --disable --config
+vcpucount odd --config
+setvcpu odd 0 --disable --config; setvcpu odd 9 --disable --config; setvcpu odd 1 --enable --config; setvcpu odd 1
+emulatorpin odd 99
+vcpupin odd 0 99; vcpupin odd 7
+send-process-signal odd 1 sigterm
+screenshot odd @DIR@/s.ppm --screen 5
+inject-nmi odd
+dompmwakeup odd
+change-media odd hda --eject; change-media odd hda @DIR@/empty.raw --insert; change-media odd hda @DIR@/b.raw --update --block
+domblklist odd
+change-media odd hda @DIR@/empty.raw --insert
+domblklist odd
+change-media odd hda @DIR@/b.raw --update
+domblklist odd
+change-media odd hda --eject --force; change-media odd vda --eject; change-media odd hda @DIR@/empty.raw --insert --config
+domblklist odd --inactive
+detach-device-alias odd nosuch
+memtune odd --min-guarantee 5 --config
+domlaunchsecinfo odd
+domsetlaunchsecstate odd --secrethdr /dev/null --secret /dev/null
+domdirtyrate-calc odd --seconds 61
+iothreadadd odd 2
+iothreadinfo odd
+iothreadset odd 1 --poll-max-ns 1000; iothreadset odd 9 --poll-max-ns 1000; iothreadset odd 1 --poll-max-ns 5 --config; iothreadset odd 1 --thread-pool-min 1 --thread-pool-max 4; iothreadset odd 1 --thread-pool-min 5; iothreadset odd 1 --thread-pool-max 3 --config
+dumpxml odd --xpath //iothreadids; dumpxml odd --inactive --xpath //iothreadids
+domstats odd --iothread
+nodecpustats --cpu 99
+nodememstats --cell 5
+domcapabilities --machine nosuch; domcapabilities --arch nosuch; domcapabilities --emulatorbin /nosuch; domcapabilities --virttype xen
+allocpages 4 0; nodesuspend hybrid 60; maxvcpus --type nosuch; maxvcpus --type kvm; domcapabilities --arch nosuch; domcapabilities --virttype xen; domcapabilities --virttype nosuch; domcapabilities --machine nosuch
+destroy odd; undefine odd
+"""
+"""Verbs and options few use."""

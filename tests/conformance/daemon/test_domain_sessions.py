@@ -10,7 +10,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from domain_sessions import DEFINITIONS, FILES, MACHINES
+from domain_sessions import DEFINITIONS, FILES, MACHINES, ODD
 from sides import Side, assert_same, side_of, skip_reason
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ pytestmark = pytest.mark.skipif(reason() is not None, reason=reason() or "")
 def with_disks(side: Side) -> Side:
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", side.directory / "a.qcow2", "64M"], check=True)
     (side.directory / "b.raw").write_bytes(bytes(1 << 20))
+    (side.directory / "empty.raw").write_bytes(bytes(1 << 20))
     return side
 
 
@@ -69,6 +70,6 @@ def ours(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("sessions", [DEFINITIONS, MACHINES], ids=["definitions", "machines"])
+@pytest.mark.parametrize("sessions", [DEFINITIONS, MACHINES, ODD], ids=["definitions", "machines", "odd"])
 def test_sessions_go_as_with_virsh_on_libvirtd(libvirtd: Side, ours: Side, sessions: str) -> None:
     assert_same(libvirtd, ours, sessions, JUSTIFIED)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pyhyve.daemon.domains import definitions
 from pyhyve.daemon.domains.definition.chains import chain_of
 from pyhyve.daemon.domains.definition.find import find_disk
-from pyhyve.daemon.domains.faults import invalid_argument, not_supported, system_error
+from pyhyve.daemon.domains.faults import internal, invalid_argument, not_supported, system_error, unsupported
 from pyhyve.daemon.domains.images import image_sizes
 from pyhyve.daemon.domains.states import Affect
 from pyhyve.daemon.errors import LibvirtError
@@ -59,12 +59,10 @@ _TUNE: Final = (
     ("write_iops_sec_max_length", "iops_wr_max_length"),
 )
 """Limits in libvirt's words and order, and in QEMU's."""
-_EXCLUSIVE: Final = (
-    ("bytes_sec", "bytes"),
-    ("iops_sec", "iops"),
-    ("bytes_sec_max", "bytes_max"),
-    ("iops_sec_max", "iops_max"),
-)
+_FAMILIES: Final = ("bytes_sec", "iops_sec", "bytes_sec_max", "iops_sec_max")
+"""What is limited for reading, writing, or both in total; what is given of one replaces all of it."""
+_KINDS: Final = ("total", "read", "write")
+_LIMIT_MAX: Final = 10**15
 _STATS: Final = (
     ("rd_operations", "rd_operations"),
     ("rd_bytes", "rd_bytes"),
@@ -204,24 +202,32 @@ def errors(domain: ManagedDomain, most: int) -> tuple[list[DiskError], int]:
 # -- limits -----------------------------------------------------------------------------------------------------------
 
 
-def _tuned(held: Domain, path: str) -> tuple[Disk, dict[str, str]]:
+def _tuned(held: Domain, path: str, *, live: bool = False) -> tuple[Disk, dict[str, str]]:
     disk = find_disk(held.devices, path) if held.devices is not None else None
     if disk is None:
-        raise invalid_argument(f"disk '{path}' was not found in the domain config")
-    nodes = disk.iotune.children if disk.iotune is not None else ()
-    return disk, {node.name: node.text.strip() for node in nodes}
+        raise invalid_argument(
+            f"disk '{path}' {'not found in domain' if live else 'was not found in the domain config'}"
+        )
+    return disk, _limits_of(disk)
+
+
+def _limits_of(disk: Disk) -> dict[str, str]:
+    return {node.name: node.text.strip() for node in (disk.iotune.children if disk.iotune is not None else ())}
 
 
 async def get_io_tune(
     domain: ManagedDomain, path: str | None, nparams: int, flags: int
 ) -> tuple[list[TypedParam], int]:
     """Return a disk's limits; a path of nobody asks how many there are. Raises LibvirtError."""
+    live = domain.active and not flags & Affect.CONFIG
     if not path or not nparams:
         if path:
-            _tuned(domain.looked_at(flags & 3), path)
+            _tuned(domain.looked_at(flags & 3), path, live=live)
         return [], len(_TUNE)
-    disk, values = _tuned(domain.looked_at(flags & 3), path)
-    if values and domain.active and not flags & Affect.CONFIG:
+    disk, values = _tuned(domain.looked_at(flags & 3), path, live=live)
+    if live and disk.source is None:
+        raise internal("block_io_throttle inserted entry was not in expected format")
+    if values and live:
         values.setdefault("group_name", backend_of(domain, disk))
     params = [
         TypedParam(name, ParamType.STRING, values.get(name, ""))
@@ -233,7 +239,7 @@ async def get_io_tune(
 
 
 async def set_io_tune(domain: ManagedDomain, path: str, params: Sequence[TypedParam], flags: int) -> None:
-    """Limit a disk. Raises LibvirtError."""
+    """Limit a disk, and those in its group with it. Raises LibvirtError."""
     affect = domain.affected(flags & 3)
     known = {name for name, _ in _TUNE}
     given: dict[str, str] = {}
@@ -241,16 +247,22 @@ async def set_io_tune(domain: ManagedDomain, path: str, params: Sequence[TypedPa
         if param.field not in known:
             raise invalid_argument(f"parameter '{param.field}' not supported", ErrorDomain.NONE)
         given[param.field] = str(param.value)
-    for suffix, what in _EXCLUSIVE:
-        both = [int(given.get(f"{kind}_{suffix}", 0)) for kind in ("read", "write")]
-        if int(given.get(f"total_{suffix}", 0)) and any(both):
-            raise invalid_argument(f"total and read/write of {what} cannot be set at the same time")
-    for held in (domain.live if affect & Affect.LIVE else None, domain.definition if affect & Affect.CONFIG else None):
-        if held is not None:
-            _tuned(held, path)
+        if param.field != "group_name" and int(param.value) > _LIMIT_MAX:
+            detail = f"block I/O throttle limit value must be no more than {_LIMIT_MAX}"
+            raise LibvirtError(ErrorCode.ARGUMENT_UNSUPPORTED, ErrorDomain.QEMU, detail)
+    for family in _FAMILIES:
+        both = [int(given.get(f"{kind}_{family}", 0)) for kind in ("read", "write")]
+        if int(given.get(f"total_{family}", 0)) and any(both):
+            raise invalid_argument(f"total and read/write of {family} cannot be set at the same time")
+    for held in domain.definitions_affected(affect):
+        tuned = find_disk(held.devices, path) if held.devices is not None else None
+        if tuned is None and held is not domain.live:
+            raise invalid_argument(f"missing persistent configuration for disk '{path}'")
+        disk, _ = _tuned(held, path, live=True)
+        _check_peaks(_merged(held, disk, given), given)
     if affect & Affect.LIVE and domain.live is not None:
-        disk, values = _tuned(domain.live, path)
-        merged = _merged(values, given)
+        disk, _ = _tuned(domain.live, path)
+        merged = _merged(domain.live, disk, given)
         arguments: dict[str, Any] = {"id": backend_of(domain, disk)}
         for name, key in _TUNE:
             written = merged.get(name)
@@ -259,30 +271,55 @@ async def set_io_tune(domain: ManagedDomain, path: str, params: Sequence[TypedPa
                     arguments[key] = written
             elif name in {item for item, _ in _TUNE[:6]} or int(written or 0):
                 arguments[key] = int(written or 0)
-        await domain.monitor("block_set_io_throttle", arguments)
+        if disk.source is not None:
+            await domain.monitor("block_set_io_throttle", arguments)
     await definitions.change(domain, affect, lambda held: _with_tune(held, path, given))
 
 
-def _merged(values: dict[str, str], given: dict[str, str]) -> dict[str, str]:
+def _check_peaks(merged: dict[str, str], given: dict[str, str]) -> None:
+    """Raise LibvirtError where a peak is set without what it is the peak of, or is below it."""
+    for family in _FAMILIES[:2]:
+        asked = any(f"{kind}_{family}" in given for kind in _KINDS)
+        for kind in _KINDS:
+            name = f"{kind}_{family}"
+            peak, average = int(merged.get(f"{name}_max", 0)), int(merged.get(name, 0))
+            if peak and not average:
+                reset = f"cannot reset '{name}' when '{name}_max' is set"
+                raise unsupported(
+                    reset if asked else f"value '{name}_max' cannot be set if '{name}' is not set", ErrorDomain.QEMU
+                )
+            if peak and peak < average:
+                raise unsupported(f"value '{name}_max' cannot be smaller than '{name}'", ErrorDomain.QEMU)
+
+
+def _merged(held: Domain, disk: Disk, given: dict[str, str]) -> dict[str, str]:
+    """Return the limits a disk has then: of each family what is given, or what it had, or what its group has."""
+    values = _limits_of(disk)
+    group = given.get("group_name", values.get("group_name"))
+    if group and group != values.get("group_name"):
+        others = [_limits_of(other) for other in (held.devices.disk if held.devices is not None else ())]
+        values = next((other for other in others if other.get("group_name") == group), values)
     merged = dict(values)
-    for name, value in given.items():
-        kind, _, rest = name.partition("_")
-        others = ("read", "write") if kind == "total" else ("total",)
-        if value not in {"", "0"} and kind in {"total", "read", "write"}:
-            for other in others:
-                merged.pop(f"{other}_{rest}", None)
-        merged[name] = value
+    for family in _FAMILIES:
+        names = [f"{kind}_{family}" for kind in _KINDS]
+        if any(name in given for name in names):
+            merged.update(dict.fromkeys(names, "0"))
+    merged.update(given)
     return {name: value for name, value in merged.items() if value not in {"", "0"}}
 
 
 def _with_tune(held: Domain, path: str, given: dict[str, str]) -> Domain:
-    disk, values = _tuned(held, path)
-    merged = _merged(values, given)
+    disk, _ = _tuned(held, path)
+    merged = _merged(held, disk, given)
     nodes = tuple(Node(name, text=merged[name]) for name, _ in _TUNE if name in merged)
-    tuned = replace(disk, iotune=Node("iotune", children=nodes) if nodes else None)
+    tune = Node("iotune", children=nodes) if nodes else None
     if held.devices is None:
         return held
-    disks = tuple(tuned if item is disk else item for item in held.devices.disk)
+    group = merged.get("group_name")
+    disks = tuple(
+        replace(item, iotune=tune) if item is disk or (group and _limits_of(item).get("group_name") == group) else item
+        for item in held.devices.disk
+    )
     return replace(held, devices=replace(held.devices, disk=disks))
 
 

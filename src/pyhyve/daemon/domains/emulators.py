@@ -48,6 +48,8 @@ class Emulator:
     """Size and time of its file (nanoseconds) when it was asked."""
     cpu_features: frozenset[str] = frozenset()
     """Features its own CPU (not KVM's) has at most, in its own words."""
+    unusable_cpus: frozenset[str] = frozenset()
+    """Models with features its own CPU (not KVM's) has not."""
     properties: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Properties of some of its devices, by device."""
 

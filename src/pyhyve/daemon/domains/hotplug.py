@@ -15,7 +15,7 @@ from pyhyve.daemon.domains.definition.disks import complete_disk, insert_disk
 from pyhyve.daemon.domains.definition.find import COLLECTIONS, drop_device, each_device, with_collection
 from pyhyve.daemon.domains.definition.match import find_same
 from pyhyve.daemon.domains.definition.parse import parse_device
-from pyhyve.daemon.domains.faults import failed, invalid, system_error, unsupported, xml_error
+from pyhyve.daemon.domains.faults import failed, internal, invalid, system_error, unsupported, xml_error
 from pyhyve.daemon.domains.hotplug_live import attach_live, remove_backends, remove_commands, update_live
 from pyhyve.daemon.domains.states import Affect
 from pyhyve.daemon.errors import LibvirtError
@@ -138,7 +138,7 @@ async def detach_alias(domain: ManagedDomain, alias: str, flags: int) -> None:
                 await _detach_live(domain, name, item)
                 break
         else:
-            raise missing
+            raise internal(f"no device found with alias {alias}")
     if changed is not None:
         await _store(domain, await domain.registry.complete_parsed(changed))
 

@@ -298,21 +298,53 @@ async def change_medium(domain: ManagedDomain, found: Disk, wanted: Disk, *, for
     if new.source is not None:
         new = complete_disk(new, ())
         new = await hypervisor.prepare_disk(replace(new, alias=found.alias), next_node(domain))
-    await domain.monitor("blockdev-open-tray", {"id": alias, "force": force})
-    if found.source is not None:
-        await domain.monitor("blockdev-remove-medium", {"id": alias})
-        for node in reversed(hypervisor.disk_nodes(found)):
-            await domain.monitor("blockdev-del", {"node-name": node["node-name"]})
-    if new.source is not None:
-        nodes = hypervisor.disk_nodes(new)
-        for node in nodes:
-            await domain.monitor("blockdev-add", node)
-        await domain.monitor("blockdev-insert-medium", {"id": alias, "node-name": nodes[-1]["node-name"]})
-    await domain.monitor("blockdev-close-tray", {"id": alias})
+    await _exchange(
+        domain,
+        alias,
+        hypervisor.disk_nodes(found) if found.source is not None else [],
+        hypervisor.disk_nodes(new) if new.source is not None else [],
+        force=force,
+    )
     current = next((item for item in domain.devices.disk if item.target.dev == found.target.dev), found)
     _swap(domain, "disk", current, replace(new, target=replace(found.target, tray=None)))
     reason = 0 if new.source is None else 1
     domain.publish(DomainEvent.DISK_CHANGE, old_path, disk_source_name(new), alias, reason)
+
+
+async def _exchange(
+    domain: ManagedDomain, alias: str, before: list[dict[str, Any]], after: list[dict[str, Any]], *, force: bool
+) -> None:
+    """Put a drive's new medium (its block nodes) where the old one was; the old one stays where that fails."""
+    added: list[dict[str, Any]] = []
+    try:
+        for node in after:
+            await domain.monitor("blockdev-add", node)
+            added.append(node)
+        await domain.monitor("blockdev-open-tray", {"id": alias, "force": force})
+        if before:
+            await domain.monitor("blockdev-remove-medium", {"id": alias})
+        try:
+            if after:
+                await domain.monitor("blockdev-insert-medium", {"id": alias, "node-name": after[-1]["node-name"]})
+        except LibvirtError:
+            with contextlib.suppress(LibvirtError):
+                if before:
+                    await domain.monitor("blockdev-insert-medium", {"id": alias, "node-name": before[-1]["node-name"]})
+                await domain.monitor("blockdev-close-tray", {"id": alias})
+            raise
+        await domain.monitor("blockdev-close-tray", {"id": alias})
+    except LibvirtError:
+        await _drop_nodes(domain, added)
+        raise
+    await _drop_nodes(domain, before)
+
+
+async def _drop_nodes(domain: ManagedDomain, nodes: list[dict[str, Any]]) -> None:
+    for node in reversed(nodes):
+        try:
+            await domain.monitor("blockdev-del", {"node-name": node["node-name"]})
+        except LibvirtError as error:
+            _log.warning("%s: %s", domain.name, error)
 
 
 async def _update_interface(domain: ManagedDomain, found: Any, wanted: Any) -> None:

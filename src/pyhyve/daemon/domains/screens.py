@@ -32,7 +32,7 @@ async def screenshot(domain: ManagedDomain, screen: int) -> tuple[str, Callable[
     if not videos or not machine.has("screendump"):
         raise invalid("no screens to take screenshot from")
     if screen >= max(len(videos), sum((item.model.heads or 1) if item.model else 1 for item in videos)):
-        raise invalid_argument("no such screen")
+        raise invalid("no such screen ID")
     descriptor, path = tempfile.mkstemp(prefix="screenshot-", dir=domain.registry.daemon.paths.runtime)
     os.close(descriptor)
     arguments: dict[str, Any] = {"filename": path}

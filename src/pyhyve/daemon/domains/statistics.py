@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.daemon.dispatch import Encoded, Turn
-from pyhyve.daemon.domains import disks, information, interfaces, memory, placement
+from pyhyve.daemon.domains import disks, information, interfaces, iothreads, memory, placement
 from pyhyve.daemon.domains.definition.chains import chain_of
 from pyhyve.daemon.domains.images import image_sizes
 from pyhyve.daemon.errors import LibvirtError
@@ -126,6 +127,7 @@ async def _statistics(domain: ManagedDomain, stats: int, flags: int) -> list[Typ
     if stats & _CPU and domain.active:
         user, system = information.process_times_ns(domain)
         params += (_count("cpu.time", user + system), _count("cpu.user", user), _count("cpu.system", system))
+        params.append(_uint("cpu.cache.monitor.count", 0))
     if stats & _BALLOON:
         await _balloon(domain, params)
     if stats & _VCPU:
@@ -135,9 +137,28 @@ async def _statistics(domain: ManagedDomain, stats: int, flags: int) -> list[Typ
     if stats & _BLOCK:
         await _blocks(domain, params, backing=bool(flags & _BACKING))
     if stats & _IOTHREAD and domain.active and (domain.current.iothreads or 0):
-        params.append(_uint("iothread.count", domain.current.iothreads or 0))
+        with contextlib.suppress(LibvirtError):
+            params += await iothreads.statistics(domain)
     if stats & _DIRTYRATE and domain.has_command("query-dirty-rate"):
-        params += (_int("dirtyrate.calc_status", 0), TypedParam("dirtyrate.calc_start_time", ParamType.LLONG, 0))
+        with contextlib.suppress(LibvirtError):
+            params += _dirty_rate(await domain.monitor("query-dirty-rate"))
+    return params
+
+
+def _dirty_rate(said: dict[str, Any]) -> list[TypedParam]:
+    status = {"unstarted": 0, "measuring": 1, "measured": 2}.get(said["status"], 0)
+    params = [
+        _int("dirtyrate.calc_status", status),
+        TypedParam("dirtyrate.calc_start_time", ParamType.LLONG, said["start-time"]),
+        _int("dirtyrate.calc_period", said["calc-time"]),
+        _text("dirtyrate.calc_mode", said.get("mode", "page-sampling")),
+    ]
+    if status == 2:
+        params.append(TypedParam("dirtyrate.megabytes_per_second", ParamType.LLONG, said.get("dirty-rate", 0)))
+        params += [
+            TypedParam(f"dirtyrate.vcpu.{vcpu['id']}.megabytes_per_second", ParamType.LLONG, vcpu["dirty-rate"])
+            for vcpu in said.get("vcpu-dirty-rate", ())
+        ]
     return params
 
 

@@ -9,8 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.daemon.domains import definitions, limits
-from pyhyve.daemon.domains.faults import invalid, invalid_argument
+from pyhyve.daemon.domains.definition.cpusets import format_cpuset, parse_cpuset
+from pyhyve.daemon.domains.faults import invalid, invalid_argument, unsupported
 from pyhyve.daemon.domains.states import Affect
+from pyhyve.daemon.errors import LibvirtError
+from pyhyve.rpc.errors import ErrorCode, ErrorDomain
 from pyhyve.rpc.values import ParamType, TypedParam
 from pyhyve.xml.document import Node
 from pyhyve.xml.element import replace
@@ -109,7 +112,8 @@ async def _set(
     given: dict[str, int | float | str] = {}
     for param in params:
         if param.field not in known:
-            raise invalid_argument(f"parameter '{param.field}' not supported")
+            detail = f"parameter '{param.field}' not supported"
+            raise LibvirtError(ErrorCode.ARGUMENT_UNSUPPORTED, ErrorDomain.QEMU, detail)
         given[param.field] = param.value
     if affect & Affect.LIVE:
         if live is None:
@@ -237,6 +241,9 @@ def blkio_parameters(domain: ManagedDomain, flags: int) -> list[TypedParam]:
 
 async def set_blkio_parameters(domain: ManagedDomain, params: Sequence[TypedParam], flags: int) -> None:
     """Set a domain's weight among those that use disks, and its limits for devices. Raises LibvirtError."""
+    for param in params:
+        if param.field in _DEVICE_ELEMENTS and len([word for word in str(param.value).split(",") if word]) % 2:
+            raise invalid_argument(f"unable to parse blkio device '{param.field}' '{param.value}'")
 
     def update(held: Domain, given: dict[str, int | float | str]) -> Domain:
         nodes = list(held.blkiotune.children) if held.blkiotune else []
@@ -278,9 +285,7 @@ def _with_device(nodes: list[Node], path: str, element: str, value: str) -> list
 
 def numa_parameters(domain: ManagedDomain, flags: int) -> list[TypedParam]:
     """Return which of the host's cells a domain's memory comes from. Raises LibvirtError."""
-    numatune = domain.looked_at(flags & 3).numatune
-    memory = next((node for node in numatune.children if node.name == "memory"), None) if numatune is not None else None
-    held = dict(memory.attributes) if memory is not None else {}
+    held = _numa_memory(domain.looked_at(flags & 3))
     mode = _NUMA_MODES.index(held.get("mode", "strict")) if held.get("mode", "strict") in _NUMA_MODES else 0
     return [
         TypedParam("numa_mode", ParamType.INT, mode),
@@ -290,15 +295,44 @@ def numa_parameters(domain: ManagedDomain, flags: int) -> list[TypedParam]:
 
 async def set_numa_parameters(domain: ManagedDomain, params: Sequence[TypedParam], flags: int) -> None:
     """Set which of the host's cells a domain's memory comes from. Raises LibvirtError."""
+    for param in params:
+        if param.field == "numa_nodeset":
+            parse_cpuset(str(param.value))
+        if param.field == "numa_mode" and not 0 <= int(param.value) < len(_NUMA_MODES):
+            raise invalid_argument(f"unsupported numatune mode: '{param.value}'")
 
     def update(held: Domain, given: dict[str, int | float | str]) -> Domain:
-        mode = int(given.get("numa_mode", 0))
-        if not 0 <= mode < len(_NUMA_MODES):
-            raise invalid_argument(f"unsupported numatune mode: '{mode}'")
-        attributes = (("mode", _NUMA_MODES[mode]), ("nodeset", str(given.get("numa_nodeset", ""))))
-        return replace(held, numatune=Node("numatune", children=(Node("memory", attributes),)))
+        before = _numa_memory(held)
+        mode = _NUMA_MODES[int(given["numa_mode"])] if "numa_mode" in given else before.get("mode", "strict")
+        nodes = str(given.get("numa_nodeset") or before.get("nodeset", ""))
+        if not nodes and held is domain.live:
+            nodes = format_cpuset(_host_cells(domain))
+        if not nodes:
+            raise unsupported(
+                "nodeset for NUMA memory tuning must be set if 'placement' is 'static'", ErrorDomain.DOMAIN
+            )
+        others = [node for node in (held.numatune.children if held.numatune else ()) if node.name != "memory"]
+        memory = Node("memory", (("mode", mode), ("nodeset", nodes)))
+        return replace(held, numatune=Node("numatune", children=(memory, *others)))
 
-    await _set(domain, flags, "cgroup cpuset controller is not mounted", params, {"numa_mode", "numa_nodeset"}, update)
+    async def live(given: dict[str, int | float | str]) -> None:
+        mode = _numa_memory(domain.current).get("mode", "strict")
+        if "numa_mode" in given and _NUMA_MODES[int(given["numa_mode"])] != mode:
+            raise invalid("can't change numatune mode for running domain")
+        cells = _host_cells(domain)
+        if not cells <= parse_cpuset(str(given.get("numa_nodeset") or format_cpuset(cells))):
+            raise invalid("change of nodeset for running domain requires restrictive numa mode")
+
+    await _set(domain, flags, "", params, {"numa_mode", "numa_nodeset"}, update, live)
+
+
+def _host_cells(domain: ManagedDomain) -> set[int]:
+    return set(range(len(domain.registry.driver.host.cells_free_memory(0, 1 << 10))))
+
+
+def _numa_memory(held: Domain) -> dict[str, str]:
+    memory = next((node for node in held.numatune.children if node.name == "memory"), None) if held.numatune else None
+    return dict(memory.attributes) if memory is not None else {}
 
 
 def perf_events(domain: ManagedDomain, flags: int) -> list[TypedParam]:
@@ -324,4 +358,10 @@ async def set_perf_events(domain: ManagedDomain, params: Sequence[TypedParam], f
         nodes = tuple(Node("event", (("name", name), ("enabled", values[name]))) for name in _EVENTS if name in values)
         return replace(held, perf=Node("perf", children=nodes) if nodes else None)
 
-    await _set(domain, flags, "performance events cannot be counted here", params, set(_EVENTS), update)
+    async def live(given: dict[str, int | float | str]) -> None:
+        for name, value in given.items():
+            if value:
+                detail = f"unable to enable host cpu perf event for {name}"
+                raise LibvirtError(ErrorCode.ARGUMENT_UNSUPPORTED, ErrorDomain.NONE, detail)
+
+    await _set(domain, flags, "performance events cannot be counted here", params, set(_EVENTS), update, live)

@@ -302,10 +302,28 @@ async def set_guest_vcpus(domain: ManagedDomain, cpumap: str, *, online: bool) -
     await agent.execute(domain, "guest-set-vcpus", {"vcpus": changes})
 
 
+def _check_vcpus(held: Domain, wanted: set[int], which: str) -> None:
+    if max(wanted) >= _most(held):
+        raise invalid_argument(f"vcpu {max(wanted)} is not present in {which} config")
+
+
 async def set_vcpu(domain: ManagedDomain, cpumap: str, *, enabled: bool, flags: int) -> None:
     """Plug in or out the processors of a set. Raises LibvirtError."""
     affect = domain.affected(flags & 3)
     wanted = parse_cpuset(cpumap)
+    if affect & Affect.CONFIG and domain.definition is not None:
+        _check_vcpus(domain.definition, wanted, "persistent")
+        if 0 in wanted:
+            raise invalid_argument("vCPU '0' can't be modified")
+    if affect & Affect.LIVE and domain.live is not None:
+        _check_vcpus(domain.live, wanted, "live")
+        for vcpu in sorted(wanted):
+            if enabled is (vcpu < _now(domain.live)):
+                raise invalid_argument(f"vcpu '{vcpu}' is already in requested state")
+        plugged = {item["qom-path"] for item in await domain.monitor("query-hotpluggable-cpus") if "qom-path" in item}
+        for vcpu in sorted(wanted):
+            if not enabled and f"/machine/peripheral/vcpu{vcpu}" not in plugged:
+                raise not_supported(f"vcpu '{vcpu}' can't be unplugged")
     held = domain.looked_at(flags & 3)
     present = set(range(_now(held)))
     goal = present | wanted if enabled else present - wanted

@@ -46,11 +46,16 @@ def host_node(host: LinuxHost) -> Node:
             _cpu(host),
             Node("power_management"),
             Node("iommu", (("support", "yes" if _has_iommu() else "no"),)),
+            Node("migration_features", children=(Node("live"), _transports())),
             _topology(host),
             *_caches(host),
             Node("secmodel", children=(_text("model", "none"), _text("doi", "0"))),
         ),
     )
+
+
+def _transports() -> Node:
+    return Node("uri_transports", children=(_text("uri_transport", "tcp"),))
 
 
 def _text(name: str, text: object, *attributes: tuple[str, str]) -> Node:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pyhyve.daemon.errors import LibvirtError
+from pyhyve.daemon.faults import Faults
 from pyhyve.daemon.host.api import ALL, HostInfo
 from pyhyve.daemon.host.smbios import SmbiosError, format_sysinfo, parse_tables
 from pyhyve.rpc.errors import ErrorCode, ErrorDomain
@@ -35,6 +36,9 @@ _KSM: Final = {
 }
 """Files of the kernel's page sharing: type, libvirt's name, whether it may be set."""
 _STAT_FIELDS: Final = ("user", "nice", "system", "idle", "iowait", "irq", "softirq")
+
+
+_FAULTS: Final = Faults(ErrorDomain.NONE)
 
 
 def _error(detail: str, code: ErrorCode = ErrorCode.INTERNAL_ERROR) -> LibvirtError:
@@ -148,8 +152,7 @@ class LinuxHost:
                     "idle": ticks["idle"] * tick_ns,
                     "iowait": ticks.get("iowait", 0) * tick_ns,
                 }
-        msg = f"Invalid cpuNum in virHostCPUGetStatsLinux: {cpu}"
-        raise _error(msg, ErrorCode.INVALID_ARG)
+        raise _FAULTS.worded(ErrorCode.INVALID_ARG, "Invalid cpuNum in virHostCPUGetStatsLinux")
 
     # -- memory -------------------------------------------------------------------------------------------------------
 
@@ -177,8 +180,8 @@ class LinuxHost:
             names = {"total": "MemTotal", "free": "MemFree", "buffers": "Buffers", "cached": "Cached"}
             return {name: whole.get(given, 0) for name, given in names.items()}
         if cell not in self._cells():
-            msg = f"cellNum in virHostMemGetStatsLinux must be less than or equal to {max(self._cells())}"
-            raise _error(msg, ErrorCode.INVALID_ARG)
+            msg = f"cellNum in virHostMemGetStats must be less than or equal to {max(self._cells())}"
+            raise _FAULTS.worded(ErrorCode.INVALID_ARG, msg)
         part = self._cell_memory(cell) or self._meminfo()
         return {"total": part.get("MemTotal", 0), "free": part.get("MemFree", 0)}
 
@@ -278,11 +281,11 @@ class LinuxHost:
     def allocate_pages(self, counts: Mapping[int, int], start: int, count: int, *, add: bool) -> int:
         """Set how many huge pages there are."""
         served = 0
-        for cell in self._cell_range(start, count):
+        for cell in self._cell_range(start, count) if start != ALL else sorted(self._cells()):
             for size, wanted in counts.items():
                 if size == os.sysconf("SC_PAGE_SIZE") >> 10:
                     msg = "system pages pool can't be modified"
-                    raise _error(msg, ErrorCode.OPERATION_INVALID)
+                    raise _error(msg, ErrorCode.OPERATION_UNSUPPORTED)
                 before = self._huge_pages(cell, size, "nr_hugepages")
                 total = before + wanted if add else wanted
                 try:

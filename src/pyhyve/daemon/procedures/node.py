@@ -20,6 +20,8 @@ _MODEL_SIZE: Final = 32
 _ALLOCATE_SET: Final = 1  # VIR_NODE_ALLOC_PAGES_SET
 _LABEL_MAX: Final = 256
 _CELLS_MAX: Final = 1024
+_CPU_STATS: Final = 4
+"""How many figures there are of a CPU."""
 
 
 def _none_of(given: int, wanted: int, function: str) -> None:
@@ -66,9 +68,9 @@ async def node_get_cpu_stats(call: Call, args: Any) -> tuple[list[NodeStat], int
     if args.cpu_num < ALL:
         msg = f"cpuNum in {call.function} only accepts {ALL} as a negative value"
         raise LibvirtError(ErrorCode.INVALID_ARG, ErrorDomain.NONE, msg)
-    times = await call.daemon.run_blocking(call.driver.host.cpu_times, args.cpu_num)
     if args.nparams == 0:
-        return [], len(times)
+        return [], _CPU_STATS
+    times = await call.daemon.run_blocking(call.driver.host.cpu_times, args.cpu_num)
     _none_of(args.nparams, len(times), call.function)
     return [NodeStat(name, value) for name, value in times.items()], len(times)
 
@@ -148,6 +150,13 @@ async def node_alloc_pages(call: Call, args: Any) -> int:
     return await call.daemon.run_blocking(
         lambda: host.allocate_pages(counts, args.start_cell, args.cell_count, add=add)
     )
+
+
+@procedure("NODE_SUSPEND_FOR_DURATION")
+def node_suspend_for_duration(call: Call, args: Any) -> None:
+    """Have the host sleep for a while."""
+    call.check_flags(args.flags, 0)
+    call.daemon.sleep.begin(args.target, args.duration)
 
 
 @procedure("NODE_GET_SECURITY_MODEL")

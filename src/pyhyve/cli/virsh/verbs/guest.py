@@ -359,7 +359,8 @@ def domsetlaunchsecstate(shell: Shell, values: Values) -> None:
     ]
     if (address := values.number("set-address", minimum=0)) is not None:
         params.append(TypedParam("sev-secret-set-address", ParamType.ULLONG, address))
-    shell.call("DOMAIN_SET_LAUNCH_SECURITY_STATE", domain.ref, params, 0)
+    with shell.failing("Unable to set launch security state"):
+        shell.call("DOMAIN_SET_LAUNCH_SECURITY_STATE", domain.ref, params, 0)
 
 
 @verb(

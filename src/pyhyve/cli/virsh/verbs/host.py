@@ -11,6 +11,7 @@ from pyhyve.cli.virsh.flags import collect, exclusive
 from pyhyve.cli.virsh.output import cpu_list, param_text
 from pyhyve.cli.virsh.registry import verb
 from pyhyve.cli.virsh.shell import VerbFailed, read_file
+from pyhyve.client import LibvirtError
 
 if TYPE_CHECKING:
     from pyhyve.cli.virsh.shell import Shell
@@ -112,8 +113,14 @@ def sysinfo(shell: Shell, values: Values) -> None:
 
 @verb("maxvcpus", "host", "[--type <string>]", "the most vCPUs a domain may have")
 def maxvcpus(shell: Shell, values: Values) -> None:
-    """Show the most vCPUs."""
-    shell.print(str(shell.call("CONNECT_GET_MAX_VCPUS", values.get("type")).max_vcpus))
+    """Show the most vCPUs: what a domain's capabilities say, or else the driver."""
+    kind = values.get("type")
+    try:
+        text = shell.call("CONNECT_GET_DOMAIN_CAPABILITIES", None, None, None, kind, 0).capabilities
+        most = (parse(text).xpath("string(/domainCapabilities/vcpu/@max)") or "").strip()
+    except LibvirtError:
+        most = ""
+    shell.print(most or str(shell.call("CONNECT_GET_MAX_VCPUS", kind).max_vcpus))
 
 
 @verb("nodeinfo", "host", "", "the host at a glance")

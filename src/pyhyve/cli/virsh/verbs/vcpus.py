@@ -164,6 +164,10 @@ def vcpupin(shell: Shell, values: Values) -> None:
     cpus = _host_cpus(shell)
     size = (cpus + 7) // 8
     count = domain.vcpus(flags | _MAXIMUM)
+    if vcpu is not None and vcpu >= count:
+        which = "live" if domain.is_active() and not flags & 2 else "persistent"
+        msg = f"vcpu {vcpu} is out of range of {which} cpu count {count}"
+        raise VerbFailed(msg)
     answer = shell.call("DOMAIN_GET_VCPU_PIN_INFO", domain.ref, count, size, flags)
     rows = [
         [str(i), cpu_list(answer.cpumaps[i * size : (i + 1) * size], cpus)]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from pyhyve.daemon.cpu.guest import GuestCpu
 from pyhyve.daemon.cpu.host import host_cpu, kvm_features
-from pyhyve.daemon.cpu.model import from_emulator
+from pyhyve.daemon.cpu.model import ARCHITECTURES, OTHER_ARCHITECTURES, from_emulator
+from pyhyve.daemon.cpu.model import models as models_by_name
 from pyhyve.daemon.domains.emulators import HOST_ARCHITECTURE, Emulator
 from pyhyve.daemon.domains.faults import invalid_argument
 from pyhyve.daemon.errors import LibvirtError
@@ -107,11 +108,38 @@ def _supported(name: str, *children: Node, supported: bool = True) -> Node:
     return Node(name, (("supported", "yes" if supported else "no"),), children=children)
 
 
+_TYPES: Final = frozenset(
+    [
+        "qemu",
+        "kqemu",
+        "kvm",
+        "xen",
+        "lxc",
+        "uml",
+        "openvz",
+        "test",
+        "vmware",
+        "hyperv",
+        "vbox",
+        "phyp",
+        "parallels",
+        "bhyve",
+        "vz",
+        "none",
+    ]
+)
+"""Kinds of domains that documents may say."""
+
+
 def chosen_emulator(
     catalog: EmulatorCatalog, path: str | None, architecture: str | None, virt_type: str | None
 ) -> tuple[Emulator, str]:
     """Return the emulator for a kind of domain, and the kind ("kvm" or "qemu"). Blocks. Raises LibvirtError."""
     wanted = architecture or HOST_ARCHITECTURE
+    if wanted not in OTHER_ARCHITECTURES | ARCHITECTURES:
+        raise invalid_argument(f"unknown architecture: {wanted}")
+    if virt_type is not None and virt_type not in _TYPES:
+        raise invalid_argument(f"unknown virttype: {virt_type}")
     path = path or catalog.default_path(wanted, virt_type or "qemu")
     if path is None:
         raise invalid_argument(f"unable to find any emulator to serve '{wanted}' architecture")
@@ -122,7 +150,7 @@ def chosen_emulator(
         )
         raise invalid_argument(detail)
     if virt_type not in {None, "qemu", "kvm"}:
-        raise invalid_argument(f"unknown virttype: {virt_type}")
+        raise invalid_argument(f"Emulator '{path}' does not support virt type '{virt_type}'")
     kind = virt_type or ("kvm" if emulator.kvm else "qemu")
     if kind == "kvm" and not emulator.kvm:
         raise invalid_argument(f"the accel '{kind}' is not supported by '{path}' on this host")
@@ -168,15 +196,18 @@ def _memory_backing(*, ours: bool) -> tuple[Node, ...]:
 
 
 def _cpu(emulator: Emulator, kind: str) -> Node:
-    models = sorted(name for name in emulator.cpu_models if name not in {"host", "max", "base"} and "-v" not in name)
+    known = models_by_name
+    names = sorted((name for name in emulator.cpu_models if name not in {"host", "max", "base"}), reverse=True)
+    ours = emulator.package.startswith("pyhyve")
+    models = [name for name in names if name in known or (ours and "-v" not in name)]
     migratable = _enum("hostPassthroughMigratable", ("on", "off"))
     return Node(
         "cpu",
         children=(
             Node(
                 "mode",
-                (("name", "host-passthrough"), ("supported", "yes")),
-                children=(migratable,),
+                (("name", "host-passthrough"), ("supported", "yes" if ours or kind == "kvm" else "no")),
+                children=(migratable,) if ours or kind == "kvm" else (),
             ),
             Node(
                 "mode",
@@ -188,7 +219,12 @@ def _cpu(emulator: Emulator, kind: str) -> Node:
                 "mode",
                 (("name", "custom"), ("supported", "yes" if models else "no")),
                 children=tuple(
-                    _text("model", name, ("usable", "yes" if kind == "qemu" else "unknown"), ("vendor", "unknown"))
+                    _text(
+                        "model",
+                        name,
+                        ("usable", "unknown" if kind != "qemu" else "no" if name in emulator.unusable_cpus else "yes"),
+                        ("vendor", (known[name].vendor if name in known else None) or "unknown"),
+                    )
                     for name in models
                 ),
             ),
@@ -222,8 +258,18 @@ def _devices(emulator: Emulator, *, ours: bool) -> Node:
             _supported("rng", _enum("model", models), _enum("backendModel", backends), supported=has_rng),
             _supported("filesystem", _enum("driverType", ("path",)), supported=emulator.has("virtio-9p-pci")),
             _supported("tpm", supported=False),
+            *([] if ours else _channels(emulator)),
         ),
     )
+
+
+def _channels(emulator: Emulator) -> list[Node]:
+    types = ["pty", "unix", *(["spicevmc"] if "spice" in emulator.options else [])]
+    redirected = ["usb"] if emulator.has("usb-redir") else []
+    return [
+        _supported("redirdev", _enum("bus", redirected), supported=bool(redirected)),
+        _supported("channel", _enum("type", types)),
+    ]
 
 
 def _features(*, ours: bool) -> tuple[Node, ...]:
@@ -232,7 +278,7 @@ def _features(*, ours: bool) -> tuple[Node, ...]:
         _supported("vmcoreinfo", supported=not ours),
         _supported("genid", supported=not ours),
         _supported("backingStoreInput"),
-        _supported("backup", supported=False),
+        _supported("backup", supported=not ours),
         _supported("sev", supported=False),
         _supported("sgx", supported=False),
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from pyhyve.daemon.cpu.guest import GuestCpus
 from pyhyve.daemon.domains import notices
 from pyhyve.daemon.domains.definition.view import RUNTIME_DIRECTORY
+from pyhyve.daemon.domains.faults import invalid_argument
 from pyhyve.daemon.domains.monitor_events import MonitorEvents
 from pyhyve.daemon.domains.registry import DomainRegistry
 from pyhyve.daemon.drivers.api import DriverBase, version_number
@@ -90,8 +91,9 @@ class QemuDriver(DriverBase):
         return self._version
 
     def max_vcpus(self, type_name: str | None) -> int:
-        """Most processors of a machine."""
-        del type_name
+        """Most processors of a machine. Raises LibvirtError."""
+        if type_name is not None and type_name.lower() not in {"qemu", "kvm"}:
+            raise invalid_argument(f"unknown type '{type_name}'")
         path = self.emulators.default_path("x86_64", "qemu")
         if path is None:
             return 16

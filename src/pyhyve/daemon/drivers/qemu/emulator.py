@@ -25,9 +25,9 @@ __all__ = ["EmulatorCatalog"]
 
 _log = logging.getLogger(__name__)
 PROBE_TIMEOUT_S: Final = 30.0
-_SETS: Final = ("devices", "commands", "cpu_models", "options", "objects", "cpu_features")
+_SETS: Final = ("devices", "commands", "cpu_models", "options", "objects", "cpu_features", "unusable_cpus")
 """Fields of an emulator that are sets, which JSON has not."""
-FORMAT: Final = 4
+FORMAT: Final = 5
 """Version of what is written in the cache."""
 _OPTION: Final = re.compile(r"^-([a-zA-Z][\w-]*)", re.MULTILINE)
 _DEVICE: Final = re.compile(r'^name "([^"]+)"(?:.*alias "([^"]+)")?', re.MULTILINE)
@@ -212,9 +212,11 @@ def _ask(path: str, stamp: tuple[int, int], options: frozenset[str], probe: _Pro
         text = _run(path, "-device", "help")
         devices = frozenset(name for pair in _DEVICE.findall(text) for name in pair if name)
         objects = frozenset()
-    models: frozenset[str] = frozenset()
+    models, unusable = frozenset[str](), frozenset[str]()
     if "query-cpu-definitions" in commands:
-        models = frozenset(item["name"] for item in probe.ask("query-cpu-definitions"))
+        definitions = probe.ask("query-cpu-definitions")
+        models = frozenset(item["name"] for item in definitions)
+        unusable = frozenset(item["name"] for item in definitions if item.get("unavailable-features"))
     else:
         models = frozenset(re.findall(r"^\s*(?:x86\s+)?([\w-]+)", _run(path, "-cpu", "help"), re.MULTILINE)) - {
             "Available"
@@ -253,6 +255,7 @@ def _ask(path: str, stamp: tuple[int, int], options: frozenset[str], probe: _Pro
         objects=objects,
         stamp=stamp,
         properties=properties,
+        unusable_cpus=unusable,
         cpu_features=_cpu_features(probe, commands, models),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from pyhyve.daemon.domains import iothreads
 from pyhyve.daemon.domains.faults import unsupported
 from pyhyve.daemon.drivers.qemu.command.block import write_disks
 from pyhyve.daemon.drivers.qemu.command.characters import write_characters
@@ -44,6 +45,7 @@ def command_line(domain: Domain, emulator: Emulator, launch: Launch) -> Command:
     _write_machine(command, domain, ours=ours)
     _write_memory(command, domain, ours=ours)
     _write_vcpus(command, domain, ours=ours)
+    _write_iothreads(command, domain)
     command.add("uuid", domain.uuid or "")
     if not devices.graphics or ours:
         command.add("display", "none")
@@ -166,8 +168,12 @@ def _write_vcpus(command: Command, domain: Domain, *, ours: bool) -> None:
     else:
         layout = f"sockets={most},cores=1,threads=1"
     command.add("smp", f"{current},{f'maxcpus={most},' if current != most else ''}{layout}")
-    for number in range(1, (domain.iothreads or 0) + 1):
-        command.add_json("object", {"qom-type": "iothread", "id": f"iothread{number}"})
+
+
+def _write_iothreads(command: Command, domain: Domain) -> None:
+    for number in iothreads.numbers_of(domain):
+        pool = {name.replace("_", "-"): value for name, value in iothreads.pool_of(domain, number).items()}
+        command.add_json("object", {"qom-type": "iothread", "id": f"iothread{number}", **pool})
 
 
 def _write_clock(command: Command, domain: Domain) -> None:
