@@ -12,8 +12,8 @@ from pyhyve.support.errors import ExitStatus, UserError
 
 BENCHMARKS = ("boot", "guest-cpu", "disk", "net", "img", "rpc")
 """Each is the module `benchmarks.NAME`, with dashes as underscores; it has `plan()` and `SUMMARY`."""
-ALONE = ("start", "restore")
-"""`all` leaves these out: `start` needs a KVM (docs/kvm.md), `restore` boots both sides first."""
+ALONE = ("start", "restore", "migrate")
+"""`all` leaves these out: `start` needs a KVM (docs/kvm.md), the others boot both sides first."""
 ON_KVM = ("boot",)
 """With `--accel kvm` these are the module `benchmarks.NAME_kvm`; they need hardware KVM, as the nested machine has."""
 DEFAULT_RUNS = 5

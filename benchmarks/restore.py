@@ -62,10 +62,14 @@ class Process:
             if not data:
                 time.sleep(_POLL_S)
 
+    def type(self, text: bytes) -> None:
+        """Type at the guest's console."""
+        self._input.write(text)
+        self._input.flush()
+
     def ask(self) -> str:
         """Put the question; what the answer was."""
-        self._input.write(QUESTION)
-        self._input.flush()
+        self.type(QUESTION)
         self.expect(ANSWER)
         return ANSWER.strip().decode()
 
@@ -116,7 +120,7 @@ class Monitor:
         self._stream.readline()
         self.execute("qmp_capabilities")
 
-    def execute(self, name: str, **arguments: str) -> object:
+    def execute(self, name: str, **arguments: str | int) -> object:
         """The reply to a command. Raises UserError."""
         self._stream.write(json.dumps({"execute": name, "arguments": arguments}).encode())
         self._stream.flush()

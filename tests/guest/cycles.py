@@ -1,5 +1,5 @@
 # ruff: noqa: T201 - a command prints
-"""A guest saved and restored, or moved, again and again while it computes, downloads over its network, reads its disk.
+"""A guest saved and restored, or moved, again and again while it computes, downloads, and uses its disks.
 
     python -m tests.guest.cycles --cycles 200 [--live] [--accel jit|kvm] [--cpus N] [--seed N]
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _HOST, _GUEST, _PORT = "10.87.0.1", "10.87.0.2", 8087
 _DATA_BYTES = 4 * MIB
 _DISK_BYTES = 8 * MIB
+_WRITTEN_BYTES = MIB
 _CLOCK_TOLERANCE_S = 0.5
 _COMPLAINTS = r"soft lockup|stall|BUG|WARNING|I/O error|skew is too large|hung"
 _APPEND = "console=ttyS0 quiet tsc=reliable"
@@ -71,11 +72,12 @@ def main() -> int:
             initrd=guest.initrd,
             append=_APPEND,
             nets=(NetConfig(NetKind.BRIDGE, "br0", mac="52:54:00:87:00:02"),),
-            disks=(DiskConfig(Path(directory) / "disk", format="raw"),),
+            disks=tuple(DiskConfig(Path(directory) / name, format="raw") for name in ("read", "written")),
         )
+        (Path(directory) / "written").write_bytes(bytes(_WRITTEN_BYTES))
         contents = os.urandom(_DISK_BYTES)
-        (Path(directory) / "disk").write_bytes(contents)
-        expected = {"loads": digest, "reads": hashlib.sha256(contents).hexdigest()}
+        (Path(directory) / "read").write_bytes(contents)
+        expected = {"loads": digest, "reads": hashlib.sha256(contents).hexdigest(), "writes": "same"}
         change = functools.partial(move if arguments.live else save_and_restore, config, Path(directory))
         run(config, change, arguments.cycles, random.Random(arguments.seed), expected)
     print(f"{arguments.cycles} cycles: no error, clock right")
@@ -160,11 +162,15 @@ def run(
     machine = RunningMachine.boot(config)
     machine.expect("pyhyve guest ready", 240)
     machine.shell(f"ip addr add {_GUEST}/24 dev eth0; ip link set eth0 up; seq 100000 > /tmp/numbers")
+    machine.shell(f"cd /tmp; touch {' '.join(expected)}")
     expected = {"sums": machine.shell("sha256sum < /tmp/numbers").split()[0], **expected}
     machine.shell("(while :; do sha256sum < /tmp/numbers >> /tmp/sums; done) & :")
     machine.shell(f"(while :; do wget -q -O - http://{_HOST}:{_PORT}/data | sha256sum >> /tmp/loads; done) & :")
     drop = "echo 1 > /proc/sys/vm/drop_caches"
     machine.shell(f"(while :; do sha256sum < /dev/vda >> /tmp/reads; {drop}; done) & :")
+    blob = f"head -c {_WRITTEN_BYTES} /dev/urandom > /tmp/blob; cat /tmp/blob > /dev/vdb; sync; {drop}"
+    judge = "if cmp -s /tmp/blob /dev/vdb; then echo same -; else echo differs -; fi >> /tmp/writes"
+    machine.shell(f"(while :; do {blob}; {judge}; done) & :")
     done: list[int] = [0] * len(expected)
     try:
         for cycle in range(cycles):
@@ -173,7 +179,10 @@ def run(
             gc.collect()  # its code caches
             done = look(machine, cycle, done, expected)
             if cycle % 10 == 9:
-                print(f"{cycle + 1} cycles, {done[0]} checksums, {done[1]} downloads, {done[2]} reads", flush=True)
+                print(
+                    f"{cycle + 1} cycles, {done[0]} checksums, {done[1]} downloads, {done[2:]} uses of disks",
+                    flush=True,
+                )
     finally:
         machine.stop()
 

@@ -19,6 +19,7 @@ from pyhyve.machine.migration_uri import MigrationUri, parse_uri
 from pyhyve.machine.outcome import OutcomeKind
 from pyhyve.state.errors import StateError
 
+from .conftest import PATIENCE
 from .in_process import RunningMachine, Screen
 from .test_state import COUNTER, LETTERS
 from .tiny import kernel
@@ -45,7 +46,7 @@ class Migrating:
             self.statuses.append(status)
             self.changed.notify_all()
 
-    def wait(self, *statuses: MigrationStatus, timeout_s: float = 60) -> None:
+    def wait(self, *statuses: MigrationStatus, timeout_s: float = 60 * PATIENCE) -> None:
         with self.changed:
             assert self.changed.wait_for(lambda: self.statuses[-1:] and self.statuses[-1] in statuses, timeout_s), (
                 f"{self.statuses} {self.migration.error}"

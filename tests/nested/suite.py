@@ -31,11 +31,14 @@ GUEST_TESTS = (
     "tests/guest/test_linux.py",
     "tests/guest/test_disks.py",
     "tests/guest/test_run_ends.py",
+    "tests/guest/test_live_migration.py::test_limits_may_be_raised_on_the_way",
+    "tests/guest/test_live_migration.py::test_dead_destination_never_stopped_the_guest",
 )
 SHORT_GUEST_TESTS = (
     "tests/guest/test_lifecycle.py",
     "tests/guest/test_linux.py::test_debian_boots_answers_and_powers_off",
     "tests/guest/test_disks.py::test_file_system_survives_a_reboot",
+    "tests/guest/test_live_migration.py::test_limits_may_be_raised_on_the_way",
 )
 PROGRAMS = "programs.bin"
 SHORT_CASES, ALL_CASES = 400, 20_000

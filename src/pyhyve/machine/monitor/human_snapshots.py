@@ -98,5 +98,26 @@ class HumanSnapshots:
         """`info migrate`."""
         info = self._commands.execute("query-migrate", {})
         lines = [f"Migration status: {info['status']}"] if info else []
-        lines += [f"total time: {info['total-time']} ms"] if "total-time" in info else []
+        for words, key in (
+            ("total time", "total-time"),
+            ("expected downtime", "expected-downtime"),
+            ("downtime", "downtime"),
+            ("setup", "setup-time"),
+        ):
+            lines += [f"{words}: {info[key]} ms"] if key in info else []
+        ram = info.get("ram")
+        if ram:
+            lines += [
+                f"transferred ram: {ram['transferred'] >> 10} kbytes",
+                f"throughput: {ram['mbps']:.2f} mbps",
+                f"remaining ram: {ram['remaining'] >> 10} kbytes",
+                f"total ram: {ram['total'] >> 10} kbytes",
+                f"duplicate: {ram['duplicate']} pages",
+                f"normal: {ram['normal']} pages",
+                f"normal bytes: {ram['normal-bytes'] >> 10} kbytes",
+                f"dirty sync count: {ram['dirty-sync-count']}",
+                f"page size: {ram['page-size'] >> 10} kbytes",
+            ]
+        if "cpu-throttle-percentage" in info:
+            lines.append(f"cpu throttle percentage: {info['cpu-throttle-percentage']}")
         return "\n".join(lines)
