@@ -474,6 +474,7 @@ class VirtioNet(WalkedNet):
         """Move packets into receive buffers until one side runs out; with the lock held."""
         ring = self.queues[2 * pair].ring
         if ring is None or not self.is_running:
+            self._stop_reading(pair)  # or the loop would call again and again
             return
         receiver = self._receivers[pair]
         if self._walk_received(pair, ring, receiver):

@@ -444,6 +444,25 @@ def test_reset_takes_no_old_buffers_along() -> None:
     assert not card.transport.read_status() & Status.NEEDS_RESET
 
 
+def test_device_that_failed_leaves_packets_until_it_is_reset() -> None:
+    card = Card()
+    card.post(2, 2048)
+    card.arrive(frame())
+    assert card.backend.reading[0]
+    card.driver.submit(1, [card.driver.buffer(HEADER), Segment(1 << 40, 64, is_write=False)])
+    card.machine.run()
+    assert card.transport.read_status() & Status.NEEDS_RESET
+    card.arrive(frame())
+    assert not card.backend.reading[0], "the loop would be called for it for ever"
+    assert len(card.backend.waiting) == 1
+    card.transport.write_status(0)
+    card.driver.start(card.driver.features)
+    card.machine.run()
+    card.post(2, 2048)
+    assert card.backend.reading[0]
+    assert not card.backend.waiting
+
+
 def test_legacy_driver_has_a_short_header() -> None:
     card = Card(legacy=True, without=int(NetFeature.MRG_RXBUF))
     assert card.backend.header_bytes == 10
