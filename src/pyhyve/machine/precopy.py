@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pyhyve.accel.api import DirtyLogger
 from pyhyve.machine.config_record import to_plain
 from pyhyve.machine.saving import describe, present_config, save, version
+from pyhyve.memory.contents import data_ranges
 from pyhyve.memory.guest import PAGE_SIZE_BYTES
 from pyhyve.memory.rounds import RoundWriter
 from pyhyve.state.errors import StateCancelledError, StateError
@@ -177,7 +178,10 @@ class PreCopy:
         start = {"state": to_json(description), "config": to_plain(present_config(machine))}
         self._sink.write(build_live_start(json.dumps(start).encode(), progress.total_bytes, flags))
         self._while_still(self._start_log, devices=_writes_unseen(machine))
-        runs = [(region.gpa, region.size_bytes) for region in self._memory.regions]
+        runs = [
+            (region.gpa + start, end - start) for region in self._memory.regions for start, end in data_ranges(region)
+        ]
+        self._writer.sent.zero_bytes = progress.total_bytes - sum(size for _, size in runs)
         progress.expected_downtime_ms = self._settings.downtime_limit_ms
         progress.rounds = 1
         self._passed(1)

@@ -71,15 +71,34 @@ def find_pieces(memory: GuestMemory) -> list[Piece]:
     ]
 
 
-def _runs(region: MemoryRegion, gap_pages: int) -> Iterator[tuple[int, int]]:
-    """Start and end, within `region`, of its runs of pages that are not all zero, cut at multiples of 2 MiB."""
+def data_ranges(region: MemoryRegion) -> Iterator[tuple[int, int]]:
+    """Start and end, within `region`, of what the host has memory for; the rest is zero.
+
+    Of shared memory, that is: reading it where nobody has written would take memory, which it does not elsewhere.
+    """
+    if region.fd < 0:
+        yield 0, region.size_bytes
+        return
     at = 0
     while at < region.size_bytes:
-        # Cut by guest address: so runs of neighbouring chunks join up.
-        end = min(region.size_bytes, at + MAX_PIECE_BYTES - (region.gpa + at) % MAX_PIECE_BYTES)
-        if not is_zero(region.hva + at, end - at):
-            yield from _runs_in_chunk(region.hva, at, end, gap_pages * PAGE_SIZE_BYTES)
-        at = end
+        try:
+            start = os.lseek(region.fd, at, os.SEEK_DATA)
+        except OSError:  # ENXIO: there is no more
+            return
+        at = min(os.lseek(region.fd, start, os.SEEK_HOLE), region.size_bytes)
+        yield start, at
+
+
+def _runs(region: MemoryRegion, gap_pages: int) -> Iterator[tuple[int, int]]:
+    """Start and end, within `region`, of its runs of pages that are not all zero, cut at multiples of 2 MiB."""
+    for start, last in data_ranges(region):
+        at = start
+        while at < last:
+            # Cut by guest address: so runs of neighbouring chunks join up.
+            end = min(last, at + MAX_PIECE_BYTES - (region.gpa + at) % MAX_PIECE_BYTES)
+            if not is_zero(region.hva + at, end - at):
+                yield from _runs_in_chunk(region.hva, at, end, gap_pages * PAGE_SIZE_BYTES)
+            at = end
 
 
 def _runs_in_chunk(hva: int, start: int, end: int, gap_bytes: int) -> Iterator[tuple[int, int]]:

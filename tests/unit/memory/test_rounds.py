@@ -10,6 +10,7 @@ from zlib import crc32
 
 import pytest
 
+from pyhyve.memory import contents
 from pyhyve.memory.guest import GuestMemory
 from pyhyve.memory.rounds import CHUNK_BYTES, RoundWriter, read_rounds
 from pyhyve.state.errors import StateError, StateTruncatedError
@@ -150,6 +151,29 @@ def test_rounds_go_through_a_pipe() -> None:
     thread.join()
     os.close(reading)
     assert same(memory, other)
+
+
+def test_shared_memory_that_nobody_wrote_is_not_read() -> None:
+    memory = GuestMemory(shared=True)
+    region = memory.add(0, 64 * MIB)
+    memory.write(5 * MIB, b"x")
+    memory.write(40 * MIB - 1, b"xy")
+    assert list(contents.data_ranges(region)) == [(5 * MIB, 5 * MIB + PAGE), (40 * MIB - PAGE, 40 * MIB + PAGE)]
+    pieces = contents.find_pieces(memory)
+    assert [(piece.gpa, piece.size_bytes) for piece in pieces] == [
+        (5 * MIB, PAGE),
+        (40 * MIB - PAGE, PAGE),
+        (40 * MIB, PAGE),
+    ]
+    writer = RoundWriter(memory, Bytes())
+    writer.write([(start, end - start) for start, end in contents.data_ranges(region)], lambda _: None)
+    assert os.fstat(region.fd).st_blocks * 512 == 3 * PAGE
+
+
+def test_shared_memory_without_a_byte_has_nothing_to_send() -> None:
+    memory = GuestMemory(shared=True)
+    assert list(contents.data_ranges(memory.add(0, 64 * MIB))) == []
+    assert contents.find_pieces(memory) == []
 
 
 def stream_of(*parts: bytes) -> Bytes:
