@@ -39,7 +39,7 @@ def configure_bitmap(parser: VerbParser) -> None:
 def run_bitmap(arguments: Arguments) -> int:
     """Do the actions, all or none of them."""
     _check_usage(arguments)
-    granularity = None if arguments.granularity is None else parse_size(arguments.granularity, "granularity")
+    granularity = None if arguments.granularity is None else parse_size(arguments.granularity, "granularity") or None
     with ExitStack() as opened:
         image = opened.enter_context(open_named(arguments.filename, arguments, settings_from(arguments, writable=True)))
         other = None

@@ -22,6 +22,7 @@ from pyhyve.cli.option_parser import Usage
 from pyhyve.image.contract import BackingReference, ImageError, ImageUnsupportedError
 from pyhyve.image.filename import resolve_relative
 from pyhyve.image.opening import OpenSettings, open_image, parse_size
+from pyhyve.support.records import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def run_amend(arguments: Arguments) -> int:
         raise Usage(msg)
     from pyhyve.image.qcow2.maintenance import amend
 
-    printer = ProgressPrinter(enabled=arguments.progress)
+    printer = ProgressPrinter(enabled=arguments.progress and not arguments.quiet)
     settings = settings_from(arguments, writable=True, cache=arguments.cache)
     with open_named(arguments.filename, arguments, settings) as image:
         target = require_qcow2(image, "Format driver cannot amend options")
@@ -100,7 +101,7 @@ def run_commit(arguments: Arguments) -> int:
     """Write the overlay's data into a backing image."""
     from pyhyve.image.operations.chain import commit
 
-    printer = ProgressPrinter(enabled=arguments.progress)
+    printer = ProgressPrinter(enabled=arguments.progress and not arguments.quiet)
     rate_limit = parse_size(arguments.rate_limit, "rate limit")
     settings = settings_from(arguments, writable=True, cache=arguments.cache)
     with open_named(arguments.filename, arguments, settings) as top:
@@ -152,11 +153,9 @@ def run_rebase(arguments: Arguments) -> int:
     if arguments.backing is None and not arguments.unsafe:
         msg = "Must specify backing file (-b) or use simple rebase mode (-u)"
         raise Usage(msg)
-    printer = ProgressPrinter(enabled=arguments.progress)
-    if arguments.force_share:
-        msg = "force-share can only be used with read-only images"
-        raise ImageError(msg)
-    settings = settings_from(arguments, writable=True, cache=arguments.cache, with_backing=not arguments.unsafe)
+    printer = ProgressPrinter(enabled=arguments.progress and not arguments.quiet)
+    settings = settings_from(arguments, cache=arguments.cache, with_backing=not arguments.unsafe)
+    settings = replace(settings, writable=True, force_share=False)  # -U is about the backing files
     with open_named(arguments.filename, arguments, settings) as image:
         require_qcow2(image, "Could not change the backing file")
         below = None
@@ -169,8 +168,8 @@ def run_rebase(arguments: Arguments) -> int:
             if below is None:
                 copy_differences(image, None, printer)
             else:
-                where = resolve_relative(below.filename, image.storage.filename)
-                with open_image(where, OpenSettings(below.format_name, cache=settings.cache)) as new:
+                where, share = resolve_relative(below.filename, image.storage.filename), arguments.force_share
+                with open_image(where, OpenSettings(below.format_name, cache=settings.cache, force_share=share)) as new:
                     copy_differences(image, new, printer)
             image.flush()
         change_backing(image, below)
@@ -256,7 +255,8 @@ def run_snapshot(arguments: Arguments) -> int:
     """List, take, apply or delete internal snapshots."""
     from pyhyve.cli.img_info import snapshot_table
 
-    writable = bool(arguments.apply or arguments.create or arguments.delete)
+    names = (arguments.create, arguments.apply, arguments.delete)
+    writable = names != (None, None, None)
     settings = settings_from(arguments, writable=writable, with_backing=not writable)
     with open_named(arguments.filename, arguments, settings) as image:
         if not writable:
@@ -264,16 +264,16 @@ def run_snapshot(arguments: Arguments) -> int:
             if found:
                 print(snapshot_table(found))
             return 0
-        name = arguments.create or arguments.apply or arguments.delete
-        verb = "create" if arguments.create else "apply" if arguments.apply else "delete"
+        name = next(name for name in names if name is not None)
+        verb = ("create", "apply", "delete")[names.index(name)]
         require_qcow2(image, f"Could not {verb} snapshot '{name}'")
-        if arguments.create:
+        if verb == "create":
             image.create_snapshot(name, date_ns=time.time_ns(), icount=0)  # what qemu-img records
             return 0
-        snapshot = image.find_snapshot(name)
+        snapshot = image.find_snapshot(name, by_id=verb == "apply")  # as qemu-img: -d takes names alone
         if snapshot is None:
             return fail(f"Could not {verb} snapshot '{name}': snapshot not found")
-        if arguments.apply:
+        if verb == "apply":
             image.apply_snapshot(snapshot)
         else:
             image.delete_snapshot(snapshot)

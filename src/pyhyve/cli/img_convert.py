@@ -169,7 +169,7 @@ def _open_target(arguments: Arguments, output: str, size: int) -> Image:
         options = create_options(arguments.target_format, arguments.options)
         backing_name = arguments.backing if arguments.backing is not None else options.pop("backing_file", None)
         backing_format = arguments.backing_format or options.pop("backing_fmt", None)
-        size = int(options.pop("size", size))
+        options.pop("size", None)  # as qemu-img: the size is the source's
         backing = None
         if backing_name is None and backing_format is not None:
             msg = f"{output}: Backing format cannot be used without backing file"

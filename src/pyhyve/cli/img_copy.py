@@ -57,7 +57,7 @@ def run_compare(arguments: Arguments) -> int:
             if arguments.strict and first.size_bytes != second.size_bytes:
                 say("Strict mode: Image size mismatch!")
                 return 1
-            printer = ProgressPrinter(enabled=arguments.progress)
+            printer = ProgressPrinter(enabled=arguments.progress and not arguments.quiet)
             result = compare(first, second, strict=arguments.strict, progress=printer)
             if result.identical:
                 printer.finish()
@@ -190,14 +190,15 @@ def run_bench(arguments: Arguments) -> int:
     with open_named(arguments.filename, arguments, settings) as image:
         if image.size_bytes < size:
             return fail("the image is smaller than one request")
-        if not arguments.quiet:
-            kind = "write" if arguments.write else "read"
-            print(
-                f"Sending {count} {kind} requests, {size} bytes each, {depth} in parallel "
-                f"(starting at offset {offset}, step size {step})"
-            )
-            if interval:
-                print(f"Sending flush every {interval} requests")
+        kind = "write" if arguments.write else "read"
+        print(
+            f"Sending {count} {kind} requests, {size} bytes each, {depth} in parallel "
+            f"(starting at offset {offset}, step size {step})"
+        )
+        if interval:
+            print(f"Sending flush every {interval} requests")
+        if offset + size > image.size_bytes:
+            return fail("Failed request: the first offset is outside the image")
         numbers, lock = iter(range(count)), threading.Lock()
         failures: list[Exception] = []
         limit = image.size_bytes

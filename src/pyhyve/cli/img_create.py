@@ -48,6 +48,9 @@ def run_create(arguments: Arguments) -> int:
     if arguments.filename is None:
         msg = "Expecting image file name"
         raise Usage(msg)
+    if find_format(arguments.format).create is None:
+        msg = f"{arguments.filename}: Format driver '{arguments.format}' does not support image creation"
+        raise ImageError(msg)
     options = create_options(arguments.format, arguments.options)
     backing_name = arguments.backing if arguments.backing is not None else options.pop("backing_file", None)
     backing_format = arguments.backing_format or options.pop("backing_fmt", None)

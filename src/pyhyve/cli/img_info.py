@@ -16,7 +16,7 @@ from pyhyve.cli.img_options import (
     settings_from,
 )
 from pyhyve.cli.option_parser import Usage
-from pyhyve.image.contract import ImageError, ImageUnsupportedError
+from pyhyve.image.contract import Extent, ImageError, ImageUnsupportedError
 from pyhyve.image.filename import parse_reference, resolve_relative
 from pyhyve.image.opening import MAX_CHAIN_DEPTH, OpenSettings, open_image, parse_size
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyhyve.cli.option_parser import Arguments, VerbParser
-    from pyhyve.image.contract import CheckResult, Extent, Image, SnapshotInfo
+    from pyhyve.image.contract import CheckResult, Image, SnapshotInfo
 
 
 def _print_json(value: object) -> None:
@@ -302,7 +302,9 @@ def run_map(arguments: Arguments) -> int:
             for extent in extents:
                 print(separator + _map_object(extent), end="")
                 separator = ",\n"
-            print("[]" if separator == "[" else "]")
+            if separator == "[":  # as qemu-img says that there is nothing
+                print(separator + _map_object(Extent(start, 0, data=False, zero=False, present=False, depth=0)), end="")
+            print("]")
             return 0
         print(f"{'Offset':<16}{'Length':<16}{'Mapped to':<16}File")
         for extent in extents:

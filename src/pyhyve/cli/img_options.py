@@ -52,6 +52,9 @@ def settings_from(arguments: Arguments, **changes: object) -> OpenSettings:
         if not definition.startswith(("secret,", "qom-type=secret,")):
             msg = f"--object {definition}: only secrets can be given, and nothing here needs one"
             raise ImageError(msg)
+        if not {"data", "file"} & {part.partition("=")[0] for part in definition.split(",")}:
+            msg = f"--object {definition}: either 'file' or 'data' must be provided"
+            raise ImageError(msg)
     if changes.get("writable") and getattr(arguments, "force_share", False):
         msg = "force-share=on can only be used with read-only images"
         raise ImageError(msg)

@@ -239,6 +239,10 @@ def create_image(
     storage = create_file(path)
     try:
         image_format.create(CreateRequest(storage, size_bytes, options or {}, backing, open_sibling))
+    except BaseException:
+        if not storage.is_block_device:  # as QEMU: what is there is no image, and what was there is gone
+            os.unlink(storage.filename)  # noqa: PTH108 - a name, not a path
+        raise
     finally:
         storage.close()
 

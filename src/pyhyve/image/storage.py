@@ -160,6 +160,11 @@ class FileStorage:
             raise
 
     @property
+    def is_block_device(self) -> bool:
+        """Whether this is a device rather than a regular file."""
+        return self._is_block
+
+    @property
     def fd(self) -> int:
         """The open descriptor."""
         if self._fd is None:

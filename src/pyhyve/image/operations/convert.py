@@ -26,7 +26,7 @@ from pyhyve.support.records import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 Progress = Callable[[int, int], None]
 
@@ -119,11 +119,13 @@ class _Converter:
         """Read into `view`, look for zeroes and compress; what is left to do is writing, in order."""
         self._read(source, view, at)
         offset = base + at
-        unit = self.cluster if self.settings.compress else self.unit
-        if not unit:
+        if not self.unit and not self.settings.compress:
             return [partial(self.target.pwrite, view, offset)]
         steps: list[Callable[[], None]] = []
-        for start, end, zero in self._zeroes.runs(view, unit):
+        runs: Iterable[tuple[int, int, bool]] = ((0, len(view), False),)
+        if self.unit:
+            runs = self._zeroes.runs(view, self.cluster if self.settings.compress else self.unit)
+        for start, end, zero in runs:
             if zero:
                 steps.append(partial(self._zero, offset + start, end - start))
             elif self.settings.compress:
@@ -147,14 +149,17 @@ class _Converter:
                     part[:] = bytes(len(part))
 
     def _zero(self, offset: int, length: int) -> None:
-        if self.settings.target_is_zero and (self.unit or self.settings.compress):
-            return
-        if self.unit or self.settings.compress:
-            self.target.write_zeroes(offset, length)
+        if self.unit:
+            if not self.settings.target_is_zero:
+                self.target.write_zeroes(offset, length)
             return
         while length > 0:  # -S 0: the target is to be fully allocated
             step = min(length, self.chunk)
-            self.target.pwrite(memoryview(bytes(step)), offset)
+            zeroes = memoryview(bytes(step))
+            if self.settings.compress:
+                self.target.write_compressed(zeroes, offset)
+            else:
+                self.target.pwrite(zeroes, offset)
             offset += step
             length -= step
 

@@ -60,15 +60,19 @@ def _measure_qcow2(size: int, options: Mapping[str, str | int | bool], source: I
     metadata = cluster + l2_entries * entry + l1_entries * 8
     total = aligned + metadata + _refcount_bytes((metadata + aligned) // cluster, cluster, header.refcount_order)
     data = 0
+    if source is not None:
+        size = aligned  # as QEMU counts
     if source is None:
         data = size if options.get("preallocation") in {"falloc", "full"} else 0
     elif backing is not None:
         data = size
     else:
+        counted = 0  # clusters up to here are counted
         for extent in merged_extents(source):
             if extent.data and not extent.zero:
-                data += _round_up(extent.start % cluster + extent.length, cluster)
-        data = min(data, aligned)
+                end = _round_up(extent.end, cluster)
+                data += max(0, end - max(counted, extent.start - extent.start % cluster))
+                counted = max(counted, end)
         if options.get("preallocation") in {"falloc", "full"}:
             data = size
     required = total - size + data

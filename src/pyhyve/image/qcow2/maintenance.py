@@ -165,7 +165,8 @@ def amend(
             raise ImageUnsupportedError(msg)
     below = image.backing_reference
     names = (below.filename, below.format_name) if below is not None else (None, None)
-    if (options.get("backing_file", names[0]) or None, options.get("backing_fmt", names[1]) or None) != names:
+    given = (options.get("backing_file") or None, options.get("backing_fmt") or None)
+    if given not in {(None, None), names}:
         msg = "Cannot amend the backing file: use `pyhyve img rebase`"
         raise ImageUnsupportedError(msg)
     compat = str(options.get("compat", f"v{header.version}"))
