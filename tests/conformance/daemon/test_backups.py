@@ -30,6 +30,9 @@ pytestmark = [
 ]
 _DISK = "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='@DIR@/a.qcow2'/><target dev='vda' bus='virtio'/></disk>"
 _TARGET = "<disks><disk name='vda' type='file'><target file='@DIR@/{}'/><driver type='qcow2'/></disk></disks>"
+_SERVER = "<server transport='unix' socket='@DIR@/nbd.sock'/>"
+_EXPORT = " exportname='x' exportbitmap='y'"
+_SCRATCH = "<disks><disk name='vda' backup='yes' type='file'{}><scratch file='@DIR@/scratch.qcow2'/></disk></disks>"
 FILES = {
     "ck.xml": f"<domain type='qemu'><name>ck</name><memory unit='MiB'>32</memory><os><type arch='x86_64' machine='pc'>hvm</type></os><devices>{_DISK}<disk type='file' device='cdrom'><target dev='hda' bus='ide'/></disk></devices></domain>",
     "c1.xml": "<domaincheckpoint><name>c1</name><description>one</description><disks><disk name='vda' checkpoint='bitmap'/></disks></domaincheckpoint>",
@@ -38,7 +41,21 @@ FILES = {
     "b1.xml": f"<domainbackup mode='push'>{_TARGET.format('full.qcow2')}</domainbackup>",
     "b2.xml": f"<domainbackup mode='push'><incremental>x1</incremental>{_TARGET.format('inc.qcow2')}</domainbackup>",
     "b3.xml": "<domainbackup><incremental>nope</incremental></domainbackup>",
+    "p1.xml": f"<domainbackup mode='pull'>{_SERVER}{_SCRATCH.format('')}</domainbackup>",
+    "p2.xml": "<domainbackup mode='pull'><server transport='tcp' name='localhost'/></domainbackup>",
+    "p3.xml": f"<domainbackup mode='pull'><incremental>y1</incremental>{_SERVER}{_SCRATCH.format(_EXPORT)}</domainbackup>",
+    "p4.xml": f"<domainbackup mode='pull'>{_SERVER}{_SCRATCH.format('').replace('scratch.qcow2', 'full.qcow2')}</domainbackup>",
+    "p5.xml": f"<domainbackup mode='pull'>{_SERVER}</domainbackup>",
+    "y1.xml": "<domaincheckpoint><name>y1</name></domaincheckpoint>",
 }
+PULLS = """
+define @DIR@/ck.xml; backup-begin ck @DIR@/p1.xml; start ck; backup-begin ck @DIR@/p2.xml; backup-begin ck @DIR@/p3.xml
+backup-begin ck @DIR@/p1.xml --checkpointxml @DIR@/y1.xml; backup-dumpxml ck; suspend ck; resume ck; domjobinfo ck
+domjobabort ck; domjobinfo ck; domjobinfo ck --completed; domjobinfo ck --completed; backup-dumpxml ck; domjobabort ck
+backup-begin ck @DIR@/p4.xml; backup-begin ck @DIR@/p3.xml; backup-dumpxml ck; checkpoint-dumpxml ck y1 --no-domain --size
+domjobabort ck; backup-begin ck @DIR@/p5.xml --checkpointxml @DIR@/x2.xml; backup-dumpxml ck; domjobabort ck
+backup-begin ck @DIR@/p1.xml; destroy ck; backup-dumpxml ck; undefine ck --checkpoints-metadata; list --all
+"""
 SESSIONS = """
 define @DIR@/ck.xml; checkpoint-list ck; checkpoint-create ck @DIR@/c1.xml; backup-begin ck; backup-dumpxml ck
 start ck; checkpoint-create ck @DIR@/c1.xml; checkpoint-create ck @DIR@/c1.xml; checkpoint-create ck @DIR@/b1.xml
@@ -64,6 +81,8 @@ VOLATILE = (
     (re.compile(r"<creationTime>\d+"), "<creationTime>MOMENT"),
     (re.compile(r"Time elapsed:.*"), "ELAPSED"),
     (re.compile(r"-{20,}"), "RULE"),
+    (re.compile(r"monitor=\w+"), "monitor"),
+    (re.compile(r"index='\d+'"), "index"),
     (re.compile(r"[\d.]+ (m?sec|MiB/sec|ops/sec).*"), "SPEED"),
     (re.compile(r"64 KiB, \d+ ops; .*"), "SPEED"),
 )
@@ -109,6 +128,65 @@ def test_checkpoints_and_backups_go_as_with_libvirtd(sides: tuple[Side, Side]) -
         assert allocated(side.directory / "inc.qcow2") == [1 << 20]
         same = ["qemu-img", "compare", "-q", side.directory / "full.qcow2", side.directory / "a.qcow2"]
         assert subprocess.run(same, check=False).returncode == 0
+
+
+def test_backups_to_pull_go_as_with_libvirtd(sides: tuple[Side, Side]) -> None:
+    def run(side: Side) -> list[tuple[int, str, str]]:
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", side.directory / "a.qcow2", "8M"], check=True)
+        (side.directory / "full.qcow2").touch()
+        return [side.run(line) for line in PULLS.strip().split("\n")]
+
+    with ThreadPoolExecutor() as pool:
+        mine, real = pool.map(run, sides)
+    assert_equal_replies(zip(PULLS.strip().split("\n"), mine, real, strict=True))
+
+
+def test_client_pulls_what_was_there_when_the_backup_began(sides: tuple[Side, Side]) -> None:
+    side = sides[0]
+    disk, pulled, nbd = side.directory / "a.qcow2", side.directory / "pulled.raw", side.directory / "nbd.sock"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "8M"], check=True)
+
+    def run(line: str) -> str:
+        status, output, errors = side.run(line)
+        assert status == 0, errors
+        return output
+
+    def write(pattern: int, where: str) -> None:
+        command = f'qemu-io -d /machine/peripheral/virtio-disk0/virtio-backend "write -P {pattern} {where} 64k"'
+        run(f"qemu-monitor-command ck --hmp '{command}'")
+
+    def pull(name: str) -> bytes:
+        subprocess.run(
+            ["qemu-img", "convert", "-f", "raw", "-O", "raw", f"nbd+unix:///{name}?socket={nbd}", pulled], check=True
+        )
+        return pulled.read_bytes()
+
+    try:
+        run("define @DIR@/ck.xml; start ck")
+        write(1, "1M")
+        run("backup-begin ck @DIR@/p1.xml --checkpointxml @DIR@/y1.xml")
+        write(2, "1M")
+        write(3, "2M")
+        found = pull("vda")
+        assert found[1 << 20 : (1 << 20) + 65536] == b"\1" * 65536
+        assert not any(found[2 << 20 : (2 << 20) + 65536])
+        run("domjobabort ck")
+        run("backup-begin ck @DIR@/p3.xml")
+        write(4, "3M")
+        found = pull("x")
+        assert [found[place << 20] for place in range(1, 4)] == [2, 3, 0]
+        where = f"driver=nbd,server.type=unix,server.path={nbd},export=x,x-dirty-bitmap=qemu:dirty-bitmap:y"
+        said = subprocess.run(
+            ["qemu-img", "map", "--output=json", "--image-opts", where], capture_output=True, text=True, check=True
+        ).stdout
+        assert [run["start"] >> 20 for run in json.loads(said) if not run["data"]] == [1, 2]
+        run("domjobabort ck")
+        assert not (side.directory / "scratch.qcow2").exists()
+        nodes = run('qemu-monitor-command ck \'{"execute": "query-named-block-nodes"}\'')
+        assert "scratch" not in nodes
+        assert '"backup-vda"' not in nodes
+    finally:
+        side.run("destroy ck; undefine ck --checkpoints-metadata")
 
 
 def test_backup_of_a_daemon_that_was_killed_leaves_nothing(tmp_path: Path) -> None:

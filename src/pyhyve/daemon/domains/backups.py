@@ -1,4 +1,4 @@
-"""Backups of a running domain's disks into images beside them (push mode), of everything or of what changed.
+"""Backups of a running domain's disks, of all or of what changed: into images beside them, or for clients to pull.
 
 Source: libvirt's documentation, "Backup XML format".
 """
@@ -9,14 +9,16 @@ import asyncio
 import contextlib
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pyhyve.daemon.domains import checkpoints
+from pyhyve.daemon.domains import backup_server, checkpoints
+from pyhyve.daemon.domains.backup_server import parse_server
 from pyhyve.daemon.domains.blockops import add_image, create_overlay, remove_image
 from pyhyve.daemon.domains.definition.chains import ChainImage, chain_of
 from pyhyve.daemon.domains.definition.parse import parse_root, validate_document
+from pyhyve.daemon.domains.domain import AsyncJob
 from pyhyve.daemon.domains.faults import invalid_argument, not_supported, unsupported
 from pyhyve.daemon.domains.hotplug_live import next_node
 from pyhyve.daemon.domains.images import image_sizes
@@ -29,8 +31,9 @@ from pyhyve.xml.disk import DiskSource
 from pyhyve.xml.document import Node, format_node
 
 if TYPE_CHECKING:
+    from pyhyve.daemon.domains.backup_server import BackupServer
     from pyhyve.daemon.domains.checkpoints import Checkpoint
-    from pyhyve.daemon.domains.domain import AsyncJob, ManagedDomain
+    from pyhyve.daemon.domains.domain import ManagedDomain
     from pyhyve.xml.disk import Disk
 
 __all__ = ["Backup", "begin", "document"]
@@ -39,6 +42,7 @@ _log = logging.getLogger(__name__)
 _REUSE: Final = 1
 """VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL."""
 _POLL_S: Final = 0.1
+_CANCEL_POLL_S: Final = 0.02
 _RECOVER_TRIES: Final = 100
 _KEY: Final = "backup"
 
@@ -55,16 +59,15 @@ class _Target:
     """The checkpoint from which on changes count; None: everything."""
     image: ChainImage | None = None
     created: bool = False
+    bitmap: str = ""
+    """Name of the bitmap that says what changed."""
+    export: str | None = None
+    """What clients call it who pull it."""
 
     @property
     def job(self) -> str:
         """Name of the machine's job."""
         return f"backup-{self.disk.target.dev}-{chain_of(self.disk)[0].node}"
-
-    @property
-    def bitmap(self) -> str:
-        """Name of the bitmap that says what changed."""
-        return f"backup-{self.disk.target.dev}"
 
 
 @dataclass(slots=True)
@@ -74,8 +77,9 @@ class Backup:
     targets: list[_Target]
     skipped: list[str]
     incremental: str | None
+    server: BackupServer | None = None
+    """Where clients pull it from; None for one that is pushed."""
     job: AsyncJob | None = None
-    held: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
 
 
 def document(domain: ManagedDomain) -> str:
@@ -86,26 +90,35 @@ def document(domain: ManagedDomain) -> str:
     children = [Node("incremental", text=backup.incremental)] if backup.incremental is not None else []
     disks = []
     for target in backup.targets:
-        where = Node("target", (("dev" if target.kind == "block" else "file", target.path),))
-        mode = [("name", target.disk.target.dev), ("backup", "yes"), ("state", "running"), ("type", target.kind)]
+        role = "target" if backup.server is None else "scratch"
+        where = Node(role, (("dev" if target.kind == "block" else "file", target.path),))
+        mode = [("name", target.disk.target.dev), ("backup", "yes")]
+        mode += [("state", "running")] if backup.server is None else []
+        mode.append(("type", target.kind))
         mode.append(("backupmode", "incremental" if target.since is not None else "full"))
         if target.since is not None:
             mode.append(("incremental", target.since))
+        if target.export is not None:
+            mode.append(("exportname", target.export))
+            mode += [("exportbitmap", target.bitmap)] if target.since is not None else []
         index = target.image.index if target.image is not None else 0
         mode.append(("index", str(index)))
         disks.append(Node("disk", tuple(mode), children=(Node("driver", (("type", target.format),)), where)))
     disks.extend(Node("disk", (("name", name), ("backup", "no"))) for name in backup.skipped)
+    if backup.server is not None:
+        children.append(backup.server.node())
     children.append(Node("disks", children=tuple(disks)))
-    return format_node(Node("domainbackup", (("mode", "push"),), children=tuple(children)))
+    mode_name = "push" if backup.server is None else "pull"
+    return format_node(Node("domainbackup", (("mode", mode_name),), children=tuple(children)))
 
 
-def _parse(domain: ManagedDomain, text: str, now: int) -> Backup:
-    """Return what a document asks for. Raises LibvirtError. Blocks."""
+def _parse(domain: ManagedDomain, text: str, suffix: str) -> Backup:
+    """Return what a document asks for; files it does not name end in ``suffix``. Raises LibvirtError. Blocks."""
     root = parse_root(text, "domainbackup", "domain_backup")
     validate_document(text, "domainbackup.rng")
-    if dict(root.attributes).get("mode", "push") != "push":
-        raise not_supported("backups that clients pull are not supported; use mode 'push'")
     held = {child.name: child for child in root.children}
+    pulled = dict(root.attributes).get("mode", "push") == "pull"
+    server = parse_server(held.get("server")) if pulled else None
     since = held["incremental"].text.strip() if "incremental" in held else None
     asked = {
         dict(node.attributes).get("name", ""): node for node in (held["disks"].children if "disks" in held else ())
@@ -121,10 +134,10 @@ def _parse(domain: ManagedDomain, text: str, now: int) -> Backup:
         if not wanted:
             skipped.append(disk.target.dev)
             continue
-        targets.append(_target(disk, node, since, now))
+        targets.append(_target(disk, node, since, suffix, pulled=pulled))
     if not targets:
         raise invalid_argument("at least one disk must be selected for backup", ErrorDomain.NONE)
-    return Backup(targets, skipped, since)
+    return Backup(targets, skipped, since, server)
 
 
 def _wanted(disk: Disk, node: Node | None, *, some: bool) -> bool:
@@ -133,7 +146,7 @@ def _wanted(disk: Disk, node: Node | None, *, some: bool) -> bool:
     return not some and disk.source is not None and not disk.readonly
 
 
-def _target(disk: Disk, node: Node | None, since: str | None, now: int) -> _Target:
+def _target(disk: Disk, node: Node | None, since: str | None, suffix: str, *, pulled: bool) -> _Target:
     chain = chain_of(disk)
     if not chain:
         raise unsupported(f"disk '{disk.target.dev}' has no media")
@@ -141,7 +154,7 @@ def _target(disk: Disk, node: Node | None, since: str | None, now: int) -> _Targ
     kind, form, path = attributes.get("type", "file"), "qcow2", ""
     for child in node.children if node is not None else ():
         inner = dict(child.attributes)
-        if child.name == "target":
+        if child.name == ("scratch" if pulled else "target"):
             path = inner.get("file") or inner.get("dev") or ""
         elif child.name == "driver":
             form = inner.get("type", form)
@@ -149,31 +162,35 @@ def _target(disk: Disk, node: Node | None, since: str | None, now: int) -> _Targ
     if not path:
         if chain[0].kind != "file":
             raise unsupported(f"refusing to generate file name for disk '{disk.target.dev}'")
-        path = f"{chain[0].path}.{now}"
-    return _Target(disk, path, form, kind, since)
+        path = f"{chain[0].path}.{suffix}"
+    if pulled and form != "qcow2":
+        raise unsupported(f"pull mode backup scratch of disk '{disk.target.dev}' must be in qcow2 format")
+    bitmap = (attributes.get("exportbitmap") if pulled else None) or f"backup-{disk.target.dev}"
+    export = (attributes.get("exportname") or disk.target.dev) if pulled else None
+    return _Target(disk, path, form, kind, since, bitmap=bitmap, export=export)
 
 
 async def begin(domain: ManagedDomain, text: str, checkpoint_text: str | None, flags: int) -> None:
     """Begin a backup, and (if asked) a checkpoint at the same moment. Raises LibvirtError; nothing is left then."""
     if not domain.active:
         raise not_supported("cannot perform disk backup for inactive domain")
-    held = contextlib.AsyncExitStack()
-    job = await held.enter_async_context(domain.long_job(BACKUP, "backup"))
-    try:
+    async with domain.job("backup"):
         domain.require_active()
-        run_blocking = domain.registry.daemon.run_blocking
-        backup = await run_blocking(_parse, domain, text, int(time.time()))
-        backup.job, backup.held = job, held
-        item = await checkpoints.prepare(domain, checkpoint_text) if checkpoint_text is not None else None
-        for target in backup.targets:
-            _check_since(domain, target)
-        await _start(domain, backup, item, reuse=bool(flags & _REUSE))
-    except BaseException:
-        await held.aclose()
-        domain.last_job = None
-        raise
-    domain.parts[_KEY] = backup
-    await _remember(domain, backup)
+        domain.check_no_async_job()
+        job = domain.async_job = AsyncJob(BACKUP)
+        try:
+            run_blocking = domain.registry.daemon.run_blocking
+            item = await checkpoints.prepare(domain, checkpoint_text) if checkpoint_text is not None else None
+            backup = await run_blocking(_parse, domain, text, str(int(time.time())) if item is None else item.name)
+            backup.job = job
+            for target in backup.targets:
+                _check_since(domain, target)
+            await _start(domain, backup, item, reuse=bool(flags & _REUSE))
+        except BaseException:
+            domain.async_job = None
+            raise
+        domain.parts[_KEY] = backup
+        await _remember(domain, backup)
     domain.registry.spawn(_watch(domain, backup), f"the backup of {domain.name}")
 
 
@@ -190,6 +207,7 @@ async def _remember(domain: ManagedDomain, backup: Backup | None) -> None:
                 "bitmap": target.bitmap if target.since is not None else None,
                 "nodes": [target.image.node, target.image.storage] if target.image is not None else [],
                 "created": target.path if target.created else None,
+                "export": target.export,
             }
             for target in backup.targets
         ]
@@ -198,6 +216,9 @@ async def _remember(domain: ManagedDomain, backup: Backup | None) -> None:
 
 async def recover(domain: ManagedDomain, held: list[dict[str, Any]]) -> None:
     """Clear up a backup that was under way when the daemon ended: nobody would say what became of it."""
+    if any(item.get("export") is not None for item in held):
+        with contextlib.suppress(LibvirtError):
+            await backup_server.stop(domain)
     for item in held:
         with contextlib.suppress(LibvirtError):
             await domain.monitor("job-cancel", {"id": item["job"]})
@@ -229,6 +250,8 @@ def _check_since(domain: ManagedDomain, target: _Target) -> None:
 
 
 async def _start(domain: ManagedDomain, backup: Backup, item: Checkpoint | None, *, reuse: bool) -> None:
+    if backup.server is not None:
+        await backup_server.start(domain, backup.server)
     try:
         for target in backup.targets:
             await _open_target(domain, target, reuse=reuse)
@@ -240,6 +263,14 @@ async def _start(domain: ManagedDomain, backup: Backup, item: Checkpoint | None,
         for target in backup.targets:
             actions.append({"type": "blockdev-backup", "data": _job_arguments(target)})
         await domain.monitor("transaction", {"actions": actions})
+        try:
+            for target in backup.targets:
+                if target.export is not None and target.image is not None:
+                    bitmap = target.bitmap if target.since is not None else None
+                    await backup_server.export(domain, target.image.node, target.export, bitmap)
+        except BaseException:
+            await asyncio.shield(_cancel(domain, backup))
+            raise
     except BaseException:
         await asyncio.shield(_close_targets(domain, backup, keep=False))
         raise
@@ -266,7 +297,7 @@ async def _open_target(domain: ManagedDomain, target: _Target, *, reuse: bool) -
         else DiskSource(file=target.path, index=index)
     )
     image = ChainImage(target.kind, source, target.format)
-    await add_image(domain, image, backing=None)
+    await add_image(domain, image, backing=None if target.export is None else chain[0].node)
     target.image = image
 
 
@@ -295,7 +326,9 @@ def _job_arguments(target: _Target) -> dict[str, Any]:
         "auto-finalize": True,
         "auto-dismiss": False,
     }
-    if target.since is not None:
+    if target.export is not None:
+        arguments["sync"] = "none"
+    elif target.since is not None:
         arguments |= {"bitmap": target.bitmap, "bitmap-mode": "on-success"}
     return arguments
 
@@ -308,19 +341,45 @@ async def _watch(domain: ManagedDomain, backup: Backup) -> None:
     except LibvirtError as error:
         trouble = str(error)
     finally:
-        domain.parts.pop(_KEY, None)
-        try:
-            if domain.active:
-                await _close_targets(domain, backup, keep=trouble is None)
-                await _remember(domain, None)
-        finally:
-            job = backup.job
-            if job is not None and trouble is None:
+        async with domain.alone():
+            domain.parts.pop(_KEY, None)
+            await _finish(domain, backup, trouble)
+
+
+async def _finish(domain: ManagedDomain, backup: Backup, trouble: str | None) -> None:
+    job = backup.job
+    try:
+        if domain.active:
+            await _close_targets(domain, backup, keep=trouble is None)
+            await _remember(domain, None)
+        elif backup.server is not None:
+            await asyncio.to_thread(_unlink_created, backup)
+    finally:
+        if job is not None and domain.async_job is job:
+            domain.async_job = None
+            job.over.set()
+            done: dict[str, int | str] = {"time_elapsed": job.elapsed_ms, **job.progress}
+            if trouble is None:
                 _announce(domain, job)
-            await backup.held.aclose()
-            if trouble is not None:
-                domain.last_job = None
-                _log.warning("the backup of %s: %s", domain.name, trouble)
+            elif backup.server is not None and domain.active:
+                done["errmsg"] = "Operation canceled"  # that is how it ends well, too
+            domain.last_job = (job.operation, done) if trouble is None or "errmsg" in done else None
+    if trouble is not None and backup.server is None:
+        _log.warning("the backup of %s: %s", domain.name, trouble)
+
+
+def _unlink_created(backup: Backup) -> None:
+    for target in backup.targets:
+        if target.created:
+            Path(target.path).unlink(missing_ok=True)
+
+
+async def _cancel(domain: ManagedDomain, backup: Backup) -> None:
+    """Stop the jobs of a backup that nobody waits for."""
+    for target in backup.targets:
+        with contextlib.suppress(LibvirtError):
+            await domain.monitor("job-cancel", {"id": target.job})
+    await _wait(domain, backup)
 
 
 async def _wait(domain: ManagedDomain, backup: Backup) -> str | None:
@@ -343,7 +402,10 @@ async def _wait(domain: ManagedDomain, backup: Backup) -> str | None:
                 waiting.discard(name)
         if job is not None:
             processed, total = sum(each for each, _ in done.values()), sum(each for _, each in done.values())
-            job.progress |= {"disk_total": total, "disk_processed": processed, "disk_remaining": total - processed}
+            if backup.server is not None:
+                job.progress |= {"disk_temp_used": processed, "disk_temp_total": total}
+            else:
+                job.progress |= {"disk_total": total, "disk_processed": processed, "disk_remaining": total - processed}
             if job.aborted:
                 trouble = trouble or "it was given up"
         if trouble is not None and not cancelled:
@@ -351,8 +413,12 @@ async def _wait(domain: ManagedDomain, backup: Backup) -> str | None:
             for name in waiting:
                 with contextlib.suppress(LibvirtError):
                     await domain.monitor("job-cancel", {"id": name})
-        if waiting:
-            await asyncio.sleep(_POLL_S)
+        if waiting and job is not None and not cancelled:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_POLL_S):
+                    await job.woken.wait()
+        elif waiting:
+            await asyncio.sleep(_CANCEL_POLL_S)
     return trouble
 
 
@@ -365,6 +431,10 @@ def _announce(domain: ManagedDomain, job: AsyncJob) -> None:
 
 
 async def _close_targets(domain: ManagedDomain, backup: Backup, *, keep: bool) -> None:
+    if backup.server is not None:
+        keep = False  # what was pulled is elsewhere
+        with contextlib.suppress(LibvirtError):
+            await backup_server.stop(domain)
     for target in backup.targets:
         with contextlib.suppress(LibvirtError):
             if target.since is not None:

@@ -54,6 +54,10 @@ class AsyncJob:
         self.started = time.monotonic()
         self.progress: dict[str, int] = {}
         self.aborted = False
+        self.woken = asyncio.Event()
+        """Set with ``aborted``, for who waits for something else."""
+        self.over = asyncio.Event()
+        """Set once nothing is left of a job that was given up."""
         self.migrating = False
         """The machine's state is being written, so that it can be told to give up."""
 
@@ -89,7 +93,7 @@ class ManagedDomain:
         self.updated = False
         """The definition was changed while it ran."""
         self.async_job: AsyncJob | None = None
-        self.last_job: tuple[int, dict[str, int]] | None = None
+        self.last_job: tuple[int, dict[str, int | str]] | None = None
         self.removed = False
         self.owner: Connection | None = None
         """The connection it ends with (autodestroy)."""
@@ -307,10 +311,17 @@ class ManagedDomain:
         """What change is under way."""
         return self._holder
 
+    def check_no_async_job(self) -> None:
+        """Raise LibvirtError where long work goes on that leaves the domain to others: a backup."""
+        if self.async_job is not None:
+            detail = "cannot acquire state change lock (held by monitor=backup)"
+            raise LibvirtError(ErrorCode.OPERATION_TIMEOUT, ErrorDomain.QEMU, detail)
+
     @contextlib.asynccontextmanager
     async def long_job(self, operation: int, what: str) -> AsyncIterator[AsyncJob]:
         """As :meth:`job`, for work others may ask about and give up."""
         async with self.job(what):
+            self.check_no_async_job()
             job = AsyncJob(operation)
             self.async_job = job
             try:

@@ -18,6 +18,7 @@ _NONE, _UNBOUNDED, _COMPLETED = 0, 2, 3
 BACKUP: Final = 9
 """VIR_DOMAIN_JOB_OPERATION_BACKUP."""
 _POLL_S = 0.05
+_ABORT_WAIT_S: Final = 30.0
 
 
 def info(domain: ManagedDomain) -> tuple[int, ...]:
@@ -39,6 +40,7 @@ def info(domain: ManagedDomain) -> tuple[int, ...]:
 
 def statistics(domain: ManagedDomain, *, completed: bool) -> tuple[int, list[TypedParam]]:
     """Return a job's type and what is known about it: of the one under way, or (``completed``) of the last."""
+    values: dict[str, int | str]
     if completed:
         last = domain.last_job
         if last is None:
@@ -53,7 +55,10 @@ def statistics(domain: ManagedDomain, *, completed: bool) -> tuple[int, list[Typ
             return _NONE, []
         operation, values, kind = job.operation, {"time_elapsed": job.elapsed_ms, **job.progress}, _UNBOUNDED
     params = [TypedParam("operation", ParamType.INT, operation)]
-    params.extend(TypedParam(name, ParamType.ULLONG, value) for name, value in values.items())
+    params.extend(
+        TypedParam(name, ParamType.STRING if isinstance(value, str) else ParamType.ULLONG, value)
+        for name, value in values.items()
+    )
     return kind, params
 
 
@@ -65,6 +70,10 @@ async def abort(domain: ManagedDomain) -> None:
         raise invalid("no job is active on the domain")
     if job.operation == BACKUP:
         job.aborted = True  # who waits for it gives it up
+        job.woken.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ABORT_WAIT_S):
+                await job.over.wait()
         return
     if not job.migrating:
         raise invalid("cannot abort this job")
