@@ -3,6 +3,7 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,6 +31,17 @@ def test_run_length_agrees_with_a_plain_loop(pieces: Any, step: Any) -> None:
     for index in range(0, len(entries), 3):
         for limit in {1, len(entries) - index, max(1, (len(entries) - index) // 2)}:
             assert run_length(entries, index, limit, step) == plain_run(entries, index, limit, step)
+
+
+@pytest.mark.parametrize("step", [0, 1, 65536])
+@pytest.mark.parametrize("length", [1, 17, 511, 512, 513, 700, 5000])
+def test_long_runs_end_where_they_end(length: int, step: int) -> None:
+    entries = ascending(1 << 63 | 5 << 16, length, step)
+    entries.extend((7, 7 + step, 0))
+    assert run_length(entries, 0, len(entries), step) == length
+    assert run_length(entries, 0, length, step) == length
+    top = array("Q", ((1 << 64) - 2 * max(step, 1), (1 << 64) - max(step, 1), 0, step))
+    assert run_length(top, 0, 4, step) == (2 if step else 1)
 
 
 def test_tables_are_big_endian() -> None:

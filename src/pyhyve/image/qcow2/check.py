@@ -23,10 +23,13 @@ from pyhyve.support.records import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from pyhyve.image.qcow2.format import Header
     from pyhyve.image.qcow2.metadata import Metadata
 
 _MAX_MESSAGES = 10_000
+_MAX_RUNS = 100_000
 
 
 class References:
@@ -36,6 +39,8 @@ class References:
         self.meta, self.result = meta, result
         self.blocks: dict[int, Counts] = {}
         self.overflow: dict[int, int] = {}
+        self.runs: dict[int, list[tuple[int, int]]] = {}  # `_located_runs` of some tables in use
+        self._runs_left = _MAX_RUNS
         self._set_shape(meta.header.refcount_order)
 
     def _set_shape(self, order: int) -> None:
@@ -83,6 +88,12 @@ class References:
             bits = self.meta.cluster_bits
             self.add(offset >> bits, ((offset + length - 1) >> bits) - (offset >> bits) + 1)
 
+    def remember(self, table_offset: int, runs: list[tuple[int, int]]) -> None:
+        """Keep the runs of a table, unless there are too many."""
+        self._runs_left -= len(runs)
+        if self._runs_left >= 0:
+            self.runs[table_offset] = runs
+
     def get(self, cluster: int) -> int:
         """Expected count."""
         number, index = divmod(cluster, self.per_block)
@@ -97,11 +108,12 @@ def error(result: CheckResult, message: str) -> None:
         result.errors.append(message)
 
 
-def _collect_l2(refs: References, words: array[int], times: int, *, active: bool) -> None:
+def _collect_l2(refs: References, where: int, times: int, *, active: bool) -> None:
     meta, result = refs.meta, refs.result
     bits, size = meta.cluster_bits, meta.cluster_size
-    entries = words if meta.words_per_entry == 1 else words[::2]
+    entries = _first_words(meta, where)
     external = meta.header.has_data_file
+    runs: list[tuple[int, int]] = []
     reserved = L2_RESERVED_MASK | (1 if meta.header.extended_l2 else 0)
     index, total, following = 0, len(entries), 0
     while index < total:
@@ -135,7 +147,15 @@ def _collect_l2(refs: References, words: array[int], times: int, *, active: bool
                     error(result, f"ERROR offset={where:x}: Cluster is not properly aligned; L2 entry corrupted.")
             elif not external:
                 refs.add(host >> bits, count, times)
+                runs.append((entry, count))
         index += count
+    if active:
+        refs.remember(where, runs)
+
+
+def _first_words(meta: Metadata, table_offset: int) -> array[int]:
+    words = meta.load_table(table_offset)
+    return words if meta.words_per_entry == 1 else words[::2]
 
 
 def _collect_l1(refs: References, offset: int, l1: array[int], *, active: bool) -> None:
@@ -155,7 +175,7 @@ def _collect_l1(refs: References, offset: int, l1: array[int], *, active: bool) 
         last = (where + meta.cluster_size - 1) >> meta.cluster_bits
         refs.add(where >> meta.cluster_bits, last - (where >> meta.cluster_bits) + 1, times)
         if last < refs.end_cluster:
-            _collect_l2(refs, meta.load_table(where), times, active=active)
+            _collect_l2(refs, where, times, active=active)
 
 
 def collect(meta: Metadata, result: CheckResult) -> References:
@@ -229,7 +249,7 @@ def _check_once(meta: Metadata, *, fix_leaks: bool, fix_errors: bool) -> CheckRe
             else:
                 result.corruptions_fixed += 1
     result.image_end_offset = (highest + 1) << meta.cluster_bits
-    _check_flags(meta, result, fix_errors=fix_errors)
+    _check_flags(refs, fix_errors=fix_errors)
     return result
 
 
@@ -392,8 +412,9 @@ def _refresh_copied_flags(meta: Metadata) -> None:
     refresh_copied_flags(meta)
 
 
-def _check_flags(meta: Metadata, result: CheckResult, *, fix_errors: bool) -> None:
+def _check_flags(refs: References, *, fix_errors: bool) -> None:
     """COPIED must be set exactly where the count is one, in the active tables."""
+    meta, result = refs.meta, refs.result
     bits, repair = meta.cluster_bits, False
     errors_before = result.corruptions
     for index, entry in enumerate(meta.l1):
@@ -404,17 +425,18 @@ def _check_flags(meta: Metadata, result: CheckResult, *, fix_errors: bool) -> No
         if (count == 1) != bool(entry & OFLAG_COPIED):
             error(result, f"ERROR OFLAG_COPIED L2 cluster: l1_index={index} l1_entry={entry:x} refcount={count}")
             repair = True
-        words = meta.load_table(offset)
-        entries = words if meta.words_per_entry == 1 else words[::2]
-        repair = _check_table_flags(meta, entries, result) or repair
+        runs: Iterable[tuple[int, int]] | None = refs.runs.get(offset)
+        if runs is None:
+            runs = _located_runs(meta, _first_words(meta, offset))
+        repair = _check_table_flags(meta, runs, result) or repair
     if repair and fix_errors:
         _refresh_copied_flags(meta)
         result.corruptions_fixed += result.corruptions - errors_before
 
 
-def _check_table_flags(meta: Metadata, entries: array[int], result: CheckResult) -> bool:
-    bits, size, found = meta.cluster_bits, meta.cluster_size, False
-    index, total = 0, len(entries)
+def _located_runs(meta: Metadata, entries: array[int]) -> Iterator[tuple[int, int]]:
+    """`(first entry, entries)` of each run of clusters that lie whole and in order in the image file."""
+    size, index, total = meta.cluster_size, 0, len(entries)
     while index < total:
         entry = entries[index]
         host = entry & OFFSET_MASK
@@ -422,13 +444,19 @@ def _check_table_flags(meta: Metadata, entries: array[int], result: CheckResult)
             index += 1 if host or entry & OFLAG_COMPRESSED else run_length(entries, index, total - index, 0)
             continue
         run = run_length(entries, index, total - index, size)
-        copied = bool(entry & OFLAG_COPIED)
+        yield entry, run
+        index += run
+
+
+def _check_table_flags(meta: Metadata, runs: Iterable[tuple[int, int]], result: CheckResult) -> bool:
+    bits, size, found = meta.cluster_bits, meta.cluster_size, False
+    for entry, run in runs:
+        host, copied = entry & OFFSET_MASK, bool(entry & OFLAG_COPIED)
         if not _uniform(meta, host >> bits, run, copied=copied):
             for at in range(run):
                 count = _count(meta, (host >> bits) + at)
                 if (count == 1) != copied:
-                    word = entries[index + at]
+                    word = entry + at * size
                     error(result, f"ERROR OFLAG_COPIED data cluster: l2_entry={word:x} refcount={count}")
                     found = True
-        index += run
     return found

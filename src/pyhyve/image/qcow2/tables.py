@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 
 _SWAP = sys.byteorder == "little"
 _TRIED_WHOLE = 64  # entries
+_LANES = 512  # entries that are compared at once at most
+_ENTRY_MASK = (1 << 64) - 1
+_PATTERNS: list[int] = []  # made when first needed
 
 
 def load_u64(data: bytes | bytearray | memoryview) -> array[int]:
@@ -65,8 +68,8 @@ def used_bytes(data: bytes) -> int:
 def run_length(entries: array[int], index: int, limit: int, step: int) -> int:
     """How many entries from `index` (at most `limit`) continue `entries[index]` in steps of `step`.
 
-    Gallops: doubles the run while whole slices match, then halves; every comparison is one array compare. What is asked
-    for one request is mostly all alike, so that is tried first.
+    Slices become one large number each, whose difference from the number of a whole run shows where the run ends. They
+    get longer while they match. What is asked for one request is mostly all alike, so that is tried first.
     """
     first = entries[index]
     if (
@@ -75,19 +78,33 @@ def run_length(entries: array[int], index: int, limit: int, step: int) -> int:
         and entries[index : index + limit] == ascending(first, limit, step)
     ):
         return limit
-    matched, width = 1, 1
+    if step:
+        limit = min(limit, 1 + (_ENTRY_MASK - first) // step)
+    matched, width = 1, 16
     while matched < limit:
-        width = min(width, limit - matched)
+        width = min(width, limit - matched, _LANES)
         start = index + matched
-        expected = first + matched * step
-        if entries[start + width - 1] == expected + (width - 1) * step and (
-            width == 1 or entries[start : start + width] == ascending(expected, width, step)
-        ):
-            matched += width
-            width *= 2
-        elif width == 1:
-            break
-        else:
-            width //= 2
-            limit = min(limit, matched + 2 * width)
+        expected = (first + matched * step) * _repeated(width) + step * _counted(width)
+        difference = _number(entries[start : start + width]) ^ expected
+        if difference:
+            return matched + ((difference & -difference).bit_length() - 1) // 64
+        matched += width
+        width *= 4
     return matched
+
+
+def _number(entries: array[int]) -> int:
+    """The entries as one number, the first one lowest."""
+    return int.from_bytes(entries.tobytes(), "little") if _SWAP else int.from_bytes(entries[::-1].tobytes(), "big")
+
+
+def _repeated(count: int) -> int:
+    """The number of `count` entries 1."""
+    if not _PATTERNS:
+        _PATTERNS[:] = _number(ascending(1, _LANES, 0)), _number(ascending(0, _LANES, 1))
+    return _PATTERNS[0] & ((1 << 64 * count) - 1)
+
+
+def _counted(count: int) -> int:
+    """The number of the entries 0, 1, 2…; after `_repeated`."""
+    return _PATTERNS[1] & ((1 << 64 * count) - 1)
