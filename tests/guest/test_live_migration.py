@@ -248,6 +248,32 @@ def test_reset_on_the_way_is_of_no_consequence(source: Migrating, waiting: Migra
         assert our.view[:length] == their.view[:length]
 
 
+def test_rate_of_a_guest_that_writes_is_measured_and_gives_way_to_a_migration(
+    source: Migrating, waiting: Migrating, tmp_path: Path
+) -> None:
+    commands = MachineCommands(source.running.machine)
+    assert commands.execute("query-dirty-rate", {})["status"] == "unstarted"
+
+    def measured() -> bool:
+        return bool(commands.execute("query-dirty-rate", {})["status"] == "measured")
+
+    commands.execute("calc-dirty-rate", {"calc-time": 1})
+    with pytest.raises(QmpError, match="already being measured"):
+        commands.execute("calc-dirty-rate", {"calc-time": 1})
+    until(measured, source)
+    assert commands.execute("query-dirty-rate", {})["dirty-rate"] == 4
+    goes_on(source.running)
+    commands.execute("calc-dirty-rate", {"calc-time": 60})
+    uri = MigrationUri("unix", str(tmp_path / "socket"))
+    waiting.migration.receive(uri)
+    source.migration.start(uri)
+    under_way(source, 3)
+    until(measured, source)
+    source.migration.settings.downtime_limit_ms = 10_000
+    source.wait(MigrationStatus.COMPLETED)
+    goes_on(waiting.running)
+
+
 def test_stream_that_was_kept_is_restored(source: Migrating, tmp_path: Path) -> None:
     state = tmp_path / "state"
     source.migration.settings.downtime_limit_ms = 10_000

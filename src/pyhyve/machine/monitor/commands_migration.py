@@ -8,6 +8,7 @@ from pyhyve.machine.monitor.errors import QmpError
 from pyhyve.machine.monitor.group import CommandGroup
 
 if TYPE_CHECKING:
+    from pyhyve.machine.dirty_rate import DirtyRate
     from pyhyve.machine.migration import Migration, MigrationStatus
     from pyhyve.machine.migration_uri import MigrationUri
     from pyhyve.machine.monitor.commands import MachineCommands
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 _PAGE_BYTES = 4096
 _MAX_DOWNTIME_MS = 2_000_000
 _MAX_BANDWIDTH = (1 << 64) - 1
+_MAX_RATE_S = 60
+_SAMPLES, _DEFAULT_SAMPLES = (128, 16384), 512
 _SETTINGS = {
     "max_bandwidth": "max_bandwidth",
     "downtime_limit": "downtime_limit_ms",
@@ -39,6 +42,7 @@ class MigrationCommands(CommandGroup):
         super().__init__(commands)
         self._events = False
         self._made: Migration | None = None
+        self._rate: DirtyRate | None = None
 
     @property
     def _migration(self) -> Migration:
@@ -165,6 +169,49 @@ class MigrationCommands(CommandGroup):
             "postcopy-bytes": 0,
             "dirty-sync-missed-zero-copy": 0,
         }
+        return info
+
+    # -- how fast the guest writes -------------------------------------------------------------------------------------
+
+    def calc_dirty_rate(self, calc_time: int, sample_pages: int | None = None, mode: str = "page-sampling") -> None:
+        """Begin to measure."""
+        if self._rate is None:
+            from pyhyve.machine.dirty_rate import DirtyRate  # noqa: PLC0415 - few machines are measured
+
+            self._rate = DirtyRate(self.machine)
+        msg = ""
+        if self._rate.status == "measuring":
+            msg = "the dirty rate is already being measured."
+        elif not 1 <= calc_time <= _MAX_RATE_S:
+            msg = f"calc-time is out of range[1, {_MAX_RATE_S}]."
+        elif sample_pages is not None and mode == "dirty-ring":
+            msg = "either sample-pages or dirty-ring can be specified."
+        elif sample_pages is not None and not _SAMPLES[0] <= sample_pages <= _SAMPLES[1]:
+            msg = f"sample-pages is out of range[{_SAMPLES[0]}, {_SAMPLES[1]}]."
+        elif mode == "dirty-ring" or not self._rate.is_possible:
+            msg = f"mode {mode} is not enabled, use other method instead."
+        elif self.machine.is_moving:
+            msg = "There's a migration process in progress"
+        if msg:
+            raise QmpError(msg)
+        self._rate.start(calc_time, mode, sample_pages or _DEFAULT_SAMPLES)
+
+    def query_dirty_rate(self) -> dict[str, Any]:
+        """What was measured last."""
+        rate = self._rate
+        if rate is None:
+            return {
+                "status": "unstarted", "start-time": 0, "calc-time": 0, "sample-pages": 0, "mode": "page-sampling",
+            }  # fmt: skip
+        info: dict[str, Any] = {
+            "status": rate.status,
+            "start-time": rate.start_time_s,
+            "calc-time": rate.duration_s,
+            "sample-pages": rate.sample_pages,
+            "mode": rate.mode,
+        }
+        if rate.status == "measured":
+            info["dirty-rate"] = rate.mib_per_second
         return info
 
     # -- snapshots ----------------------------------------------------------------------------------------------------

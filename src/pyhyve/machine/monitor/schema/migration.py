@@ -15,6 +15,8 @@ _PARAMETERS = {
 
 PART = Part(
     enums={
+        "DirtyRateMeasureMode": ("page-sampling", "dirty-ring", "dirty-bitmap"),
+        "DirtyRateStatus": ("unstarted", "measuring", "measured"),
         "MigrationCapability": ("auto-converge", "events"),
         "MigrationStatus": (
             "none",
@@ -28,6 +30,16 @@ PART = Part(
         ),
     },
     structs={
+        "DirtyRateInfo": Struct(
+            {
+                "*dirty-rate": "int",
+                "status": "DirtyRateStatus",
+                "start-time": "int",
+                "calc-time": "int",
+                "sample-pages": "uint64",
+                "mode": "DirtyRateMeasureMode",
+            }
+        ),
         "MigrationCapabilityStatus": Struct({"capability": "MigrationCapability", "state": "bool"}),
         "MigrationParameters": Struct(dict(_PARAMETERS)),
         "MigrationInfo": Struct(
@@ -74,6 +86,8 @@ PART = Part(
         "migrate": Command({"uri": "str", "*blk": "bool", "*inc": "bool", "*detach": "bool", "*resume": "bool"}),
         "migrate-incoming": Command({"uri": "str"}),
         "migrate_cancel": Command(),
+        "calc-dirty-rate": Command({"calc-time": "int", "*sample-pages": "int", "*mode": "DirtyRateMeasureMode"}),
+        "query-dirty-rate": Command(returns="DirtyRateInfo"),
         "snapshot-delete": Command({"job-id": "str", "tag": "str", "devices": ["str"]}),
         "snapshot-load": Command({"job-id": "str", "tag": "str", "vmstate": "str", "devices": ["str"]}),
         "snapshot-save": Command({"job-id": "str", "tag": "str", "vmstate": "str", "devices": ["str"]}),
