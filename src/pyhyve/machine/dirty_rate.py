@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pyhyve.accel.api import DirtyLogger
+from pyhyve.machine.lifecycle import MachineState
 from pyhyve.memory.dirty import DirtyTable
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class DirtyRate:
                 pages.extend(table.take())
 
             self._machine.inspect(begin).wait()
-            self._wait(lambda: vm.memory.dirty is not None)
+            self._wait(lambda: vm.memory.dirty is not None or self._machine.state is MachineState.SHUTDOWN)
             self._machine.inspect(end).wait()
         self.mib_per_second = (sum(size for _, size in pages) >> 20) // self.duration_s
         self.status = MEASURED
