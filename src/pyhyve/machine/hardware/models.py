@@ -321,6 +321,11 @@ MODELS |= {
     bare.name: bare for bare in [_without_pci(model) for model in MODELS.values() if model.name.startswith("virtio-")]
 }
 ALIASES = {model.alias: model.name for model in MODELS.values() if model.alias}
+MODERN_NAMES = {
+    f"{name}-non-transitional": name for name in MODELS if name.startswith("virtio-") and name.endswith("-pci")
+}
+"""Names of virtio devices without the interface from before virtio 1.0, which ours never have."""
+ALIASES |= MODERN_NAMES
 _GENERAL = {"driver", "id", "bus"}
 
 

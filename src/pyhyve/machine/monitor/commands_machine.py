@@ -9,7 +9,14 @@ from pyhyve.machine.config import MAX_CPUS, CpuTopology
 from pyhyve.machine.lifecycle import MachineState
 from pyhyve.machine.monitor.errors import ErrorClass, QmpError
 from pyhyve.machine.monitor.group import CommandGroup
-from pyhyve.machine.monitor.versions import MACHINE_ALIAS, MACHINE_TYPE, MICROVM_MACHINE, NONE_MACHINE
+from pyhyve.machine.monitor.versions import (
+    MACHINE_ALIAS,
+    MACHINE_TYPE,
+    MICROVM_MACHINE,
+    NONE_MACHINE,
+    Q35_ALIAS,
+    Q35_MACHINE,
+)
 
 if TYPE_CHECKING:
     import threading
@@ -132,6 +139,14 @@ class MachineStateCommands(CommandGroup):
                 "name": MACHINE_TYPE,
                 "alias": MACHINE_ALIAS,
                 "is-default": True,
+                "cpu-max": MAX_CPUS,
+                "default-cpu-type": "qemu64-x86_64-cpu",
+                "default-ram-id": "pc.ram",
+                **common,
+            },
+            {
+                "name": Q35_MACHINE,
+                "alias": Q35_ALIAS,
                 "cpu-max": MAX_CPUS,
                 "default-cpu-type": "qemu64-x86_64-cpu",
                 "default-ram-id": "pc.ram",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from pyhyve.machine.hardware.models import MODELS, convert, describe_properties, find_model
+from pyhyve.machine.hardware.models import MODELS, MODERN_NAMES, convert, describe_properties, find_model
 from pyhyve.machine.monitor import qom_types
 from pyhyve.machine.monitor.errors import ErrorClass, QmpError
 from pyhyve.machine.monitor.group import CommandGroup
@@ -35,6 +35,7 @@ class QomCommands(CommandGroup):
 
     def device_list_properties(self, typename: str) -> list[dict[str, Any]]:
         """Properties of a device."""
+        typename = MODERN_NAMES.get(typename, typename)
         if typename not in MODELS:
             known = typename in qom_types.TYPES
             msg = (
@@ -49,6 +50,7 @@ class QomCommands(CommandGroup):
         if entry is None:
             msg = f"Class '{typename}' not found"
             raise QmpError(msg, ErrorClass.DEVICE_NOT_FOUND)
+        typename = MODERN_NAMES.get(typename, typename)
         if typename in MODELS:
             return [{"name": "type", "type": "string"}, *describe_properties(MODELS[typename])]
         found = [{"name": "type", "type": "string"}]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pyhyve.machine.monitor.errors import QmpError
+from pyhyve.machine.monitor.human_pci import describe_functions
 from pyhyve.machine.monitor.human_snapshots import HumanSnapshots
 from pyhyve.machine.monitor.human_ui import HumanUi
 from pyhyve.machine.monitor.registers import describe_registers
@@ -178,21 +179,7 @@ class HumanMonitor:
         return "\n".join(lines)
 
     def _info_pci(self) -> str:
-        lines = []
-        for device in self._query("query-pci")[0]["devices"]:
-            ids = device["id"]
-            kind = device["class_info"].get("desc", f"Class {device['class_info']['class']:04x}")
-            lines += [
-                f"  Bus  0, device {device['slot']:3}, function {device['function']}:",
-                f"    {kind}: PCI device {ids['vendor']:04x}:{ids['device']:04x}",
-            ]
-            if ids["subsystem-vendor"]:
-                lines.append(f"      PCI subsystem {ids['subsystem-vendor']:04x}:{ids['subsystem']:04x}")
-            if device["irq_pin"]:
-                lines.append(f"      IRQ {device['irq']}, pin {chr(ord('A') + device['irq_pin'] - 1)}")
-            lines += [f"      {_describe_bar(region)}" for region in device["regions"]]
-            lines.append(f'      id "{device["qdev_id"]}"')
-        return "\n".join(lines)
+        return "\n".join(describe_functions(self._query("query-pci")[0]["devices"]))
 
     def _info_registers(self) -> str:
         machine = self._commands.machine
@@ -202,13 +189,3 @@ class HumanMonitor:
         if not done.wait(_INSPECT_TIMEOUT_S) or not found:
             return "Error: the registers cannot be read"
         return f"\nCPU#{self._cpu}\n{describe_registers(found[0])}"
-
-
-def _describe_bar(region: dict[str, Any]) -> str:
-    first = region["address"] & 0xFFFF_FFFF_FFFF_FFFF
-    last = first + region["size"] - 1 & 0xFFFF_FFFF_FFFF_FFFF
-    if region["type"] == "io":
-        return f"BAR{region['bar']}: I/O at 0x{first:04x} [0x{last:04x}]."
-    width = 64 if region["mem_type_64"] else 32
-    prefetch = " prefetchable" if region["prefetch"] else ""
-    return f"BAR{region['bar']}: {width} bit{prefetch} memory at 0x{first:08x} [0x{last:08x}]."

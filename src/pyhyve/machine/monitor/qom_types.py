@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyhyve.accel.cpu_models import MODEL_NAMES
-from pyhyve.machine.hardware.models import MODELS
+from pyhyve.machine.hardware.models import MODELS, MODERN_NAMES
 from pyhyve.machine.hardware.objects import KINDS
 from pyhyve.machine.monitor.versions import MACHINE_TYPE, MICROVM_MACHINE, Q35_MACHINE
 from pyhyve.support.records import dataclass, field
@@ -74,6 +74,7 @@ _ABSTRACT = (
 def _types() -> dict[str, QomType]:
     found = [QomType(name, parent, is_abstract=True) for name, parent in _ABSTRACT]
     found += [QomType(model.name, model.parent) for model in MODELS.values()]
+    found += [QomType(name, MODELS[same].parent) for name, same in MODERN_NAMES.items()]
     for kind in KINDS:
         parent = "memory-backend" if kind.startswith("memory-backend") else _OBJECT_PARENTS.get(kind, "object")
         found.append(QomType(kind, parent, properties=_OBJECT_PROPERTIES.get(kind, {})))

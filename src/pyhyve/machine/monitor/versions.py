@@ -16,6 +16,7 @@ MACHINE_TYPE = "pc-i440fx-7.2"
 MACHINE_ALIAS = "pc"
 MICROVM_MACHINE = "microvm"
 Q35_MACHINE = "pc-q35-7.2"
+Q35_ALIAS = "q35"
 NONE_MACHINE = "none"
 
 
