@@ -46,6 +46,8 @@ class PluggedDevice:
     origin: tuple[str, int] | None = None
     """The entry of the configuration that it was made for: a field's name and an index."""
     unplug_requested: bool = False
+    unplug_patience_ns: float = 0
+    """Until when the guest is not asked once more."""
 
     @property
     def provided_buses(self) -> tuple[str, ...]:
@@ -194,11 +196,11 @@ class DeviceTree:
             if plugged.function.function or self._siblings(plugged):
                 msg = f"Device {name} shares its slot with others and cannot be unplugged"
                 raise ChangeError(msg)
-            if plugged.unplug_requested:
+            if plugged.unplug_requested and self._hardware.clock.now_ns() < plugged.unplug_patience_ns:
                 msg = f"Device {name} is already in the process of unplug"
                 raise ChangeError(msg)
+            plugged.unplug_patience_ns = self._hardware.ask_guest_to_eject(plugged)
             plugged.unplug_requested = True
-            self._hardware.ask_guest_to_eject(plugged)
         else:
             self.remove(plugged)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 
 from pyhyve.devices.error_policy import ErrorPolicy, is_full
 from pyhyve.machine.block.errors import ChangeError
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from pyhyve.machine.io import MachineLoop
     from pyhyve.memory.guest import GuestMemory
 
+_BUTTON_PATIENCE_NS = 5_000_000_000
 SERIAL_PORTS = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3))
 """Port and interrupt of COM1 to COM4."""
 
@@ -334,8 +336,12 @@ class Hardware:
             elif self.hotplug is not None:
                 self.hotplug.gone(function.slot)
 
-    def ask_guest_to_eject(self, plugged: PluggedDevice) -> None:
-        """Have the guest let the device go. Raises ChangeError when the machine cannot ask."""
+    def ask_guest_to_eject(self, plugged: PluggedDevice) -> float:
+        """Have the guest let the device go; returns until when nobody should ask again.
+
+        A guest may miss a port's button, or take back what it began: then it can be pressed again.
+        Raises ChangeError when the machine cannot ask.
+        """
         function = plugged.function
         port = self.root_port(plugged.bus)
         is_behind = self.bus_of(plugged.bus).bridge is not None
@@ -345,8 +351,9 @@ class Hardware:
         with self.lock:
             if port is None:
                 self.hotplug.request_eject(function.slot)
-            else:
-                self._ask_port(port)
+                return math.inf
+            self._ask_port(port)
+            return self.clock.now_ns() + _BUTTON_PATIENCE_NS
 
     def _deleted(self, plugged: PluggedDevice) -> None:
         data: dict[str, Any] = {"path": plugged.path}
