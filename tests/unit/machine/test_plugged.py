@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -177,3 +178,50 @@ def test_cards_with_networks_of_their_own(tmp_path: Path) -> None:
         assert (card.model.name, card.values["mac"]) == ("virtio-net-pci", "52:54:00:00:00:01")
     with pytest.raises(InputError, match="'id' expects an identifier"):
         Made(tmp_path, "-netdev", "socket,listen=127.0.0.1:0,id=#nic0")
+
+
+def test_root_ports_take_devices_and_say_what_they_cannot(tmp_path: Path) -> None:
+    port = "pcie-root-port,id={0},chassis={1},bus=pcie.0,addr=0x3.{2},multifunction=on"
+    words = ["-M", "q35", "-device", port.format("a", 1, 0), "-device", port.format("b", 2, 1) + ",hotplug=off"]
+    words += ["-device", "pcie-pci-bridge,id=c,bus=pcie.0", "-device", "virtio-rng-pci,bus=b,id=rng"]
+    words += ["-device", "virtio-rng-pci-non-transitional,bus=c,addr=2,id=old", "-device", "ich9-ahci,id=s,bus=c"]
+    with made(tmp_path, *words) as machine:
+        hardware = machine.hardware
+        machine.ask("device_add", driver="virtio-rng-pci", id="new", bus="a", addr="0x0")
+        for request, message in (
+            ({"bus": "a"}, "PCI: slot 0 function 0 already occupied by new, new func cannot be exposed to guest."),
+            ({"bus": "b"}, "Bus 'b' does not support hotplugging"),
+            ({"bus": "c"}, "Bus 'c' does not support hotplugging"),
+            ({"bus": "d"}, "Bus 'd' not found"),
+        ):
+            with pytest.raises(QmpError, match=re.escape(message)):
+                machine.ask("device_add", driver="virtio-rng-pci", **request)
+        with pytest.raises(QmpError, match="Bus 'c' does not support hotplugging"):
+            machine.ask("device_del", id="old")
+        with pytest.raises(QmpError, match="Hot-unplug failed: unsupported by the port device 'b'"):
+            machine.ask("device_del", id="rng")
+        (bus,) = machine.ask("query-pci")
+        assert [device["slot"] for device in bus["devices"] if "pci_bridge" in device] == [3, 3, 2]
+        assert "BUS 0." in machine.ask("human-monitor-command", command_line="info pci")
+        assert [name for name, _ in hardware.devices.buses() if name.startswith("s.")] == [f"s.{n}" for n in range(6)]
+        # The guest never turned its slot on: what is there goes at once.
+        machine.ask("device_del", id="new")
+        assert hardware.bus_of("a").find(0, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["virtio-rng-pci,bus=a,addr=1"], "slot 1 is not valid for virtio-rng-pci, parent device only allows"),
+        (["pcie-root-port,id=b,chassis=1"], "Can't add chassis slot, error -16"),
+        (["pcie-root-port,id=b,chassis=2,bus=a"], "root ports are on pcie.0"),
+        (["virtio-rng-pci,bus=a", "virtio-rng-pci,bus=a"], "slot 0 function 0 not available"),
+        (["ide-cd,bus=ide.5,unit=1"], "Can't create IDE unit 1, bus supports only 1 units"),
+    ],
+)
+def test_root_ports_refuse_what_they_cannot_take(words: list[str], message: str, tmp_path: Path) -> None:
+    given = ["-M", "q35", "-device", "pcie-root-port,id=a,chassis=1"]
+    for word in words:
+        given += ["-device", word]
+    with pytest.raises(ChangeError, match=re.escape(message)), made(tmp_path, *given):
+        pass

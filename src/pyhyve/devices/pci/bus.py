@@ -73,7 +73,7 @@ class PciBus:
         if slot is None:
             open_slots = (n for n in self.slots if n >= self.free_from and n not in self.reserved)
             free = (n for n in open_slots if not any(n << 3 | f in self._devices for f in range(FUNCTIONS)))
-            slot = next(free, SLOTS)
+            slot = next(free, self.slots[0] if len(self.slots) == 1 else SLOTS)
         devfn = slot << 3 | function
         if slot not in self.slots or not 0 <= function < FUNCTIONS or devfn in self._devices:
             taken = self._devices.get(devfn)
