@@ -87,6 +87,7 @@ class Generator:
         if not self._entries:
             message = f"no instruction matches {only!r}"
             raise ValueError(message)
+        self._jumps = conditional_jumps(self._entries)
         self._alignment_checks = alignment_checks
         self._integers: list[int] = []
         self._template = b""
@@ -164,9 +165,14 @@ class Generator:
 
     def _pick(self, code: Code) -> Entry:
         """An entry that reads nothing the code before left undefined."""
+        after_comparison = bool(code.steps) and code.steps[-1].entry.name in _COMPARISONS
         for _ in range(64):
-            entry = self._random.choice(self._entries)
-            if (entry.reads and code.flags_undefined) or (entry.sw_reads and code.sw_undefined):
+            jumps = after_comparison and self._jumps and self._random.getrandbits(2) == 0
+            entry = self._random.choice(self._jumps if jumps else self._entries)
+            undefined = code.flags_undefined
+            if entry.name.startswith(_WITHOUT_AF):
+                undefined &= ~at.AF
+            if (entry.reads and undefined) or (entry.sw_reads and code.sw_undefined):
                 continue
             if not code.steps or "first" not in entry.steering:
                 return entry
@@ -513,6 +519,10 @@ class Generator:
             needs.append(dividend)
 
 
+_COMPARISONS: Final = frozenset({"cmp", "test", "sub", "add", "and", "dec", "inc"})
+"""What compilers put before a conditional jump."""
+_WITHOUT_AF: Final = ("j", "set", "cmov", "loop")
+"""What depends on flags, but not on AF."""
 _ATOMIC: Final = 64
 _SHL: Final = 4
 _SHR: Final = 5
@@ -533,6 +543,11 @@ def area_alignment(entry: Entry) -> int:
 def _lock_means_more(entry: Entry) -> bool:
     """LOCK next to MOV CRn is an encoding of its own on AMD (CR8)."""
     return entry.escape == b"\x0f" and entry.opcode in range(0x20, 0x24)
+
+
+def conditional_jumps(entries: list[Entry]) -> list[Entry]:
+    """The Jcc among some entries."""
+    return [entry for entry in entries if entry.reads and entry.name.startswith("j")]
 
 
 def _signed32(value: int) -> int:

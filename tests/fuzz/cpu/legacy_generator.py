@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from . import layout as at
 from . import values
-from .generator import Code, Generator, area_alignment
+from .generator import Code, Generator, area_alignment, conditional_jumps
 from .opcodes import Entry, entries, table
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ class LegacyGenerator(Generator):
         if not self._entries:
             message = f"no instruction matches {only!r}"
             raise ValueError(message)
+        self._jumps = conditional_jumps(self._entries)
         self._environment = self._any_environment()
 
     def _any_environment(self) -> _Environment:

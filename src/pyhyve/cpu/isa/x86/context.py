@@ -39,6 +39,8 @@ class X86Context(StencilContext):
         """The opcode implies AL, AX, EAX or RAX as operand 0; the others count from 1."""
         self.count_from = ""
         """`cl` when a shift takes its count from CL."""
+        self.copied = 0
+        """Where the value of operand 0, a register that is written, comes from instead: a copy of operand `copied`."""
         self._update: tuple[Value, Value] | None = None
 
     # general operands
@@ -59,7 +61,7 @@ class X86Context(StencilContext):
         if form == "i":
             operand -= self.accumulator
             return self.symbol(f"V{operand}", "" if bits == 64 and self.variant.wide else "s32").trunc(bits)
-        return self.builder.load(self.slot(operand, bits))
+        return self.builder.load(self.slot(operand or self.copied, bits))
 
     def write(self, operand: int, value: Value) -> None:
         """Write an operand: memory now, a register at the end (32 bits zero-extend)."""
@@ -269,9 +271,12 @@ class X86Context(StencilContext):
 def _direct(kind: str, pair: int, a: Value, b: Value) -> Value | None:
     """A condition straight from the operands of a comparison; None where the lazy form must do."""
     if kind == "sub":
-        tests = {1: lambda: a < b, 2: lambda: a == b, 3: lambda: a <= b, 6: lambda: a.slt(b), 7: lambda: a.sle(b)}
+        tests = {
+            1: lambda: a < b, 2: lambda: a == b, 3: lambda: a <= b, 4: lambda: (a - b).slt(0),
+            6: lambda: a.slt(b), 7: lambda: a.sle(b),
+        }  # fmt: skip
     elif kind == "logic":
         tests = {2: lambda: a == 0, 3: lambda: a == 0, 4: lambda: a.slt(0), 6: lambda: a.slt(0), 7: lambda: a.sle(0)}
     else:
-        tests = {}
+        tests = {1: lambda: a + b < b, 2: lambda: a + b == 0}
     return tests[pair]() if pair in tests else None

@@ -19,6 +19,7 @@ def x86_library(progress: Progress | None = None) -> Library:
 
 def _build(progress: Progress) -> Library:
     from pyhyve.cpu.engine.build import build_library  # noqa: PLC0415 - LLVM is needed only here
-    from pyhyve.cpu.isa.x86 import isa, rows, specials  # noqa: PLC0415 - tracing is needed only here
+    from pyhyve.cpu.isa.x86 import fused, isa, rows, specials  # noqa: PLC0415 - tracing is needed only here
 
-    return build_library([*specials.special_stencils(), *rows.tables().stencils], isa.EXPORTS, progress)
+    stencils = [*specials.special_stencils(), *rows.tables().stencils, *fused.fused_stencils()]
+    return build_library(stencils, isa.EXPORTS, progress)

@@ -126,7 +126,9 @@ def fpu_check(bit: int) -> Callable[[X86Context], None]:
     return semantics
 
 
-def effective_address(bits: int, scale: int, *, base: bool, index: bool) -> Callable[[X86Context], None]:
+def effective_address(
+    bits: int, scale: int, *, base: bool, index: bool, displaced: bool
+) -> Callable[[X86Context], None]:
     """V0: base slot, V1: index slot, V2: displacement."""
 
     def semantics(c: X86Context) -> None:
@@ -136,11 +138,11 @@ def effective_address(bits: int, scale: int, *, base: bool, index: bool) -> Call
         if not base and not index:
             c.carried = c.symbol("V2")
             return
-        total: Value = c.symbol("V2", "s32")
-        if index:
+        total = register(0) if base else register(1) << scale
+        if base and index:
             total = total + (register(1) << scale)
-        if base:
-            total = total + register(0)
+        if displaced:
+            total = total + c.symbol("V2", "s32")
         c.carried = total if bits == 64 else total.trunc(bits).zext(64)
 
     return semantics
@@ -168,9 +170,10 @@ def _bit_offsets() -> list[tuple[str, Callable[[X86Context], None]]]:
 def _addresses() -> list[tuple[str, Callable[[X86Context], None]]]:
     return [
         (
-            f"ea{bits}_{scale}{'b' if base else ''}{'i' if index else ''}",
-            effective_address(bits, scale, base=base, index=index),
+            f"ea{bits}_{scale}{'b' if base else ''}{'i' if index else ''}{'d' if displaced else ''}",
+            effective_address(bits, scale, base=base, index=index, displaced=displaced),
         )
+        for displaced in (True, False)
         for bits in (16, 32, 64)
         for scale in range(4)
         for base in (False, True)
@@ -201,7 +204,9 @@ _ALL: list[tuple[str, Callable[[X86Context], None]]] = [
     *_bit_offsets(),
 ]
 NUMBERS = {name: i for i, (name, _) in enumerate(_ALL)}
-EA_FIRST = NUMBERS["ea16_0"]
+EA_FIRST = NUMBERS["ea16_0d"]
+EA_PLAIN = NUMBERS["ea16_0"]
+"""The first of those without a displacement."""
 BIT_OFFSET_FIRST = NUMBERS["bit_offset16_16"]
 
 
@@ -210,4 +215,4 @@ def special_stencils() -> list[StencilKey]:
     return [StencilKey(name, Variant(0, ()), semantics) for name, semantics in _ALL]
 
 
-__all__ = ["BIT_OFFSET_FIRST", "EA_FIRST", "NUMBERS", "special_stencils"]
+__all__ = ["BIT_OFFSET_FIRST", "EA_FIRST", "EA_PLAIN", "NUMBERS", "special_stencils"]

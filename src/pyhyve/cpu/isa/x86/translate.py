@@ -29,10 +29,11 @@ from pyhyve.cpu.isa.x86.decode_tables import (
     Where,
 )
 from pyhyve.cpu.isa.x86.descriptors import is_canonical
+from pyhyve.cpu.isa.x86.fused import copies, jump_numbers, jump_rows, moves
 from pyhyve.cpu.isa.x86.memory import TLB_SUPERVISOR, TLB_USER, mmu
 from pyhyve.cpu.isa.x86.mode import MODE_FLAT, MODE_SS_BIG
 from pyhyve.cpu.isa.x86.rows import tables
-from pyhyve.cpu.isa.x86.specials import BIT_OFFSET_FIRST, EA_FIRST, NUMBERS
+from pyhyve.cpu.isa.x86.specials import BIT_OFFSET_FIRST, EA_FIRST, EA_PLAIN, NUMBERS
 from pyhyve.cpu.isa.x86.state import STATE, Gpr, Seg
 from pyhyve.cpu.lang import U8, U32, U64, Pointer, kernel, table, u64
 
@@ -41,6 +42,7 @@ _ROOM = 12
 """Uops that one instruction and a block's end may take."""
 
 _CALL, _LOOPNE, _LOOP = 0xE8, 0xE0, 0xE2
+_JCC_SHORT, _JCC_NEAR = 0x70, 0x80
 _POP_MEMORY = 0x8F
 """The only opcode of its number, in any map, with a memory operand."""
 
@@ -49,6 +51,7 @@ CLASS_NEUTRAL = 2
 CLASS_BARRIER = 4
 CLASS_PARTIAL = 8
 _NO_FLAGS_SHIFT = 8
+_CLASSES = (1 << _NO_FLAGS_SHIFT) - 1
 
 P = Pointer(STATE)
 
@@ -164,6 +167,8 @@ def address_uops(st: Any, index: Any, pc: Any, npc: Any) -> Any:
     if has_index == 0:
         scale = u64(0)
     stencil = u64(EA_FIRST) + size * 16 + scale * 4 + has_base * 2 + has_index
+    if displacement == 0 and (has_base | has_index) != 0:
+        stencil += EA_PLAIN - EA_FIRST
     emit(st, index, stencil, pc, npc)
     uop = st.uops[index]
     uop.v0 = base * 8
@@ -413,6 +418,46 @@ def reaches_beyond(st: Any, pc: Any, length: Any) -> Any:
     return beyond(st, relative_target(st, pc + length))
 
 
+@kernel(P, U64, result=U64, name="x86.fuse_jump")
+def fuse_jump(st: Any, count: Any) -> Any:
+    """Put the conditional jump decoded last and the instruction before it together, where that has a form for it.
+
+    Returns the new count of uops. The jump itself cannot fault: its target was checked.
+    """
+    opcode = st.d_opcode & 0xF0
+    if opcode != _JCC_SHORT and opcode != _JCC_NEAR:
+        return count
+    before = st.uops[count - 2]
+    row = jump_rows()[before.stencil.zext(64)].zext(64)
+    number = jump_numbers()[row + (st.d_opcode & 0xF)]
+    if number == 0:
+        return count
+    before.stencil = number.zext(32)
+    return count - 1
+
+
+@kernel(P, U64, result=U64, name="x86.fuse_copy")
+def fuse_copy(st: Any, count: Any) -> Any:
+    """Put the last uop and a move to its destination before it together, where that has a form for it.
+
+    Returns the new count of uops. Neither can fault.
+    """
+    move, uop = st.uops[count - 2], st.uops[count - 1]
+    width = moves()[move.stencil.zext(64)].zext(64)
+    if width == 0 or move.v0 != uop.v0 or uop.v1 == uop.v0:
+        return count
+    number = copies()[uop.stencil.zext(64) * 2 + width - 1]
+    if number == 0:
+        return count
+    attributes = uop.attributes.zext(64)
+    without_flags = copies()[(attributes >> _NO_FLAGS_SHIFT) * 2 + width - 1].zext(64)
+    move.attributes = ((attributes & _CLASSES) | (without_flags << _NO_FLAGS_SHIFT)).trunc(32)
+    move.stencil = number.zext(32)
+    move.v2 = move.v1
+    move.v1 = uop.v1
+    return count - 1
+
+
 @kernel(P, U64, result=U64, name="x86.fetch_window")
 def fetch_window(st: Any, linear: Any) -> Any:
     """Host address of the code page's byte for `linear`; fills `code_page_*`. May fault; 0 when it is no memory."""
@@ -509,13 +554,18 @@ def translate_block(st: Any, single: Any) -> Any:
             count += 1
             linear = linear + length
             break
+        start = count.get()
         count = instruction_uops(st, count, pc, npc)
+        if instructions > 1 and count == start + 1:
+            count = fuse_copy(st, count)
         word = st.d_attributes
         linear = linear + length
         window = window + length
         if (word & ATTR_ENDS) != 0:
             if (word & ATTR_RELATIVE) != 0:
                 target = relative_target(st, npc)
+                if instructions > 1 and (word & ATTR_CONDITIONAL) != 0 and beyond(st, target) == 0:
+                    count = fuse_jump(st, count)
                 last = count - 1
                 if (word & ATTR_CONDITIONAL) != 0:
                     terminator(st, count, npc, single)
