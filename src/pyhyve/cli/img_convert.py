@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
 
 from pyhyve.cli.img_options import (
     ProgressPrinter,
@@ -86,16 +85,19 @@ def run_convert(arguments: Arguments) -> int:
     _check_usage(arguments)
     *names, output = arguments.filenames
     printer = ProgressPrinter(enabled=arguments.progress and not arguments.quiet)
-    with ExitStack() as opened:
+    opened: list[Image] = []
+    try:
         settings = settings_from(arguments, cache=arguments.source_cache)
-        images = [opened.enter_context(open_named(name, arguments, settings)) for name in names]
+        opened.extend(open_named(name, arguments, settings) for name in names)
+        images = tuple(opened)
         if arguments.snapshot is not None:
             if len(images) > 1:
                 msg = "No support for concatenating multiple snapshots"
                 raise ImageError(msg)
             select_snapshot(images[0], arguments.snapshot)
         sources = Concatenation(images)
-        target = opened.enter_context(_open_target(arguments, output, sources.size_bytes))
+        target = _open_target(arguments, output, sources.size_bytes)
+        opened.append(target)
         if target.size_bytes < sources.size_bytes:
             msg = f"output file '{output}' is smaller than input file"
             raise ImageError(msg)
@@ -120,8 +122,19 @@ def run_convert(arguments: Arguments) -> int:
         )
         if arguments.bitmaps:
             _copy_bitmaps(images[0], target, skip_broken=arguments.skip_broken_bitmaps)
+    finally:
+        _close(opened)
     printer.finish()
     return 0
+
+
+def _close(images: list[Image]) -> None:
+    """Close all, the last first, whatever fails."""
+    if images:
+        try:
+            images.pop().close()
+        finally:
+            _close(images)
 
 
 def _check_usage(arguments: Arguments) -> None:

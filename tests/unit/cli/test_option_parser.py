@@ -86,7 +86,9 @@ def test_help_names_options_and_defaults(parser: VerbParser, capsys: pytest.Capt
     assert "--object" not in shown
 
 
-@pytest.mark.parametrize("verb", ["info DISK", "check DISK", "create -f qcow2 NEW 1G", "create -f qcow NEW 1G"])
+@pytest.mark.parametrize(
+    "verb", ["info DISK", "check DISK", "create -f qcow2 NEW 1G", "create -f qcow NEW 1G", "convert -O qcow2 DISK NEW"]
+)
 def test_short_verbs_load_little(verb: str, tmp_path: Path) -> None:
     create_image(str(tmp_path / "disk"), "qcow2", 1 << 20, {})
     code = (

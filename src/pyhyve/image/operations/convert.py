@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import errno
-import itertools
 import os
-import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from functools import partial
 
 from pyhyve.image.contract import Image, ImageError, LayerState
 from pyhyve.image.operations.work import (
@@ -26,9 +22,10 @@ from pyhyve.support.records import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-Progress = Callable[[int, int], None]
+    Progress = Callable[[int, int], None]
+    Step = tuple[Callable[..., None], tuple[object, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +73,7 @@ class _Converter:
         self._progress = progress
         self._done = 0
         self._begin = time.monotonic()
-        self._lock = threading.Lock()
+        self._lock = _thread.allocate_lock()
         self._buffers: list[memoryview] = []  # those in nobody's hands, the one used last is last
         cluster = target.cluster_size_bytes or 4096
         self.cluster = cluster
@@ -100,39 +97,39 @@ class _Converter:
     def copy(self, number: int, source: Image, base: int, piece: Piece) -> None:
         """Piece `number`, of `source`, which starts at `base` in the target."""
         buffer: memoryview | None = None
-        steps: list[Callable[[], None]] = []
+        steps: list[Step] = []
         if piece.zero:
-            steps = [partial(self._zero, base + piece.offset, piece.length)]
+            steps = [(self._zero, (base + piece.offset, piece.length))]
         elif not self._offload(source, base, piece):
             buffer = self._buffers.pop() if self._buffers else memoryview(bytearray(self.chunk))
             steps = self._prepare(source, buffer[: piece.length], base, piece.offset)
-        self.outlet.put(number, partial(self._write, steps, buffer, piece.length))
+        self.outlet.put(number, lambda: self._write(steps, buffer, piece.length))
 
-    def _write(self, steps: list[Callable[[], None]], buffer: memoryview | None, length: int) -> None:
-        for step in steps:
-            step()
+    def _write(self, steps: list[Step], buffer: memoryview | None, length: int) -> None:
+        for step, operands in steps:
+            step(*operands)
         if buffer is not None:
             self._buffers.append(buffer)
         self.advance(length)
 
-    def _prepare(self, source: Image, view: memoryview, base: int, at: int) -> list[Callable[[], None]]:
+    def _prepare(self, source: Image, view: memoryview, base: int, at: int) -> list[Step]:
         """Read into `view`, look for zeroes and compress; what is left to do is writing, in order."""
         self._read(source, view, at)
         offset = base + at
         if not self.unit and not self.settings.compress:
-            return [partial(self.target.pwrite, view, offset)]
-        steps: list[Callable[[], None]] = []
+            return [(self.target.pwrite, (view, offset))]
+        steps: list[Step] = []
         runs: Iterable[tuple[int, int, bool]] = ((0, len(view), False),)
         if self.unit:
             runs = self._zeroes.runs(view, self.cluster if self.settings.compress else self.unit)
         for start, end, zero in runs:
             if zero:
-                steps.append(partial(self._zero, offset + start, end - start))
+                steps.append((self._zero, (offset + start, end - start)))
             elif self.settings.compress:
                 parts = self.target.compress(view[start:end], offset + start)
-                steps.append(partial(self.target.append_compressed, parts))
+                steps.append((self.target.append_compressed, (parts,)))
             else:
-                steps.append(partial(self.target.pwrite, view[start:end], offset + start))
+                steps.append((self.target.pwrite, (view[start:end], offset + start)))
         return steps
 
     def _read(self, source: Image, view: memoryview, offset: int) -> None:
@@ -171,14 +168,15 @@ class _Converter:
         if source_fd is None or target_fd is None:
             return False
         start, end = piece.offset, min(piece.offset + piece.length, source.storage.size_bytes)
-        with suppress(OSError):
+        try:
             while start < end:
                 done = os.copy_file_range(source_fd, target_fd, end - start, start, base + start)
                 if not done:
                     return False
                 start += done
-            return True
-        return False
+        except OSError:
+            return False
+        return True
 
 
 def _own_pieces(source: Image, chunk: int) -> Iterator[Piece]:
@@ -207,16 +205,16 @@ def convert(sources: Concatenation, target: Image, settings: ConvertSettings, pr
         _require_aligned(sources, converter.cluster)
         alignment = converter.cluster
 
-    numbers = itertools.count()
-
     def items() -> Iterator[tuple[int, Image, int, Piece]]:
+        number = 0
         for base, source in sources.parts():
             if settings.keep_backing:
                 found = _own_pieces(source, converter.chunk)
             else:
                 found = pieces(source, converter.chunk, min(alignment, converter.chunk))
             for piece in found:
-                yield next(numbers), source, base, piece
+                yield number, source, base, piece
+                number += 1
 
     threads = default_threads(settings.threads)
     if len(sources.images) > 1 and alignment == 1:

@@ -5,35 +5,34 @@ zlib, zstd, preadv, pwrite and fdatasync run without the GIL, so plain threads u
 
 from __future__ import annotations
 
+import _thread
 import os
-import threading
-from collections import namedtuple
+
+from pyhyve.support.conditions import Condition
+from pyhyve.support.records import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from typing import NamedTuple, TypeVar
+    from typing import TypeVar
 
     from pyhyve.image.contract import Extent, Image
 
+    _T = TypeVar("_T")
+
 CHUNK_BYTES = 2 << 20
 SMALL_CHUNK_BYTES = 512 << 10
-"""Where little is done for each chunk: both buffers of a thread stay in its processor's cache."""
+"""For comparing: both buffers of a thread stay in its processor's cache."""
 MAP_STEP_BYTES = 1 << 30
 
 
-if TYPE_CHECKING:
-    _T = TypeVar("_T")
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A range of the disk that is all zero or not known to be."""
 
-    class Piece(NamedTuple):
-        """A range of the disk that is all zero or not known to be."""
-
-        offset: int
-        length: int
-        zero: bool
-
-else:
-    Piece = namedtuple("Piece", "offset length zero")  # noqa: PYI024 - `typing` would be felt in short commands
+    offset: int
+    length: int
+    zero: bool
 
 
 def default_threads(limit: int | None = None) -> int:
@@ -153,7 +152,7 @@ class Outlet:
         self._ready: dict[int, Callable[[], None]] = {}
         self._next = 0
         self._writing = self._stopped = False
-        self._changed = threading.Condition()
+        self._changed = Condition()
 
     def put(self, number: int, write: Callable[[], None]) -> None:
         """Hand in piece `number`, counted from 0; `write` is called now, or later on another thread.
@@ -201,7 +200,7 @@ def run_parallel(
     `stop` is called after an exception, on any thread: it must let calls of `work` end that wait for others.
     """
     iterator = iter(items)
-    lock = threading.Lock()
+    lock = _thread.allocate_lock()
     failures: list[BaseException] = []
 
     def fail(error: BaseException) -> None:
@@ -221,16 +220,25 @@ def run_parallel(
                 fail(error)
                 return
 
-    workers = [threading.Thread(target=loop, daemon=True) for _ in range(threads - 1)]
-    for worker in workers:
-        worker.start()
+    def worker(ended: _thread.LockType) -> None:
+        try:
+            loop()
+        finally:
+            ended.release()
+
+    running: list[_thread.LockType] = []
     try:
+        for _ in range(threads - 1):
+            ended = _thread.allocate_lock()
+            ended.acquire()
+            _thread.start_new_thread(worker, (ended,))  # `threading` would be felt in short conversions
+            running.append(ended)
         loop()
     except BaseException as error:
         fail(error)
         raise
     finally:
-        for worker in workers:
-            worker.join()
+        for ended in running:
+            ended.acquire()
     if failures:
         raise failures[0]

@@ -6,8 +6,6 @@ the mapping of guest clusters first claims them, so that two requests never allo
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-
 from pyhyve.image.contract import (
     ImageError,
 )
@@ -26,12 +24,29 @@ from pyhyve.image.qcow2.tables import ascending, run_length
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from pyhyve.image.contract import SnapshotInfo
     from pyhyve.support.arrays import array
 
 _DECOMPRESSED_CACHE_CLUSTERS = 16
+
+
+class _Claim:
+    """Within it, one thread owns the mapping of guest clusters `first` to `last` of `image`, which change."""
+
+    def __init__(self, image: Qcow2Image, first: int, last: int) -> None:
+        self._image, self._claim = image, (first, last)
+
+    def __enter__(self) -> None:
+        with self._image.meta.lock:
+            self._image.wait_for(*self._claim)
+            self._image.inflight.append(self._claim)
+
+    def __exit__(self, *_exc: object) -> None:
+        with self._image.meta.lock:
+            self._image.inflight.remove(self._claim)
+            self._image.meta.lock.notify_all()
 
 
 class Qcow2Image(Qcow2Reader):
@@ -50,10 +65,16 @@ class Qcow2Image(Qcow2Reader):
         if not length:
             return
         if len(buffers) > 1:
-            with self._claim_or_in_place(offset, length) as run:
-                if run is not None and run.length == length:
-                    self.data.pwritev(buffers, run.host)
-                    return
+            with self.meta.lock:
+                run = self._in_place(offset, length, (offset >> self._bits, (offset + length - 1) >> self._bits))
+            if run is not None:
+                try:
+                    if run.length == length:
+                        self.data.pwritev(buffers, run.host)
+                        return
+                finally:
+                    with self.meta.lock:
+                        self.meta.users -= 1
         for buffer in buffers:
             self._store(memoryview(buffer).cast("B"), offset)
             offset += len(buffer)
@@ -64,25 +85,10 @@ class Qcow2Image(Qcow2Reader):
             view = view[done:]
             offset += done
 
-    @contextmanager
-    def _claim_or_in_place(self, offset: int, length: int) -> Iterator[Run | None]:
-        """Wait for allocations over the range; yield the owned host run at `offset`, or None (nothing claimed)."""
-        meta = self.meta
-        with meta.lock:
-            run = self._in_place(offset, length, (offset >> self._bits, (offset + length - 1) >> self._bits))
-        if run is None:
-            yield None
-            return
-        try:
-            yield run
-        finally:
-            with meta.lock:
-                meta.users -= 1
-
     def _in_place(self, offset: int, length: int, clusters: tuple[int, int]) -> Run | None:
         """The owned host run at `offset`, which then counts as used, or None; waits for allocations in `clusters`."""
         meta = self.meta
-        self._wait_for(*clusters)
+        self.wait_for(*clusters)
         run = self.mapping.lookup(offset, length)
         if run.kind is not RunKind.DATA or not run.entry & OFLAG_COPIED:
             return None
@@ -91,23 +97,10 @@ class Qcow2Image(Qcow2Reader):
         meta.users += 1
         return run
 
-    def _wait_for(self, first: int, last: int) -> None:
-        while any(low <= last and first <= high for low, high in self._inflight):
+    def wait_for(self, first: int, last: int) -> None:
+        """Wait for allocations in guest clusters `first` to `last`; the caller holds the lock."""
+        while any(low <= last and first <= high for low, high in self.inflight):
             self.meta.lock.wait()
-
-    @contextmanager
-    def _claimed(self, first: int, last: int) -> Iterator[None]:
-        """Own the mapping of guest clusters `first` to `last` while they change."""
-        claim = (first, last)
-        with self.meta.lock:
-            self._wait_for(first, last)
-            self._inflight.append(claim)
-        try:
-            yield
-        finally:
-            with self.meta.lock:
-                self._inflight.remove(claim)
-                self.meta.lock.notify_all()
 
     def _write_some(self, view: memoryview, offset: int) -> int:
         """Write a first part of `view`; returns its length."""
@@ -116,7 +109,7 @@ class Qcow2Image(Qcow2Reader):
         with meta.lock:
             run = self._in_place(offset, len(view), claim)
             if run is None:
-                self._inflight.append(claim)
+                self.inflight.append(claim)
         try:
             if run is not None:
                 self.data.pwrite(view[: run.length], run.host)
@@ -129,7 +122,7 @@ class Qcow2Image(Qcow2Reader):
                 if run is not None:
                     meta.users -= 1
                 else:
-                    self._inflight.remove(claim)
+                    self.inflight.remove(claim)
                     meta.lock.notify_all()
 
     def _entry_at(self, cluster: int) -> tuple[int, int, array[int] | None]:
@@ -304,7 +297,7 @@ class Qcow2Image(Qcow2Reader):
         self._note_write(parts[0][0], parts[-1][0] + len(parts[-1][1]) - parts[0][0])
         first, last = parts[0][0] >> self._bits, parts[-1][0] >> self._bits
         small = [part for part in parts if len(part[2]) < self._cluster_size]
-        with self._claimed(first, last):
+        with _Claim(self, first, last):
             with meta.lock:
                 meta.writable_table(first // meta.header.l2_entries)
                 places = [self._allocate_bytes(len(part[2])) for part in small]
@@ -382,7 +375,7 @@ class Qcow2Image(Qcow2Reader):
             self._write_zero_bytes(offset, length)
             return
         self._write_zero_bytes(offset, (low << self._bits) - offset)
-        with self._claimed(low, high - 1):
+        with _Claim(self, low, high - 1):
             self._zero_clusters(low, high, unmap=unmap, hint=False)
         self._write_zero_bytes(high << self._bits, end - (high << self._bits))
 
@@ -462,7 +455,7 @@ class Qcow2Image(Qcow2Reader):
         if low >= high or header.has_data_file or (header.version < 3 and self.backing is not None):
             return
         self._note_write(offset, length)
-        with self._claimed(low, high - 1):
+        with _Claim(self, low, high - 1):
             self._zero_clusters(low, high, unmap=True, hint=True)
 
     def _note_write(self, offset: int, length: int) -> None:

@@ -58,7 +58,7 @@ class Qcow2Reader(Image):
         self._bits = header.cluster_bits
         self._codec: Codec | None = None
         self._decompressed: dict[int, bytes] = {}  # the one used last is last
-        self._inflight: list[tuple[int, int]] = []
+        self.inflight: list[tuple[int, int]] = []
         self._closed = False
         self._preallocated: bool | None = None
         if header.has_data_file:
