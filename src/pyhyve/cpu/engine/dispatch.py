@@ -44,6 +44,7 @@ class IsaKernels:
     """What an instruction set gives the dispatcher; each takes the state first.
 
     `linear_pc` -> linear address of the next instruction; `fetch_index` -> translation index of fetches;
+    `block_mode` -> what code translated now depends on beside its bytes: `mode`, and more above its 32 bits;
     `translate_block(single)` -> uop count; `deliver`: take the pending event, or leave it pending with
     `event_waits` and an exit; `service` -> 1 to leave guest mode;
     `resume`: make requests that were set aside effective again, if they can be;
@@ -53,6 +54,7 @@ class IsaKernels:
 
     linear_pc: Kernel
     fetch_index: Kernel
+    block_mode: Kernel
     translate_block: Kernel
     deliver: Kernel
     service: Kernel
@@ -178,7 +180,7 @@ class Dispatcher:
                 return 0
             gpa = regions.guest_address(st, hva)
             st.block_gpa = gpa
-            mode = st.mode
+            mode = isa.block_mode(st)
             if st.single != 0:
                 mode = mode | isa.single_bit
             block = blocks.find(st, gpa, mode)

@@ -177,3 +177,14 @@ def test_far_call_addresses_the_stack_as_its_target_does(guest: Guest, to_64: bo
     after = guest.run_to_halt(**({"rip": CODE, "rsp": STACK, "gdtr.limit": 31} | state))
     assert (after["rip"], after["rsp"]) == (HANDLER + 1, STACK - 8)
     assert struct.unpack("<2I", guest.memory.read(pushed, 8)) == (CODE + 7, 8)
+
+
+def test_code_translated_under_another_limit_is_not_run(guest: Guest) -> None:
+    # nop; jmp to the HLT behind; nop
+    guest.gate(GP, HANDLER)
+    guest.code("f4", at=HANDLER)
+    guest.code("90 eb01 90 f4")
+    segments = {"cs.attributes": 0xC09B, "cs.selector": 8, "cs.base": 0, "ss.base": 0x100, "ss.limit": 0xFFFFFFFF}
+    for limit, end in ((0xFFFFFFFF, CODE + 5), (CODE + 3, HANDLER + 1), (CODE + 4, CODE + 5), (CODE + 2, HANDLER + 1)):
+        after = guest.run_to_halt(**(segments | {"rip": CODE, "rsp": STACK, "cs.limit": limit}))
+        assert after["rip"] == end, hex(limit)

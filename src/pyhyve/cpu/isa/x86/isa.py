@@ -8,7 +8,7 @@ from pyhyve.cpu.engine.dispatch import Dispatcher, IsaKernels
 from pyhyve.cpu.engine.state import Request
 from pyhyve.cpu.isa.x86 import apic, debug, events, faults, flags, sleep, wakeup
 from pyhyve.cpu.isa.x86.memory import blocks, mailbox, mmu, owners, queues
-from pyhyve.cpu.isa.x86.mode import MODE_SINGLE, mode_changed
+from pyhyve.cpu.isa.x86.mode import MODE_FLAT, MODE_SINGLE, mode_changed
 from pyhyve.cpu.isa.x86.physical import regions
 from pyhyve.cpu.isa.x86.spec import Dr6, Eflags, GuestExit
 from pyhyve.cpu.isa.x86.stack_fault import refine_address_fault
@@ -39,6 +39,14 @@ def fetch_index(st: Any) -> Any:
     if st.cpl == 3:
         return 0
     return 1
+
+
+@kernel(P, result=U64, name="x86.block_mode")
+def block_mode(st: Any) -> Any:
+    """The mode, and the limit of CS where it is not that of flat segments: what reaches beyond it faults."""
+    if ((st.mode >> 2) & 3) == 2 or (st.mode & MODE_FLAT) != 0:
+        return st.mode
+    return st.mode | (st.seg_limit[Seg.CS] << 32)
 
 
 @kernel(P, result=U64, name="x86.before_single")
@@ -141,6 +149,7 @@ dispatcher = Dispatcher(
     IsaKernels(
         linear_pc=linear_pc,
         fetch_index=fetch_index,
+        block_mode=block_mode,
         translate_block=translate_block,
         deliver=deliver_pending,
         service=service_requests,
