@@ -29,6 +29,8 @@ class Gate(IntEnum):
     CLOSED = 0
     OPEN = 1
     HELD = 2
+    WANTED = 3
+    """Held, and the device waits for it."""
 
 
 _SLOTS = 2 * MAX_PARTS + 64

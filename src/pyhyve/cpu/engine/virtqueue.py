@@ -15,10 +15,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pyhyve.cpu.engine.queue_access import load16, load32, load64, parts_at, store16
-from pyhyve.cpu.engine.queue_layout import MAX_PARTS, NET_HEADER_BYTES, QUEUE, Gate, Status
+from pyhyve.cpu.engine.queue_layout import MAX_PARTS, NET_HEADER_BYTES, QUEUE, Status
 from pyhyve.cpu.engine.state import NO_ADDRESS, PAGE_BYTES, PAGE_MASK, PAGE_SHIFT
 from pyhyve.cpu.engine.system import fence, system_call
 from pyhyve.cpu.engine.virtqueue_arrival import make_arrival
+from pyhyve.cpu.engine.virtqueue_gate import close_gate, give_gate, take_gate
 from pyhyve.cpu.engine.virtqueue_receive import RingKernels, make_receive
 from pyhyve.cpu.lang import U8, U64, Pointer, Struct, current, kernel, u64
 
@@ -36,7 +37,6 @@ _MIN_RECEIVE_BYTES = 64
 """Receive buffers shorter than this are unusual: header and addresses of a packet are in the first one."""
 _SECTOR_SHIFT = 9
 _MAX_WRITE_BYTES = 1 << 20
-_SYS_SCHED_YIELD = 24
 _SYS_READV, _SYS_WRITEV, _SYS_PWRITEV, _SYS_PREADV2 = 19, 20, 296, 327
 _RWF_NOWAIT = 8
 _NEXT, _WRITE, _INDIRECT = 1, 2, 4
@@ -307,7 +307,7 @@ class QueueKernels:
                     q = st.kick_queue[i].cast(QUEUE)
                     if q.receives != 0:
                         return 0
-                    if not current().compare_exchange(q.ref("gate"), Gate.OPEN, Gate.HELD):
+                    if take_gate(q) == 0:
                         return 0
                     status = u64(Status.BUDGET)
                     rounds: U64 = 0
@@ -322,7 +322,7 @@ class QueueKernels:
                     note_used(st, q)
                     late = (q.next_used - q.wants_at) & 0xFFFF > q.size >> 2
                     done = (status == Status.DONE) & ((q.wants == 0) | ((q.patient != 0) & (late ^ 1)))
-                    current().atomic("xchg", q.ref("gate"), u64(Gate.OPEN))
+                    give_gate(q)
                     return done.zext(64)
                 i += 1
             return 0
@@ -330,13 +330,7 @@ class QueueKernels:
         @kernel(pointer, U64, name="queue.close", exported=True)
         def close(_st: Any, at: Any) -> None:
             """Close a queue; returns when no vCPU holds it."""
-            b = current()
-            q = at.cast(QUEUE)
-            while b.load(q.ref("gate"), volatile=True) != Gate.CLOSED:
-                if b.compare_exchange(q.ref("gate"), Gate.OPEN, Gate.CLOSED):
-                    return
-                # A system call of the vCPU's may take a while, and it may need this very processor to go on.
-                system_call(_SYS_SCHED_YIELD)
+            close_gate(at.cast(QUEUE))
 
         self.take_kick = take_kick
         self.close = close

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyhyve.cpu.engine.queue_layout import QUEUE, Gate, Status
 from pyhyve.cpu.engine.system import fence
+from pyhyve.cpu.engine.virtqueue_gate import gate_of, give_gate, take_gate
 from pyhyve.cpu.engine.virtqueue_receive import BUDGET
 from pyhyve.cpu.lang import U64, Pointer, Struct, current, kernel, u64
 
@@ -42,7 +43,7 @@ def make_arrival(state: Struct, batch: Kernel, interrupt: Kernel) -> ArrivalKern
         turn: U64 = 0
         more: U64 = 1
         while more != 0:
-            if b.compare_exchange(q.ref("gate"), Gate.OPEN, Gate.HELD):
+            if take_gate(q):
                 b.store(q.ref("again"), 0, volatile=True)
                 fence()
                 status = u64(Status.FILTER)
@@ -57,16 +58,16 @@ def make_arrival(state: Struct, batch: Kernel, interrupt: Kernel) -> ArrivalKern
                 turn += 1
                 goes_on = (status == Status.BUDGET) & (turn < turns)
                 left = ((status != Status.DONE) & (goes_on ^ 1)) | (q.wants != 0)
-                b.atomic("xchg", q.ref("gate"), u64(Gate.OPEN))
+                give_gate(q)
                 if left:
                     return 0
                 more = b.load(q.ref("again"), volatile=True) | goes_on.zext(64)
             else:
                 # Whoever serves it looks at `again` afterwards.
-                gate = b.load(q.ref("gate"), volatile=True)
+                gate = gate_of(q)
                 if gate == Gate.HELD:
                     return 1
-                if gate == Gate.CLOSED:
+                if gate != Gate.OPEN:
                     return 0
         return 1
 

@@ -16,6 +16,7 @@ import pytest
 from pyhyve.accel.api import ExitKind
 from pyhyve.accel.emulator import EmulatorVm
 from pyhyve.accel.emulator_queues import EngineQueue
+from pyhyve.cpu.engine.queue_layout import Gate
 from pyhyve.devices.virtio.block import BlockOptions
 from pyhyve.devices.virtio.spec import BlockRequestType, BlockStatus, Feature, NetCtrlClass, NetCtrlRx
 
@@ -439,6 +440,50 @@ def test_stopped_device_serves_no_kick(kicking: KickingCard) -> None:
     kicking.add()
     assert kicking.kick()
     assert kicking.backend.taken() == []
+
+
+def test_device_is_handed_the_queue_that_it_waits_for(kicking: KickingCard) -> None:
+    """A vCPU that sends again and again must not keep it."""
+    kicking.add()
+    kicking.kick()
+    kicking.machine.run()
+    kicking.backend.taken()
+    walked = kicking.device.queues[1].walked
+    assert walked is not None
+    near = kicking.backend.packet_fd(0)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(near, b"full")
+    os.set_blocking(near, True)
+    kicking.add()
+    vcpu = threading.Thread(target=kicking.kick, daemon=True)
+    vcpu.start()
+
+    def wait_gate(state: Gate) -> None:
+        deadline = time.monotonic() + 10
+        while walked.get("gate") != state:
+            assert time.monotonic() < deadline, f"not {state!r}"
+            time.sleep(0.0005)
+
+    wait_gate(Gate.HELD)  # in the system call
+    seen: list[int] = []
+
+    def use() -> None:
+        with kicking.device.lock:
+            seen.append(walked.get("gate"))
+
+    device = threading.Thread(target=use, daemon=True)
+    device.start()
+    wait_gate(Gate.WANTED)
+    assert seen == []
+    kicking.backend.taken()
+    device.join(10)
+    vcpu.join(10)
+    assert not device.is_alive()
+    assert not vcpu.is_alive()
+    assert seen == [Gate.CLOSED]
+    wait_gate(Gate.OPEN)
+    os.set_blocking(near, False)
 
 
 def test_kicks_beside_the_device_lose_nothing(kicking: KickingCard) -> None:
