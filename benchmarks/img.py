@@ -177,6 +177,8 @@ def plan() -> Plan:
                 parse=chain_summary,
             ),
             work.start("info, without Python's start", "info", "source.qcow2"),
+            work.start("check, without Python's start", "check", "source.qcow2"),
+            work.start("create, without Python's start", "create", "-f", "qcow2", "new.qcow2", "2G"),
         ],
         versions={"qemu-img": version.split(" ")[2]},
     )  # fmt: skip
