@@ -27,6 +27,15 @@ _ODD = """<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><sou
 <disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='@DIR@/b.raw'/><target dev='vdb' bus='virtio'/></disk>
 <disk type='file' device='cdrom'><target dev='hda' bus='ide'/></disk><rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
 <video><model type='vga'/></video><graphics type='vnc' port='-1'/>"""
+_FLASH = "<loader readonly='yes' type='pflash'>{}</loader>"
+_CODE, _VARIABLES = "/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"
+
+
+def _uefi(name: str, machine: str, os: str, *, auto: bool = False, acpi: str = "<acpi/>") -> str:
+    text = _domain(name, "", machine=machine, more=f"<features>{acpi}</features>", memory_mib=128)
+    return text.replace("<os>", "<os firmware='efi'>" if auto else "<os>").replace("</os>", f"{os}</os>")
+
+
 FILES = {
     "min.xml": _domain("min", ""),
     "min2.xml": _domain("min2", "<memballoon model='none'/>"),
@@ -37,6 +46,18 @@ FILES = {
     "odd.xml": _domain("odd", _ODD, more="<iothreads>1</iothreads><features><acpi/></features>").replace(
         "<vcpu>1", "<vcpu>2"
     ),
+    "efi1.xml": _uefi("efi1", "q35", "", auto=True),
+    "efi2.xml": _uefi("efi2", "pc", _FLASH.format(_CODE)),
+    "efi3.xml": _uefi(
+        "efi3",
+        "q35",
+        f"{_FLASH.format(_CODE)}<nvram template='{_VARIABLES}'>@DIR@/VARS.fd</nvram>",
+    ),
+    "efi4.xml": _uefi("efi4", "q35", "<firmware><feature enabled='no' name='secure-boot'/></firmware>", auto=True),
+    "efi5.xml": _uefi("efi5", "pc", "<loader secure='no'/>", auto=True),
+    "efi6.xml": _uefi("efi6", "pc", "<firmware><feature enabled='yes' name='secure-boot'/></firmware>", auto=True),
+    "efi7.xml": _uefi("efi7", "pc", _FLASH.format("/nonexistent/own.fd")),
+    "efi8.xml": _uefi("efi8", "pc", "", auto=True, acpi=""),
     "cpu.xml": _domain("many", "", more="<cpu mode='custom'><model>qemu64</model></cpu>").replace(
         "<vcpu>1", "<vcpu current='2'>4"
     ),
@@ -213,3 +234,13 @@ allocpages 4 0; nodesuspend hybrid 60; maxvcpus --type nosuch; maxvcpus --type k
 destroy odd; undefine odd
 """
 """Verbs and options few use."""
+FIRMWARE = """
+define @DIR@/efi1.xml; dumpxml efi1 --xpath /domain/os; start efi1; dumpxml efi1 --xpath /domain/os; dumpxml efi1 --xpath /domain/features; dumpxml efi1 --inactive --xpath /domain/os
+undefine efi1; destroy efi1; undefine efi1; start efi1 --reset-nvram; destroy efi1; undefine efi1 --nvram
+define @DIR@/efi2.xml; dumpxml efi2 --xpath /domain/os; start efi2; dumpxml efi2 --xpath /domain/os; dumpxml efi2 --inactive --xpath /domain/os; destroy efi2; undefine efi2; undefine efi2 --keep-nvram
+define @DIR@/efi3.xml; start efi3; dumpxml efi3 --xpath /domain/os; snapshot-create-as efi3 s1; destroy efi3; undefine efi3 --nvram
+define @DIR@/efi4.xml; start efi4; dumpxml efi4 --xpath /domain/os; destroy efi4; undefine efi4 --nvram
+define @DIR@/efi6.xml; start efi6; undefine efi6; define @DIR@/efi7.xml; start efi7; undefine efi7
+define @DIR@/efi8.xml; define @DIR@/efi5.xml
+list --all
+"""

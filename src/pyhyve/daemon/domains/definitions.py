@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.daemon.domains import checkpoints, saving, snapshots
@@ -59,11 +58,11 @@ async def undefine(domain: ManagedDomain, flags: int) -> None:
         if not flags & _MANAGED_SAVE:
             raise invalid("Refusing to undefine while domain managed save image exists")
         await saving.remove_managed(domain)
-    nvram = definition.os.nvram.text.strip() if definition.os.nvram is not None else ""
-    if nvram and not domain.active and Path(nvram).exists():
+    nvram = domain.registry.hypervisor.nvram_path(definition)
+    if nvram is not None and nvram.exists():
         if flags & _NVRAM:
             try:
-                Path(nvram).unlink()
+                nvram.unlink()
             except OSError as error:
                 raise system_error(f"failed to remove nvram: {nvram}", error) from error
         elif not flags & _KEEP_NVRAM:

@@ -131,6 +131,9 @@ class Hypervisor(Protocol):
     def complete(self, domain: Domain) -> Domain:
         """Return a definition made whole, as it is kept. Raises LibvirtError. May block, on a thread."""
 
+    def nvram_path(self, domain: Domain) -> Path | None:
+        """Return where a machine of this definition keeps its firmware's variables, if it has any."""
+
     async def prepare(self, domain: Domain, number: int) -> Domain:
         """Return the live definition of a machine about to start, with everything chosen. Raises LibvirtError."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.daemon.domains import agent, lifecycle, saving
@@ -23,6 +24,8 @@ _PAUSED, _AUTODESTROY, _FORCE_BOOT, _VALIDATE = 1, 2, 8, 16
 _ACPI, _AGENT = 1, 2
 _GRACEFUL: Final = 1
 _KEYS_MAX: Final = 16
+_RESET_NVRAM: Final = 32
+"""VIR_DOMAIN_START_RESET_NVRAM: the firmware's variables are made anew."""
 
 
 async def create(domain: ManagedDomain, flags: int, connection: Connection) -> None:
@@ -38,6 +41,10 @@ async def create(domain: ManagedDomain, flags: int, connection: Connection) -> N
             await saving.start_managed(domain, paused=paused, owner=owner)
             return
         await saving.remove_managed(domain)
+    if flags & _RESET_NVRAM and domain.definition is not None:
+        variables = domain.registry.hypervisor.nvram_path(domain.definition)
+        if variables is not None:
+            await asyncio.to_thread(variables.unlink, missing_ok=True)
     await lifecycle.start(domain, paused=paused, owner=owner)
 
 

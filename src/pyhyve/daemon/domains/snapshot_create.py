@@ -14,7 +14,15 @@ from pyhyve.daemon.domains.blockops import add_image, create_overlay, remove_ima
 from pyhyve.daemon.domains.definition.chains import ChainImage, chain_of, with_chain
 from pyhyve.daemon.domains.definition.parse import validate_document
 from pyhyve.daemon.domains.definition.view import format_domain, migratable_view
-from pyhyve.daemon.domains.faults import failed, invalid, invalid_argument, system_error, unsupported, xml_error
+from pyhyve.daemon.domains.faults import (
+    failed,
+    invalid,
+    invalid_argument,
+    not_supported,
+    system_error,
+    unsupported,
+    xml_error,
+)
 from pyhyve.daemon.domains.hotplug_live import next_node
 from pyhyve.daemon.domains.images import image_sizes
 from pyhyve.daemon.domains.saveimage import finish, write_header
@@ -176,6 +184,8 @@ def _chosen_disks(domain: ManagedDomain, wanted: DomainSnapshot, *, external: bo
         asked[found.target.dev] = item
     chosen = [_chosen(disk, asked.get(disk.target.dev), external=external, name=name) for disk in devices.disk]
     if all(item.snapshot == "no" for item in chosen):
+        if domain.active and not external:
+            raise unsupported("internal and full system snapshots require all disks to be selected for snapshot")
         raise unsupported("nothing selected for snapshot")
     return chosen
 
@@ -219,6 +229,8 @@ async def _take(domain: ManagedDomain, made: DomainSnapshot, flags: int) -> None
     disks = made.disks.disk if made.disks is not None else ()
     has_external = any(item.snapshot == "external" for item in disks)
     has_internal = any(item.snapshot == "internal" for item in disks)
+    if has_internal and domain.active and domain.registry.hypervisor.nvram_path(domain.current) is not None:
+        raise not_supported("internal snapshots of a VM with pflash based firmware are not supported")
     if has_external and has_internal:
         raise unsupported("mixing internal and external targets for a snapshot is not yet supported")
     external_memory = made.memory is not None and made.memory.snapshot == "external"

@@ -5,6 +5,7 @@ Source: libvirt's documentation, "Driver capabilities XML format" and "Domain ca
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pyhyve.daemon.cpu.guest import GuestCpu
@@ -13,6 +14,7 @@ from pyhyve.daemon.cpu.model import ARCHITECTURES, OTHER_ARCHITECTURES, from_emu
 from pyhyve.daemon.cpu.model import models as models_by_name
 from pyhyve.daemon.domains.emulators import HOST_ARCHITECTURE, Emulator
 from pyhyve.daemon.domains.faults import invalid_argument
+from pyhyve.daemon.drivers.qemu.firmware import suitable
 from pyhyve.daemon.errors import LibvirtError
 from pyhyve.daemon.host.describe import host_node
 from pyhyve.rpc.errors import ErrorDomain
@@ -178,7 +180,7 @@ def domain_capabilities(
         _text("arch", emulator.architecture),
         Node("vcpu", (("max", str(machine.vcpus_max)),)),
         _supported("iothreads", supported="iothread" in emulator.objects),
-        _supported("os", _enum("firmware", ()), _supported("loader", *_loader())),
+        _os(emulator, machine.canonical, ours=ours),
         _cpu(emulator, kind),
         Node("memoryBacking", (("supported", "no" if ours else "yes"),), children=_memory_backing(ours=ours)),
         _devices(emulator, ours=ours),
@@ -187,8 +189,16 @@ def domain_capabilities(
     return format_node(Node("domainCapabilities", children=children))
 
 
-def _loader() -> tuple[Node, ...]:
-    return (_enum("type", ("rom",)), _enum("readonly", ("yes", "no")), _enum("secure", ("no",)))
+def _os(emulator: Emulator, machine: str, *, ours: bool) -> Node:
+    found = [] if ours else [item for item in suitable(emulator.architecture, machine) if Path(item.path).exists()]
+    secure = any("requires-smm" in item.features for item in found)
+    loader = (
+        *(_text("value", item.path) for item in found),
+        _enum("type", ("rom", *(("pflash",) if not ours else ()))),
+        _enum("readonly", ("yes", "no")),
+        _enum("secure", (*(("yes",) if secure else ()), "no")),
+    )
+    return _supported("os", _enum("firmware", ("efi",) if found else ()), _supported("loader", *loader))
 
 
 def _memory_backing(*, ours: bool) -> tuple[Node, ...]:

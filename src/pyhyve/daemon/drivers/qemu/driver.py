@@ -65,6 +65,7 @@ class QemuDriver(DriverBase):
                 "ethernet": EthernetSource(),
                 "network": NetworkPlug(references, self),
             },
+            daemon.paths.state / "qemu" / "nvram",
         )
         self.hypervisor.references = references
         self.domains = DomainRegistry(daemon, self, self.hypervisor, "qemu")

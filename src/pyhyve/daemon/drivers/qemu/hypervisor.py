@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from pyhyve.daemon.drivers.qemu.command.block import disk_nodes
 from pyhyve.daemon.drivers.qemu.command.characters import chardev_id
 from pyhyve.daemon.drivers.qemu.command.launch import NetworkEnd
 from pyhyve.daemon.drivers.qemu.command.plug import plug_commands
+from pyhyve.daemon.drivers.qemu.firmware import complete_firmware, nvram_of, prepare_firmware
 from pyhyve.daemon.drivers.qemu.machine import QemuMachine
 from pyhyve.daemon.drivers.qemu.prepare import (
     SOCKET_PATH_MAX,
@@ -59,10 +61,13 @@ _log = logging.getLogger(__name__)
 class QemuHypervisor:
     """Machines of emulators with QEMU's interfaces."""
 
-    def __init__(self, emulators: Emulators, runtime: Path, log: Path, sources: Mapping[str, NetworkSource]) -> None:
+    def __init__(
+        self, emulators: Emulators, runtime: Path, log: Path, sources: Mapping[str, NetworkSource], nvram: Path
+    ) -> None:
         self.emulators = emulators
         self._runtime = runtime
         self._log = log
+        self._nvram = nvram
         self.sources: Mapping[str, NetworkSource] = sources
         """Who connects network interfaces, by type."""
         self.filters: FilterBindings | None = None
@@ -79,7 +84,19 @@ class QemuHypervisor:
 
     def complete(self, domain: Domain) -> Domain:
         """Return a definition made whole for its emulator."""
-        return complete_domain(domain, self.emulators)[0]
+        return complete_firmware(complete_domain(domain, self.emulators)[0], self._nvram)
+
+    def nvram_path(self, domain: Domain) -> Path | None:
+        """Return where a machine of this definition keeps its firmware's variables, if it has any."""
+        return nvram_of(domain, self._nvram)
+
+    def _firmware(self, domain: Domain, *, make: bool) -> Domain:
+        if self.nvram_path(domain) is None:
+            return domain
+        emulator = self.emulators.probed((domain.devices or Devices()).emulator or "")
+        if emulator.package.startswith("pyhyve"):
+            raise unsupported(f"UEFI firmware is not supported by {emulator.path}", ErrorDomain.QEMU)
+        return prepare_firmware(domain, emulator.architecture, self._nvram, make=make)
 
     async def prepare(self, domain: Domain, number: int) -> Domain:
         """Return the live definition of a machine about to start."""
@@ -87,6 +104,7 @@ class QemuHypervisor:
             domain = self.references.resolve(domain)
         sockets = self.runtime_directory(f"{number}-{domain.name}")
         loop = asyncio.get_running_loop()
+        domain = await loop.run_in_executor(None, partial(self._firmware, domain, make=True))
         return await loop.run_in_executor(None, prepare_domain, domain, number, sockets, _tap_names())
 
     async def launch(
@@ -141,6 +159,7 @@ class QemuHypervisor:
         devices = domain.devices or Devices()
         emulator = await loop.run_in_executor(None, self.emulators.probed, devices.emulator or "")
         directory = self.runtime_directory(f"-1-{domain.name}")
+        domain = await loop.run_in_executor(None, partial(self._firmware, domain, make=False))
         live = await loop.run_in_executor(None, preview_domain, domain, directory, _tap_names())
         ends = {
             item.alias.name: NetworkEnd(tap_name=item.target.dev)

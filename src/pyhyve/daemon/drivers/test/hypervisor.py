@@ -62,6 +62,9 @@ class TestHypervisor:
         os = domain.os
         return complete_basics(replace(domain, os=replace(os, type=replace(os.type, arch=os.type.arch or "i686"))))
 
+    def nvram_path(self, domain: Domain) -> None:
+        """Return nothing: there is no firmware."""
+
     async def prepare(self, domain: Domain, number: int) -> Domain:
         """Return the definition: there is nothing to choose."""
         return replace(domain, id=number)

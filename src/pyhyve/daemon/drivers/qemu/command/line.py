@@ -104,9 +104,31 @@ def _write_machine(command: Command, domain: Domain, *, ours: bool) -> None:
         parts.pop()
     if not ours and "memory-backend-ram" in command.emulator.objects and _has_ram_id(machine):
         parts.append("memory-backend=pc.ram")
+    parts += _write_flash(command, domain)
     command.add("machine", ",".join(parts))
     command.add("accel", "kvm" if domain.type == "kvm" else "tcg")
     command.add("cpu", cpu_option(domain))
+
+
+def _write_flash(command: Command, domain: Domain) -> list[str]:
+    """Write the images of UEFI firmware and its variables; return what the machine is told of them."""
+    os = domain.os
+    if attribute(os.loader, "type") != "pflash" or os.loader is None:
+        return []
+    images = [(os.loader.text.strip(), attribute(os.loader, "readonly") != "no")]
+    if os.nvram is not None and os.nvram.text.strip():
+        images.append((os.nvram.text.strip(), False))
+    parts = []
+    for number, (path, read_only) in enumerate(images):
+        name = f"libvirt-pflash{number}"
+        storage = {"driver": "file", "filename": path, "node-name": f"{name}-storage"}
+        command.add_json("blockdev", {**storage, "auto-read-only": True, "discard": "unmap"})
+        layer = {"node-name": f"{name}-format", "read-only": read_only, "driver": "raw", "file": f"{name}-storage"}
+        command.add_json("blockdev", layer)
+        parts.append(f"pflash{number}={name}-format")
+    if attribute(os.loader, "secure") == "yes":
+        command.add("global", "driver=cfi.pflash01,property=secure,value=on")
+    return parts
 
 
 def _has_ram_id(machine: str) -> bool:
