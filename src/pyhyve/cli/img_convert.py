@@ -122,19 +122,24 @@ def run_convert(arguments: Arguments) -> int:
         )
         if arguments.bitmaps:
             _copy_bitmaps(images[0], target, skip_broken=arguments.skip_broken_bitmaps)
-    finally:
-        _close(opened)
+    except BaseException:
+        _close(opened, failed=True)
+        raise
+    _close(opened)
     printer.finish()
     return 0
 
 
-def _close(images: list[Image]) -> None:
-    """Close all, the last first, whatever fails."""
+def _close(images: list[Image], *, failed: bool = False) -> None:
+    """Close all, the last first, whatever fails; what already `failed` says more than what fails now."""
     if images:
         try:
             images.pop().close()
+        except (OSError, ImageError):
+            if not failed:
+                raise
         finally:
-            _close(images)
+            _close(images, failed=failed)
 
 
 def _check_usage(arguments: Arguments) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from typing import TYPE_CHECKING
+import os
+from pathlib import Path
 
 import pytest
 
 from pyhyve.cli.main import run_command
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pyhyve.image.qcow2.image import Qcow2Image
 
 
 @pytest.fixture(autouse=True)
@@ -93,3 +93,24 @@ def test_image_without_checks_says_so(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_option_help_lists_the_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert "cluster_size=<size>" in img(capsys, "create", "-f", "qcow2", "-o", "help").out
+
+
+def test_convert_says_what_failed_first(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command("img", ["create", "-q", "-f", "raw", "full.raw", "1M"]) == 0
+    Path("full.raw").write_bytes(b"x" * (1 << 20))
+    real_close = Qcow2Image.close
+
+    def no_space(self: Qcow2Image, *_operands: object) -> None:
+        del self
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def close(self: Qcow2Image) -> None:
+        real_close(self)
+        no_space(self)
+
+    monkeypatch.setattr(Qcow2Image, "close", close)
+    assert run_command("img", ["convert", "-O", "qcow2", "full.raw", "whole.qcow2"]) == 1
+    assert "No space left" in capsys.readouterr().err
+    monkeypatch.setattr(Qcow2Image, "pwrite", no_space)
+    assert run_command("img", ["convert", "-O", "qcow2", "full.raw", "part.qcow2"]) == 1
+    assert "error while writing: No space left" in capsys.readouterr().err
