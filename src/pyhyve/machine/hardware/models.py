@@ -291,6 +291,14 @@ MODELS: dict[str, Model] = {
             | {"chassis_nr": Property("uint8", default=0), "shpc": Property("bool", "on/off", default=False)},
         ),
         Model(
+            "qemu-xhci",
+            "USB",
+            "PCI",
+            "pci-xhci",
+            hotpluggable=False,
+            properties=_PCI | {"p2": Property("uint32", default=4), "p3": Property("uint32", default=4)},
+        ),
+        Model(
             "piix3-usb-uhci",
             "USB",
             "PCI",

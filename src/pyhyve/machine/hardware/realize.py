@@ -241,6 +241,20 @@ def _uhci(hardware: Hardware, plugged: PluggedDevice) -> None:
     attach_function(hardware, plugged, controller)
 
 
+def _xhci(hardware: Hardware, plugged: PluggedDevice) -> None:
+    from pyhyve.devices.usb.xhci import MAX_PORTS, Xhci  # noqa: PLC0415 - only when wanted
+
+    counts = [plugged.values.get(name, 4) for name in ("p2", "p3")]
+    if not all(0 < count <= MAX_PORTS for count in counts):
+        msg = f"qemu-xhci: p2 and p3 are 1 to {MAX_PORTS} ports"
+        raise ChangeError(msg)
+    is_express = hardware.root_port(plugged.bus) is not None
+    controller = Xhci(hardware.memory, usb2=counts[0], usb3=counts[1], is_express=is_express)
+    plugged.device = controller
+    plugged.undo.append(controller.reset)
+    attach_function(hardware, plugged, controller)
+
+
 def _virtio_serial(hardware: Hardware, plugged: PluggedDevice) -> None:
     from pyhyve.devices.virtio.console import MAX_PORTS, VirtioConsole  # noqa: PLC0415 - only when wanted
 
@@ -494,6 +508,7 @@ REALIZERS: dict[str, Callable[[Hardware, PluggedDevice], None]] = {
     "virtio-vsock-pci": _virtio_vsock,
     "isa-serial": _isa_serial,
     "piix3-usb-uhci": _uhci,
+    "qemu-xhci": _xhci,
     "VGA": _vga,
     "vmgenid": _generation_id,
     "pcie-root-port": _root_port,

@@ -46,6 +46,7 @@ _ABSTRACT = (
     ("pci-vga", "pci-device"),
     ("virtio-pci", "pci-device"),
     ("pci-uhci-usb", "pci-device"),
+    ("pci-xhci", "pci-device"),
     ("base-pci-bridge", "pci-device"),
     ("pcie-port", "base-pci-bridge"),
     ("pcie-slot", "pcie-port"),
