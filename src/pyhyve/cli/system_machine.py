@@ -15,6 +15,7 @@ from pyhyve.cli.run import parse_number
 from pyhyve.cli.system_chardevs import parse_chardev, parse_serial
 from pyhyve.cli.system_containment import Sandbox, check_identity, parse_sandbox
 from pyhyve.cli.system_devices import DeviceSet
+from pyhyve.cli.system_globals import check_global
 from pyhyve.cli.system_options import Properties, parse_properties
 from pyhyve.cli.system_tables import BOARDS, DEFAULT_MEMORY_BYTES, KINDS, MACHINES, NOT_HERE, OPTIONS, list_kinds
 from pyhyve.machine.config import (
@@ -331,6 +332,9 @@ class SystemSettings:
             msg = f"-rtc base={base}: write utc, localtime, or a time as in 2006-06-17T16:01:21"
             raise InputError(msg) from error
         self._changes["rtc_start_s"] = int(start.replace(tzinfo=start.tzinfo or UTC).timestamp())
+
+    def _handle_global(self, value: str) -> None:
+        check_global(value)
 
     def _handle_daemonize(self, _value: str) -> None:
         self.daemonize = True

@@ -37,6 +37,7 @@ OPTIONS = {
     "display": Option("curses|none", "the screen on the terminal (the default on one), or nowhere"),
     "drive": Option("file=FILE,if=ide|virtio|none,…", "a disk, by default an IDE one"),
     "enable-kvm": Option("", "as -accel kvm"),
+    "global": Option("DRIVER.PROPERTY=VALUE", "a property of a device of the board: what is so anyway"),
     "h": Option("", "show this"),
     "hda": Option("FILE", "an IDE disk"),
     "hdb": Option("FILE", "another disk"),

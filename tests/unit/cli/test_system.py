@@ -142,6 +142,14 @@ def test_q35_has_sata_disks_by_default(image: str) -> None:
         configure("-M", "q35", "-drive", f"file={image},index=6")
 
 
+def test_globals_are_what_is_so_anyway() -> None:
+    configure("-global", "ICH9-LPC.disable_s3=1", "-global", "driver=PIIX4_PM,property=disable_s4,value=1")
+    with pytest.raises(InputError, match=re.escape("-global ICH9-LPC.disable_s3=0: not supported (only 1 or on)")):
+        configure("-global", "ICH9-LPC.disable_s3=0")
+    with pytest.raises(InputError, match=re.escape("-global e1000.x: not supported")):
+        configure("-global", "e1000.x=1")
+
+
 def test_smbios_fields(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("from a file\n")
     config = configure(

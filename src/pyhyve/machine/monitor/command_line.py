@@ -31,6 +31,7 @@ OPTIONS: dict[str, dict[str, str]] = {
     "netdev": {},
     "object": {},
     "device": {},
+    "global": {"driver": _STR, "property": _STR, "value": _STR},
     "drive": {
         "file": _STR, "if": _STR, "index": _NUM, "media": _STR, "format": _STR, "snapshot": _BOOL,
         "werror": _STR, "rerror": _STR, "node-name": _STR,

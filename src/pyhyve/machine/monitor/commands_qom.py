@@ -36,6 +36,8 @@ class QomCommands(CommandGroup):
     def device_list_properties(self, typename: str) -> list[dict[str, Any]]:
         """Properties of a device."""
         typename = MODERN_NAMES.get(typename, typename)
+        if typename in qom_types.BOARD_DEVICES:
+            return [{"name": name, "type": kind} for name, kind in qom_types.TYPES[typename].properties.items()]
         if typename not in MODELS:
             known = typename in qom_types.TYPES
             msg = (

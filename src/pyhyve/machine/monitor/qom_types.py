@@ -24,6 +24,9 @@ class QomType:
     properties: Mapping[str, str] = field(default_factory=dict)
 
 
+BOARD_DEVICES = ("ICH9-LPC", "PIIX4_PM")
+"""What boards have, and nobody can add."""
+_SLEEP_STATES = {"disable_s3": "uint8", "disable_s4": "uint8"}
 _MACHINE = {"memory-backend": "string", "kernel": "string", "initrd": "string", "append": "string", "usb": "bool"}
 _MEMORY = {"size": "int", "share": "bool", "prealloc": "bool", "dump": "bool", "merge": "bool", "reserve": "bool"}
 _OBJECT_PROPERTIES: dict[str, Mapping[str, str]] = {
@@ -86,6 +89,7 @@ def _types() -> dict[str, QomType]:
     found.append(QomType("none-machine", "machine", properties=_MACHINE))
     found += [QomType(name, "accel") for name in ("tcg-accel", "kvm-accel")]
     found += [QomType(name, "isa-device") for name in ("i8042", "mc146818rtc")]
+    found += [QomType(name, "pci-device", properties=_SLEEP_STATES) for name in BOARD_DEVICES]
     return {entry.name: entry for entry in found}
 
 
