@@ -47,6 +47,7 @@ class References:
         self.order = order
         self.per_block = (self.meta.cluster_size * 8) >> order
         self.max_count = min((1 << (1 << order)) - 1, 255 if order < 3 else (1 << 64) - 1)
+        self._none = unpack_counts(bytes(self.meta.cluster_size), order)
         self.file_clusters = -(-self.meta.storage.size_bytes >> self.meta.cluster_bits)
         self.end_cluster = -(-self.meta.storage.size_bytes >> self.meta.cluster_bits) + 1
 
@@ -64,9 +65,9 @@ class References:
             step = min(count, self.per_block - index)
             block = self.blocks.get(number)
             if block is None:
-                block = self.blocks[number] = unpack_counts(bytes(self.meta.cluster_size), self.order)
+                block = self.blocks[number] = self._none[:]
             part = block[index : index + step]
-            if not any(part) and times <= self.max_count:
+            if part == self._none[:step] and times <= self.max_count:
                 if isinstance(block, array):
                     block[index : index + step] = array(block.typecode, (times,)) * step
                 else:

@@ -20,7 +20,7 @@ def load_u64(data: bytes | bytearray | memoryview) -> array[int]:
     from pyhyve.support.arrays import array  # noqa: PLC0415 - would be felt in `info`, which reads no table
 
     values = array("Q")
-    values.frombytes(data[: len(data) & ~7])
+    values.frombytes(data if len(data) % 8 == 0 else data[: len(data) & ~7])
     if _SWAP:
         values.byteswap()
     return values
@@ -80,10 +80,14 @@ def run_length(entries: array[int], index: int, limit: int, step: int) -> int:
         return limit
     if step:
         limit = min(limit, 1 + (_ENTRY_MASK - first) // step)
-    matched, width = 1, 16
+    matched, width = 1, 64
     while matched < limit:
         width = min(width, limit - matched, _LANES)
         start = index + matched
+        if not first and not step and entries[start : start + width].tobytes() == bytes(8 * width):
+            matched += width
+            width *= 4
+            continue
         expected = (first + matched * step) * _repeated(width) + step * _counted(width)
         difference = _number(entries[start : start + width]) ^ expected
         if difference:
