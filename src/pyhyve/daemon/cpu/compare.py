@@ -65,10 +65,12 @@ def baseline(
     only_migratable: bool = False,
     allowed: Collection[str] | None = None,
     available: AbstractSet[str] | None = None,
+    exact: bool = False,
 ) -> str:
     """Return the ``<cpu>`` of what all have. Raises LibvirtError where that is nothing.
 
-    ``allowed``: names of models to choose among; ``available``: features that can be had.
+    ``allowed``: names of models to choose among; ``available``: features that can be had; ``exact``: no
+    other model may be taken instead.
     """
     for cpu in cpus:
         if cpu.model is None:
@@ -95,7 +97,7 @@ def baseline(
         detail = "Cannot find suitable CPU model for given data"
         raise LibvirtError(ErrorCode.INTERNAL_ERROR, ErrorDomain.CPU, detail)
     # A model that was asked for by name must be had; one that was found may be replaced by another.
-    fallback = "forbid" if found.model.name == same_model else "allow"
+    fallback = "forbid" if exact or found.model.name == same_model else "allow"
     children = [Node("model", (("fallback", fallback),), found.model.name)]
     if vendor is not None and all(cpu.vendor is not None for cpu in cpus):
         children.append(Node("vendor", (), vendor))

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["commit", "copy", "create_overlay", "pull", "rebase"]
 
-_REBASE_SHALLOW, _REBASE_REUSE, _REBASE_RAW, _REBASE_COPY, _REBASE_DEV, _REBASE_BYTES = 1, 2, 4, 8, 32, 64
+_REBASE_SHALLOW, _REBASE_REUSE, _REBASE_RAW, _REBASE_COPY, _REBASE_RELATIVE = 1, 2, 4, 8, 16
+_REBASE_DEV, _REBASE_BYTES = 32, 64
 _COMMIT_SHALLOW, _COMMIT_DELETE, _COMMIT_ACTIVE, _COMMIT_BYTES = 1, 2, 4, 16
 _COPY_SHALLOW, _COPY_REUSE, _COPY_TRANSIENT, _COPY_SYNCHRONOUS = 1, 2, 4, 8
 
@@ -62,6 +63,8 @@ async def pull(domain: ManagedDomain, path: str, base: str | None, speed: int) -
 async def rebase(domain: ManagedDomain, path: str, base: str | None, bandwidth: int, flags: int) -> None:
     """Pull down to an image, or (with the flag) copy to a new one. Raises LibvirtError."""
     speed = speed_bytes(bandwidth, bytes_flag=flags & _REBASE_BYTES)
+    if flags & _REBASE_RELATIVE and base is None:
+        raise invalid_argument("flag VIR_DOMAIN_BLOCK_REBASE_RELATIVE is valid only with non-null base")
     if not flags & _REBASE_COPY:
         await pull(domain, path, base, speed)
         return

@@ -138,7 +138,7 @@ async def detach_alias(domain: ManagedDomain, alias: str, flags: int) -> None:
                 await _detach_live(domain, name, item)
                 break
         else:
-            raise internal(f"no device found with alias {alias}")
+            raise internal(f"no device found with alias {alias}", ErrorDomain.DOMAIN)
     if changed is not None:
         await _store(domain, await domain.registry.complete_parsed(changed))
 

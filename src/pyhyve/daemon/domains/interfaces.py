@@ -59,7 +59,7 @@ def counters(name: str) -> tuple[int, ...] | None:
 def _known(held: Domain, device: str) -> Interface:
     found = find_interface(held.devices, device) if held.devices is not None else None
     if found is None:
-        raise invalid_argument(f"'{device}' is not a known interface")
+        raise invalid_argument(f"'{device}' is not a known interface", ErrorDomain.DOMAIN)
     return found
 
 

@@ -85,6 +85,7 @@ async def connect_baseline_hypervisor_cpu(call: Call, args: Any) -> str:
         only_migratable=bool(flags & _MIGRATABLE),
         allowed=cpu.models or None,
         available=cpu.features,
+        exact=True,
     )
 
 

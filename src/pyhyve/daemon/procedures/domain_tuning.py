@@ -169,7 +169,7 @@ async def get_all_domain_stats(call: Call, args: Any) -> list[StatsRecord | Enco
     registry = registry_of(call)
     wanted = args.stats or statistics.ALL
     if args.flags & _STATS_ENFORCE and wanted & ~statistics.ALL:
-        detail = f"Stats types bits 0x{wanted & ~statistics.ALL:x} are not supported by this daemon"
+        detail = f"Stats types bits 0x{wanted & ~statistics.ALL:x} are not supported by this daemon or QEMU"
         raise LibvirtError(ErrorCode.ARGUMENT_UNSUPPORTED, ErrorDomain.QEMU, detail)
     if args.doms:
         chosen = [found for ref in args.doms if (found := registry.by_uuid.get(ref.uuid)) is not None]

@@ -78,7 +78,16 @@ def _find_interface(held: Any, device: Any) -> Any:
         raise failed(detail, ErrorDomain.DOMAIN)
     if not found:
         if device.mac is not None:
-            raise _missing(f"no device matching MAC address {device.mac.address} found")
+            where = "(<null>)"
+            if device.address is not None and device.address.slot is not None:
+                bus, slot, function = device.address.pci
+                where = f"{device.address.domain or 0:04x}:{bus:02x}:{slot:02x}.{function}"
+            alias = "(<null>)" if device.alias is None else device.alias.name
+            raise LibvirtError(
+                ErrorCode.DEVICE_MISSING,
+                ErrorDomain.DOMAIN,
+                f"no device found at address '{where}' matching MAC address '{device.mac.address}' and alias '{alias}'",
+            )
         raise _missing("matching network device was not found")
     return found[0]
 
