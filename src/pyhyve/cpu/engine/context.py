@@ -136,6 +136,21 @@ class StencilContext:
                 result.set(value.trunc(bits))
         return result.get()
 
+    def load_extended(self, address: Value, bits: int) -> Value:
+        """As `load`, zero-extended to 64 bits: on both paths, so that it costs nothing on the likely one."""
+        size = bits // 8
+        result = self.builder.variable(U64)
+        entry = self._entry(address)
+        for hit in self.builder.branch(entry.read == ((address + (size - 1)) & PAGE_MASK), LIKELY):
+            if hit:
+                result.set((address + entry.addend).cast(Int(bits))[0].zext(64))
+            else:
+                self.save_pc()
+                value = self.mmu.slow_load(self.st, address, size)
+                self.check()
+                result.set(value & ((1 << bits) - 1))
+        return result.get()
+
     def store(self, address: Value, value: Value) -> None:
         """Write `value` (8-64 bits) at guest virtual `address`; a fault ends the instruction."""
         now = value.get()

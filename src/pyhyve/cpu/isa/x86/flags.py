@@ -49,13 +49,13 @@ def carry_word(carries: Value) -> Value:
 
 
 def add_carries(a: Value, b: Value, result: Value) -> Value:
-    """Carry out of each bit of a + b (+ carry) = result."""
-    return (a & b) | ((a | b) & ~result)
+    """Carry out of each bit of a + b (+ carry) = result: where a and b differ ~result, elsewhere b."""
+    return b ^ ((a ^ b) & ~(b ^ result))
 
 
 def subtract_borrows(a: Value, b: Value, result: Value) -> Value:
-    """Borrow out of each bit of a - b (- borrow) = result."""
-    return (~a & b) | (~(a ^ b) & result)
+    """Borrow out of each bit of a - b (- borrow) = result: where a and b differ b, elsewhere the result."""
+    return result ^ ((a ^ b) & (b ^ result))
 
 
 def explicit_aux(carry: Value, overflow: Value, adjust: Value | int = 0) -> Value:

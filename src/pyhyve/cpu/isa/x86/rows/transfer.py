@@ -42,6 +42,9 @@ def load_address(c: X86Context) -> None:
 
 def _extend(bits: int, *, signed: bool) -> Semantics:
     def semantics(c: X86Context) -> None:
+        if not signed and c.bits >= 32 and c.form(1) == "m":
+            c.set_gpr_operand(0, c.load_extended(c.address, bits))
+            return
         value = c.read(1, bits)
         if c.bits < bits:
             c.write(0, value.trunc(c.bits))
