@@ -14,7 +14,7 @@ import pytest
 from pyhyve.daemon.domains.definition import define
 from pyhyve.daemon.drivers.qemu.command import Launch, command_line
 from pyhyve.daemon.drivers.qemu.command.block import disk_nodes
-from pyhyve.daemon.drivers.qemu.command.launch import NetworkEnd
+from pyhyve.daemon.drivers.qemu.command.launch import NetworkEnd, device_properties
 from pyhyve.daemon.drivers.qemu.prepare import preview_domain
 from pyhyve.daemon.errors import LibvirtError
 from pyhyve.xml.devices import Devices
@@ -165,3 +165,12 @@ def test_network_disk_is_opened_at_its_server() -> None:
     assert node["driver"] == "nbd"
     assert node["export"] == "export"
     assert json.dumps(node)
+
+
+def test_devices_keep_their_bus_and_lose_what_their_emulator_lacks() -> None:
+    known = {"virtio-rng-pci": frozenset({"rng", "addr"})}
+    emulator = replace(Emulators().probed("/usr/bin/pyhyve-system-x86_64"), properties=known)
+    device = {"driver": "virtio-rng-pci", "id": "rng0", "bus": "pci.3", "addr": "0x0", "rng": "objrng0", "period": 5}
+    assert device_properties(emulator, {**device, "max-bytes": None}) == {
+        name: value for name, value in device.items() if name != "period"
+    }

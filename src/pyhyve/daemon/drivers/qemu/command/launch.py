@@ -78,11 +78,15 @@ class Command:
         return str(descriptor)
 
 
+_GENERAL = frozenset({"driver", "id", "bus"})
+"""What every device takes; no emulator tells."""
+
+
 def device_properties(emulator: Emulator, properties: Mapping[str, Any]) -> dict[str, Any]:
     """Return a device's properties without those that are None or that the emulator is known not to have."""
     known = emulator.properties.get(str(properties["driver"]))
     return {
         name: value
         for name, value in properties.items()
-        if value is not None and (known is None or name == "driver" or name in known)
+        if value is not None and (known is None or name in _GENERAL or name in known)
     }
