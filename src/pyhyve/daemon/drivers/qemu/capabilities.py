@@ -69,7 +69,8 @@ def guest_nodes(catalog: EmulatorCatalog) -> Iterable[Node]:
 def _guest(emulator: Emulator) -> Node:
     name = "i686" if emulator.architecture == "i386" else emulator.architecture
     machines = []
-    for machine in emulator.machines.values():
+    # The default comes first: virt-install takes that.
+    for machine in sorted(emulator.machines.values(), key=lambda item: item.canonical != emulator.default_machine):
         attributes = [("maxCpus", str(machine.vcpus_max))]
         if machine.canonical != machine.name:
             attributes.insert(0, ("canonical", machine.canonical))
@@ -92,6 +93,7 @@ def _guest(emulator: Emulator) -> Node:
     features = Node(
         "features",
         children=(
+            *((Node("pae"), Node("nonpae")) if name == "i686" else ()),
             Node("acpi", (("default", "on"), ("toggle", "yes"))),
             Node("apic", (("default", "on"), ("toggle", "no"))),
             Node("cpuselection"),
