@@ -180,6 +180,17 @@ def test_cards_with_networks_of_their_own(tmp_path: Path) -> None:
         Made(tmp_path, "-netdev", "socket,listen=127.0.0.1:0,id=#nic0")
 
 
+def test_reset_closes_trays_without_a_word(image: str, tmp_path: Path) -> None:
+    words = ["-cdrom", image, "-device", "virtio-scsi-pci,id=s", "-device", "scsi-cd,bus=s.0,id=empty"]
+    with made(tmp_path, *words) as machine:
+        for drive in ("ide1-cd0", "empty"):
+            machine.ask("blockdev-open-tray", **{"device" if drive != "empty" else "id": drive}, force=True)
+        assert [drive["tray_open"] for drive in machine.ask("query-block")] == [True, True]
+        machine.hardware.on_event = lambda *_: pytest.fail("QEMU sends no event")
+        machine.hardware.reset()
+        assert [drive["tray_open"] for drive in machine.ask("query-block")] == [False, False]
+
+
 def test_root_ports_take_devices_and_say_what_they_cannot(tmp_path: Path) -> None:
     port = "pcie-root-port,id={0},chassis={1},bus=pcie.0,addr=0x3.{2},multifunction=on"
     words = ["-M", "q35", "-device", port.format("a", 1, 0), "-device", port.format("b", 2, 1) + ",hotplug=off"]

@@ -103,6 +103,12 @@ class Cdrom:
             self._attention = True
             self._event = _NEW_MEDIA
 
+    def power_on(self) -> None:
+        """The machine is reset: the tray is closed, and nobody holds it."""
+        self.is_locked = False
+        if self.is_tray_open:
+            self.move_tray(is_open=False)
+
     def request_eject(self) -> None:
         """Press the button on the drive: a guest that locked the tray is asked."""
         self._event = _EJECT_REQUEST

@@ -457,9 +457,14 @@ class Hardware:
         self._withdraw([plugged for plugged in self.devices if _sits_in(plugged, port.secondary, 0)])
 
     def reset(self) -> None:
-        """The machine is reset, with its lock held: unplugs under way are done."""
+        """The machine is reset, with its lock held: unplugs under way are done, trays are closed."""
         if "devices" in self.__dict__:
             self._withdraw([plugged for plugged in self.devices if plugged.unplug_requested])
+            for plugged in self.devices:
+                attachment = plugged.attachment
+                if attachment is not None and attachment.is_removable:
+                    attachment.cdrom.drive.power_on()
+                    attachment.is_tray_open = False
         if self.hotplug is not None:
             self.hotplug.reset()
 
