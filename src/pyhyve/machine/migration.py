@@ -125,7 +125,7 @@ class Migration:
         """Save the machine into `uri`. Returns at once; raises StateError when it cannot even begin."""
         self._begin(incoming=False)
         try:
-            stream = open_outgoing(uri, self._cancelled.is_set, self._limit)
+            stream = open_outgoing(uri, self._cancelled.is_set, self._limit, duplex=self.settings.return_path)
         except (OSError, StateError) as error:
             self.error = _reason(error)
             self._enter(MigrationStatus.FAILED)

@@ -173,16 +173,23 @@ class Incoming:
 
 
 def open_outgoing(
-    uri: MigrationUri, is_cancelled: Callable[[], bool], max_bandwidth: Callable[[], int] = lambda: 0
+    uri: MigrationUri,
+    is_cancelled: Callable[[], bool],
+    max_bandwidth: Callable[[], int] = lambda: 0,
+    *,
+    duplex: bool = False,
 ) -> Outgoing:
-    """Open `uri` for writing, at most so many bytes per second where that is not 0. Raises OSError and StateError."""
+    """Open `uri` for writing, at most so many bytes per second where that is not 0. Raises OSError and StateError.
+
+    `duplex` says that a socket that we were given goes both ways.
+    """
 
     def sink(fd: int) -> FdSink:
         return FdSink(fd, is_cancelled, max_bandwidth)
 
     match uri.kind:
         case "fd":
-            return Outgoing(uri.fd, sink, answers=_is_tcp(uri.fd))
+            return Outgoing(uri.fd, sink, answers=_goes_both_ways(uri.fd, is_said=duplex))
         case "exec":
             read_end, write_end = os.pipe()
             try:
@@ -200,15 +207,15 @@ def open_outgoing(
                 return Outgoing(connection.detach(), sink, answers=True)
 
 
-def _is_tcp(fd: int) -> bool:
-    """Whether a descriptor leads to another machine: others, such as a tunnel's, may go one way only."""
+def _goes_both_ways(fd: int, *, is_said: bool) -> bool:
+    """Whether what a descriptor leads to can answer: over TCP, and other sockets (not a tunnel) if it is said so."""
     if not stat.S_ISSOCK(os.fstat(fd).st_mode):
         return False
     with socket.socket(fileno=os.dup(fd)) as connection:
         is_tcp = connection.family in {socket.AF_INET, socket.AF_INET6} and connection.type == socket.SOCK_STREAM
         if is_tcp:
             _watch(connection)
-        return is_tcp
+        return is_tcp or is_said
 
 
 def _watch(connection: socket.socket) -> None:

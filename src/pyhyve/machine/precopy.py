@@ -54,6 +54,8 @@ class MigrationSettings:
     """Bytes a second."""
     downtime_limit_ms: int = 300
     auto_converge: bool = False
+    return_path: bool = False
+    """Whether a socket that somebody gave us goes both ways, also where it does not lead to another host."""
     throttle_initial: int = 20
     """By how many percent a guest is slowed down at first, in each further step, and at most."""
     throttle_increment: int = 10

@@ -71,8 +71,12 @@ class MigrationCommands(CommandGroup):
 
     def query_migrate_capabilities(self) -> list[dict[str, Any]]:
         """What can be switched."""
-        converges = self._made is not None and self._made.settings.auto_converge
-        return [{"capability": "auto-converge", "state": converges}, {"capability": "events", "state": self._events}]
+        settings = None if self._made is None else self._made.settings
+        return [
+            {"capability": "auto-converge", "state": settings is not None and settings.auto_converge},
+            {"capability": "events", "state": self._events},
+            {"capability": "return-path", "state": settings is not None and settings.return_path},
+        ]
 
     def migrate_set_capabilities(self, capabilities: list[dict[str, Any]]) -> None:
         """Switch it."""
@@ -82,6 +86,8 @@ class MigrationCommands(CommandGroup):
         for entry in capabilities:
             if entry["capability"] == "events":
                 self._events = bool(entry["state"])
+            elif entry["capability"] == "return-path":
+                self._migration.settings.return_path = bool(entry["state"])
             else:
                 self._migration.settings.auto_converge = bool(entry["state"])
 

@@ -17,7 +17,7 @@ PART = Part(
     enums={
         "DirtyRateMeasureMode": ("page-sampling", "dirty-ring", "dirty-bitmap"),
         "DirtyRateStatus": ("unstarted", "measuring", "measured"),
-        "MigrationCapability": ("auto-converge", "events"),
+        "MigrationCapability": ("auto-converge", "events", "return-path"),
         "MigrationStatus": (
             "none",
             "setup",
