@@ -218,6 +218,27 @@ def test_destination_that_is_another_machine_leaves_the_guest_where_it_is(
     assert "the state does not fit this machine: it has no pci." in other.running.outcome.message
 
 
+def test_destination_that_says_nothing_is_not_believed(source: Migrating) -> None:
+    """All is sent, and the guest stands still: it goes on once somebody cancels, and the other end hears of that."""
+    near, far = socket.socketpair()
+    source.migration.settings.return_path = True
+    source.migration.settings.downtime_limit_ms = 10_000
+    source.migration.start(MigrationUri("fd", "out", near.detach()))
+    received = bytearray()
+    far.settimeout(60)
+    # The last bytes are those of the state without memory, which fills its page up with zeros.
+    while not (received.count(b"PYHYVEST") > 1 and len(received) >= source.migration.progress.transferred_bytes > 0):
+        received += far.recv(1 << 20)
+    assert source.migration.status is MigrationStatus.ACTIVE
+    assert source.running.machine.state is MachineState.PAUSED
+    source.migration.cancel()
+    source.wait(MigrationStatus.CANCELLED)
+    while far.recv(1 << 20):
+        pass
+    far.close()
+    goes_on(source.running)
+
+
 def test_guest_that_is_paused_on_the_way_arrives(source: Migrating, waiting: Migrating, tmp_path: Path) -> None:
     uri = MigrationUri("unix", str(tmp_path / "socket"))
     waiting.migration.receive(uri)

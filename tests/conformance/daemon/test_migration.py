@@ -182,10 +182,16 @@ def test_post_copy_runs_the_guest_at_its_destination_before_all_is_there(ours: P
 
 
 @pytest.mark.timeout(180)
-def test_domain_moves_from_libvirtd_to_us_and_back() -> None:
+@pytest.mark.parametrize("emulator", ["qemu", "pyhyve"])
+def test_domain_moves_from_libvirtd_to_us_and_back(emulator: str) -> None:
     if reason := why_not():
         pytest.skip(reason)
+    if EMULATORS[emulator] is None:
+        pytest.skip(f"{emulator} is not installed")
     with pair_of("libvirtd", "ours") as pair:
+        if emulator == "pyhyve":
+            disk = make_busy_disk(pair.directory / "busy.raw")
+            (pair.directory / "m.xml").write_text(document("m", disk, emulator="pyhyve"))
         assert pair.a.virsh("define", str(pair.directory / "m.xml")).returncode == 0
         assert pair.a.virsh("start", "m").returncode == 0
         for options in ((), ("--p2p", "--tunnelled")):
@@ -197,6 +203,8 @@ def test_domain_moves_from_libvirtd_to_us_and_back() -> None:
                 done = source.virsh("migrate", "m", uri, *how)
                 assert done.returncode == 0, (source.name, options, done.stderr)
                 assert target.state("m") == "running (migrated)"
+                if emulator == "pyhyve":
+                    wait_counting(target, "m")
 
 
 def wait_counting(host: Host, name: str) -> None:

@@ -10,7 +10,7 @@ from pyhyve.daemon.drivers.qemu.command.launch import NetworkEnd
 from pyhyve.rpc.errors import ErrorDomain
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from pyhyve.daemon.drivers.qemu.command.launch import Command
     from pyhyve.xml.devices import Controller, Devices, Hostdev, Input, Video, Watchdog
@@ -68,11 +68,11 @@ def attribute(node: Node | None, name: str) -> str | None:
     return None if node is None else dict(node.attributes).get(name)
 
 
-def write_controllers(command: Command, devices: Devices) -> None:
-    """Write controllers: PCI ones first, since the others hang on them."""
+def write_controllers(command: Command, devices: Devices, known: Callable[[str], bool] | None) -> None:
+    """Write controllers, PCI ones first, since the others hang on them: all, or those that are `known`."""
     for item in sorted(devices.controller, key=lambda item: item.type != "pci"):
         device = controller_device(devices, item)
-        if device is not None:
+        if device is not None and (known is None or known(device["driver"])):
             command.device(device)
 
 

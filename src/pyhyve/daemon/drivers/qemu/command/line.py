@@ -67,10 +67,7 @@ def command_line(domain: Domain, emulator: Emulator, launch: Launch) -> Command:
         command.maybe("no-acpi")
     _write_boot(command, domain, ours=ours)
     boot = boot_order(domain)
-    if not ours or (
-        any(item.type == "virtio-serial" for item in devices.controller) and emulator.has("virtio-serial-pci")
-    ):
-        write_controllers(command, devices)
+    write_controllers(command, devices, known=emulator.has if ours else None)
     write_disks(command, devices, boot)
     write_interfaces(command, devices, boot)
     write_characters(command, devices)
