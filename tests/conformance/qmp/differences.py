@@ -69,7 +69,6 @@ DIFFERENCES = [
     Allowed("human-monitor-command", "", "value", "size, date and clock", {"command-line": "info snapshots"}),
     Allowed("query-jobs", r"\[\].(current|total)-progress", "value", _WHOLE),
     Allowed("query-block", r"\[\].inserted.image(.backing-image)?.actual-size", "value", _IMAGE_SIZE),
-    Allowed("query-block", r"\[\].tray_open", "value", "QEMU closes trays when it resets the machine"),
     Allowed("query-migrate", ".(status|ram|downtime|setup-time|total-time)", "more", "a snapshot is no migration"),
     Allowed("query-migrate-capabilities", r"\[\]", "more", _FEWER),
     Allowed("query-migrate-parameters", ".*", "more", _OPTIONAL),

@@ -97,6 +97,10 @@ MACHINE: list[Step] = [
     ("pmemsave", {"val": 0, "size": 4096, "filename": "memory"}),
     ("pmemsave", {"val": 0, "size": 4096, "filename": "missing/memory"}),
     ("pmemsave", {"val": 0, "size": 4096}),
+    ("memsave", {"val": 0, "size": 4096, "filename": "memory"}),
+    ("memsave", {"val": 0, "size": 16, "filename": "memory", "cpu-index": 0}),
+    ("memsave", {"val": 0, "size": 16, "filename": "memory", "cpu-index": 99}),
+    ("memsave", {"val": 0, "size": 16, "filename": "missing/memory"}),
 ]
 
 OBJECTS: list[Step] = [

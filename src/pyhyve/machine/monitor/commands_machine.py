@@ -297,6 +297,12 @@ class MachineStateCommands(CommandGroup):
 
         dump.save_physical(self.machine, val, size, filename)
 
+    def memsave(self, val: int, size: int, filename: str, cpu_index: int = 0) -> None:
+        """Write a range of memory into a file, as a processor sees it."""
+        from pyhyve.machine.monitor import dump  # noqa: PLC0415 - rarely done
+
+        dump.save_virtual(self.machine, val, size, filename, cpu_index)
+
     def query_tpm_models(self) -> list[str]:
         """There is no TPM."""
         return []

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyhyve.machine.lifecycle import MachineState
 from pyhyve.machine.monitor.errors import QmpError
+from pyhyve.machine.report import translate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _INSPECT_TIMEOUT_S = 30.0
 _CHUNK_BYTES = 1 << 20
+_PAGE_BYTES = 4096
 _EHDR, _PHDR, _NHDR = struct.Struct("<16sHHIQQQIHHHHHH"), struct.Struct("<IIQQQQQQ"), struct.Struct("<III")
 _ET_CORE, _EM_X86_64 = 4, 62
 _PT_LOAD, _PT_NOTE, _NT_PRSTATUS = 1, 4, 1
@@ -220,7 +222,29 @@ def _write_all(fd: int, data: bytes) -> None:
 
 def save_physical(machine: Machine, start_gpa: int, size: int, filename: str) -> None:
     """`pmemsave`. Raises QmpError."""
-    if size < 0 or start_gpa < 0:
+    _save_memory(machine, start_gpa, size, filename, lambda gpa: (gpa, _CHUNK_BYTES))
+
+
+def save_virtual(machine: Machine, start: int, size: int, filename: str, cpu: int) -> None:
+    """`memsave`: memory as processor number `cpu` sees it. Raises QmpError."""
+    if not 0 <= cpu < len(machine.parts.runners):
+        msg = "Parameter 'cpu-index' expects a CPU number"
+        raise QmpError(msg)
+    registers: dict[str, int] = {}
+
+    def find_page(address: int) -> tuple[int | None, int]:
+        if not registers:
+            registers.update(machine.parts.runners[cpu].vcpu.read_registers())
+        return translate(address, registers, machine.parts.vm.memory), _PAGE_BYTES - address % _PAGE_BYTES
+
+    _save_memory(machine, start, size, filename, find_page)
+
+
+def _save_memory(
+    machine: Machine, start: int, size: int, filename: str, locate: Callable[[int], tuple[int | None, int]]
+) -> None:
+    """Write memory to a file; `locate` tells where an address is, and how many bytes lie together there."""
+    if size < 0 or start < 0:
         msg = "Invalid parameter 'size'"
         raise QmpError(msg)
     error = ""
@@ -234,13 +258,16 @@ def save_physical(machine: Machine, start_gpa: int, size: int, filename: str) ->
         nonlocal error
         memory = machine.parts.vm.memory
         try:
-            for at in range(start_gpa, start_gpa + size, _CHUNK_BYTES):
-                step = min(_CHUNK_BYTES, start_gpa + size - at)
-                region = memory.find(at)
-                if region is None or at + step > region.gpa + region.size_bytes:
+            at = start
+            while at < start + size:
+                gpa, together = locate(at)
+                step = min(together, start + size - at)
+                region = None if gpa is None else memory.find(gpa)
+                if gpa is None or region is None or gpa + step > region.gpa + region.size_bytes:
                     error = f"Invalid addr {at:#018x}/size {size} specified"
                     return
-                _write_all(fd, memory.read(at, step))
+                _write_all(fd, memory.read(gpa, step))
+                at += step
         except OSError as problem:
             error = f"Could not write '{filename}': {problem.strerror}"
 

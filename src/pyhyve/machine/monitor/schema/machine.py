@@ -200,6 +200,7 @@ PART = Part(
         ),
         "query-dump": Command(returns="DumpQueryResult"),
         "query-dump-guest-memory-capability": Command(returns="DumpGuestMemoryCapability"),
+        "memsave": Command({"val": "int", "size": "int", "filename": "str", "*cpu-index": "int"}),
         "pmemsave": Command({"val": "int", "size": "int", "filename": "str"}),
     },
     events={
