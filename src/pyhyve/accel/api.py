@@ -225,7 +225,8 @@ class WalkedQueue(Protocol):
     and `writes` (what may be done here), and `read_count`, `read_bytes`, `write_count`, `write_bytes`, `write_end`
     (what was done in this run); of send queues `wanted_bytes` (the longest packet, with its header of 12 bytes); of
     receive queues `wanted_bytes`, `own_address` and `filtered` (which packets need a decision), `length`, `decision`,
-    `undecided` (there is a packet that waits for one, since it was open), `held_bytes`.
+    `undecided` (there is a packet that waits for one, since it was open), `held_bytes`. Of open ones, `next_used` and
+    `quiet_at` may be read.
     """
 
     def set(self, **fields: int) -> None:
@@ -264,6 +265,13 @@ class WalkedQueue(Protocol):
 
         For queues that are closed; `open` lets it begin. The result is an event descriptor, which is signalled when
         something is left for the device, as a queue that is closed meanwhile is; None when it cannot be done.
+        """
+
+    def interrupt_by_itself(self, route: MessageRoute | None) -> bool:
+        """Have vCPUs that serve this send queue interrupt its driver by `route`, a while after what they sent.
+
+        For queues that are closed; None undoes it. False when it cannot be done. Field `quiet_at` is not 0 while there
+        is something to tell the driver.
         """
 
     def deafen(self) -> None:

@@ -25,7 +25,7 @@ _MAP_NORESERVE = 0x4000
 _POSITION = struct.Struct("<4Q")
 _RESULT = struct.Struct("<7Q")
 _STANDS = struct.Struct("<3Q")
-_GATE, _WANTS, _PATIENT = (QUEUE.offset(name) >> 3 for name in ("gate", "wants", "patient"))
+_GATE, _WANTS, _PATIENT, _QUIET_AT = (QUEUE.offset(name) >> 3 for name in ("gate", "wants", "patient", "quiet_at"))
 _POSITION_AT = QUEUE.offset("next_avail")
 _PARTS_AT = QUEUE.offset("parts")
 _HELD_AT = QUEUE.offset("held")
@@ -76,7 +76,7 @@ class EngineQueue:
                 self._forget_prepared()
             self._words[_PATIENT] = patient
             _POSITION.pack_into(self._view, _POSITION_AT, next_avail, next_used, published, 0)
-            self._words[_WANTS] = 0
+            self._words[_WANTS] = self._words[_QUIET_AT] = 0
             self._words[_GATE] = Gate.OPEN
 
     def close(self) -> tuple[int, int, int, int] | None:
@@ -130,6 +130,15 @@ class EngineQueue:
             return None
         self._listener, self._listens_to = vectors.listener, fd
         return self._help_fd
+
+    def interrupt_by_itself(self, route: MessageRoute | None) -> bool:
+        """Have vCPUs interrupt the driver of a send queue."""
+        vectors = None if route is None else route.vectors
+        if route is None or not self.can_open or not isinstance(vectors, EngineApicVectors):
+            self.set(target=0)
+            return route is None
+        self.set(target=vectors.engine_address, vector=route.vector)
+        return True
 
     def deafen(self) -> None:
         """Have no vCPU take packets."""

@@ -25,8 +25,8 @@ _OF_THE_ENGINE = frozenset({
     # between vCPUs, and between a vCPU and its machine
     "stop", "request", "deferred", "invalidate_head", "invalidate_tail", "invalidate_ring", "owner_bit", "peer_count",
     "written_count", "written_all", "written", "dirty", "interrupt_line", "idle", "sleeps", "asleep", "rests",
-    "poll_fd", "wake_fd", "listen_count", "listen_fd", "listen_queue", "listen_help", "kick_address", "kick_queue",
-    "kick_count", "cpuid_count", "tsc_offset", "tsc_hz",
+    "poll_fd", "wake_fd", "listen_count", "listen_fd", "listen_queue", "listen_help", "quiet_at", "kick_address",
+    "kick_queue", "kick_count", "cpuid_count", "tsc_offset", "tsc_hz",
     # the local APIC's, which its machine saves
     "apic_irr", "apic_isr", "apic_tmr", "apic_tpr", "apic_on",
     # what the last exit, step or look-up left behind

@@ -385,10 +385,10 @@ def test_way_of_a_message_holds_until_something_changes() -> None:
     ended: list[str] = []
 
     def learn() -> MessageRoute:
-        assert chip.chip.route(0xFEE0_1000, 0x41) is None
-        chip.chip.send_msi(0xFEE0_1000, 0x41)
         route = chip.chip.route(0xFEE0_1000, 0x41)
         assert route is not None
+        chip.chip.send_msi(0xFEE0_1000, 0x41)
+        assert chip.chip.route(0xFEE0_1000, 0x41) is route
         assert (route.vector, route.vectors) == (0x41, chip.chip.lapics[1].vectors)
         assert route.while_valid(lambda: ended.append("changed"))
         return route
@@ -419,3 +419,25 @@ def test_ways_of_messages_for_several_processors_are_not_kept() -> None:
     for address, data in ((0xFEEF_F000, 0x41), (0xFEE0_1000, 0xC041), (0xFEE0_1000, 0x400), (0xFEE0_7000, 0x41)):
         chip.chip.send_msi(address, data)
         assert chip.chip.route(address, data) is None
+
+
+def test_table_of_ways_is_bounded() -> None:
+    chip = Chip()
+    for index in range(2):
+        chip.chip.keep_vectors(index, PlainVectors(), lambda: None)
+    messages = [
+        (0xFEE0_0000 | cpu << 12, vector | mode) for mode in (0, 0x100) for cpu in (0, 1) for vector in range(16, 100)
+    ]
+    ended = 0
+
+    def end() -> None:
+        nonlocal ended
+        ended += 1
+
+    for address, data in messages:
+        chip.chip.send_msi(address, data)
+        route = chip.chip.route(address, data)
+        assert route is None or route.while_valid(end)
+        assert len(chip.chip._routes) <= 256
+    assert ended == 256
+    assert chip.chip.lapics[0].vectors.irr == chip.chip.lapics[1].vectors.irr == (1 << 100) - (1 << 16)

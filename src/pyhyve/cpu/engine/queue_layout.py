@@ -53,6 +53,7 @@ for _name in (
     "prepared", "first", "room", "held_bytes",
     "receives", "again", "undecided",  # receive queue: that it is one; see `virtqueue_arrival`
     "target", "vector",  # the queue's interrupts: host address of the vCPU's state, or 0 when the device sends them
+    "quiet_at",  # send queue: when the driver must hear of what was sent, 0 for not at all; see `virtqueue_quiet`
 ):  # fmt: skip
     QUEUE.add(_name, U64)
 QUEUE.add("parts", Array(IOVEC, _SLOTS))

@@ -144,7 +144,7 @@ def add_engine_fields(state: Struct) -> Struct:
     state.add("idle", U64).add("sleeps", U32).add("asleep", U32).add("rests", U64)
     state.add("poll_fd", U64).add("wake_fd", U64).add("listen_count", U64)
     state.add("listen_fd", Array(U64, LISTEN_QUEUES)).add("listen_queue", Array(U64, LISTEN_QUEUES))
-    state.add("listen_help", Array(U64, LISTEN_QUEUES))
+    state.add("listen_help", Array(U64, LISTEN_QUEUES)).add("quiet_at", U64)
     state.add("kick_address", Array(U64, KICK_QUEUES)).add("kick_queue", Array(U64, KICK_QUEUES)).add("kick_count", U64)
     state.add("watch_on", U64).add("watch_hits", U64)
     state.add("watch_address", Array(U64, WATCHPOINTS)).add("watch_length", Array(U64, WATCHPOINTS))

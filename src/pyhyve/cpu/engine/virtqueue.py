@@ -20,6 +20,7 @@ from pyhyve.cpu.engine.state import NO_ADDRESS, PAGE_BYTES, PAGE_MASK, PAGE_SHIF
 from pyhyve.cpu.engine.system import fence, system_call
 from pyhyve.cpu.engine.virtqueue_arrival import make_arrival
 from pyhyve.cpu.engine.virtqueue_gate import close_gate, give_gate, take_gate
+from pyhyve.cpu.engine.virtqueue_quiet import make_quiet
 from pyhyve.cpu.engine.virtqueue_receive import RingKernels, make_receive
 from pyhyve.cpu.lang import U8, U64, Pointer, Struct, current, kernel, u64
 
@@ -295,6 +296,9 @@ class QueueKernels:
 
         self.send = serve("queue.send", send_some)
 
+        quiet = make_quiet(state, interrupt)
+        self.look_for_quiet = quiet.look
+
         @kernel(pointer, U64, result=U64, name="queue.take_kick", attributes="nounwind noinline")
         def take_kick(st: Any, gpa: Any) -> Any:
             """A vCPU wrote to `gpa`: when that kicks an open send queue, serve it at once.
@@ -309,6 +313,7 @@ class QueueKernels:
                         return 0
                     if take_gate(q) == 0:
                         return 0
+                    quiet.before(q)
                     status = u64(Status.BUDGET)
                     rounds: U64 = 0
                     while status == Status.BUDGET and rounds < _ROUNDS:
@@ -320,6 +325,7 @@ class QueueKernels:
                             status = u64(Status.BUDGET)
                         rounds += 1
                     note_used(st, q)
+                    quiet.after(st, q)
                     late = (q.next_used - q.wants_at) & 0xFFFF > q.size >> 2
                     done = (status == Status.DONE) & ((q.wants == 0) | ((q.patient != 0) & (late ^ 1)))
                     give_gate(q)

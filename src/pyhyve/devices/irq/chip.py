@@ -158,27 +158,37 @@ class ApicInterruptChip:
             message = message_from_msi(address, data)
             if message is not None:
                 self.deliver(message)
-                self._remember(address, data, message)
+                if self.route(address, data) is None and len(self._routes) >= _MAX_ROUTES:
+                    self.routes_changed()
 
-    def _remember(self, address: int, data: int, message: ApicMessage) -> None:
-        """Keep the way of a message, if it is a simple one."""
+    def route(self, address: int, data: int) -> MessageRoute | None:
+        """The way that a message takes, if it is a simple one; any thread, with or without the machine lock."""
+        routes = self._routes
+        route = routes.get((address, data))
+        if route is None:
+            found = self._find_route(address, data)
+            if found is None or len(routes) >= _MAX_ROUTES:
+                return None
+            route = routes.setdefault((address, data), found)
+        # Whoever changes something takes the table away, and then ends what is in it.
+        return route if self._routes is routes else None
+
+    def _find_route(self, address: int, data: int) -> MessageRoute | None:
+        message = message_from_msi(address, data)
+        if message is None:
+            return None
         targets = [lapic for lapic in self.lapics if lapic.matches(message.destination, is_logical=message.is_logical)]
         is_plain = message.mode in {DeliveryMode.FIXED, DeliveryMode.LOWEST_PRIORITY} and not message.is_level
         if len(targets) == 1 and is_plain and message.vector >= _FIRST_VECTOR:
             look = self._lookers[targets[0].initial_id]
             if look is not None:
-                if len(self._routes) >= _MAX_ROUTES:
-                    self.routes_changed()
-                self._routes[address, data] = MessageRoute(targets[0].vectors, message.vector, look)
-
-    def route(self, address: int, data: int) -> MessageRoute | None:
-        """The way that a message takes, if it was sent before and is a simple one; any thread, without lock."""
-        return self._routes.get((address, data))
+                return MessageRoute(targets[0].vectors, message.vector, look)
+        return None
 
     def routes_changed(self) -> None:
         """A local APIC answers to another destination now, or forgot what it was sent."""
         routes, self._routes = self._routes, {}
-        for route in routes.values():
+        for route in list(routes.values()):
             route.end()
 
     # -- the processor's side -----------------------------------------------------------------------------------------

@@ -54,6 +54,8 @@ _RECEIVE_BUDGET = 64
 _ONE_BUFFER = (1).to_bytes(2, "little")
 _QUIET_S = 0.0005
 """Shortest time, and half of the longest, until a driver hears of sent packets that it does not look for by itself."""
+_REST_S = 0.02
+"""As long, at most, where vCPUs tell the driver by themselves, should one do nothing else for so long."""
 _MAX_VIEWS = 1000
 """Most parts of a packet: under UIO_MAXIOV, with room for a prefix."""
 
@@ -380,6 +382,11 @@ class VirtioNet(WalkedNet):
 
     def _look_for_quiet(self) -> None:
         """Tell of sent packets that were there at the last look already; on the loop's thread."""
+        loop = self._loop
+        if loop is not None and not self._quiet and self._is_looked_after():
+            # The timer only runs on so that no vCPU need start it again.
+            loop.call_later(_REST_S, self._look_for_quiet)
+            return
 
         def look() -> None:
             self._timer_runs = False
@@ -392,9 +399,9 @@ class VirtioNet(WalkedNet):
                     self._signals |= 1 << index
                 else:
                     quiet.is_old = True
-            if self._quiet and self._loop is not None:
+            if loop is not None and (self._quiet or self._is_looked_after()):
                 self._timer_runs = True
-                self._loop.call_later(_QUIET_S, self._look_for_quiet)
+                loop.call_later(_QUIET_S if self._quiet else _REST_S, self._look_for_quiet)
 
         self.run_locked(look)
 

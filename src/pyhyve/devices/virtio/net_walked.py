@@ -57,6 +57,10 @@ class WalkedNet(VirtioDevice):
         self._descriptors = self._backend if isinstance(self._backend, PacketDescriptors) else None
         self._open: dict[int, tuple[SplitQueue, WalkedQueue]] = {}
         """Queues that vCPUs serve by themselves while nobody has the lock."""
+        self._routed: dict[int, WalkedQueue] = {}
+        """Send queues among them whose interrupts are sent there too."""
+        self._seen: dict[int, tuple[int, int]] = {}
+        """How far those had come when the timer last looked, and what they had to tell then."""
         self._helped: dict[int, tuple[WalkedQueue, int]] = {}
         """Receive queues among them, with the descriptor by which vCPUs ask for the worker."""
         gated = GatedLock(self._reclaim, self._hand_out)
@@ -66,6 +70,7 @@ class WalkedNet(VirtioDevice):
         """The queue stopped; with the lock held."""
         self._deafen(index)
         self._open.pop(index, None)
+        self._routed.pop(index, None)
 
     @abstractmethod
     def _sent(self, index: int, ring: Virtqueue, before: int, *, wants: bool) -> None:
@@ -151,13 +156,30 @@ class WalkedNet(VirtioDevice):
             if self._loop is not None:
                 self._loop.unwatch(help_fd)
 
+    def _let_interrupt(self, index: int, walked: WalkedQueue) -> None:
+        """Have vCPUs send a send queue's interrupts, where their way is known; with the queue closed."""
+        if index not in self._routed:
+            route = self.queue_route(index)
+            if route is not None and route.while_valid(self.routes_changed) and walked.interrupt_by_itself(route):
+                self._routed[index] = walked
+
     def routes_changed(self) -> None:
-        """Interrupts of receive queues may go elsewhere: the device sends them until their way is known again."""
-        with self._bare_lock:
+        """Interrupts may go elsewhere: the device sends them until their way is known again."""
+        with self.lock:
             for index in list(self._helped):
-                self._close_walk(index)
                 self._deafen(index)
+            for walked in self._routed.values():
+                walked.interrupt_by_itself(None)
+            self._routed.clear()
         self._deliver()
+
+    def _is_looked_after(self) -> bool:
+        """Whether vCPUs still send by themselves, and tell the drivers in time; any thread, without lock."""
+        seen = self._seen
+        routed = list(self._routed.items())
+        self._seen = {index: (walked.get("next_used"), walked.get("quiet_at")) for index, walked in routed}
+        late = any(now[1] and now[1] == seen.get(index, now)[1] for index, now in self._seen.items())
+        return self._seen != seen and not late
 
     def _takes_arrivals(self, pair: int) -> bool:
         """Have packets that wait taken without the lock; False when that is for the device."""
@@ -195,6 +217,7 @@ class WalkedNet(VirtioDevice):
         if status == QueueStatus.BUDGET:
             self.notify(index)
         elif status == QueueStatus.DONE:
+            self._let_interrupt(index, walked)
             self._open[index] = (ring, walked)
         return status != QueueStatus.UNUSUAL
 

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 
 CODE, HANDLER, COUNT = 0x1000, 0x2000, 0x500
 VECTOR = 0x41
+SENT_COUNT = 0x502
+END = b"\x66\x31\xc0\x26\x66\xa3\xb0\x00\xcf"
+"""XOR EAX, EAX; MOV ES:[B0h], EAX (end of interrupt); IRET."""
+SEND_DATA = 2
 RECEIVE_DATA = 1
 """Of the receive queue's message."""
 PATIENCE_S = 20
@@ -87,8 +91,7 @@ class SleepingCard(WiredCard):
         memory = self.machine.memory
         memory.write(CODE, b"\xfb\xf4\xeb\xfd")  # STI; L: HLT; JMP L
         memory.write(4 * VECTOR, HANDLER.to_bytes(4, "little"))
-        # INC WORD [COUNT]; XOR EAX, EAX; MOV ES:[B0h], EAX (end of interrupt); IRET
-        memory.write(HANDLER, b"\xff\x06" + struct.pack("<H", COUNT) + b"\x66\x31\xc0\x26\x66\xa3\xb0\x00\xcf")
+        memory.write(HANDLER, b"\xff\x06" + struct.pack("<H", COUNT) + END)  # INC WORD [COUNT]
         self.vcpu.write_registers(
             {"cs.base": 0, "cs.selector": 0, "rip": CODE, "ds.base": 0, "ss.base": 0, "rsp": 0x8000}
             | {"es.base": 0xFEE0_0000}
@@ -414,6 +417,51 @@ def test_more_packets_than_a_vcpu_takes_at_once(card: SleepingCard) -> None:
     packets = [frame(payload=b"%d" % number) for number in range(200)]
     card.send(*packets)
     assert card.wait_lengths(200, events=True) == [12 + len(packet) for packet in packets]
+
+
+def test_vcpu_that_sleeps_tells_of_sent_packets(card: SleepingCard) -> None:
+    card.wait_asleep()
+    kick = card.device.kick_address(1)
+    assert kick is not None
+    card.close_vcpu()
+    memory = card.machine.memory
+    sends, sent = 0x45, 0x51
+    for vector in (sends, sent):
+        memory.write(4 * vector, (0x100 * vector).to_bytes(4, "little"))
+    # MOV FS:[0], AX; end of interrupt; IRET. And INC WORD [SENT_COUNT]; ditto.
+    memory.write(0x100 * sends, b"\x64\xa3\x00\x00" + END)
+    memory.write(0x100 * sent, b"\xff\x06" + struct.pack("<H", SENT_COUNT) + END)
+    card.vcpu.write_registers({"fs.base": kick})
+    card.machine.routes[SEND_DATA] = MessageRoute(card.vectors, sent, card.vcpu.look_for_interrupts)
+    card.reopen_vcpu()
+    part = card.driver.buffer(HEADER + frame())
+    queue = card.driver.queues[1]
+
+    def send() -> None:
+        queue.add([part])
+        card.vectors.post(sends, is_level=False)
+        card.vcpu.look_for_interrupts()
+        wait_until(queue.poll, "it was not sent")
+
+    def told() -> int:
+        return int.from_bytes(memory.read(SENT_COUNT, 2), "little")
+
+    queue.set_interrupts(enabled=False)
+    card.transport.notify(1)
+    card.machine.run()
+    send()
+    queue.set_interrupts(enabled=True)
+    card.device._timer_runs = True  # the device is out of it
+    with card.device.lock:
+        pass
+    for count in (1, 2, 3):
+        before = told()
+        queue.add([part])
+        card.vectors.post(sends, is_level=False)
+        card.vcpu.look_for_interrupts()
+        wait_until(lambda before=before: told() > before, f"no interrupt for packet {count}")  # type: ignore[misc]
+        wait_until(queue.poll, "it was not sent")
+    assert card.machine.messages == []
 
 
 def test_packets_beside_the_device_come_once_and_in_order(card: SleepingCard) -> None:

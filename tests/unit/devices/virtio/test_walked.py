@@ -16,6 +16,7 @@ import pytest
 from pyhyve.accel.api import ExitKind
 from pyhyve.accel.emulator import EmulatorVm
 from pyhyve.accel.emulator_queues import EngineQueue
+from pyhyve.accel.routes import MessageRoute
 from pyhyve.cpu.engine.queue_layout import Gate
 from pyhyve.devices.virtio.block import BlockOptions
 from pyhyve.devices.virtio.spec import BlockRequestType, BlockStatus, Feature, NetCtrlClass, NetCtrlRx
@@ -484,6 +485,125 @@ def test_device_is_handed_the_queue_that_it_waits_for(kicking: KickingCard) -> N
     assert seen == [Gate.CLOSED]
     wait_gate(Gate.OPEN)
     os.set_blocking(near, False)
+
+
+VECTOR = 0x51
+
+
+class Telling:
+    """A card whose vCPU tells the driver of sent packets by itself; it stands still between kicks."""
+
+    def __init__(self, card: KickingCard) -> None:
+        self.card = card
+        (vcpu,) = card.vm.vcpus
+        self.vectors = vcpu.apic_vectors
+        self.vectors.enabled = True
+        self.route = MessageRoute(self.vectors, VECTOR, vcpu.look_for_interrupts)
+        card.device.queue_route = lambda index: self.route if index == 1 else None
+        card.add()
+        card.kick()
+        card.machine.run()
+        walked = card.device.queues[1].walked
+        assert walked is not None
+        self.walked = walked
+        self.take_back()
+        card.driver.queues[1].set_interrupts(enabled=True)
+
+    def take_back(self) -> None:
+        while self.card.driver.queues[1].poll() is not None:
+            pass
+
+    def send(self, count: int = 1) -> bool:
+        """Send packets with one kick; whether the device heard of it."""
+        for _ in range(count):
+            self.card.add()
+        return self.card.kick()
+
+    @property
+    def told(self) -> bool:
+        """Whether the vCPU has an interrupt, which is taken away."""
+        irr, self.vectors.irr = self.vectors.irr, 0
+        assert irr in {0, 1 << VECTOR}
+        return irr != 0
+
+
+@pytest.fixture
+def telling(kicking: KickingCard) -> Telling:
+    telling = Telling(kicking)
+    assert telling.send(), "it starts the timer that looks after vCPUs"
+    kicking.machine.run()
+    telling.take_back()
+    assert not telling.told
+    return telling
+
+
+def test_vcpu_tells_of_sent_packets_when_it_sends_more_later(telling: Telling) -> None:
+    assert not telling.send()
+    assert telling.walked.get("quiet_at")
+    time.sleep(0.002)
+    assert not telling.told, "nobody has looked"
+    assert not telling.send()
+    assert telling.told
+    assert telling.card.machine.messages == []
+
+
+def test_vcpu_tells_of_many_sent_packets_at_once(telling: Telling) -> None:
+    assert not telling.send(telling.card.driver.queues[1].size // 4 + 1)
+    assert telling.told
+    assert not telling.walked.get("quiet_at")
+
+
+def test_vcpu_tells_nothing_that_is_not_wanted(telling: Telling) -> None:
+    assert not telling.send()
+    assert telling.walked.get("quiet_at")
+    telling.take_back()
+    queue = telling.card.driver.queues[1]
+    queue.set_interrupts(enabled=queue.event_index)  # with the event index: one for what comes next
+    time.sleep(0.002)
+    assert not telling.send()
+    assert not telling.told
+
+
+def test_device_tells_what_it_finds_untold(telling: Telling) -> None:
+    card = telling.card
+    assert not telling.send()
+    with card.device.lock:
+        pass
+    assert 1 in card.device._quiet
+    assert not telling.walked.get("quiet_at")
+    deadline = time.monotonic() + 10
+    while 2 not in card.machine.messages:
+        assert time.monotonic() < deadline
+        card.machine.run_events()
+    assert not telling.told
+
+
+def test_device_looks_after_a_vcpu_that_does_not_go_on(telling: Telling) -> None:
+    card = telling.card
+    card.machine.messages.clear()
+    assert not telling.send()
+    deadline = time.monotonic() + 10
+    while 2 not in card.machine.messages:
+        assert time.monotonic() < deadline
+        card.machine.run_events()
+    while card.device._timer_runs:
+        assert time.monotonic() < deadline
+        card.machine.run_events()
+    telling.take_back()
+    assert telling.send(), "and it must be started again"
+
+
+def test_device_tells_once_the_way_is_unknown(telling: Telling) -> None:
+    assert not telling.send()
+    telling.card.device.queue_route = lambda _index: None
+    telling.route.end()
+    assert telling.walked.get("target") == 0
+    assert 1 in telling.card.device._quiet
+    telling.take_back()
+    telling.send(100)
+    telling.card.machine.run()
+    assert not telling.told
+    assert 2 in telling.card.machine.messages
 
 
 def test_kicks_beside_the_device_lose_nothing(kicking: KickingCard) -> None:

@@ -95,6 +95,8 @@ def wants_single(st: Any) -> Any:
 @kernel(P, result=U64, name="x86.service_requests", attributes="nounwind noinline")
 def service_requests(st: Any) -> Any:
     """`events.service`; what cannot be delivered now is set aside, so that blocks need not stop for it."""
+    if st.quiet_at != 0:
+        queues.look_for_quiet(st)
     if events.service(st) != 0:
         return 1
     if (st.request & Request.INTERRUPT) != 0 and st.event_inject == 0 and sleep.waiting_interrupt(st) == 0:

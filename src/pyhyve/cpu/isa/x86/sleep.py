@@ -25,6 +25,8 @@ P = Pointer(STATE)
 _SYS_FUTEX, _SYS_EPOLL_WAIT = 202, 232
 _WAIT_PRIVATE = 128
 _FOREVER = (1 << 64) - 1
+_PATIENCE_MS = 1
+"""While packets were sent that the driver was not told of."""
 _INTERRUPTED = (1 << 64) - 4
 """-EINTR."""
 _EVENTS, _EVENT_BYTES, _EVENT_FD = 4, 12, 4
@@ -78,7 +80,8 @@ def sleep_on_descriptors(st: Any) -> None:
     """Wait until `wake`, or take the packets that come before."""
     b = current()
     events = b.buffer(_EVENTS * _EVENT_BYTES, U8)
-    count = system_call(_SYS_EPOLL_WAIT, st.poll_fd, events.address(), u64(_EVENTS), u64(_FOREVER))
+    patience = b.select(st.quiet_at != 0, u64(_PATIENCE_MS), u64(_FOREVER))
+    count = system_call(_SYS_EPOLL_WAIT, st.poll_fd, events.address(), u64(_EVENTS), patience)
     b.store(st.ref("asleep"), 0, volatile=True)
     if count.slt(0):
         if count != _INTERRUPTED:
@@ -97,6 +100,7 @@ def sleep(st: Any) -> None:
     asleep = st.ref("asleep")
     awake: U64 = 0
     while awake == 0:
+        queues.look_for_quiet(st)
         # Announced before looking: who asks for something from now on ends the wait.
         polls = b.load(st.ref("poll_fd"), volatile=True) != 0
         b.store(asleep, b.select(polls, u32(ON_DESCRIPTORS), u32(ON_FUTEX)), volatile=True)
@@ -106,6 +110,10 @@ def sleep(st: Any) -> None:
             if polls:
                 sleep_on_descriptors(st)
             else:
-                system_call(_SYS_FUTEX, asleep.address(), u64(_WAIT_PRIVATE), u64(ON_FUTEX), u64(0))
+                limit = b.buffer(16, U64)
+                limit[0] = 0
+                limit[1] = _PATIENCE_MS * 1_000_000
+                until = b.select(st.quiet_at != 0, limit.address(), u64(0))
+                system_call(_SYS_FUTEX, asleep.address(), u64(_WAIT_PRIVATE), u64(ON_FUTEX), until)
     b.store(asleep, 0, volatile=True)
     st.idle = 0
