@@ -122,6 +122,7 @@ def run_convert(arguments: Arguments) -> int:
         )
         if arguments.bitmaps:
             _copy_bitmaps(images[0], target, skip_broken=arguments.skip_broken_bitmaps)
+        target.flush()  # which does nothing with `-t unsafe`, the default
     except BaseException:
         _close(opened, failed=True)
         raise
@@ -205,7 +206,7 @@ def _open_target(arguments: Arguments, output: str, size: int) -> Image:
             msg = "Compression and preallocation not supported at the same time"
             raise ImageError(msg)
         if not (is_network(output) and arguments.target_format == "raw"):  # an export is there already
-            create_image(output, arguments.target_format, size, options, backing)
+            create_image(output, arguments.target_format, size, options, backing, durable=False)
     elif not is_network(output) and not os.path.exists(output):  # noqa: PTH110 - a name, not a path
         msg = f"Could not open '{output}': No such file or directory"
         raise ImageError(msg)

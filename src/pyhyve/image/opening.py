@@ -223,8 +223,13 @@ def create_image(
     size_bytes: int,
     options: Mapping[str, str | int | bool] | None = None,
     backing: BackingReference | None = None,
+    *,
+    durable: bool = True,
 ) -> None:
-    """Create an image file. Options must already have the types of the format's `CreateOption`s."""
+    """Create an image file. Options must already have the types of the format's `CreateOption`s.
+
+    It is on stable storage afterwards when `durable`, unless it is raw: such a file holds nothing yet.
+    """
     image_format = find_format(format_name)
     if image_format.create is None:
         msg = f"Format driver '{format_name}' does not support image creation"
@@ -239,6 +244,8 @@ def create_image(
     storage = create_file(path)
     try:
         image_format.create(CreateRequest(storage, size_bytes, options or {}, backing, open_sibling))
+        if durable and format_name != "raw":
+            storage.flush()
     except BaseException:
         if not storage.is_block_device:  # as QEMU: what is there is no image, and what was there is gone
             os.unlink(storage.filename)  # noqa: PTH108 - a name, not a path

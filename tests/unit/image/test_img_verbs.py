@@ -114,3 +114,31 @@ def test_convert_says_what_failed_first(monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setattr(Qcow2Image, "pwrite", no_space)
     assert run_command("img", ["convert", "-O", "qcow2", "full.raw", "part.qcow2"]) == 1
     assert "error while writing: No space left" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "durable"),
+    [
+        ("create -q -f qcow2 new.img 1M", True),
+        ("create -q -f qcow new.img 1M", True),
+        ("convert -O qcow2 data.raw new.img", False),
+        ("convert -t writeback -O qcow2 data.raw new.img", True),
+        ("convert -t writeback -O raw data.raw new.img", True),
+        ("dd if=data.raw of=new.img bs=64k", True),
+    ],
+)
+def test_what_qemu_img_leaves_on_stable_storage_is_there(
+    command: str, durable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("data.raw").write_bytes(b"x" * 65536)
+    size_at_barrier = []
+
+    def barrier(descriptor: int) -> None:
+        size_at_barrier.append(os.fstat(descriptor).st_size)
+
+    monkeypatch.setattr(os, "fdatasync", barrier)
+    verb, *words = command.split()
+    assert run_command("img", [verb, *words]) == 0
+    assert bool(size_at_barrier) == durable
+    if durable and "-O qcow2" not in command:
+        assert size_at_barrier[-1] == Path("new.img").stat().st_size
