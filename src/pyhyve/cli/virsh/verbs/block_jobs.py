@@ -11,6 +11,8 @@ from pyhyve.cli.virsh.flags import collect, exclusive
 from pyhyve.cli.virsh.output import pretty_size
 from pyhyve.cli.virsh.registry import verb
 from pyhyve.cli.virsh.shell import VerbFailed, read_file
+from pyhyve.client import LibvirtError
+from pyhyve.rpc.errors import ErrorCode
 from pyhyve.rpc.values import ParamType, TypedParam
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ _KINDS: Final = ("Unknown job", "Block Pull", "Block Copy", "Block Commit", "Act
 _ABORT_ASYNC, _ABORT_PIVOT = 1, 2
 _MIB: Final = 1 << 20
 _POLL_S: Final = 0.2
+_PIVOTS: Final = 25
+"""How often a pivot is asked for."""
 _WAIT_USAGE: Final = "[--wait] [--verbose] [--timeout <number>]"
 
 
@@ -198,10 +202,24 @@ def blockcommit(shell: Shell, values: Values) -> None:
         shell.hint("\nNow in synchronized phase" if active else "\nCommit complete")
 
 
+def _pivot(shell: Shell, domain: Domain, path: str) -> None:
+    """Make a job's target the disk's image; the figures may tell of the end before libvirtd has heard of it."""
+    for _ in range(_PIVOTS - 1):
+        try:
+            shell.call("DOMAIN_BLOCK_JOB_ABORT", domain.ref, path, _ABORT_PIVOT)
+        except LibvirtError as error:
+            if error.code != ErrorCode.BLOCK_COPY_ACTIVE:
+                raise
+            time.sleep(_POLL_S)
+        else:
+            return
+    shell.call("DOMAIN_BLOCK_JOB_ABORT", domain.ref, path, _ABORT_PIVOT)
+
+
 def _conclude(shell: Shell, domain: Domain, path: str, *, pivot: bool, finish: bool) -> None:
     if pivot:
         with shell.failing(f"failed to pivot job for disk {path}"):
-            shell.call("DOMAIN_BLOCK_JOB_ABORT", domain.ref, path, _ABORT_PIVOT)
+            _pivot(shell, domain, path)
     elif finish:
         with shell.failing(f"failed to finish job for disk {path}"):
             shell.call("DOMAIN_BLOCK_JOB_ABORT", domain.ref, path, 0)
