@@ -15,8 +15,9 @@ def test_array_is_the_standard_one() -> None:
 
 def test_array_loads_no_collections_and_leaves_no_stand_in() -> None:
     code = (
-        "import sys; from pyhyve.support.arrays import array; print('collections' in sys.modules, "
-        "'collections.abc' in sys.modules); import collections.abc; "
+        "import sys; before = set(sys.modules); from pyhyve.support.arrays import array; "
+        "print('collections' in sys.modules.keys() - before, 'collections.abc' in sys.modules.keys() - before); "
+        "import collections.abc; "
         "print(collections.OrderedDict.__name__, isinstance(array('Q'), collections.abc.MutableSequence))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
