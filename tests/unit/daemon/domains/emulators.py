@@ -34,7 +34,7 @@ class Emulators:
             package=self.package,
             machines=machines,
             default_machine="pc",
-            devices=DEVICES,
+            devices=DEVICES | {"virtio-9p-pci"},
             commands=frozenset(),
             kvm=True,
             options=OPTIONS,

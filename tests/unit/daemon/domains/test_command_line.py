@@ -174,3 +174,40 @@ def test_devices_keep_their_bus_and_lose_what_their_emulator_lacks() -> None:
     assert device_properties(emulator, {**device, "max-bytes": None}) == {
         name: value for name, value in device.items() if name != "period"
     }
+
+
+def test_directories_of_the_host_are_shared_by_9p() -> None:
+    arguments = written(
+        f"""{HEAD}<os><type>hvm</type></os><devices>
+        <filesystem><source dir='/a,b'/><target dir='t'/></filesystem>
+        <filesystem type='mount' accessmode='squash'><driver type='path' wrpolicy='immediate'/><source dir='/c'/>
+        <target dir='u'/><readonly/></filesystem></devices></domain>"""
+    )
+    shared = [arguments[place + 1] for place, word in enumerate(arguments) if word == "-fsdev"]
+    assert shared == [
+        "local,security_model=passthrough,id=fsdev-fs0,path=/a,,b",
+        "local,security_model=none,writeout=immediate,id=fsdev-fs1,path=/c,readonly",
+    ]
+    assert any('"fsdev":"fsdev-fs0","mount_tag":"t"' in word for word in arguments)
+
+
+@pytest.mark.parametrize(
+    ("devices", "head", "message"),
+    [
+        ("<tpm model='tpm-crb'><backend type='emulator'/></tpm>", "", "device 'tpm' is not supported"),
+        ("<iommu model='intel'/>", "", "device 'iommu' is not supported"),
+        ("<shmem name='s'/>", "", "device 'shmem' is not supported"),
+        ("<smartcard mode='host'/>", "", "device 'smartcard' is not supported"),
+        ("<memory model='dimm'><target><size>65536</size></target></memory>", "", "device 'memory' is not supported"),
+        ("<channel type='spicevmc'><target type='virtio'/></channel>", "", "not supported without spice graphics"),
+        ("", "<memoryBacking><hugepages/></memoryBacking>", "huge pages are not supported"),
+        (
+            "<filesystem><driver type='virtiofs'/><source dir='/a'/><target dir='t'/></filesystem>",
+            "",
+            "filesystem of type 'virtiofs' is not supported",
+        ),
+    ],
+)
+def test_what_would_be_left_out_is_refused(devices: str, head: str, message: str) -> None:
+    with pytest.raises(LibvirtError, match=message):
+        written(f"{HEAD}{head}<os><type>hvm</type></os><devices>{devices}</devices></domain>")

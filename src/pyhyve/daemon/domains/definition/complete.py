@@ -74,7 +74,9 @@ def complete_domain(domain: Domain, emulators: Emulators) -> tuple[Domain, Conte
     domain = normalize_nodes(domain)
     devices = domain.devices or Devices()
     devices = replace(
-        devices, interface=tuple(complete_interface(item, context.emulator) for item in devices.interface)
+        devices,
+        interface=tuple(complete_interface(item, context.emulator) for item in devices.interface),
+        filesystem=tuple(replace(item, accessmode=item.accessmode or "passthrough") for item in devices.filesystem),
     )
     devices = complete_disks(devices)
     devices = complete_characters(devices)

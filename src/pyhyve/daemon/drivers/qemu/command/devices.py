@@ -27,6 +27,7 @@ __all__ = [
     "watchdog_device",
     "write_controllers",
     "write_displays",
+    "write_filesystems",
     "write_interfaces",
     "write_others",
 ]
@@ -292,6 +293,29 @@ def rng_parts(devices: Devices, item: Any) -> tuple[dict[str, Any], dict[str, An
         device["max-bytes"] = int(attribute(item.rate, "bytes") or 0)
         device["period"] = int(attribute(item.rate, "period") or 1000)
     return source, {**device, **pci_properties(devices, item.address)}
+
+
+def write_filesystems(command: Command, devices: Devices) -> None:
+    """Write the directories of the host that a guest has. Raises LibvirtError for what this cannot be."""
+    for item in devices.filesystem:
+        driver = attribute(item.driver, "type") or "path"
+        directory, tag = attribute(item.source, "dir"), attribute(item.target, "dir")
+        if (item.type or "mount") != "mount" or driver != "path" or not command.emulator.has("virtio-9p-pci"):
+            kind = driver if driver != "path" else item.type or "mount"
+            raise unsupported(f"filesystem of type '{kind}' is not supported", ErrorDomain.QEMU)
+        if item.alias is None or not directory or not tag:
+            raise unsupported("a filesystem needs a directory of the host, and a name", ErrorDomain.QEMU)
+        model = {"squash": "none"}.get(item.accessmode or "", item.accessmode or "passthrough")
+        words = ["local", f"security_model={model}"]
+        words += [f"fmode={item.fmode}"] if item.fmode else []
+        words += [f"dmode={item.dmode}"] if item.dmode else []
+        if (policy := attribute(item.driver, "wrpolicy")) is not None:
+            words.append(f"writeout={policy}")
+        words += [f"id=fsdev-{item.alias.name}", f"path={directory.replace(',', ',,')}"]
+        words += ["readonly"] if item.readonly is not None else []
+        command.add("fsdev", ",".join(words))
+        device = {"driver": "virtio-9p-pci", "id": item.alias.name, "fsdev": f"fsdev-{item.alias.name}"}
+        command.device({**device, "mount_tag": tag, **pci_properties(devices, item.address)})
 
 
 def write_others(command: Command, devices: Devices) -> None:

@@ -13,6 +13,7 @@ from pyhyve.daemon.drivers.qemu.command.devices import (
     attribute,
     write_controllers,
     write_displays,
+    write_filesystems,
     write_inputs,
     write_interfaces,
     write_others,
@@ -31,6 +32,10 @@ _SANDBOX: Final = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourceco
 _ON_CPU: Final = {"force": "on", "require": "on", "optional": "on", "disable": "off", "forbid": "off"}
 
 
+_UNKNOWN: Final = ("lease", "smartcard", "tpm", "hub", "nvram", "shmem", "memory", "iommu")
+"""Devices that are written nowhere."""
+
+
 def command_line(domain: Domain, emulator: Emulator, launch: Launch) -> Command:
     """Return the command line of a domain's machine. Raises LibvirtError for what the emulator cannot be told.
 
@@ -39,6 +44,7 @@ def command_line(domain: Domain, emulator: Emulator, launch: Launch) -> Command:
     command = Command(emulator, launch)
     devices = domain.devices or Devices()
     ours = emulator.package.startswith("pyhyve")
+    _refuse(domain, devices)
     command.add("name", f"guest={domain.name.replace(',', ',,')},debug-threads=on")
     if launch.paused or launch.incoming is not None:
         command.add("S")
@@ -69,6 +75,7 @@ def command_line(domain: Domain, emulator: Emulator, launch: Launch) -> Command:
     boot = boot_order(domain)
     write_controllers(command, devices, known=emulator.has if ours else None)
     write_disks(command, devices, boot)
+    write_filesystems(command, devices)
     write_interfaces(command, devices, boot)
     write_characters(command, devices)
     if not ours:
@@ -83,6 +90,22 @@ def command_line(domain: Domain, emulator: Emulator, launch: Launch) -> Command:
             command.arguments.append(attribute(node, "value") or "")
     command.maybe("msg", "timestamp=on")
     return command
+
+
+def _refuse(domain: Domain, devices: Devices) -> None:
+    """Raise LibvirtError for what would be left out: a guest without it is not what was asked for."""
+    for name in _UNKNOWN:
+        held = getattr(devices, name)
+        if held:
+            raise unsupported(f"device '{name}' is not supported", ErrorDomain.QEMU)
+    characters: list[Any] = [*devices.channel, *devices.redirdev, *devices.serial, *devices.console, *devices.parallel]
+    if any(item.type == "spicevmc" for item in characters) and not any(
+        item.type == "spice" for item in devices.graphics
+    ):
+        raise unsupported("chardev 'spicevmc' not supported without spice graphics", ErrorDomain.QEMU)
+    backing = domain.memory_backing
+    if backing is not None and any(node.name == "hugepages" for node in backing.children):
+        raise unsupported("huge pages are not supported", ErrorDomain.QEMU)
 
 
 def _write_machine(command: Command, domain: Domain, *, ours: bool) -> None:
