@@ -84,6 +84,7 @@ def run_convert(arguments: Arguments) -> int:
         return 0
     _check_usage(arguments)
     *names, output = arguments.filenames
+    sparse_bytes, rate_limit = _sparse_size(arguments.sparse), parse_size(arguments.rate_limit, "rate limit")
     printer = ProgressPrinter(enabled=arguments.progress and not arguments.quiet)
     opened: list[Image] = []
     try:
@@ -96,27 +97,27 @@ def run_convert(arguments: Arguments) -> int:
                 raise ImageError(msg)
             select_snapshot(images[0], arguments.snapshot)
         sources = Concatenation(images)
+        if not arguments.no_create:
+            _check_compression(arguments, arguments.target_format)  # before anything is made
         target = _open_target(arguments, output, sources.size_bytes)
         opened.append(target)
         if target.size_bytes < sources.size_bytes:
             msg = f"output file '{output}' is smaller than input file"
             raise ImageError(msg)
-        if arguments.compress and not find_format(target.format_name).supports_compressed:
-            msg = f"Compression not supported for this file format ('{target.format_name}')"
-            raise ImageUnsupportedError(msg)
+        _check_compression(arguments, target.format_name)
         convert(
             sources,
             target,
             ConvertSettings(
                 compress=arguments.compress,
-                sparse_bytes=_sparse_size(arguments.sparse),
+                sparse_bytes=sparse_bytes,
                 target_is_zero=(not arguments.no_create or arguments.target_is_zero) and target.backing is None,
                 keep_backing=target.backing is not None,
                 offload=arguments.offload,
                 salvage=arguments.salvage,
                 threads=int(arguments.threads),
                 in_order=not arguments.out_of_order,
-                rate_limit=parse_size(arguments.rate_limit, "rate limit"),
+                rate_limit=rate_limit,
             ),
             printer,
         )
@@ -165,6 +166,12 @@ def _check_usage(arguments: Arguments) -> None:
         message = "--target-image-opts requires use of -n flag"
     if message is not None:
         raise Usage(message)
+
+
+def _check_compression(arguments: Arguments, format_name: str) -> None:
+    if arguments.compress and not find_format(format_name).supports_compressed:
+        msg = f"Compression not supported for this file format ('{format_name}')"
+        raise ImageUnsupportedError(msg)
 
 
 def _sparse_size(text: str | None) -> int:
