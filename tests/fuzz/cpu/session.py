@@ -207,7 +207,8 @@ _HOST_SEGMENT: Final = 15 * 8
 
 def _used_stack_top(case: Case, native: Result) -> bool:
     """Whether a far call to 64-bit code pushed through all of ESP, whose upper half IRET to a 16-bit stack leaves."""
-    return case.bits != 64 and native.vector == _PAGE_FAULT and native.cr2 >> 16 == at.SAVE >> 16
+    top = at.SAVE >> 16
+    return case.bits != 64 and native.vector == _PAGE_FAULT and top in {native.cr2 >> 16, native.cr2 + 8 >> 16}
 
 
 def _excused(case: Case, native: Result, engine: Result, *, lenient: bool) -> bool:

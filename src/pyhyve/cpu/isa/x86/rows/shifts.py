@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     Semantics = Callable[[X86Context], None]
 
 
+_HOST_SUFFIXES = {32: "l", 64: "q"}
+
+
 def _count(c: X86Context, operand: int) -> Value:
     """The masked count of a shift: CL, immediate operand number `operand`, or 1 when there is none."""
     if c.count_from == "cl":
@@ -30,10 +33,26 @@ def _count(c: X86Context, operand: int) -> Value:
     return raw & (63 if c.bits == 64 else 31)
 
 
+def _by_patched_count(c: X86Context, name: str) -> bool:
+    """The host's own shift by an immediate, when the flags are dead; False where this form has no place for that.
+
+    The count is patched into the instruction, which masks it as the guest's does.
+    """
+    if not c.variant.no_flags or c.bits not in _HOST_SUFFIXES or c.variant.forms != ("r", "i"):
+        return False
+    kind = Int(c.bits)
+    template = f"{name}{_HOST_SUFFIXES[c.bits]} $$V1, $0"
+    result = c.builder.asm(template, "=r,0,~{flags}", kind.ir, [(kind.ir, c.read(0).ir)])
+    c.write(0, Value(c.builder, result, kind))
+    return True
+
+
 def _shift(name: str) -> Semantics:
     """SHL, SHR, SAR by an immediate, 1 or CL: nothing changes when the masked count is zero."""
 
     def semantics(c: X86Context) -> None:
+        if c.count_from == "" and _by_patched_count(c, name):
+            return
         bits = c.bits
         b = c.builder
         one = c.count_from == "" and len(c.variant.forms) == 1
@@ -80,6 +99,8 @@ def _rotate(name: str) -> Semantics:
     """ROL and ROR: CF and OF only; nothing changes when the masked count is zero."""
 
     def semantics(c: X86Context) -> None:
+        if c.count_from == "" and _by_patched_count(c, name):
+            return
         bits = c.bits
         b = c.builder
         count = _count(c, 1)
