@@ -282,7 +282,7 @@ def test_rate_of_a_guest_that_writes_is_measured_and_gives_way_to_a_migration(
     with pytest.raises(QmpError, match="already being measured"):
         commands.execute("calc-dirty-rate", {"calc-time": 1})
     until(measured, source)
-    assert commands.execute("query-dirty-rate", {})["dirty-rate"] == 4
+    assert 1 <= commands.execute("query-dirty-rate", {})["dirty-rate"] <= 4
     goes_on(source.running)
     commands.execute("calc-dirty-rate", {"calc-time": 60})
     uri = MigrationUri("unix", str(tmp_path / "socket"))
