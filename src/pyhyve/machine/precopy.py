@@ -268,7 +268,9 @@ class PreCopy:
                 progress.throttle_percent = self._throttle.percent
 
     def _expected_bandwidth(self) -> float:
-        return max(self._bandwidth or min(_ASSUMED_BANDWIDTH, self._settings.max_bandwidth or _ASSUMED_BANDWIDTH), 1.0)
+        """Bytes in a second: the pace seen, but no more than is allowed, which a short round may exceed."""
+        bandwidth = self._bandwidth or _ASSUMED_BANDWIDTH
+        return max(min(bandwidth, self._settings.max_bandwidth or bandwidth), 1.0)
 
     def _threshold_bytes(self) -> int:
         return round(self._expected_bandwidth() * self._settings.downtime_limit_ms / 1000)
