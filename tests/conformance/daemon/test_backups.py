@@ -50,10 +50,10 @@ FILES = {
 }
 PULLS = """
 define @DIR@/ck.xml; backup-begin ck @DIR@/p1.xml; start ck; backup-begin ck @DIR@/p2.xml; backup-begin ck @DIR@/p3.xml
-backup-begin ck @DIR@/p1.xml --checkpointxml @DIR@/y1.xml; backup-dumpxml ck; suspend ck; resume ck; domjobinfo ck
-domjobabort ck; domjobinfo ck; domjobinfo ck --completed; domjobinfo ck --completed; backup-dumpxml ck; domjobabort ck
-backup-begin ck @DIR@/p4.xml; backup-begin ck @DIR@/p3.xml; backup-dumpxml ck; checkpoint-dumpxml ck y1 --no-domain --size
-domjobabort ck; backup-begin ck @DIR@/p5.xml --checkpointxml @DIR@/x2.xml; backup-dumpxml ck; domjobabort ck
+backup-begin ck @DIR@/p1.xml --checkpointxml @DIR@/y1.xml; backup-dumpxml ck; suspend ck; resume ck; domjobinfo ck; domjobabort ck
+domjobinfo ck; domjobinfo ck --completed; domjobinfo ck --completed; backup-dumpxml ck; domjobabort ck
+backup-begin ck @DIR@/p4.xml; backup-begin ck @DIR@/p3.xml; backup-dumpxml ck; checkpoint-dumpxml ck y1 --no-domain --size; domjobabort ck
+backup-begin ck @DIR@/p5.xml --checkpointxml @DIR@/x2.xml; backup-dumpxml ck; domjobabort ck
 backup-begin ck @DIR@/p1.xml; destroy ck; backup-dumpxml ck; undefine ck --checkpoints-metadata; list --all
 """
 SESSIONS = """
@@ -95,11 +95,16 @@ def run_all(side: Side) -> list[tuple[int, str, str]]:
     for line in SESSIONS.strip().split("\n"):
         replies.append(side.run(line))
         if line.startswith("backup-begin"):
-            deadline = time.monotonic() + 60
-            while side.run("backup-dumpxml ck")[0] == 0:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+            wait_for_the_end(side)
     return replies
+
+
+def wait_for_the_end(side: Side) -> None:
+    """Wait until no backup goes on: libvirtd ends one some time after it said so."""
+    deadline = time.monotonic() + 60
+    while side.run("backup-dumpxml ck")[0] == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +139,12 @@ def test_backups_to_pull_go_as_with_libvirtd(sides: tuple[Side, Side]) -> None:
     def run(side: Side) -> list[tuple[int, str, str]]:
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", side.directory / "a.qcow2", "8M"], check=True)
         (side.directory / "full.qcow2").touch()
-        return [side.run(line) for line in PULLS.strip().split("\n")]
+        replies = []
+        for line in PULLS.strip().split("\n"):
+            replies.append(side.run(line))
+            if line.endswith("domjobabort ck"):
+                wait_for_the_end(side)
+        return replies
 
     with ThreadPoolExecutor() as pool:
         mine, real = pool.map(run, sides)
