@@ -34,7 +34,7 @@ index = socket.if_nametoindex("t0")
 route.link("set", index=index, state="up")
 host = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88B5))
 host.bind(("t0", 0))
-host.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 << 20)
+host.setsockopt(socket.SOL_SOCKET, 33, 16 << 20)  # SO_RCVBUFFORCE: hosts allow less
 host.setblocking(False)
 SIZE = 1000
 def frame(last):
