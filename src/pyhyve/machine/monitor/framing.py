@@ -66,10 +66,11 @@ class JsonStream:
                 self._inside = True
                 self._bare = data[position] not in b"[]{}\"'"
             end, complete = self._bare_word(data, position) if self._bare else self._scan(data, position)
+            part = data[position:end]
             if not self._refused:
-                self._buffer += data[position:end]
+                self._buffer += part
             position = end
-            if data[end - 1] == _RESET:
+            if part[-1:] == b"\xff":
                 self._restart()
                 yield QmpError("JSON parse error, stray '\\uFFFD'")
             elif complete:
@@ -83,13 +84,13 @@ class JsonStream:
                 self._refused = True
                 self._buffer.clear()
 
-    @staticmethod
-    def _bare_word(data: bytes, position: int) -> tuple[int, bool]:
-        """Where the word stops in `data`, and whether it is complete; a reset byte belongs to it."""
+    def _bare_word(self, data: bytes, position: int) -> tuple[int, bool]:
+        """Where the word stops in `data`, and whether it is complete; a reset byte ends a word, or is one itself."""
         found = _END_OF_WORD.search(data, position)
         if found is None:
             return len(data), False
-        return found.start() + (data[found.start()] == _RESET), True
+        is_first = found.start() == position and not self._buffer and not self._refused
+        return found.start() + is_first, True
 
     def _scan(self, data: bytes, position: int) -> tuple[int, bool]:
         """Go on from `position`: where to stop, and whether the value is complete there."""

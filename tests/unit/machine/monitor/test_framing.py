@@ -34,7 +34,7 @@ def feed(*pieces: bytes, limit: int = 1 << 20) -> list[Any]:
         (b"\xff", ["error: JSON parse error, stray '\\uFFFD'"]),
         (b'{"a": "\xff{}', ["error: JSON parse error, stray '\\uFFFD'", {}]),
         (b'{"a": "\\\xff{}', ["error: JSON parse error, stray '\\uFFFD'", {}]),
-        (b"12\xff{}", ["error: JSON parse error, stray '\\uFFFD'", {}]),
+        (b"12\xff{}", [12, "error: JSON parse error, stray '\\uFFFD'", {}]),
         (b'"\xc3("', ["error: JSON parse error, invalid UTF-8 sequence"]),
         (b"NaN ", ["error: JSON parse error, invalid keyword 'NaN'"]),
         (b"1e999 ", ["error: JSON parse error, invalid keyword '1e999'"]),
