@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 
 @runtime_checkable
@@ -13,8 +13,13 @@ class Saveable(Protocol):
     its meaning. A new field needs no new version when it has a default, which older files then get.
     """
 
-    state_type: ClassVar[type[Any]]
-    state_version: ClassVar[int]
+    @property
+    def state_type(self) -> type[Any]:
+        """The record that `save` gives and `load` takes."""
+
+    @property
+    def state_version(self) -> int:
+        """That record's version, 1 or more."""
 
     def save(self) -> Any:  # noqa: ANN401 - a value of `state_type`
         """The present state, an instance of `state_type`. StateError when it cannot be saved now."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING
 
 from pyhyve.devices.ahci import spec
 from pyhyve.devices.ahci.port import Port, PortState
@@ -11,6 +11,8 @@ from pyhyve.devices.pci.device import PciDevice
 from pyhyve.devices.pci.i440fx import VIRTUAL_SUBSYSTEM, VIRTUAL_SUBSYSTEM_VENDOR
 from pyhyve.devices.pci.msi import Msi
 from pyhyve.devices.pci.spec import BarKind, CapabilityId
+from pyhyve.devices.word_registers import WordRegisters
+from pyhyve.state.part import SaveablePart
 from pyhyve.state.record import U32, record
 
 if TYPE_CHECKING:
@@ -63,14 +65,14 @@ class Ich9Ahci(PciDevice):
         self._interrupts = 0
         self.index = 0
         self.ports = tuple(Port(memory, lambda: self.bus_master, self.update) for _ in range(PORT_COUNT))
-        self.parts = _Parts(self)
+        self.parts = SaveablePart(AhciState, self.save_ports, self.load_ports)
         self.config[_MAP] = _MAP_AHCI
         self.writable[_PORT_CONTROL] = (1 << PORT_COUNT) - 1
         Msi(self)
         location = _INDEX_BAR + 4 | _INDEX >> 2 << 4  # in the form of Serial ATA AHCI 1.3.1, 2.4
         self.add_capability(CapabilityId.SATA, b"\x10\x00" + location.to_bytes(4, "little"))
         self.add_bar(_INDEX_BAR, _INDEX_BYTES, BarKind.IO, _IndexPair(self))
-        self.add_bar(_ABAR, spec.ABAR_BYTES, BarKind.MEM32, _Registers(self))
+        self.add_bar(_ABAR, spec.ABAR_BYTES, BarKind.MEM32, WordRegisters(self.read_register, self.write_register))
 
     # -- drives (as of any controller of such) ------------------------------------------------------------------------
 
@@ -179,41 +181,6 @@ class Ich9Ahci(PciDevice):
         self._control = int(HostControl.AHCI) | state.control & int(HostControl.INTERRUPTS)
         self._interrupts = state.interrupts
         self.index = state.index & 0xFFC
-
-
-class _Parts:
-    """What of the controller has a state besides the function."""
-
-    state_type: ClassVar[type[Any]] = AhciState
-    state_version: ClassVar[int] = 1
-
-    def __init__(self, controller: Ich9Ahci) -> None:
-        self._controller = controller
-
-    def save(self) -> AhciState:
-        """Registers and ports."""
-        return self._controller.save_ports()
-
-    def load(self, state: AhciState) -> None:
-        """Take over registers and ports."""
-        self._controller.load_ports(state)
-
-
-class _Registers:
-    """The registers in memory: of 32 bits, read in parts too."""
-
-    def __init__(self, controller: Ich9Ahci) -> None:
-        self._controller = controller
-
-    def read(self, offset: int, size: int) -> int:
-        """Read a register, or a part of one."""
-        value = self._controller.read_register(offset & ~3) >> 8 * (offset & 3)
-        return value & (1 << 8 * size) - 1
-
-    def write(self, offset: int, size: int, value: int) -> None:
-        """Write a whole register; parts of one are what no driver writes."""
-        if size == 4:
-            self._controller.write_register(offset, value)
 
 
 class _IndexPair:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pyhyve.devices.ide.channel import Channel, ChannelState
-from pyhyve.devices.pci.device import PciDevice, PciFunctionState
+from pyhyve.devices.pci.device import PciDevice
 from pyhyve.devices.pci.spec import BarKind
+from pyhyve.state.part import SaveablePart
 from pyhyve.state.record import record
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Piix3Ide(PciDevice):
         )
         self._lock = lock
         self.channels = tuple(Channel(line, memory, lambda: self.bus_master) for line in lines)
-        self.parts = _Channels(self)
+        self.parts = SaveablePart(IdeState, self.save_channels, self.load_channels)
         self.writable[_TIMING : _TIMING + _TIMING_BYTES] = b"\xff" * _TIMING_BYTES
         # Firmware turns decoding on; a kernel that is started without any looks for it.
         self.config[_TIMING + 1] = self.config[_TIMING + 3] = _DECODE_ENABLE
@@ -97,25 +98,11 @@ class Piix3Ide(PciDevice):
         yield "", self
         yield ".channels", self.parts
 
-    def load(self, state: PciFunctionState) -> None:
-        """Take over the function."""
-        self.load_function(state)
-
-
-class _Channels:
-    """What of the controller has a state besides the function."""
-
-    state_type: ClassVar = IdeState
-    state_version: ClassVar = 1
-
-    def __init__(self, controller: Piix3Ide) -> None:
-        self._controller = controller
-
-    def save(self) -> IdeState:
+    def save_channels(self) -> IdeState:
         """Both channels."""
-        return IdeState(channels=tuple(channel.save() for channel in self._controller.channels))
+        return IdeState(channels=tuple(channel.save() for channel in self.channels))
 
-    def load(self, state: IdeState) -> None:
+    def load_channels(self, state: IdeState) -> None:
         """Take over both channels."""
-        for channel, saved in zip(self._controller.channels, state.channels, strict=False):
+        for channel, saved in zip(self.channels, state.channels, strict=False):
             channel.load(saved)

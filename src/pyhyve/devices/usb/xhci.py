@@ -6,7 +6,7 @@ Nothing is ever plugged in, so no slot can be enabled. It is there because manag
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING
 
 from pyhyve.devices.pci.device import PciDevice
 from pyhyve.devices.pci.msi import Msix
@@ -21,7 +21,9 @@ from pyhyve.devices.usb.xhci_spec import (
     UsbCommand,
     UsbStatus,
 )
+from pyhyve.devices.word_registers import WordRegisters
 from pyhyve.memory.guest import GuestAddressError
+from pyhyve.state.part import SaveablePart
 from pyhyve.state.record import U32, U64, record
 
 if TYPE_CHECKING:
@@ -83,14 +85,14 @@ class Xhci(PciDevice):
         self._usb2, self._usb3 = usb2, usb3
         self.config[_SERIAL_BUS_RELEASE] = _USB_3
         self._next_capability = _CAPABILITIES_FROM
-        self.add_bar(0, spec.SPACE_BYTES, BarKind.MEM64, _Registers(self))
+        self.add_bar(0, spec.SPACE_BYTES, BarKind.MEM64, WordRegisters(self.read_register, self.write_register))
         Msix(self, 2, 1)
         if is_express:
             from pyhyve.devices.pci.express import express_capability  # noqa: PLC0415 - few machines have ports
             from pyhyve.devices.pci.express_spec import PortType  # noqa: PLC0415 - ditto
 
             express_capability(self, PortType.ENDPOINT)
-        self.parts = _Parts(self)
+        self.parts = SaveablePart(XhciState, self.save_registers, self.load_registers)
         self.reset_registers()
 
     def reset_registers(self) -> None:
@@ -359,37 +361,3 @@ class Xhci(PciDevice):
         self._produced %= max(self._segment_trbs, 1)
         self._cycle &= 1
         self._ring_control &= int(RingControl.CYCLE | RingControl.RUNNING)
-
-
-class _Parts:
-    """What of the controller has a state besides the function."""
-
-    state_type: ClassVar[type[Any]] = XhciState
-    state_version: ClassVar[int] = 1
-
-    def __init__(self, controller: Xhci) -> None:
-        self._controller = controller
-
-    def save(self) -> XhciState:
-        """All registers."""
-        return self._controller.save_registers()
-
-    def load(self, state: XhciState) -> None:
-        """Take over all registers."""
-        self._controller.load_registers(state)
-
-
-class _Registers:
-    """Registers of 32 bits, read in parts too; pairs are written one half after the other."""
-
-    def __init__(self, controller: Xhci) -> None:
-        self._controller = controller
-
-    def read(self, offset: int, size: int) -> int:
-        """Read a register, or a part of one."""
-        return self._controller.read_register(offset & ~3) >> 8 * (offset & 3) & (1 << 8 * size) - 1
-
-    def write(self, offset: int, size: int, value: int) -> None:
-        """Write a whole register; parts of one are what no driver writes."""
-        if size == 4:
-            self._controller.write_register(offset, value)
