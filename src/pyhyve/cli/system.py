@@ -21,7 +21,7 @@ from pyhyve.support.errors import ExitStatus, UserError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from pyhyve.cli.system_machine import MonitorSocket
+    from pyhyve.cli.system_monitors import MonitorSocket
     from pyhyve.machine.config import MachineConfig
     from pyhyve.machine.machine import Machine
     from pyhyve.machine.monitor.server import Listener

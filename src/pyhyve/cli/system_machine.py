@@ -16,7 +16,9 @@ from pyhyve.cli.system_chardevs import parse_chardev, parse_serial
 from pyhyve.cli.system_containment import Sandbox, check_identity, parse_sandbox
 from pyhyve.cli.system_devices import DeviceSet
 from pyhyve.cli.system_globals import check_global
-from pyhyve.cli.system_options import Properties, parse_properties
+from pyhyve.cli.system_monitors import MonitorSocket, monitor_on, serve_only
+from pyhyve.cli.system_options import parse_properties
+from pyhyve.cli.system_processors import topology
 from pyhyve.cli.system_tables import BOARDS, DEFAULT_MEMORY_BYTES, KINDS, MACHINES, NOT_HERE, OPTIONS, list_kinds
 from pyhyve.machine.config import (
     MAX_CPUS,
@@ -25,7 +27,6 @@ from pyhyve.machine.config import (
     ConfigError,
     ConsoleConfig,
     ConsoleKind,
-    CpuTopology,
     MachineConfig,
     MemoryKind,
     RtcBase,
@@ -34,16 +35,6 @@ from pyhyve.support.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-
-@dataclass(frozen=True, slots=True)
-class MonitorSocket:
-    """Where a monitor is: `address` as `stdio`, `unix:PATH` or `tcp:HOST:PORT`, or an inherited descriptor."""
-
-    address: str
-    label: str
-    fd: int | None = None
-    for_people: bool = False
 
 
 @dataclass(slots=True)
@@ -168,7 +159,7 @@ class SystemSettings:
         taken = set()
         for where, for_people in self._mons:
             backend = self._chardevs.get(where)
-            found = None if backend is None else _monitor_on(backend, where)
+            found = None if backend is None else monitor_on(backend, where)
             if found is None or where in taken:
                 msg = f"-mon: chardev {where} is not a listening socket or stdio that is free"
                 raise InputError(msg)
@@ -413,7 +404,7 @@ class SystemSettings:
             if not 0 < number <= MAX_CPUS:
                 msg = f"-smp: {key}={number} is not in 1..{MAX_CPUS}"
                 raise InputError(msg)
-        self._changes["cpus"], self._changes["topology"] = _topology(numbers)
+        self._changes["cpus"], self._changes["topology"] = topology(numbers)
 
     def _handle_name(self, value: str) -> None:
         given = parse_properties("-name", value, "guest")
@@ -507,7 +498,7 @@ class SystemSettings:
         given = parse_properties(option, value, "address")
         address = given.need("address")
         if address != "stdio":
-            _serve_only(given)
+            serve_only(given)
         given.finish()
         label = f"compat_monitor{len(self.monitors)}"
         self.monitors.append(MonitorSocket(address, label, for_people=for_people))
@@ -519,66 +510,6 @@ def _milliseconds(what: str, text: str) -> int:
         msg = f"{what}={text} is not in 0..65535"
         raise InputError(msg)
     return number
-
-
-def _serve_only(given: Properties) -> None:
-    """The socket is ours to listen on, and the machine does not wait for the peer. Raises InputError."""
-    if not given.switch("server", default=False) or given.switch("wait", default=True):
-        msg = f"{given.option}: only listening sockets are supported: add server=on,wait=off"
-        raise InputError(msg)
-
-
-def _monitor_on(backend: dict[str, Any], name: str) -> MonitorSocket | None:
-    """A monitor on a character device: the terminal or a listening socket; None for another."""
-    if backend["type"] == "stdio":
-        return MonitorSocket("stdio", name)
-    data = backend["data"]
-    if backend["type"] != "socket" or not data["server"]:
-        return None
-    address = data["addr"]
-    match address["type"]:
-        case "fd":
-            text = address["data"]["str"]
-            return MonitorSocket(f"fd:{text}", name, parse_number("-chardev: fd", text, int))
-        case "unix":
-            return MonitorSocket(f"unix:{address['data']['path']}", name)
-        case _:
-            return MonitorSocket(f"tcp:{address['data']['host']}:{address['data']['port']}", name)
-
-
-def _topology(numbers: dict[str, int]) -> tuple[int, CpuTopology | None]:
-    """Number of processors and their groups, what is left out made up as QEMU does. Raises InputError."""
-    cpus = numbers.get("cpus") or numbers.get("maxcpus")
-    dies, threads = numbers.get("dies", 1), numbers.get("threads", 1)
-    sockets, cores = numbers.get("sockets"), numbers.get("cores")
-    if cpus is None:
-        cpus = (sockets or 1) * dies * (cores or 1) * threads
-    if numbers.get("maxcpus", cpus) != cpus:
-        msg = f"-smp: maxcpus={numbers['maxcpus']} is not supported: processors cannot be added later"
-        raise InputError(msg)
-    if sockets is None:
-        # As in QEMU since 6.2: cores are preferred over sockets.
-        if cores is None:
-            return (
-                (cpus, None)
-                if dies * threads == 1
-                else _filled(cpus, 1, dies, max(1, cpus // (dies * threads)), threads)
-            )
-        sockets = max(1, cpus // (dies * cores * threads))
-    elif cores is None:
-        cores = max(1, cpus // (sockets * dies * threads))
-    return _filled(cpus, sockets, dies, cores, threads)
-
-
-def _filled(cpus: int, sockets: int, dies: int, cores: int, threads: int) -> tuple[int, CpuTopology]:
-    topology = CpuTopology(sockets, dies, cores, threads)
-    if topology.cpus != cpus:
-        msg = (
-            f"-smp: sockets ({sockets}) * dies ({dies}) * cores ({cores}) * threads ({threads}) is not the number of "
-            f"processors ({cpus})"
-        )
-        raise InputError(msg)
-    return cpus, topology
 
 
 def memory_from(options: Mapping[str, Any]) -> MemoryKind:

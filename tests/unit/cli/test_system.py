@@ -12,7 +12,8 @@ from uuid import UUID
 import pytest
 
 from pyhyve.cli.system import main, pid_file, report
-from pyhyve.cli.system_machine import MonitorSocket, SystemSettings
+from pyhyve.cli.system_machine import SystemSettings
+from pyhyve.cli.system_monitors import MonitorSocket
 from pyhyve.cli.system_options import split_command_line
 from pyhyve.cli.system_tables import OPTIONS
 from pyhyve.devices.error_policy import ErrorPolicy
