@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = [
+    "DOMAIN_TYPES",
     "SCHEMAS",
     "malformed",
     "no_name",
@@ -37,7 +38,7 @@ __all__ = [
 SCHEMAS: Final = Path("/usr/share/libvirt/schemas")
 """Where libvirt's published schemas are, if they are installed."""
 _CONTEXT: Final = 80
-_DOMAIN_TYPES: Final = frozenset(
+DOMAIN_TYPES: Final = frozenset(
     [
         "qemu",
         "kqemu",
@@ -57,6 +58,7 @@ _DOMAIN_TYPES: Final = frozenset(
         "hvf",
     ]
 )
+"""Kinds of domains that documents may say."""
 _ARCHITECTURES: Final = frozenset(
     [
         "alpha",
@@ -283,7 +285,7 @@ def _check_head(root: Node) -> None:
         raise no_name()
     if kind is None:
         raise internal("missing domain type attribute", ErrorDomain.DOMAIN)
-    if kind not in _DOMAIN_TYPES:
+    if kind not in DOMAIN_TYPES:
         raise unsupported(f"invalid domain type {kind}")
     if "/" in name:
         raise xml_error(f"name {name} cannot contain '/'")

@@ -12,6 +12,7 @@ from pyhyve.daemon.cpu.guest import GuestCpu
 from pyhyve.daemon.cpu.host import host_cpu, kvm_features
 from pyhyve.daemon.cpu.model import ARCHITECTURES, OTHER_ARCHITECTURES, from_emulator
 from pyhyve.daemon.cpu.model import models as models_by_name
+from pyhyve.daemon.domains.definition.parse import DOMAIN_TYPES
 from pyhyve.daemon.domains.emulators import HOST_ARCHITECTURE, Emulator
 from pyhyve.daemon.domains.faults import invalid_argument
 from pyhyve.daemon.drivers.qemu.firmware import suitable
@@ -112,27 +113,8 @@ def _supported(name: str, *children: Node, supported: bool = True) -> Node:
     return Node(name, (("supported", "yes" if supported else "no"),), children=children)
 
 
-_TYPES: Final = frozenset(
-    [
-        "qemu",
-        "kqemu",
-        "kvm",
-        "xen",
-        "lxc",
-        "uml",
-        "openvz",
-        "test",
-        "vmware",
-        "hyperv",
-        "vbox",
-        "phyp",
-        "parallels",
-        "bhyve",
-        "vz",
-        "none",
-    ]
-)
-"""Kinds of domains that documents may say."""
+_TYPES: Final = DOMAIN_TYPES - {"hvf"} | {"none"}
+"""Kinds of domains that may be asked for."""
 
 
 def chosen_emulator(
