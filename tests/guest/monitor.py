@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -49,6 +50,13 @@ class Monitor:
                     return event.get("data", {})
             message = self._take()
             self.events.append(message)
+
+    def migrate(self, uri: str) -> None:
+        """Send the machine there, and wait until it is."""
+        self.ask("migrate", uri=uri)
+        while (status := self.ask("query-migrate")["status"]) not in {"completed", "failed"}:
+            time.sleep(0.05)
+        assert status == "completed"
 
     def close(self) -> None:
         self._stream.close()

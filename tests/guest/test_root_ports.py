@@ -63,10 +63,7 @@ def test_devices_come_and_go_behind_root_ports(debian_6_1: Guest, tmp_path: Path
         assert console.run("sha256sum </dev/vdb").split()[0] == checksum_more
         assert _ids(monitor) == ["first", "more", "card"]
         monitor.ask("stop")
-        monitor.ask("migrate", uri=f"file:{state}")
-        while monitor.ask("query-migrate")["status"] not in {"completed", "failed"}:
-            time.sleep(0.05)
-        assert monitor.ask("query-migrate")["status"] == "completed"
+        monitor.migrate(f"file:{state}")
         monitor.ask("quit")
         monitor.close()
         assert console.wait_end() == 0

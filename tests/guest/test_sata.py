@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import sys
-import time
 from typing import TYPE_CHECKING
 
 from pyhyve.guest.console import GuestConsole
@@ -73,10 +72,7 @@ def test_sata_drives_survive_a_save_in_the_middle_of_work(debian_6_12: Guest, tm
         console.run(
             "(while :; do dd if=/dev/urandom of=/dev/sda bs=256k count=32 oflag=direct 2>/dev/null; done) & true"
         )
-        monitor.ask("migrate", uri=f"file:{state}")
-        while monitor.ask("query-migrate")["status"] not in {"completed", "failed"}:
-            time.sleep(0.05)
-        assert monitor.ask("query-migrate")["status"] == "completed"
+        monitor.migrate(f"file:{state}")
         monitor.ask("quit")
         monitor.close()
         assert console.wait_end() == 0

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from guests import EMULATORS, document
@@ -104,11 +105,11 @@ print(json.dumps(said))
 """
 
 
-def test_filter_lets_through_what_a_guest_may_send() -> None:
-    source = str(Path(__file__).parents[3] / "src")
-    script = [sys.executable, "-c", _WIRE, str(FILTERS), source]
+def wired(script: str) -> dict[str, Any]:
+    """What a script says that has a network of its own."""
+    command = [sys.executable, "-c", script, str(FILTERS), str(Path(__file__).parents[3] / "src")]
     done = subprocess.run(
-        ["unshare", "-n", "-m", "bash", "-c", 'mount -t sysfs sysfs /sys; exec "$@"', "bash", *script],
+        ["unshare", "-n", "-m", "bash", "-c", 'mount -t sysfs sysfs /sys; exec "$@"', "bash", *command],
         capture_output=True,
         text=True,
         check=False,
@@ -116,7 +117,12 @@ def test_filter_lets_through_what_a_guest_may_send() -> None:
         env=ENVIRONMENT,
     )
     assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
+    said: dict[str, Any] = json.loads(done.stdout)
+    return said
+
+
+def test_filter_lets_through_what_a_guest_may_send() -> None:
+    said = wired(_WIRE)
     assert len(said["without"]) == 7
     assert said["clean-traffic"] == ["right", "right arp"]
     assert said["no-mac-spoofing"] == [name for name in said["without"] if name != "wrong mac"]
@@ -182,17 +188,7 @@ print(json.dumps(said))
 
 def test_filter_follows_connections() -> None:
     head = _WIRE[: _WIRE.index('said = {"without"')]
-    script = [sys.executable, "-c", head + _CONNECTIONS, str(FILTERS), str(Path(__file__).parents[3] / "src")]
-    done = subprocess.run(
-        ["unshare", "-n", "-m", "bash", "-c", 'mount -t sysfs sysfs /sys; exec "$@"', "bash", *script],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        env=ENVIRONMENT,
-    )
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
+    said = wired(head + _CONNECTIONS)
     assert said["begun by the guest"] == [False, True, True, False, False, False]
     assert said["known still"] == [True]
     assert said["begun by others"] == [False, True, True, False, False]
