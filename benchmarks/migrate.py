@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.harness import Case, Plan, Sample, require_program
-from benchmarks.restore import READY, TIMEOUT_S, Monitor, Process
+from benchmarks.restore import MEMORY_MIB, READY, TIMEOUT_S, Monitor, Process, our_command, peer_command
 from pyhyve.cli.guest import reporter, warn
 from pyhyve.guest.builder import GuestSpec, build_guest
 from pyhyve.support.errors import UserError
@@ -18,44 +17,29 @@ from pyhyve.support.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyhyve.guest.builder import Guest
 
 SUMMARY = "a 512 MiB guest that moves while it runs"
-MEMORY_MIB = 512
 _LOAD = b"(while :; do head -c 8000000 /dev/urandom > /tmp/a; sha256sum /tmp/a > /tmp/b; done) &\n"
 """Some megabytes written again and again."""
 _BANDWIDTH = 1 << 40
 _POLL_S = 0.01
 
 
-def _ours(guest: Guest) -> list[str]:
-    return [
-        *(sys.executable, "-m", "pyhyve.cli.system", "-accel", "tcg", "-m", str(MEMORY_MIB), "-nographic"),
-        *("-kernel", str(guest.kernel), "-initrd", str(guest.initrd), "-append", "console=ttyS0 quiet"),
-    ]
-
-
-def _peer(qemu: str, guest: Guest) -> list[str]:
-    return [
-        *(qemu, "-accel", "tcg", "-machine", "pc", "-m", str(MEMORY_MIB), "-nodefaults", "-display", "none"),
-        *("-serial", "stdio", "-kernel", str(guest.kernel), "-initrd", str(guest.initrd)),
-        *("-append", "console=ttyS0 quiet"),
-    ]
-
-
 def _move(command: list[str], key: str) -> Sample:
     """Boot, load, move; the figure `key` of what the source says of it, in milliseconds."""
     directory = Path(tempfile.mkdtemp(prefix="pyhyve-migrate-"))
     uri = f"unix:{directory}/stream"
-    processes = []
+    processes: list[Process] = []
+
+    def start(name: str, *words: str) -> Process:
+        processes.append(Process([*command, "-qmp", f"unix:{directory}/{name},server=on,wait=off", *words]))
+        return processes[-1]
+
     try:
-        for name, words in (("source", ()), ("target", ("-incoming", uri))):
-            monitor = ("-qmp", f"unix:{directory}/{name},server=on,wait=off")
-            processes.append(Process([*command, *monitor, *words]))
-            if name == "source":
-                processes[0].expect(READY)
-                processes[0].ask()
-        source, target = processes
+        source = start("source")
+        source.expect(READY)
+        source.ask()
+        target = start("target", "-incoming", uri)
         source.text = b""
         source.type(_LOAD)
         source.ask()
@@ -90,7 +74,7 @@ def plan() -> Plan:
         def side(command: list[str]) -> Callable[[], Sample]:
             return lambda: _move(command, key)
 
-        return Case(name, side(_ours(guest)), side(_peer(qemu, guest)), warm_up=0)
+        return Case(name, side(our_command(guest)), side(peer_command(qemu, guest)), warm_up=0)
 
     return Plan(
         work=f"Linux {guest.release} with {MEMORY_MIB} MiB that writes all the time, between two processes of the host",

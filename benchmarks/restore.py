@@ -82,21 +82,32 @@ class Process:
             self._input.close()
 
 
-def ours(directory: Path, guest: Guest, *words: str) -> list[str]:
-    """Our machine, with a monitor."""
+def our_command(guest: Guest) -> list[str]:
+    """Our machine."""
     return [
         *(sys.executable, "-m", "pyhyve.cli.system", "-accel", "tcg", "-m", str(MEMORY_MIB), "-nographic"),
         *("-kernel", str(guest.kernel), "-initrd", str(guest.initrd), "-append", "console=ttyS0 quiet"),
-        *("-qmp", f"unix:{directory}/ours.qmp,server=on,wait=off", *words),
     ]
 
 
-def peer(qemu: str, directory: Path, guest: Guest, *words: str) -> list[str]:
-    """The same machine on QEMU's emulator; its state lives in a disk image."""
+def peer_command(qemu: str, guest: Guest) -> list[str]:
+    """The same machine on QEMU's emulator."""
     return [
         *(qemu, "-accel", "tcg", "-machine", "pc", "-m", str(MEMORY_MIB), "-nodefaults", "-display", "none"),
         *("-serial", "stdio", "-kernel", str(guest.kernel), "-initrd", str(guest.initrd)),
-        *("-append", "console=ttyS0 quiet", "-drive", f"file={directory}/state.qcow2,if=none,id=d0"),
+        *("-append", "console=ttyS0 quiet"),
+    ]
+
+
+def ours(directory: Path, guest: Guest, *words: str) -> list[str]:
+    """Our machine, with a monitor."""
+    return [*our_command(guest), "-qmp", f"unix:{directory}/ours.qmp,server=on,wait=off", *words]
+
+
+def peer(qemu: str, directory: Path, guest: Guest, *words: str) -> list[str]:
+    """QEMU's, with a monitor; its state lives in a disk image."""
+    return [
+        *(*peer_command(qemu, guest), "-drive", f"file={directory}/state.qcow2,if=none,id=d0"),
         *("-device", "virtio-blk-pci,drive=d0", "-qmp", f"unix:{directory}/peer.qmp,server=on,wait=off", *words),
     ]
 

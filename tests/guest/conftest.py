@@ -23,6 +23,8 @@ BOOT_TIMEOUT_S = 240.0
 """Generous: the first boot builds the engine's code cache, on a machine that may be busy."""
 ACCEL = os.environ.get("PYHYVE_GUEST_ACCEL", "jit")
 """What runs the guests: with `kvm` these are the tests of the KVM accelerator (tests/nested)."""
+SYSTEM_ACCEL = {"jit": "tcg"}.get(ACCEL, ACCEL)
+"""The same in QEMU's words."""
 PATIENCE = float(os.environ.get("PYHYVE_GUEST_PATIENCE", "1"))
 """What to multiply time limits with, on emulated hosts."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pyhyve.guest.console import GuestConsole
 
-from .conftest import ACCEL, BOOT_TIMEOUT_S, PATIENCE
+from .conftest import BOOT_TIMEOUT_S, PATIENCE, SYSTEM_ACCEL
 from .monitor import Monitor
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def test_microvm_runs_linux_without_pci_and_goes_back_to_a_snapshot(debian_6_1: 
     (tmp_path / "raw").write_bytes(contents)
     make = [sys.executable, "-m", "pyhyve", "img", "convert", "-O", "qcow2", str(tmp_path / "raw"), str(disk)]
     subprocess.run(make, check=True)
-    words = ["-M", "microvm", "-accel", {"jit": "tcg"}.get(ACCEL, ACCEL), "-m", "256", "-nographic", "-hda", str(disk)]
+    words = ["-M", "microvm", "-accel", SYSTEM_ACCEL, "-m", "256", "-nographic", "-hda", str(disk)]
     words += ["-kernel", str(debian_6_1.kernel), "-initrd", str(debian_6_1.initrd), "-append", "console=ttyS0 quiet"]
     words += ["-device", "virtio-rng-device", "-qmp", f"unix:{tmp_path}/qmp,server=on,wait=off"]
     with GuestConsole([sys.executable, "-m", "pyhyve.cli.system", *words], patience=PATIENCE) as console:
@@ -47,7 +47,7 @@ def test_microvm_runs_linux_without_pci_and_goes_back_to_a_snapshot(debian_6_1: 
 def test_q35_runs_linux_on_pci_express_and_takes_a_device(debian_6_1: Guest, tmp_path: Path) -> None:
     disk, contents = tmp_path / "disk.raw", bytes(range(256)) * 4096
     disk.write_bytes(contents)
-    words = ["-M", "q35", "-accel", {"jit": "tcg"}.get(ACCEL, ACCEL), "-m", "256", "-nographic"]
+    words = ["-M", "q35", "-accel", SYSTEM_ACCEL, "-m", "256", "-nographic"]
     words += ["-drive", f"file={disk},format=raw,if=virtio", "-qmp", f"unix:{tmp_path}/qmp,server=on,wait=off"]
     words += ["-kernel", str(debian_6_1.kernel), "-initrd", str(debian_6_1.initrd), "-append", "console=ttyS0 quiet"]
     with GuestConsole([sys.executable, "-m", "pyhyve.cli.system", *words], patience=PATIENCE) as console:

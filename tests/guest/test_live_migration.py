@@ -23,9 +23,10 @@ from pyhyve.machine.monitor.errors import QmpError
 from pyhyve.machine.snapshots import save_snapshot
 from pyhyve.state.errors import StateError
 
-from .conftest import ACCEL, PATIENCE
+from .conftest import ACCEL, PATIENCE, SYSTEM_ACCEL
 from .monitor import Monitor
 from .test_migration import Migrating, RunningMachine, small_pipe, wait_for_state
+from .test_networks import free_port
 from .tiny import kernel
 
 if TYPE_CHECKING:
@@ -228,7 +229,9 @@ def test_destination_that_says_nothing_is_not_believed(source: Migrating) -> Non
     far.settimeout(60)
     # The last bytes are those of the state without memory, which fills its page up with zeros.
     while not (received.count(b"PYHYVEST") > 1 and len(received) >= source.migration.progress.transferred_bytes > 0):
-        received += far.recv(1 << 20)
+        part = far.recv(1 << 20)
+        assert part, source.migration.error
+        received += part
     assert source.migration.status is MigrationStatus.ACTIVE
     assert source.running.machine.state is MachineState.PAUSED
     source.migration.cancel()
@@ -332,7 +335,7 @@ class Process:
                     "-m",
                     "pyhyve.cli.system",
                     "-accel",
-                    {"jit": "tcg"}.get(ACCEL, ACCEL),
+                    SYSTEM_ACCEL,
                     "-m",
                     "16",
                     "-display",
@@ -370,13 +373,6 @@ class Process:
         self.monitor.close()
         self.process.kill()
         self.process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_destination_killed_on_the_way_and_one_that_lives(config: MachineConfig, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyhyve.guest.console import GuestConsole
 
-from .conftest import ACCEL, BOOT_TIMEOUT_S, PATIENCE
+from .conftest import BOOT_TIMEOUT_S, PATIENCE, SYSTEM_ACCEL
 from .monitor import Monitor
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def test_devices_come_and_go_behind_root_ports(debian_6_1: Guest, tmp_path: Path
     disk.write_bytes(contents)
     more.write_bytes(contents[::-1])
     checksum, checksum_more = hashlib.sha256(contents).hexdigest(), hashlib.sha256(contents[::-1]).hexdigest()
-    words = ["-M", "q35", "-accel", {"jit": "tcg"}.get(ACCEL, ACCEL), "-m", "256", "-nographic", *_ports(3)]
+    words = ["-M", "q35", "-accel", SYSTEM_ACCEL, "-m", "256", "-nographic", *_ports(3)]
     words += ["-drive", f"file={disk},format=raw,if=none,id=d"]
     words += ["-device", "virtio-blk-pci,drive=d,id=first,bus=pci.1,addr=0x0"]
     words += ["-kernel", str(debian_6_1.kernel), "-initrd", str(debian_6_1.initrd), "-append", "console=ttyS0 quiet"]

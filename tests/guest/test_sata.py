@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pyhyve.guest.console import GuestConsole
 
-from .conftest import ACCEL, BOOT_TIMEOUT_S, PATIENCE
+from .conftest import BOOT_TIMEOUT_S, PATIENCE, SYSTEM_ACCEL
 from .monitor import Monitor
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from pyhyve.guest.builder import Guest
 
-_ACCEL = {"jit": "tcg"}.get(ACCEL, ACCEL)
 _DISK_BYTES, _DISC_BYTES = 16 << 20, 1 << 20
 
 
@@ -30,7 +29,7 @@ def test_linux_uses_sata_drives(debian_6_12: Guest, tmp_path: Path) -> None:
         "-M",
         "q35",
         "-accel",
-        _ACCEL,
+        SYSTEM_ACCEL,
         "-m",
         "256",
         "-nographic",
@@ -60,7 +59,7 @@ def test_sata_drives_survive_a_save_in_the_middle_of_work(debian_6_12: Guest, tm
     """A snapshot while a disk is written, behind a second controller on a bridge, and back."""
     disk, state = tmp_path / "disk.raw", tmp_path / "state"
     disk.write_bytes(bytes(_DISK_BYTES))
-    words = ["-M", "q35", "-accel", _ACCEL, "-m", "256", "-nographic"]
+    words = ["-M", "q35", "-accel", SYSTEM_ACCEL, "-m", "256", "-nographic"]
     words += ["-device", "pcie-pci-bridge,id=below,bus=pcie.0", "-device", "ich9-ahci,id=more,bus=below,addr=0x2"]
     words += ["-drive", f"file={disk},format=raw,if=none,id=d", "-device", "ide-hd,drive=d,bus=more.3,werror=stop"]
     words += ["-device", "ide-cd,bus=ide.4,id=empty"]

@@ -73,7 +73,7 @@ def run_amend(arguments: Arguments) -> int:
         raise Usage(msg)
     from pyhyve.image.qcow2.maintenance import amend
 
-    printer = ProgressPrinter(enabled=arguments.progress and not arguments.quiet)
+    printer = ProgressPrinter(arguments)
     settings = settings_from(arguments, writable=True, cache=arguments.cache)
     with open_named(arguments.filename, arguments, settings) as image:
         target = require_qcow2(image, "Format driver cannot amend options")
@@ -101,7 +101,7 @@ def run_commit(arguments: Arguments) -> int:
     """Write the overlay's data into a backing image."""
     from pyhyve.image.operations.chain import commit
 
-    printer = ProgressPrinter(enabled=arguments.progress and not arguments.quiet)
+    printer = ProgressPrinter(arguments)
     rate_limit = parse_size(arguments.rate_limit, "rate limit")
     settings = settings_from(arguments, writable=True, cache=arguments.cache)
     with open_named(arguments.filename, arguments, settings) as top:
@@ -153,7 +153,7 @@ def run_rebase(arguments: Arguments) -> int:
     if arguments.backing is None and not arguments.unsafe:
         msg = "Must specify backing file (-b) or use simple rebase mode (-u)"
         raise Usage(msg)
-    printer = ProgressPrinter(enabled=arguments.progress and not arguments.quiet)
+    printer = ProgressPrinter(arguments)
     settings = settings_from(arguments, cache=arguments.cache, with_backing=not arguments.unsafe)
     settings = replace(settings, writable=True, force_share=False)  # -U is about the backing files
     with open_named(arguments.filename, arguments, settings) as image:

@@ -85,7 +85,7 @@ def run_convert(arguments: Arguments) -> int:
     _check_usage(arguments)
     *names, output = arguments.filenames
     sparse_bytes, rate_limit = _sparse_size(arguments.sparse), parse_size(arguments.rate_limit, "rate limit")
-    printer = ProgressPrinter(enabled=arguments.progress and not arguments.quiet)
+    printer = ProgressPrinter(arguments)
     opened: list[Image] = []
     try:
         settings = settings_from(arguments, cache=arguments.source_cache)

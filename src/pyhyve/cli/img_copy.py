@@ -57,7 +57,7 @@ def run_compare(arguments: Arguments) -> int:
             if arguments.strict and first.size_bytes != second.size_bytes:
                 say("Strict mode: Image size mismatch!")
                 return 1
-            printer = ProgressPrinter(enabled=arguments.progress and not arguments.quiet)
+            printer = ProgressPrinter(arguments)
             result = compare(first, second, strict=arguments.strict, progress=printer)
             if result.identical:
                 printer.finish()

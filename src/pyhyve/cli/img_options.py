@@ -154,10 +154,11 @@ def human_size(size_bytes: int) -> str:
 class ProgressPrinter:
     """qemu-img's progress line."""
 
-    def __init__(self, *, enabled: bool) -> None:
-        self._enabled = enabled
+    def __init__(self, arguments: Arguments) -> None:
+        """Shown with `-p`, unless `-q` is there too."""
+        self._enabled = arguments.progress and not arguments.quiet
         self._shown = -1.0
-        if enabled:
+        if self._enabled:
             self._print(0.0)
 
     def _print(self, percent: float) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import errno
 import os
 import time
@@ -73,7 +72,6 @@ class _Converter:
         self._progress = progress
         self._done = 0
         self._begin = time.monotonic()
-        self._lock = _thread.allocate_lock()
         self._buffers: list[memoryview] = []  # those in nobody's hands, the one used last is last
         cluster = target.cluster_size_bytes or 4096
         self.cluster = cluster
@@ -85,14 +83,12 @@ class _Converter:
         self.outlet = Outlet(2 * default_threads(settings.threads), in_order=settings.in_order)
 
     def advance(self, length: int) -> None:
-        """Count finished bytes, and wait when that was faster than the rate limit."""
-        with self._lock:
-            self._done += length
-            done = self._done
-            if self._progress is not None:
-                self._progress(done, self.total)
+        """Count finished bytes, and wait when that was faster than the rate limit; one thread at a time writes."""
+        self._done += length
+        if self._progress is not None:
+            self._progress(self._done, self.total)
         if self.settings.rate_limit:
-            time.sleep(max(0.0, self._begin + done / self.settings.rate_limit - time.monotonic()))
+            time.sleep(max(0.0, self._begin + self._done / self.settings.rate_limit - time.monotonic()))
 
     def copy(self, number: int, source: Image, base: int, piece: Piece) -> None:
         """Piece `number`, of `source`, which starts at `base` in the target."""
@@ -101,7 +97,10 @@ class _Converter:
         if piece.zero:
             steps = [(self._zero, (base + piece.offset, piece.length))]
         elif not self._offload(source, base, piece):
-            buffer = self._buffers.pop() if self._buffers else memoryview(bytearray(self.chunk))
+            try:
+                buffer = self._buffers.pop()
+            except IndexError:
+                buffer = memoryview(bytearray(self.chunk))
             steps = self._prepare(source, buffer[: piece.length], base, piece.offset)
         self.outlet.put(number, lambda: self._write(steps, buffer, piece.length))
 

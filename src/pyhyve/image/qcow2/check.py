@@ -47,7 +47,7 @@ class References:
         self.order = order
         self.per_block = (self.meta.cluster_size * 8) >> order
         self.max_count = min((1 << (1 << order)) - 1, 255 if order < 3 else (1 << 64) - 1)
-        self._none = unpack_counts(bytes(self.meta.cluster_size), order)
+        self.none = unpack_counts(bytes(self.meta.cluster_size), order)
         self.file_clusters = -(-self.meta.storage.size_bytes >> self.meta.cluster_bits)
         self.end_cluster = -(-self.meta.storage.size_bytes >> self.meta.cluster_bits) + 1
 
@@ -65,9 +65,9 @@ class References:
             step = min(count, self.per_block - index)
             block = self.blocks.get(number)
             if block is None:
-                block = self.blocks[number] = self._none[:]
+                block = self.blocks[number] = self.none[:]
             part = block[index : index + step]
-            if part == self._none[:step] and times <= self.max_count:
+            if part == self.none[:step] and times <= self.max_count:
                 if isinstance(block, array):
                     block[index : index + step] = array(block.typecode, (times,)) * step
                 else:
@@ -144,8 +144,8 @@ def _collect_l2(refs: References, where: int, times: int, *, active: bool) -> No
                 following = host + count * size
             if host & (size - 1):
                 for at in range(index, index + count):
-                    where = entries[at] & OFFSET_MASK
-                    error(result, f"ERROR offset={where:x}: Cluster is not properly aligned; L2 entry corrupted.")
+                    host_at = entries[at] & OFFSET_MASK
+                    error(result, f"ERROR offset={host_at:x}: Cluster is not properly aligned; L2 entry corrupted.")
             elif not external:
                 refs.add(host >> bits, count, times)
                 runs.append((entry, count))
@@ -285,17 +285,16 @@ def _compare(refs: References) -> tuple[dict[int, tuple[int, int]], int]:
     highest = 0
     overflowing = {cluster // refs.per_block for cluster in refs.overflow}
     numbers = set(refs.blocks) | {number for number, entry in enumerate(used(meta.refcounts.table)) if entry}
-    empty = unpack_counts(bytes(meta.cluster_size), refs.order)
     for number in sorted(numbers):
         if number not in refs.blocks and number * refs.per_block >= refs.file_clusters:
             continue  # all of it lies past the end of the file: a damaged table may name thousands of these
-        expected = refs.blocks.get(number, empty)
+        expected = refs.blocks.get(number, refs.none)
         try:
             actual = meta.refcounts.block(number)
         except ImageFormatError:
             actual = None
         if actual is None:
-            actual = empty
+            actual = refs.none
         base = number * refs.per_block
         last = _last_used(expected, actual[: max(0, refs.file_clusters - base)])
         if last >= 0:

@@ -204,16 +204,15 @@ def blockcommit(shell: Shell, values: Values) -> None:
 
 def _pivot(shell: Shell, domain: Domain, path: str) -> None:
     """Make a job's target the disk's image; the figures may tell of the end before libvirtd has heard of it."""
-    for _ in range(_PIVOTS - 1):
+    for left in reversed(range(_PIVOTS)):
         try:
             shell.call("DOMAIN_BLOCK_JOB_ABORT", domain.ref, path, _ABORT_PIVOT)
         except LibvirtError as error:
-            if error.code != ErrorCode.BLOCK_COPY_ACTIVE:
+            if not left or error.code != ErrorCode.BLOCK_COPY_ACTIVE:
                 raise
             time.sleep(_POLL_S)
         else:
             return
-    shell.call("DOMAIN_BLOCK_JOB_ABORT", domain.ref, path, _ABORT_PIVOT)
 
 
 def _conclude(shell: Shell, domain: Domain, path: str, *, pivot: bool, finish: bool) -> None:
