@@ -96,6 +96,21 @@ def test_header_is_a_bridge_of_several_functions() -> None:
     assert bench.bus.config_read(0, 2 << 3, 0x18, 4) == 0x0003_0200
 
 
+def test_messages_of_devices_behind_bridges_go_the_ways_that_bus_0_knows() -> None:
+    bench = Bench()
+    asked: list[tuple[int, int]] = []
+
+    def find_route(address: int, data: int) -> None:
+        asked.append((address, data))
+
+    bench.bus = PciBus(
+        bench.ports, bench.memory, send_msi=bench._message, set_pirq=bench._set_line, find_route=find_route
+    )
+    bench.bus.attach(bench.port, 2)
+    assert bench.port.secondary.message_route(0xFEE0_0000, 0x41) is None
+    assert asked == [(0xFEE0_0000, 0x41)]
+
+
 def test_buses_are_found_by_the_numbers_the_guest_gave() -> None:
     bench = Bench()
     assert bench.bus.config_read(1, 0, 0, 4) == 0xFFFF_FFFF

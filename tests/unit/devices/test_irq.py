@@ -440,4 +440,11 @@ def test_table_of_ways_is_bounded() -> None:
         assert route is None or route.while_valid(end)
         assert len(chip.chip._routes) <= 256
     assert ended == 256
+    for count in range(500):
+        if len(chip.chip._routes) < 256:
+            chip.chip.send_msi(0xFEE0_0000 | count % 2 << 12, 100 + count // 2)
+        chip.chip.send_msi(0xFEEF_F000, 0x41)  # for all of them: it has no way that could be kept
+    assert (ended, len(chip.chip._routes)) == (256, 256)
+    for lapic in chip.chip.lapics:
+        lapic.vectors.irr &= (1 << 100) - 1
     assert chip.chip.lapics[0].vectors.irr == chip.chip.lapics[1].vectors.irr == (1 << 100) - (1 << 16)

@@ -124,10 +124,9 @@ async def set_parameters(domain: ManagedDomain, number: int, params: Sequence[Ty
     if affect & Affect.CONFIG and any(name in given for name in POLLING):
         raise not_supported("configuring persistent polling values is not supported")
     if affect & Affect.LIVE:
-        names = list(given)
-        if "thread_pool_min" in given and given["thread_pool_min"] > pool_of(domain.current, number).get(POOL[1], 64):
-            names.sort(reverse=True)  # the most first, that the least is never above it
-        for name in names:
+        # The least is never above the most: where it outgrows it, the most comes first.
+        outgrows = given.get("thread_pool_min", 0) > pool_of(domain.current, number).get("thread_pool_max", 64)
+        for name in sorted(given, reverse=not outgrows):
             wanted = {"path": f"/objects/iothread{number}", "property": name.replace("_", "-"), "value": given[name]}
             await domain.monitor("qom-set", wanted)
     pool = {name: given[name] for name in POOL if name in given}

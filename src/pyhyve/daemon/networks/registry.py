@@ -305,8 +305,9 @@ class NetworkRegistry:
                 limits.check_promise(network, port, floor)
             ports = limits.with_promise(network, port, floor)
             await self.daemon.run_blocking(limits.keep, network.bridge(), network.limits(), ports)
-            network.ports = ports
-            await self.plugged.save(network.name, ports)
+            if port.uuid in network.ports:  # others came and went meanwhile
+                network.ports[port.uuid] = ports[port.uuid]
+            await self.plugged.save(network.name, network.ports)
 
     def publish(self, network: ManagedNetwork, event: NetworkEvent) -> None:
         """Tell whoever asked."""

@@ -158,25 +158,26 @@ class ApicInterruptChip:
             message = message_from_msi(address, data)
             if message is not None:
                 self.deliver(message)
-                if self.route(address, data) is None and len(self._routes) >= _MAX_ROUTES:
-                    self.routes_changed()
+                found = self._find_route(message)
+                if found is not None:
+                    if len(self._routes) >= _MAX_ROUTES:
+                        self.routes_changed()
+                    self._routes.setdefault((address, data), found)
 
     def route(self, address: int, data: int) -> MessageRoute | None:
         """The way that a message takes, if it is a simple one; any thread, with or without the machine lock."""
         routes = self._routes
         route = routes.get((address, data))
         if route is None:
-            found = self._find_route(address, data)
+            message = message_from_msi(address, data)
+            found = None if message is None else self._find_route(message)
             if found is None or len(routes) >= _MAX_ROUTES:
                 return None
             route = routes.setdefault((address, data), found)
         # Whoever changes something takes the table away, and then ends what is in it.
         return route if self._routes is routes else None
 
-    def _find_route(self, address: int, data: int) -> MessageRoute | None:
-        message = message_from_msi(address, data)
-        if message is None:
-            return None
+    def _find_route(self, message: ApicMessage) -> MessageRoute | None:
         targets = [lapic for lapic in self.lapics if lapic.matches(message.destination, is_logical=message.is_logical)]
         is_plain = message.mode in {DeliveryMode.FIXED, DeliveryMode.LOWEST_PRIORITY} and not message.is_level
         if len(targets) == 1 and is_plain and message.vector >= _FIRST_VECTOR:

@@ -15,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, ClassVar
 
+    from pyhyve.accel.routes import MessageRoute
     from pyhyve.devices.pci.device import Bar
 
 REDHAT_VENDOR = 0x1B36
@@ -56,6 +57,10 @@ class SecondaryBus(PciBus):
     def send_msi(self, address: int, data: int) -> None:
         """Deliver a message-signalled interrupt."""
         self._parent.send_msi(address, data)
+
+    def message_route(self, address: int, data: int) -> MessageRoute | None:
+        """As bus 0 does."""
+        return self._parent.message_route(address, data)
 
     def drive_line(self, device: PciDevice, line: int, *, level: bool) -> None:
         """As bus 0 does."""
