@@ -39,29 +39,28 @@ class SleepListener:
             slot = known.index(_NONE) if _NONE in known else len(known)
             if slot == LISTEN_QUEUES:
                 return False
-            if self._epoll is None:
-                self._begin()
+            epoll = self._epoll or self._begin()
             engine.set("listen_queue", queue, slot)
             engine.set("listen_help", help_fd, slot)
             engine.set("listen_fd", fd, slot)
             engine.set("listen_count", max(slot + 1, len(known)))
             try:
-                assert self._epoll is not None  # noqa: S101 - made just above
-                self._epoll.register(fd, _EVENTS)
+                epoll.register(fd, _EVENTS)
             except OSError:
                 engine.set("listen_fd", _NONE, slot)
                 return False
         return True
 
-    def _begin(self) -> None:
+    def _begin(self) -> select.epoll:
         """Have the vCPU sleep on descriptors from now on."""
-        self._epoll = select.epoll()
+        epoll = self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._epoll.register(self._wake_fd, select.EPOLLIN | select.EPOLLET)
+        epoll.register(self._wake_fd, select.EPOLLIN | select.EPOLLET)
         self._engine.set("wake_fd", self._wake_fd)
-        self._engine.set("poll_fd", self._epoll.fileno())
+        self._engine.set("poll_fd", epoll.fileno())
         # One that sleeps already looks up, and then sleeps the new way.
         self._change_request(Request.INTERRUPT, 0)
+        return epoll
 
     def remove(self, fd: int) -> None:
         """Undo `add`, before `fd` is closed. The vCPU may be about to look at the queue a last time."""

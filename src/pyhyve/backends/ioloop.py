@@ -53,8 +53,6 @@ class IoLoop:
         """The events to call for and what to call, by descriptor: made from the two below."""
         self._readers: dict[int, tuple[int, Callable[[int], None]]] = {}
         self._writers: dict[int, Callable[[], None]] = {}
-        self._exclusive: set[int] = set()
-        """Descriptors that the kernel was told to watch so: it lets nobody modify that."""
         self._watch_lock = threading.Lock()
         self._later_lock = threading.Lock()
         self._calls: deque[Callable[[], None]] = deque()
@@ -153,11 +151,11 @@ class IoLoop:
     def _update(self, fd: int) -> None:
         """Make the kernel's watch of `fd` what its reader and writer want; with the lock held."""
         reader, writer = self._readers.get(fd), self._writers.get(fd)
+        before, _ = self._watches.get(fd, _NOT_WATCHED)
         known = fd in self._watches
         if reader is None and writer is None:
             if known:
                 del self._watches[fd]
-                self._exclusive.discard(fd)
                 if not self._closed:
                     self._epoll.unregister(fd)
             return
@@ -167,13 +165,9 @@ class IoLoop:
             self._watches[fd] = events | HANGUP, reader[1]
         else:
             self._watches[fd] = events | HANGUP, lambda ready: self._dispatch(fd, ready)
-        if known and (events & EXCLUSIVE or fd in self._exclusive):
+        if known and (events | before) & EXCLUSIVE:  # the kernel lets nobody modify such a watch
             self._epoll.unregister(fd)
             known = False
-        if events & EXCLUSIVE:
-            self._exclusive.add(fd)
-        else:
-            self._exclusive.discard(fd)
         if known:
             self._epoll.modify(fd, events)
         else:

@@ -9,21 +9,18 @@ pauses it, or cancels.
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from pyhyve.accel.api import DirtyLogger
-from pyhyve.machine.config_record import to_plain
-from pyhyve.machine.saving import describe, present_config, save, version
+from pyhyve.machine.saving import describe, machine_section, save, version
 from pyhyve.memory.contents import data_ranges
 from pyhyve.memory.guest import PAGE_SIZE_BYTES
 from pyhyve.memory.rounds import RoundWriter
 from pyhyve.state.errors import StateCancelledError, StateError
 from pyhyve.state.live import LiveFlag, build_live_start
-from pyhyve.state.record import to_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +37,6 @@ _ASSUMED_BANDWIDTH = 1 << 30
 """Bytes a second, before any was seen."""
 _SHORT_S = 0.02
 """A round is not begun sooner after the one before: each takes the guest's time."""
-_POLL_S = 0.1
 _SLICE_S = 0.05
 _RUNS_S = 0.01
 """For how long a guest that is slowed down runs between two stops, unless these would be too long."""
@@ -98,9 +94,10 @@ def can_move_live(machine: Machine) -> bool:
 def _writes_unseen(machine: Machine) -> bool:
     """Whether a device's back end writes guest memory past it, unless the device starts while that is logged."""
     inventory = machine.parts.inventory
-    return inventory is not None and any(
-        getattr(plugged.device, "writes_unseen", False) for plugged in inventory.hardware.devices
-    )
+    with machine.parts.lock:
+        return inventory is not None and any(
+            getattr(plugged.device, "writes_unseen", False) for plugged in inventory.hardware.devices
+        )
 
 
 class Throttle:
@@ -161,7 +158,6 @@ class PreCopy:
         self._writer = RoundWriter(self._memory, sink)
         self._throttle = Throttle(machine)
         self._logs = False
-        self._bandwidth = 0.0
         self._strikes = 0
 
     @property
@@ -177,8 +173,8 @@ class PreCopy:
         machine, progress = self._machine, self._progress
         with machine.parts.lock:
             description = describe(machine, version())
-        start = {"state": to_json(description), "config": to_plain(present_config(machine))}
-        self._sink.write(build_live_start(json.dumps(start).encode(), progress.total_bytes, flags))
+        section = machine_section(machine, description)
+        self._sink.write(build_live_start(section, progress.total_bytes, flags))
         self._while_still(self._start_log, devices=_writes_unseen(machine))
         runs = [
             (region.gpa + start, end - start) for region in self._memory.regions for start, end in data_ranges(region)
@@ -202,12 +198,11 @@ class PreCopy:
                 self._throttle.end()
                 return
 
-    def _start_log(self) -> bool:
+    def _start_log(self) -> None:
         self._logs = True
         self._table.take()
         self._memory.dirty = self._table
         self._logger.start_dirty_log(self._table)
-        return True
 
     def _sync(self) -> list[tuple[int, int]]:
         self._logger.sync_dirty_log()
@@ -217,8 +212,7 @@ class PreCopy:
         """What `work` returns while no vCPU, or device, runs. Raises StateError when the machine ended."""
         results: list[_T] = []
         done = self._machine.inspect(lambda: results.append(work()), devices=devices)
-        while not done.wait(_POLL_S):
-            pass
+        done.wait()
         if not results:
             msg = "the machine ended"
             raise StateError(msg)
@@ -249,8 +243,7 @@ class PreCopy:
         progress, settings = self._progress, self._settings
         dirty = sum(size for _, size in runs)
         if sent_bytes >= _SEEN_BYTES or spent_s >= _SEEN_S:
-            self._bandwidth = sent_bytes / max(spent_s, 1e-6)
-        progress.bandwidth = self._bandwidth
+            progress.bandwidth = sent_bytes / max(spent_s, 1e-6)
         progress.pages_per_second = round(sent_bytes / PAGE_SIZE_BYTES / period_s)
         progress.dirty_pages_rate = round(dirty / PAGE_SIZE_BYTES / period_s)
         progress.remaining_bytes = dirty
@@ -269,7 +262,7 @@ class PreCopy:
 
     def _expected_bandwidth(self) -> float:
         """Bytes in a second: the pace seen, but no more than is allowed, which a short round may exceed."""
-        bandwidth = self._bandwidth or _ASSUMED_BANDWIDTH
+        bandwidth = self._progress.bandwidth or _ASSUMED_BANDWIDTH
         return max(min(bandwidth, self._settings.max_bandwidth or bandwidth), 1.0)
 
     def _threshold_bytes(self) -> int:
@@ -297,7 +290,6 @@ class PreCopy:
             with contextlib.suppress(StateError):  # a machine that ended writes nothing
                 self._while_still(self._stop_log, devices=_writes_unseen(self._machine))
 
-    def _stop_log(self) -> bool:
+    def _stop_log(self) -> None:
         self._memory.dirty = None
         self._logger.stop_dirty_log()
-        return True

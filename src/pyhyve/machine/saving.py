@@ -138,15 +138,20 @@ def save(machine: Machine, sink: StateSink, *, with_memory: bool = True) -> Save
             name: {"version": part.state_version, "state": to_json(part.save())}
             for name, part in parts_to_save(machine)
         }
-    config = {"state": to_json(description), "config": to_plain(present_config(machine))}
+    section = machine_section(machine, description)
     memory = parts.vm.memory
     pieces = contents.find_pieces(memory) if with_memory else []
-    head = build_head(json.dumps(config).encode(), json.dumps(devices).encode(), pieces, sink.start)
+    head = build_head(section, json.dumps(devices).encode(), pieces, sink.start)
     sink.write(head)
     contents.write_pieces(memory, pieces, sink)
     sink.finish()
     memory_bytes = sum(piece.size_bytes for piece in pieces)
     return SaveResult(len(head) + memory_bytes, memory_bytes, description.clock_ns)
+
+
+def machine_section(machine: Machine, state: MachineState) -> bytes:
+    """What a state says of the machine as a whole: `describe`'s answer, and the configuration."""
+    return json.dumps({"state": to_json(state), "config": to_plain(present_config(machine))}).encode()
 
 
 def set_instant(machine: Machine, clock_ns: int) -> None:

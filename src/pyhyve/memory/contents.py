@@ -97,11 +97,12 @@ def _runs(region: MemoryRegion, gap_pages: int) -> Iterator[tuple[int, int]]:
             # Cut by guest address: so runs of neighbouring chunks join up.
             end = min(last, at + MAX_PIECE_BYTES - (region.gpa + at) % MAX_PIECE_BYTES)
             if not is_zero(region.hva + at, end - at):
-                yield from _runs_in_chunk(region.hva, at, end, gap_pages * PAGE_SIZE_BYTES)
+                yield from runs_in_chunk(region.hva, at, end, gap_pages * PAGE_SIZE_BYTES)
             at = end
 
 
-def _runs_in_chunk(hva: int, start: int, end: int, gap_bytes: int) -> Iterator[tuple[int, int]]:
+def runs_in_chunk(hva: int, start: int, end: int, gap_bytes: int) -> Iterator[tuple[int, int]]:
+    """Start and end of the runs of pages that are not zero (there are some), with gaps of up to `gap_bytes`."""
     first = last = -1
     for at in range(start, end, PAGE_SIZE_BYTES):
         if is_zero(hva + at, PAGE_SIZE_BYTES):
@@ -118,16 +119,17 @@ def _runs_in_chunk(hva: int, start: int, end: int, gap_bytes: int) -> Iterator[t
 def write_pieces(memory: GuestMemory, pieces: Sequence[Piece], sink: StateSink) -> None:
     """Append the contents of `pieces`, zero pages as holes. Raises OSError."""
     for piece in pieces:
-        region = _region_of(memory, piece)
+        region = region_of(memory, piece)
         start = piece.gpa - region.gpa
-        for first, last in _runs_in_chunk(region.hva, start, start + piece.size_bytes, 0):
+        for first, last in runs_in_chunk(region.hva, start, start + piece.size_bytes, 0):
             sink.skip_zeros(first - start)
             sink.write(region.view[first:last])
             start = last
         sink.skip_zeros(piece.gpa - region.gpa + piece.size_bytes - start)
 
 
-def _region_of(memory: GuestMemory, piece: Piece) -> MemoryRegion:
+def region_of(memory: GuestMemory, piece: Piece) -> MemoryRegion:
+    """The region that a piece lies in. Raises StateError when there is none."""
     region = memory.find(piece.gpa)
     if region is None or piece.gpa + piece.size_bytes > region.gpa + region.size_bytes:
         msg = f"the state has memory at {piece.gpa:#x}, where this machine has none"
@@ -138,7 +140,7 @@ def _region_of(memory: GuestMemory, piece: Piece) -> MemoryRegion:
 def check_fit(memory: GuestMemory, pieces: Sequence[Piece]) -> None:
     """Raise StateError when a piece lies outside `memory`."""
     for piece in pieces:
-        _region_of(memory, piece)
+        region_of(memory, piece)
 
 
 def clear(memory: GuestMemory) -> None:
@@ -197,7 +199,7 @@ def file_runs(memory: GuestMemory, pieces: Sequence[Piece], offset: int) -> list
     """Host address, size and place in the file of the longest runs that `pieces` make up, the first at `offset`."""
     runs: list[list[int]] = []
     for piece in pieces:
-        region = _region_of(memory, piece)
+        region = region_of(memory, piece)
         address = region.hva + piece.gpa - region.gpa
         if runs and runs[-1][0] + runs[-1][1] == address:
             runs[-1][1] += piece.size_bytes

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from zlib import crc32
 
+from pyhyve.memory import contents
 from pyhyve.memory.contents import is_zero
-from pyhyve.memory.guest import PAGE_SIZE_BYTES, GuestAddressError
-from pyhyve.state.errors import StateError
+from pyhyve.state.format import Piece
 from pyhyve.state.live import RecordKind, build_record, read_record
 
 if TYPE_CHECKING:
@@ -83,18 +83,8 @@ class RoundWriter:
 
     def _runs(self, length: int) -> Iterator[tuple[int, int]]:
         """Start and end, in the copy, of the runs of pages that are not zero."""
-        if is_zero(self._address, length):
-            return
-        first = -1
-        for at in range(0, length, PAGE_SIZE_BYTES):
-            if is_zero(self._address + at, PAGE_SIZE_BYTES):
-                if first >= 0:
-                    yield first, at
-                first = -1
-            elif first < 0:
-                first = at
-        if first >= 0:
-            yield first, length
+        if not is_zero(self._address, length):
+            yield from contents.runs_in_chunk(self._address, 0, length, 0)
 
     def _add_zeros(self, gpa: int, size_bytes: int) -> None:
         """Runs of zero pages that touch, also over chunks, are one record; regions may touch too, but not as one."""
@@ -132,24 +122,12 @@ def read_rounds(memory: GuestMemory, source: StateSource) -> int:
             case RecordKind.ROUND:
                 rounds += 1
             case RecordKind.PAGES:
-                view = _view(memory, record.gpa, record.size_bytes)
-                source.read_into([view])
-                if crc32(view) != record.checksum:
-                    msg = f"the state is damaged: memory at {record.gpa:#x}"
-                    raise StateError(msg)
+                piece = [Piece(record.gpa, record.size_bytes, record.checksum)]
+                contents.check_fit(memory, piece)
+                contents.read_pieces(memory, piece, source)
             case RecordKind.ZEROS:
-                _view(memory, record.gpa, record.size_bytes)
-                region = memory.find(record.gpa)
-                if region is not None:
-                    _clear(region, record.gpa - region.gpa, record.size_bytes)
-
-
-def _view(memory: GuestMemory, gpa: int, size_bytes: int) -> memoryview:
-    try:
-        return memory.view(gpa, size_bytes)
-    except GuestAddressError as error:
-        msg = f"the state has memory at {gpa:#x}, where this machine has none"
-        raise StateError(msg) from error
+                region = contents.region_of(memory, Piece(record.gpa, record.size_bytes, record.checksum))
+                _clear(region, record.gpa - region.gpa, record.size_bytes)
 
 
 def _clear(region: MemoryRegion, start: int, size_bytes: int) -> None:

@@ -133,25 +133,11 @@ class MachineStateCommands(CommandGroup):
     def query_machines(self) -> list[dict[str, Any]]:
         """Machine types."""
         common = {"hotpluggable-cpus": False, "numa-mem-supported": False, "deprecated": False}
+        pc = {"cpu-max": MAX_CPUS, "default-cpu-type": "qemu64-x86_64-cpu", "default-ram-id": "pc.ram", **common}
         return [
             {"name": NONE_MACHINE, "cpu-max": 1, "default-ram-id": "ram", **common},
-            {
-                "name": MACHINE_TYPE,
-                "alias": MACHINE_ALIAS,
-                "is-default": True,
-                "cpu-max": MAX_CPUS,
-                "default-cpu-type": "qemu64-x86_64-cpu",
-                "default-ram-id": "pc.ram",
-                **common,
-            },
-            {
-                "name": Q35_MACHINE,
-                "alias": Q35_ALIAS,
-                "cpu-max": MAX_CPUS,
-                "default-cpu-type": "qemu64-x86_64-cpu",
-                "default-ram-id": "pc.ram",
-                **common,
-            },
+            {"name": MACHINE_TYPE, "alias": MACHINE_ALIAS, "is-default": True, **pc},
+            {"name": Q35_MACHINE, "alias": Q35_ALIAS, **pc},
             {
                 "name": MICROVM_MACHINE,
                 "cpu-max": MAX_CPUS,
