@@ -83,7 +83,6 @@ class Port:
         self._interrupts = self.enables = 0
         self._command = int(PortCommand.SPIN_UP | PortCommand.POWER_ON)
         self._control = self._errors = self._slot = 0
-        self._task, self._signature = spec.NO_DEVICE_TASK, spec.NO_DEVICE_SIGNATURE
         self._in_reset = False
         self._stop_list()
         self._reset_drive()
@@ -347,7 +346,7 @@ class Port:
         if self._is_queueing:
             self._is_queueing = False
             if failed:
-                self._log = _error_log(drive, command.tag)
+                self._log = self._error_log(command.tag)
                 done = 0
             else:
                 self._active &= ~bit
@@ -398,6 +397,13 @@ class Port:
             frame[8:11] = bytes((drive.lba_low >> 8 & 0xFF, drive.lba_mid >> 8 & 0xFF, drive.lba_high >> 8 & 0xFF))
             frame[12], frame[13] = drive.count & 0xFF, drive.count >> 8 & 0xFF
         return frame
+
+    def _error_log(self, tag: int) -> bytes:
+        """The page of `QUEUE_LOG`: the command, its status and its address as in a frame, and a checksum."""
+        page = self._register_frame(0).ljust(512, b"\0")
+        page[0] = tag
+        page[511] = -sum(page) & 0xFF
+        return bytes(page)
 
     def _pio_frame(self, drive: Drive, length: int, *, to_host: bool) -> bytes:
         self._task = int(READY | StatusBit.DRQ)
@@ -476,16 +482,3 @@ class Port:
         if self.drive is not None:
             self.drive.resume()
             self._advance()
-
-
-def _error_log(drive: Drive, tag: int) -> bytes:
-    """The page of `QUEUE_LOG`: the command, its status and its address, and a checksum."""
-    page = bytearray(512)
-    page[0] = tag
-    page[2:4] = bytes((drive.status & 0xFF, drive.error & 0xFF))
-    page[4:7] = bytes((drive.lba_low & 0xFF, drive.lba_mid & 0xFF, drive.lba_high & 0xFF))
-    page[7] = drive.device & 0xFF
-    page[8:11] = bytes((drive.lba_low >> 8 & 0xFF, drive.lba_mid >> 8 & 0xFF, drive.lba_high >> 8 & 0xFF))
-    page[12], page[13] = drive.count & 0xFF, drive.count >> 8 & 0xFF
-    page[511] = -sum(page) & 0xFF
-    return bytes(page)

@@ -18,7 +18,6 @@ class HbaRegister(IntEnum):
     IS = 0x08
     PI = 0x0C
     VS = 0x10
-    CAP2 = 0x24
 
 
 class Capability(IntFlag):

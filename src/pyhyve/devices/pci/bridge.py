@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 REDHAT_VENDOR = 0x1B36
 _CLASS = 0x060400
-_WINDOWS = range(spec.PRIMARY_BUS, spec.PREFETCH_LIMIT_UPPER + 4)
+_WINDOWS = range(spec.IO_BASE, spec.PREFETCH_LIMIT_UPPER + 4)
 
 
 class SecondaryBus(PciBus):
@@ -100,7 +100,7 @@ class PciBridge(PciDevice):
         self._declare(spec.BRIDGE_CONTROL, 0, sum(BridgeControl), 2)
 
     def _declare(self, offset: int, value: int, writable: int, size: int) -> None:
-        self.config[offset : offset + size] = value.to_bytes(size, "little")
+        self._set(offset, size, value)
         self.writable[offset : offset + size] = writable.to_bytes(size, "little")
 
     def add_subsystem(self, vendor_id: int = 0, device_id: int = 0) -> None:
@@ -117,9 +117,6 @@ class PciBridge(PciDevice):
 
     # -- windows ------------------------------------------------------------------------------------------------------
 
-    def _register(self, offset: int, size: int = 2) -> int:
-        return int.from_bytes(self.config[offset : offset + size], "little")
-
     @property
     def io_window(self) -> tuple[int, int]:
         """First and last port; the last is below the first while the window is closed."""
@@ -129,14 +126,15 @@ class PciBridge(PciDevice):
     @property
     def memory_window(self) -> tuple[int, int]:
         """As `io_window`, of memory."""
-        first = (self._register(spec.MEMORY_BASE) & 0xFFF0) << 16
-        return first, (self._register(spec.MEMORY_LIMIT) & 0xFFF0) << 16 | spec.MEMORY_WINDOW_BYTES - 1
+        first = (self.config_read(spec.MEMORY_BASE, 2) & 0xFFF0) << 16
+        return first, (self.config_read(spec.MEMORY_LIMIT, 2) & 0xFFF0) << 16 | spec.MEMORY_WINDOW_BYTES - 1
 
     @property
     def prefetch_window(self) -> tuple[int, int]:
         """As `memory_window`, of memory that can be read ahead."""
-        first = self._register(spec.PREFETCH_BASE_UPPER, 4) << 32 | (self._register(spec.PREFETCH_BASE) & 0xFFF0) << 16
-        last = self._register(spec.PREFETCH_LIMIT_UPPER, 4) << 32 | (self._register(spec.PREFETCH_LIMIT) & 0xFFF0) << 16
+        read = self.config_read
+        first = read(spec.PREFETCH_BASE_UPPER, 4) << 32 | (read(spec.PREFETCH_BASE, 2) & 0xFFF0) << 16
+        last = read(spec.PREFETCH_LIMIT_UPPER, 4) << 32 | (read(spec.PREFETCH_LIMIT, 2) & 0xFFF0) << 16
         return first, last | spec.MEMORY_WINDOW_BYTES - 1
 
     def opens(self, kind: BarKind, first: int, last: int) -> bool:

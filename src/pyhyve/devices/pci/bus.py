@@ -62,6 +62,11 @@ class PciBus:
         """All functions by slot and function."""
         return iter([self._devices[key] for key in sorted(self._devices)])
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no function is on it."""
+        return not self._devices
+
     def attach(
         self, device: PciDevice, slot: int | None = None, function: int = 0, *, multifunction: bool = False
     ) -> None:

@@ -23,13 +23,12 @@ def express_capability(device: PciDevice, kind: PortType, *, port: int = 0, has_
     put(spec.CAPABILITIES, 2, spec.VERSION | kind << 4 | (spec.SLOT_IMPLEMENTED if has_slot else 0))
     put(spec.DEVICE_CAPABILITIES, 4, spec.ROLE_BASED_ERRORS)
     put(spec.DEVICE_CONTROL, 2, 0, spec.DEVICE_CONTROL_WRITABLE)
-    if kind is not PortType.ROOT_COMPLEX_ENDPOINT:
-        active = spec.LINK_ACTIVE_REPORTING if kind is PortType.ROOT_PORT else 0
-        put(spec.LINK_CAPABILITIES, 4, spec.LINK_GEN1_X1 | active | (port & 0xFF) << spec.LINK_PORT_SHIFT)
-        put(spec.LINK_CONTROL, 2, 0, spec.LINK_CONTROL_WRITABLE)
-        put(spec.LINK_STATUS, 2, spec.LINK_GEN1_X1)
-        put(spec.LINK_CAPABILITIES_2, 4, spec.SPEEDS_GEN1)
-        put(spec.LINK_CONTROL_2, 2, 1, 0xF)
+    active = spec.LINK_ACTIVE_REPORTING if kind is PortType.ROOT_PORT else 0
+    put(spec.LINK_CAPABILITIES, 4, spec.LINK_GEN1_X1 | active | (port & 0xFF) << spec.LINK_PORT_SHIFT)
+    put(spec.LINK_CONTROL, 2, 0, spec.LINK_CONTROL_WRITABLE)
+    put(spec.LINK_STATUS, 2, spec.LINK_GEN1_X1)
+    put(spec.LINK_CAPABILITIES_2, 4, spec.SPEEDS_GEN1)
+    put(spec.LINK_CONTROL_2, 2, 1, 0xF)
     if kind is PortType.ROOT_PORT:
         put(spec.ROOT_CONTROL, 2, 0, 0x0F)
     return device.add_capability(CapabilityId.EXPRESS, bytes(body), bytes(writable))

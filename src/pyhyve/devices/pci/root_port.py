@@ -54,11 +54,10 @@ class PcieRootPort(PciBridge):
         self._settle()
 
     def _get(self, offset: int, size: int = 2) -> int:
-        return self._register(self._express + offset, size)
+        return self.config_read(self._express + offset, size)
 
     def _put(self, offset: int, value: int, size: int = 2) -> None:
-        at = self._express + offset
-        self.config[at : at + size] = value.to_bytes(size, "little")
+        self._set(self._express + offset, size, value)
 
     # -- the slot -----------------------------------------------------------------------------------------------------
 
@@ -108,7 +107,7 @@ class PcieRootPort(PciBridge):
 
     def _settle(self) -> None:
         """Power on: power is where a device is; no events."""
-        occupied = any(True for _ in self.secondary)
+        occupied = not self.secondary.is_empty
         self._put(spec.SLOT_STATUS, 0)
         self._show_occupied(occupied=occupied)
         control = Indicator.OFF << spec.ATTENTION_SHIFT
@@ -180,7 +179,7 @@ class PcieRootPort(PciBridge):
     def load(self, state: Any) -> None:  # noqa: ANN401 - as in `PciDevice`
         """Take over the registers; what was told once is not told again."""
         super().load(state)
-        occupied = any(True for _ in self.secondary)
+        occupied = not self.secondary.is_empty
         if occupied != self.is_occupied:
             self._show_occupied(occupied=occupied)
         self._was_notified = self._wants_attention()

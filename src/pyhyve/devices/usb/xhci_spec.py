@@ -79,7 +79,6 @@ PENDING, ENABLED = 1 << 0, 1 << 1
 HANDLER_BUSY = 1 << 3
 """Of the dequeue pointer."""
 MODERATION_DEFAULT = 4000
-TRB_BYTES = 16
 MIN_SEGMENT, MAX_SEGMENT = 16, 4096
 
 

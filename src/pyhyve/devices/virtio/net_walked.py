@@ -144,7 +144,6 @@ class WalkedNet(VirtioDevice):
         # Anew, so that the vCPU has precedence.
         self._backend.set_reading(index >> 1, enabled=False)
         self._backend.set_reading(index >> 1, enabled=True)
-        self._receivers[index >> 1].reading = True
 
     def _deafen(self, index: int) -> None:
         """Undo `_let_listen`; with the lock held, and the queue taken back. Idempotent."""

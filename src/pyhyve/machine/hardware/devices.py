@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pyhyve.backends.block import BlockError
 from pyhyve.image.contract import ImageError
 from pyhyve.machine.block.errors import ChangeError, ChangeKind
+from pyhyve.machine.config import SATA_PORTS
 from pyhyve.machine.hardware import realize
 from pyhyve.machine.hardware.models import check_properties, find_model
 from pyhyve.machine.identifiers import is_identifier
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 PERIPHERAL = "/machine/peripheral"
-_AHCI_BUSES = 6
 PERIPHERAL_ANON = "/machine/peripheral-anon"
 
 
@@ -50,6 +50,14 @@ class PluggedDevice:
     """Until when the guest is not asked once more."""
 
     @property
+    def slot(self) -> int | None:
+        """Its slot on bus 0, if it is there."""
+        function = self.function
+        if function is None or function.host is None or function.host.bridge is not None:
+            return None
+        return function.slot
+
+    @property
     def provided_buses(self) -> tuple[str, ...]:
         """Names of the buses it brings along."""
         name = self.name or self.model.alias or self.model.name
@@ -59,7 +67,7 @@ class PluggedDevice:
             case "PCI" if self.name:
                 return (name,)  # bridges name their bus as themselves
             case "IDE":
-                return tuple(f"{name}.{number}" for number in range(_AHCI_BUSES))
+                return tuple(f"{name}.{number}" for number in range(SATA_PORTS))
             case _:
                 return (f"{name}.0",)
 
@@ -173,7 +181,7 @@ class DeviceTree:
     def owner_of(self, bus: str) -> PluggedDevice:
         """The device that brought `bus` along. Raises ChangeError."""
         for plugged in self._devices:
-            if bus in plugged.provided_buses or bus == f"{plugged.model.alias or plugged.model.name}.0":
+            if bus in plugged.provided_buses:
                 return plugged
         msg = f"Bus '{bus}' not found"
         raise ChangeError(msg)
@@ -222,9 +230,8 @@ class DeviceTree:
                 self.remove(child)
         self._devices.remove(plugged)
         if plugged.origin is not None:
-            function = plugged.function
-            is_on_bus_0 = function is not None and self._hardware.bus_of(plugged.bus).bridge is None
-            self.withdrawn.append((plugged.origin, function.slot if function is not None and is_on_bus_0 else -1))
+            slot = plugged.slot
+            self.withdrawn.append((plugged.origin, -1 if slot is None else slot))
         plugged.take_out()
         if self.on_deleted is not None:
             self.on_deleted(plugged)

@@ -331,7 +331,7 @@ class Hardware:
             host.detach(function)
             bridge = host.bridge
             if bridge is not None:
-                if not any(True for _ in bridge.secondary):
+                if bridge.secondary.is_empty:
                     bridge.emptied()
             elif self.hotplug is not None:
                 self.hotplug.gone(function.slot)

@@ -95,8 +95,8 @@ def _present_disk(disk: DiskConfig, index: int, hardware: Hardware, changes: _Ch
 def _become_requests(parts: list[PluggedDevice], changes: _Changes) -> None:
     for plugged in parts:
         changes.requests.append(_request(plugged))
-        if plugged.function is not None and plugged.function.host is not None and plugged.function.host.bridge is None:
-            changes.moved.add(plugged.function.slot)
+        if plugged.slot is not None:
+            changes.moved.add(plugged.slot)
 
 
 def _present_extra(extra: ExtraConfig, index: int, hardware: Hardware, changes: _Changes) -> ExtraConfig | None:

@@ -445,11 +445,11 @@ def _generation_id(hardware: Hardware, plugged: PluggedDevice) -> None:
 def _root_port(hardware: Hardware, plugged: PluggedDevice) -> None:
     from pyhyve.devices.pci.root_port import PcieRootPort  # noqa: PLC0415 - only when wanted
 
-    if hardware.root_port(plugged.bus) is not None or hardware.bus_of(plugged.bus).bridge is not None:
+    if hardware.bus_of(plugged.bus).bridge is not None:
         msg = f"Bus '{plugged.bus}' has no room for a root port: root ports are on {hardware.pci_bus_name}"
         raise ChangeError(msg)
     values = plugged.values
-    place = values.get("chassis", 0), values.get("slot", 0)
+    place = _slot_of(plugged)
     if any(other.model is plugged.model and _slot_of(other) == place for other in hardware.devices):
         msg = "Can't add chassis slot, error -16: another port has this chassis and slot"
         raise ChangeError(msg)
