@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 
@@ -14,9 +15,13 @@ SEARCH_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
 TIMEOUT_S = 30.0
 
 
+def _path(program: str) -> str | None:
+    return shutil.which(program, path=f"{os.environ.get('PATH', '')}:{SEARCH_PATH}")
+
+
 def find_program(program: str, package: str, use: str) -> str:
     """The path of a host program. Raises HostNetError that says which package has it."""
-    path = shutil.which(program, path=f"{os.environ.get('PATH', '')}:{SEARCH_PATH}")
+    path = _path(program)
     if path is None:
         msg = f"{program} is not installed: {use} (apt-get install {package})"
         raise HostNetError(msg)
@@ -25,7 +30,12 @@ def find_program(program: str, package: str, use: str) -> str:
 
 def installed() -> bool:
     """Whether there is an `nft` program: where there is none, no rules were made with it."""
-    return shutil.which("nft", path=f"{os.environ.get('PATH', '')}:{SEARCH_PATH}") is not None
+    return _path("nft") is not None
+
+
+def table_name(prefix: str, name: str) -> str:
+    """Name of a table of an interface: its letters, or their bytes where it has others."""
+    return prefix + (name if re.fullmatch(r"[A-Za-z0-9_]+", name) else name.encode().hex())
 
 
 def apply(script: str) -> None:

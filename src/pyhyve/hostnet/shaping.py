@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
@@ -71,8 +70,8 @@ class Promise:
 
 
 def table_name(name: str) -> str:
-    """Name of the table of an interface's limits: its letters, or their bytes where it has others."""
-    return "pyhyve_limit_" + (name if re.fullmatch(r"[A-Za-z0-9_]+", name) else name.encode().hex())
+    """Name of the table of an interface's limits."""
+    return nft.table_name("pyhyve_limit_", name)
 
 
 def limit(name: str, sent: Rate | None, received: Rate | None) -> None:

@@ -202,13 +202,13 @@ def errors(domain: ManagedDomain, most: int) -> tuple[list[DiskError], int]:
 # -- limits -----------------------------------------------------------------------------------------------------------
 
 
-def _tuned(held: Domain, path: str, *, live: bool = False) -> tuple[Disk, dict[str, str]]:
+def _tuned(held: Domain, path: str, *, live: bool = False) -> Disk:
     disk = find_disk(held.devices, path) if held.devices is not None else None
     if disk is None:
         raise invalid_argument(
             f"disk '{path}' {'not found in domain' if live else 'was not found in the domain config'}"
         )
-    return disk, _limits_of(disk)
+    return disk
 
 
 def _limits_of(disk: Disk) -> dict[str, str]:
@@ -224,7 +224,8 @@ async def get_io_tune(
         if path:
             _tuned(domain.looked_at(flags & 3), path, live=live)
         return [], len(_TUNE)
-    disk, values = _tuned(domain.looked_at(flags & 3), path, live=live)
+    disk = _tuned(domain.looked_at(flags & 3), path, live=live)
+    values = _limits_of(disk)
     if live and disk.source is None:
         raise internal("block_io_throttle inserted entry was not in expected format")
     if values and live:
@@ -255,13 +256,13 @@ async def set_io_tune(domain: ManagedDomain, path: str, params: Sequence[TypedPa
         if int(given.get(f"total_{family}", 0)) and any(both):
             raise invalid_argument(f"total and read/write of {family} cannot be set at the same time")
     for held in domain.definitions_affected(affect):
-        tuned = find_disk(held.devices, path) if held.devices is not None else None
-        if tuned is None and held is not domain.live:
-            raise invalid_argument(f"missing persistent configuration for disk '{path}'")
-        disk, _ = _tuned(held, path, live=True)
+        disk = find_disk(held.devices, path) if held.devices is not None else None
+        if disk is None:
+            missing = f"missing persistent configuration for disk '{path}'"
+            raise invalid_argument(f"disk '{path}' not found in domain" if held is domain.live else missing)
         _check_peaks(_merged(held, disk, given), given)
     if affect & Affect.LIVE and domain.live is not None:
-        disk, _ = _tuned(domain.live, path)
+        disk = _tuned(domain.live, path)
         merged = _merged(domain.live, disk, given)
         arguments: dict[str, Any] = {"id": backend_of(domain, disk)}
         for name, key in _TUNE:
@@ -309,7 +310,7 @@ def _merged(held: Domain, disk: Disk, given: dict[str, str]) -> dict[str, str]:
 
 
 def _with_tune(held: Domain, path: str, given: dict[str, str]) -> Domain:
-    disk, _ = _tuned(held, path)
+    disk = _tuned(held, path)
     merged = _merged(held, disk, given)
     nodes = tuple(Node(name, text=merged[name]) for name, _ in _TUNE if name in merged)
     tune = Node("iotune", children=nodes) if nodes else None

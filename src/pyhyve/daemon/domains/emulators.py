@@ -53,6 +53,11 @@ class Emulator:
     properties: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Properties of some of its devices, by device."""
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is pyhyve's own."""
+        return self.package.startswith("pyhyve")
+
     def has(self, device: str) -> bool:
         """Whether it has a device of that name."""
         return device in self.devices

@@ -126,11 +126,10 @@ async def detach_alias(domain: ManagedDomain, alias: str, flags: int) -> None:
     """Take the device of an alias away. Raises LibvirtError."""
     affect = domain.affected(flags)
     changed: Domain | None = None
-    missing = LibvirtError(ErrorCode.DEVICE_MISSING, ErrorDomain.DOMAIN, f"no device found with alias {alias}")
     if affect & Affect.CONFIG and domain.definition is not None:
         devices, device = drop_device(domain.definition.devices or Devices(), alias)
         if device is None:
-            raise missing
+            raise LibvirtError(ErrorCode.DEVICE_MISSING, ErrorDomain.DOMAIN, f"no device found with alias {alias}")
         changed = replace(domain.definition, devices=devices)
     if affect & Affect.LIVE:
         for name, item in each_device(domain.devices):

@@ -319,8 +319,8 @@ async def set_numa_parameters(domain: ManagedDomain, params: Sequence[TypedParam
         mode = _numa_memory(domain.current).get("mode", "strict")
         if "numa_mode" in given and _NUMA_MODES[int(given["numa_mode"])] != mode:
             raise invalid("can't change numatune mode for running domain")
-        cells = _host_cells(domain)
-        if not cells <= parse_cpuset(str(given.get("numa_nodeset") or format_cpuset(cells))):
+        nodes = given.get("numa_nodeset")
+        if nodes and not _host_cells(domain) <= parse_cpuset(str(nodes)):
             raise invalid("change of nodeset for running domain requires restrictive numa mode")
 
     await _set(domain, flags, "", params, {"numa_mode", "numa_nodeset"}, update, live)

@@ -12,7 +12,6 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pyhyve.daemon.errors import LibvirtError
 from pyhyve.daemon.faults import Faults
 from pyhyve.daemon.host.api import ALL, HostInfo
 from pyhyve.daemon.host.smbios import SmbiosError, format_sysinfo, parse_tables
@@ -21,6 +20,8 @@ from pyhyve.rpc.values import ParamType, TypedParam
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from pyhyve.daemon.errors import LibvirtError
 
 __all__ = ["LinuxHost", "parse_cpu_list"]
 
@@ -42,7 +43,7 @@ _FAULTS: Final = Faults(ErrorDomain.NONE)
 
 
 def _error(detail: str, code: ErrorCode = ErrorCode.INTERNAL_ERROR) -> LibvirtError:
-    return LibvirtError(code, ErrorDomain.NONE, detail)
+    return _FAULTS.make(code, detail)
 
 
 def parse_cpu_list(text: str) -> list[int]:

@@ -32,7 +32,7 @@ NAMES: Final = (
 )
 _ORDER: Final = ("average", "peak", "floor", "burst")
 _unsupported: Final = Faults(ErrorDomain.DOMAIN).unsupported
-_UINT_MAX: Final = (1 << 64) - 1
+_ULLONG_MAX: Final = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def _way(node: Node) -> Way:
         text = attributes.get(name)
         if text is None:
             continue
-        if not text.strip().isdecimal() or int(text) > _UINT_MAX:
+        if not text.strip().isdecimal() or int(text) > _ULLONG_MAX:
             raise _unsupported(f"could not convert bandwidth {name} value '{text}'")
         values[name] = int(text)
     if node.name == "outbound" and "floor" in attributes:

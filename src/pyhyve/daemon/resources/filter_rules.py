@@ -8,13 +8,13 @@ on MAC addresses, ARP, RARP, VLANs, and on addresses and ports of IPv4 and IPv6;
 from __future__ import annotations
 
 import itertools
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from pyhyve.daemon.faults import Faults
 from pyhyve.daemon.resources.filter_connections import KINDS, connection_rules, tracking_lines
 from pyhyve.daemon.resources.filter_fields import integer, mac, mac_number, network, ranged
+from pyhyve.hostnet import nft
 from pyhyve.rpc.errors import ErrorCode, ErrorDomain
 
 if TYPE_CHECKING:
@@ -98,8 +98,8 @@ class _Found:
 
 
 def table_name(port: str) -> str:
-    """Name of the table of an interface: a name's letters, or its bytes where it has others."""
-    return "pyhyve_" + (port if re.fullmatch(r"[A-Za-z0-9_]+", port) else port.encode().hex())
+    """Name of the table of an interface."""
+    return nft.table_name("pyhyve_", port)
 
 
 def used_filters(root: Node, find: Callable[[str], Node]) -> Iterator[str]:

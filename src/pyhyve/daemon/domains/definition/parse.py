@@ -420,8 +420,7 @@ def _check_interface(node: Node) -> None:
                 raise xml_error(f"interface type='{kind}' requires a 'source' element")
             if not _attribute(source, attribute):
                 raise xml_error(f"Missing required attribute '{attribute}' in element 'source'", _XML)
-    limits = next((inner for inner in node.children if inner.name == "bandwidth"), None)
-    bandwidth.parse(limits, with_floor=kind == "network")
+    bandwidth.parse(_child(node, "bandwidth"), with_floor=kind == "network")
     model = _attribute(_child(node, "model"), "type")
     if model is not None and not _MODEL.fullmatch(model):
         raise invalid_argument("Model name contains invalid characters", ErrorDomain.DOMAIN)

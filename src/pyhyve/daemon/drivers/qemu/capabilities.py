@@ -156,7 +156,7 @@ def domain_capabilities(
     machine = emulator.machine(machine_name)
     if machine is None:
         raise invalid_argument(f"the machine '{machine_name}' is not supported by emulator '{path}'")
-    ours = emulator.package.startswith("pyhyve")
+    ours = emulator.is_ours
     children = (
         _text("path", path),
         _text("domain", kind),
@@ -190,18 +190,18 @@ def _memory_backing(*, ours: bool) -> tuple[Node, ...]:
 
 
 def _cpu(emulator: Emulator, kind: str) -> Node:
-    known = models_by_name
     names = sorted((name for name in emulator.cpu_models if name not in {"host", "max", "base"}), reverse=True)
-    ours = emulator.package.startswith("pyhyve")
-    models = [name for name in names if name in known or (ours and "-v" not in name)]
+    ours = emulator.is_ours
+    models = [name for name in names if name in models_by_name or (ours and "-v" not in name)]
     migratable = _enum("hostPassthroughMigratable", ("on", "off"))
+    passes_through = ours or kind == "kvm"
     return Node(
         "cpu",
         children=(
             Node(
                 "mode",
-                (("name", "host-passthrough"), ("supported", "yes" if ours or kind == "kvm" else "no")),
-                children=(migratable,) if ours or kind == "kvm" else (),
+                (("name", "host-passthrough"), ("supported", "yes" if passes_through else "no")),
+                children=(migratable,) if passes_through else (),
             ),
             Node(
                 "mode",
@@ -217,7 +217,7 @@ def _cpu(emulator: Emulator, kind: str) -> Node:
                         "model",
                         name,
                         ("usable", "unknown" if kind != "qemu" else "no" if name in emulator.unusable_cpus else "yes"),
-                        ("vendor", (known[name].vendor if name in known else None) or "unknown"),
+                        ("vendor", (models_by_name[name].vendor if name in models_by_name else None) or "unknown"),
                     )
                     for name in models
                 ),

@@ -94,7 +94,7 @@ class QemuHypervisor:
         if self.nvram_path(domain) is None:
             return domain
         emulator = self.emulators.probed((domain.devices or Devices()).emulator or "")
-        if emulator.package.startswith("pyhyve"):
+        if emulator.is_ours:
             raise unsupported(f"UEFI firmware is not supported by {emulator.path}", ErrorDomain.QEMU)
         return prepare_firmware(domain, emulator.architecture, self._nvram, make=make)
 
@@ -128,7 +128,7 @@ class QemuHypervisor:
         machine: QemuMachine | None = None
         try:
             for interface in devices.interface:
-                await self._connect(interface, ends, record, domain, by_name=emulator.package.startswith("pyhyve"))
+                await self._connect(interface, ends, record, domain, by_name=emulator.is_ours)
             launch = Launch(monitor=monitor, networks=ends, incoming=incoming, now=time.time())
             command = command_line(domain, emulator, launch)
             try:

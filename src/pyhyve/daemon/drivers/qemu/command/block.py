@@ -199,7 +199,7 @@ def _scsi_device(devices: Devices, disk: Disk) -> dict[str, Any]:
 
 def write_disks(command: Command, devices: Devices, boot: Mapping[str, int]) -> None:
     """Write every disk; ``boot`` has the boot order by alias."""
-    explicit = not command.emulator.package.startswith("pyhyve")
+    explicit = not command.emulator.is_ours
     for disk in devices.disk:
         nodes = disk_nodes(disk, explicit=explicit)
         for node in nodes:

@@ -168,7 +168,7 @@ def write_interfaces(command: Command, devices: Devices, boot: Mapping[str, int]
                 command.inherit(descriptor)
         netdev = f"host{alias}"
         properties = interface_netdev(item, end, netdev)
-        if command.emulator.package.startswith("pyhyve"):
+        if command.emulator.is_ours:
             kind = properties.pop("type")
             plain = {key: value for key, value in properties.items() if key not in {"script", "downscript"}}
             command.add("netdev", ",".join((kind, *(f"{key}={value}" for key, value in plain.items()))))

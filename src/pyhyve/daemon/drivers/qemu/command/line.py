@@ -43,7 +43,7 @@ def command_line(domain: Domain, emulator: Emulator, launch: Launch) -> Command:
     """
     command = Command(emulator, launch)
     devices = domain.devices or Devices()
-    ours = emulator.package.startswith("pyhyve")
+    ours = emulator.is_ours
     _refuse(domain, devices)
     command.add("name", f"guest={domain.name.replace(',', ',,')},debug-threads=on")
     if launch.paused or launch.incoming is not None:

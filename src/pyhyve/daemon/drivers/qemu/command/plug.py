@@ -35,7 +35,7 @@ def plug_commands(emulator: Emulator, devices: Devices, name: str, item: Any) ->
     alias = item.alias.name if item.alias is not None else ""
     device: dict[str, Any] | None
     if name == "disk":
-        nodes = disk_nodes(item, explicit=not emulator.package.startswith("pyhyve"))
+        nodes = disk_nodes(item, explicit=not emulator.is_ours)
         steps.extend(("blockdev-add", node, ("blockdev-del", {"node-name": node["node-name"]})) for node in nodes)
         device = disk_device(devices, item, None, drive=nodes[-1]["node-name"] if nodes else None)
     elif name == "interface":
