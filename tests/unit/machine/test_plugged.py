@@ -12,6 +12,7 @@ from pyhyve.accel.api import ExitKind
 from pyhyve.cli.system_machine import SystemSettings
 from pyhyve.cli.system_options import split_command_line
 from pyhyve.cli.system_tables import OPTIONS
+from pyhyve.devices.virtio.spec import Feature
 from pyhyve.machine.block.errors import ChangeError
 from pyhyve.machine.boot_paths import boot_paths
 from pyhyve.machine.builder import build
@@ -236,3 +237,22 @@ def test_root_ports_refuse_what_they_cannot_take(words: list[str], message: str,
         given += ["-device", word]
     with pytest.raises(ChangeError, match=re.escape(message)), made(tmp_path, *given):
         pass
+
+
+def test_kinds_of_rings_are_properties(image: str, tmp_path: Path) -> None:
+    words = ["-drive", f"file={image},format=raw,if=none,id=d"]
+    words += ["-device", "virtio-blk-pci,drive=d,packed=on,id=on", "-device", "virtio-rng-pci,packed=off,id=off"]
+    words += ["-device", "virtio-balloon-pci,event_idx=off,indirect_desc=off,id=plain"]
+    with made(tmp_path, *words) as machine:
+        features = {name: machine.hardware.devices.need(name).device.device_features for name in ("on", "off", "plain")}
+        packed = {name: bool(bits & Feature.RING_PACKED) for name, bits in features.items()}
+        assert packed == {"on": True, "off": False, "plain": True}
+        for name, is_packed in packed.items():
+            assert machine.ask("qom-get", path=f"/machine/peripheral/{name}", property="packed") == is_packed
+        assert not features["plain"] & int(Feature.EVENT_IDX | Feature.INDIRECT_DESC)
+        listed = {entry["name"]: entry for entry in machine.ask("device-list-properties", typename="virtio-blk-pci")}
+        assert listed["packed"] == {"name": "packed", "type": "bool", "description": "on/off"}
+        with pytest.raises(QmpError, match="after it was realized"):
+            machine.ask("qom-set", path="/machine/peripheral/on", property="packed", value=False)
+        with pytest.raises(QmpError, match="'packed' expects 'on' or 'off'"):
+            machine.ask("device_add", driver="virtio-rng-pci", packed="maybe")

@@ -183,6 +183,9 @@ class VirtioDevice(DeviceHooks, ABC):
         self.queues = [QueueState(index, size) for index, size in enumerate(queue_sizes)]
         self.lock = self._bare_lock = threading.Lock()
         self._walker: QueueWalker | None = None
+        self._wants_packed: bool | None = None
+        self.held_back = 0
+        """Features that the device can serve, and offers nobody unasked: a saved state may come with them."""
         self.kick_address: Callable[[int], int | None] = _nowhere
         """Guest physical address whose writes kick a queue, where the transport has one."""
         self.queue_route: Callable[[int], MessageRoute | None] = _nowhere
@@ -199,13 +202,33 @@ class VirtioDevice(DeviceHooks, ABC):
         """Connect the transport; once, before the machine runs."""
         self._interrupts = interrupts
 
+    def choose_rings(self, *, packed: bool | None = None, event_index: bool = True, indirect: bool = True) -> None:
+        """Offer these kinds of rings, as far as the device has them; before a transport carries it.
+
+        With `packed` None they are offered where the device's own code serves the queues.
+        """
+        offered = {Feature.RING_PACKED: packed is not False, Feature.EVENT_IDX: event_index}
+        offered[Feature.INDIRECT_DESC] = indirect
+        for feature, is_offered in offered.items():
+            if not is_offered:
+                self.device_features &= ~int(feature)
+        self._wants_packed = packed
+
+    @property
+    def offers_packed(self) -> bool:
+        """Whether drivers may have packed rings."""
+        return bool(self.device_features & Feature.RING_PACKED)
+
     def use_walker(self, walker: QueueWalker) -> None:
         """Let the engine serve queues by itself; once, before the machine runs.
 
-        It walks split rings only, so packed ones, which are faster for devices that do not, are not offered.
+        It walks split rings only, so packed ones, which are faster for devices that do not, are offered only if chosen;
+        the device's own code serves those.
         """
         self._walker = walker
-        self.device_features &= ~int(Feature.RING_PACKED)
+        if not self._wants_packed:
+            self.held_back = self.device_features & int(Feature.RING_PACKED)
+            self.device_features &= ~int(Feature.RING_PACKED)
 
     def has_feature(self, bit: int) -> bool:
         """Whether the driver accepted every feature of `bit`."""

@@ -110,7 +110,7 @@ class VirtioSaver:
         if state.device_type != device.device_type or len(state.queues) != len(device.queues):
             msg = f"{name}: the state is of a device of type {state.device_type} with {len(state.queues)} queues"
             raise StateError(msg)
-        missing = state.driver_features & ~device.device_features
+        missing = state.driver_features & ~(device.device_features | device.held_back)
         if state.status & Status.FEATURES_OK and missing:
             bits = ", ".join(str(bit) for bit in range(64) if missing >> bit & 1)
             msg = f"{name}: the guest uses features that this host does not offer (bits {bits})"

@@ -53,17 +53,21 @@ _PCI = {
     "acpi-index": Property("uint32", default=0, only=(0,)),
 }
 _BRIDGE = {name: known for name, known in _PCI.items() if not name.startswith("rom")}
-_VIRTIO_PCI = _PCI | {
+_VIRTIO = {
+    "iommu_platform": Property("bool", "on/off", default=False, only=(False,)),
+    # No default: offered where the device's own code serves the queues, which is not so on the emulator.
+    "packed": Property("bool", "on/off"),
+    "event_idx": Property("bool", "on/off", default=True),
+    "indirect_desc": Property("bool", "on/off", default=True),
+}
+_VIRTIO_ON_PCI = _PCI | {
     "disable-legacy": Property("OnOffAuto", "on/off/auto", "auto", only=("auto", "on")),
     "disable-modern": Property("bool", default=False, only=(False,)),
     "ioeventfd": Property("bool", "on/off", default=True),
-    "iommu_platform": Property("bool", "on/off", default=False, only=(False,)),
     "ats": Property("bool", "on/off", default=False, only=(False,)),
-    "packed": Property("bool", "on/off", default=True),
-    "event_idx": Property("bool", "on/off", default=True, only=(True,)),
-    "indirect_desc": Property("bool", "on/off", default=True, only=(True,)),
     "vectors": Property("uint32"),
 }
+_VIRTIO_PCI = _VIRTIO_ON_PCI | _VIRTIO
 _BOOT_INDEX = {"bootindex": Property("int32")}
 _DRIVE = {
     "drive": Property("str", "Node name or ID of a block device to use as a backend"),
@@ -321,7 +325,7 @@ def _without_pci(model: Model) -> Model:
         model.summary,
         provides=model.provides,
         hotpluggable=False,
-        properties={name: known for name, known in model.properties.items() if name not in _VIRTIO_PCI},
+        properties={name: known for name, known in model.properties.items() if name not in _VIRTIO_ON_PCI},
     )
 
 

@@ -36,6 +36,13 @@ def attach_function(hardware: Hardware, plugged: PluggedDevice, function: PciDev
 
 def _attach_virtio(hardware: Hardware, plugged: PluggedDevice, device: VirtioDevice, name: str) -> None:
     """Put a virtio device on the machine's bus for such: PCI, or the places of a board without it."""
+    values = plugged.values
+    device.choose_rings(
+        packed=values.get("packed"),
+        event_index=values.get("event_idx", True),
+        indirect=values.get("indirect_desc", True),
+    )
+    values["packed"] = device.offers_packed
     if hardware.mmio is not None:
         hardware.attach_mmio(plugged, device, plugged.name or name)
         return
@@ -47,6 +54,7 @@ def _attach_virtio(hardware: Hardware, plugged: PluggedDevice, device: VirtioDev
         register_notify=hardware.notify,
         is_express=hardware.root_port(plugged.bus) is not None,
     )
+    values["packed"] = device.offers_packed
     attach_function(hardware, plugged, function)
 
 

@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -211,3 +212,25 @@ def test_directories_of_the_host_are_shared_by_9p() -> None:
 def test_what_would_be_left_out_is_refused(devices: str, head: str, message: str) -> None:
     with pytest.raises(LibvirtError, match=message):
         written(f"{HEAD}{head}<os><type>hvm</type></os><devices>{devices}</devices></domain>")
+
+
+RINGS = "driver packed='on' event_idx='off' iommu='off'"
+DEVICES_WITH_RINGS = f"""{HEAD}<os><type>hvm</type></os><devices>
+    <disk><{RINGS} name='qemu' type='raw'/><source file='/d'/><target dev='vda' bus='virtio'/></disk>
+    <interface type='user'><model type='virtio'/><{RINGS}/></interface>
+    <controller type='scsi' model='virtio-scsi'><{RINGS}/></controller>
+    <controller type='virtio-serial'><{RINGS}/></controller>
+    <rng model='virtio'><{RINGS}/><backend model='random'>/dev/urandom</backend></rng>
+    <memballoon model='virtio'><{RINGS}/></memballoon></devices></domain>"""
+
+
+def test_rings_of_virtio_devices_are_as_the_document_says() -> None:
+    arguments = written(DEVICES_WITH_RINGS)
+    given = (json.loads(text) for option, text in pairwise(arguments) if option == "-device")
+    rings = {
+        device["driver"]: (device.get("packed"), device.get("event_idx"), device.get("iommu_platform"))
+        for device in given
+        if device["driver"].startswith("virtio-")
+    }
+    kinds = ("blk", "net", "scsi", "serial", "rng", "balloon")
+    assert rings == {f"virtio-{kind}-pci": (True, False, False) for kind in kinds}

@@ -81,9 +81,11 @@ class Disk:
         features: int | None = None,
         on_failure: Callable[[Failure], None] | None = None,
         make_walker: Callable[[GuestMemory], QueueWalker] | None = None,
+        chosen_packed: bool | None = None,
     ) -> None:
         self.machine = MiniMachine()
         self.device = VirtioBlock(self.machine.memory, self.machine.loop, backend, options, on_failure=on_failure)
+        self.device.choose_rings(packed=chosen_packed)
         if make_walker is not None:
             self.device.use_walker(make_walker(self.machine.memory))
         self.transport = self.machine.plug_pci(self.device)

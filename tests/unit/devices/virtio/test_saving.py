@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pyhyve.accel.emulator import EmulatorVm
 from pyhyve.backends.net import Offload
 from pyhyve.devices.virtio.net import NetOptions, VirtioNet
 from pyhyve.devices.virtio.pci import VirtioPci
@@ -18,6 +19,8 @@ from pyhyve.testing.virtio_driver_transport import MiniMachine
 from tests.unit.devices.virtio.test_net import HEADER, MAC, PACKED, Card, MemoryNet, frame
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pyhyve.devices.pci.device import PciDevice
     from pyhyve.testing.virtio_driver import Segment
 
@@ -39,11 +42,18 @@ def load_into(function: PciDevice, states: dict[str, Any]) -> None:
 class Copy:
     """The same card after a restore: another device over the same guest memory."""
 
-    def __init__(self, card: Card, states: dict[str, Any], backend: MemoryNet | None = None) -> None:
+    def __init__(
+        self,
+        card: Card,
+        states: dict[str, Any],
+        backend: MemoryNet | None = None,
+        prepare: Callable[[VirtioNet], None] = lambda _device: None,
+    ) -> None:
         self.machine = MiniMachine()
         self.machine.memory = card.machine.memory
         self.backend = backend or MemoryNet()
         self.device = VirtioNet(self.machine.memory, self.machine.loop, self.backend, NetOptions(bytes(6)))
+        prepare(self.device)
         self.device.start(self.machine.loop)
         self.function = VirtioPci(self.device)
         self.machine.bus.attach(self.function)
@@ -89,6 +99,24 @@ def test_receive_buffers_taken_ahead_are_used_after_a_restore(packed: bool) -> N
     for number in range(90):
         assert received(card, parts) == frame(payload=b"after%d" % number)
     assert received(card, parts) is None
+
+
+def test_packed_rings_go_on_where_unasked_they_are_not_offered() -> None:
+    card = Card(packed=True)
+    parts = card.post(10, SMALL)
+    card.device.suspend()
+    states = states_of(function_of(card))
+
+    def prepare(device: VirtioNet) -> None:
+        device.use_walker(EmulatorVm(card.machine.memory))
+        assert not device.offers_packed
+
+    copy = Copy(card, states, prepare=prepare)
+    copy.resume()
+    copy.arrive(frame(payload=b"here"))
+    assert received(card, parts) == frame(payload=b"here")
+    with pytest.raises(StateError, match=r"features that this host does not offer \(bits 34"):
+        Copy(card, states, prepare=lambda device: device.choose_rings(packed=False))
 
 
 @PACKED

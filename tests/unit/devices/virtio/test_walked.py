@@ -642,3 +642,26 @@ def test_kicks_beside_the_device_lose_nothing(kicking: KickingCard) -> None:
         thread.join()
     assert turns
     assert found == sent
+
+
+# -- packed rings -------------------------------------------------------------------------------------------------
+
+
+def test_packed_rings_are_offered_beside_walked_ones_only_when_chosen(path: Path, runs: list[Any]) -> None:
+    for chosen in (None, False, True):
+        disk = Disk(raw_backend(path), packed=True, chosen_packed=chosen, make_walker=make_walker)
+        assert disk.device.offers_packed == bool(chosen)
+        assert disk.device.has_feature(Feature.RING_PACKED) == bool(chosen)
+        assert disk.request(OUT, 3, PATTERN)[0] == BlockStatus.OK
+        assert disk.request(IN, 3, 512) == (BlockStatus.OK, PATTERN)
+        assert served(runs, "disk") == (0 if chosen else 2)
+        runs.clear()
+        disk.close()
+
+
+def test_driver_without_packed_rings_is_walked_although_they_are_offered(path: Path, runs: list[Any]) -> None:
+    disk = Disk(raw_backend(path), packed=False, chosen_packed=True, make_walker=make_walker)
+    assert disk.device.offers_packed
+    assert disk.request(OUT, 3, PATTERN)[0] == BlockStatus.OK
+    assert served(runs, "disk") == 1
+    disk.close()

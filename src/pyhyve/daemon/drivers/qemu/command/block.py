@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.daemon.domains.faults import unsupported
-from pyhyve.daemon.drivers.qemu.command.addresses import pci_properties, usb_properties
+from pyhyve.daemon.drivers.qemu.command.addresses import pci_properties, usb_properties, virtio_properties
 from pyhyve.rpc.errors import ErrorDomain
 from pyhyve.xml.disk import BackingStore, Disk, DiskSource
 from pyhyve.xml.element import from_node
@@ -146,7 +146,7 @@ def disk_device(devices: Devices, disk: Disk, boot_index: int | None, *, drive: 
     place = disk.address
     device: dict[str, Any]
     if bus == "virtio":
-        device = {"driver": "virtio-blk-pci", **pci_properties(devices, place)}
+        device = {"driver": "virtio-blk-pci", **virtio_properties(disk.driver), **pci_properties(devices, place)}
         if disk.driver is not None and disk.driver.iothread is not None:
             device["iothread"] = f"iothread{disk.driver.iothread}"
         if disk.driver is not None and disk.driver.queues is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.daemon.domains.faults import unsupported
-from pyhyve.daemon.drivers.qemu.command.addresses import pci_properties, usb_properties
+from pyhyve.daemon.drivers.qemu.command.addresses import pci_properties, usb_properties, virtio_properties
 from pyhyve.daemon.drivers.qemu.command.launch import NetworkEnd
 from pyhyve.rpc.errors import ErrorDomain
 
@@ -100,10 +100,13 @@ def controller_device(devices: Devices, item: Controller) -> dict[str, Any] | No
         iothread = attribute(item.driver, "iothread")
         if iothread:
             options["iothread"] = f"iothread{iothread}"  # type: ignore[assignment] # a name among numbers
-        return {"driver": _SCSI.get(model, "virtio-scsi-pci"), **options, "id": alias, **place}
+        driver = _SCSI.get(model, "virtio-scsi-pci")
+        rings = virtio_properties(item.driver) if driver == "virtio-scsi-pci" else {}
+        return {"driver": driver, **rings, **options, "id": alias, **place}
     if item.type == "virtio-serial":
         ports = {"max_ports": item.ports, "vectors": item.vectors}
-        return {"driver": "virtio-serial-pci", "id": alias, **ports, **place}
+        rings = virtio_properties(item.driver)
+        return {"driver": "virtio-serial-pci", **rings, "id": alias, **ports, **place}
     if item.type == "sata" and (item.index or 0) > 0:
         return {"driver": "ahci", "id": alias, **place}
     return None  # on the board
@@ -148,6 +151,7 @@ def interface_device(devices: Devices, item: Interface, boot_index: int | None, 
     device: dict[str, Any] = {"driver": driver}
     options = item.driver
     if options is not None and driver == "virtio-net-pci":
+        device.update(virtio_properties(options))
         if options.queues is not None and options.queues > 1:
             device.update({"mq": True, "vectors": options.queues * 2 + 2})
         device.update({"rx_queue_size": options.rx_queue_size, "tx_queue_size": options.tx_queue_size})
@@ -288,7 +292,7 @@ def rng_parts(devices: Devices, item: Any) -> tuple[dict[str, Any], dict[str, An
     else:
         path = backend.path if backend is not None and backend.path else "/dev/urandom"
         source = {"qom-type": "rng-random", "id": name, "filename": path}
-    device: dict[str, Any] = {"driver": "virtio-rng-pci", "rng": name, "id": alias}
+    device: dict[str, Any] = {"driver": "virtio-rng-pci", **virtio_properties(item.driver), "rng": name, "id": alias}
     if item.rate is not None:
         device["max-bytes"] = int(attribute(item.rate, "bytes") or 0)
         device["period"] = int(attribute(item.rate, "period") or 1000)
@@ -342,7 +346,8 @@ def write_others(command: Command, devices: Devices) -> None:
         command.device(hostdev_device(devices, hostdev))
     balloon = devices.memballoon
     if balloon is not None and balloon.model != "none" and command.emulator.has("virtio-balloon-pci"):
-        device = {"driver": "virtio-balloon-pci", "id": "balloon0", **pci_properties(devices, balloon.address)}
+        place = pci_properties(devices, balloon.address)
+        device = {"driver": "virtio-balloon-pci", **virtio_properties(balloon.driver), "id": "balloon0", **place}
         if balloon.alias is not None:
             device["id"] = balloon.alias.name
         if balloon.autodeflate is not None:
