@@ -199,6 +199,43 @@ def test_client_pulls_what_was_there_when_the_backup_began(sides: tuple[Side, Si
         side.run("destroy ck; undefine ck --checkpoints-metadata")
 
 
+@pytest.mark.parametrize("kept", ["run/qemu/machines", "state/qemu/checkpoints"])
+def test_backup_that_cannot_be_noted_leaves_nothing(sides: tuple[Side, Side], kept: str) -> None:
+    side = sides[0]
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", side.directory / "a.qcow2", "8M"], check=True)
+    target, place = side.directory / "full.qcow2", side.directory / "root" / kept
+    target.unlink(missing_ok=True)
+    aside = place.with_name("aside")
+
+    def run(line: str) -> str:
+        status, output, errors = side.run(line)
+        assert status == 0, errors
+        return output
+
+    try:
+        run("define @DIR@/ck.xml; start ck")
+        place.rename(aside)
+        place.touch()
+        try:
+            status, _, errors = side.run("backup-begin ck @DIR@/b1.xml --checkpointxml @DIR@/y1.xml")
+        finally:
+            place.unlink()
+            aside.rename(place)
+        assert (status, "cannot" in errors) == (1, True), errors
+        assert side.run("backup-dumpxml ck")[0] == 1
+        assert run("checkpoint-list ck --name").strip() == ""
+        assert "None" in run("domjobinfo ck")
+        assert not target.exists()
+        for query in ("query-jobs", "query-named-block-nodes"):
+            said = run(f'qemu-monitor-command ck \'{{"execute": "{query}"}}\'')
+            assert not any(word in said for word in ("backup-vda", "full.qcow2", '"y1"')), said
+        run("backup-begin ck @DIR@/b1.xml --checkpointxml @DIR@/y1.xml")
+        wait_for_the_end(side)
+        assert target.exists()
+    finally:
+        side.run("destroy ck; undefine ck --checkpoints-metadata")
+
+
 def test_backup_of_a_daemon_that_was_killed_leaves_nothing(tmp_path: Path) -> None:
     disk = tmp_path / "a.qcow2"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "64M"], check=True)

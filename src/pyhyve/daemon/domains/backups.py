@@ -19,7 +19,7 @@ from pyhyve.daemon.domains.blockops import add_image, create_overlay, remove_ima
 from pyhyve.daemon.domains.definition.chains import ChainImage, chain_of
 from pyhyve.daemon.domains.definition.parse import parse_root, validate_document
 from pyhyve.daemon.domains.domain import AsyncJob
-from pyhyve.daemon.domains.faults import invalid_argument, not_supported, unsupported
+from pyhyve.daemon.domains.faults import failed, invalid_argument, not_supported, unsupported
 from pyhyve.daemon.domains.hotplug_live import next_node
 from pyhyve.daemon.domains.images import image_sizes
 from pyhyve.daemon.domains.jobs import BACKUP
@@ -190,12 +190,11 @@ async def begin(domain: ManagedDomain, text: str, checkpoint_text: str | None, f
             domain.async_job = None
             raise
         domain.parts[_KEY] = backup
-        await _remember(domain, backup)
-    domain.registry.spawn(_watch(domain, backup), f"the backup of {domain.name}")
+        domain.registry.spawn(_watch(domain, backup), f"the backup of {domain.name}")
 
 
 async def _remember(domain: ManagedDomain, backup: Backup | None) -> None:
-    """Note in the machine's record what has to be cleared up, for a daemon that finds it."""
+    """Note in the machine's record what has to be cleared up, for a daemon that finds it. Raises LibvirtError."""
     if domain.record is None:
         return
     domain.record.details.pop(_KEY, None)
@@ -211,7 +210,10 @@ async def _remember(domain: ManagedDomain, backup: Backup | None) -> None:
             }
             for target in backup.targets
         ]
-    await domain.save_record()
+    try:
+        await domain.save_record()
+    except OSError as error:
+        raise failed(f"cannot note the backup of '{domain.name}': {error.strerror}") from error
 
 
 async def recover(domain: ManagedDomain, held: list[dict[str, Any]]) -> None:
@@ -262,20 +264,27 @@ async def _start(domain: ManagedDomain, backup: Backup, item: Checkpoint | None,
             actions += checkpoints.bitmap_actions(domain, item)
         for target in backup.targets:
             actions.append({"type": "blockdev-backup", "data": _job_arguments(target)})
+        await _remember(domain, backup)  # before it begins: whenever the daemon ends, the next one knows
         await domain.monitor("transaction", {"actions": actions})
         try:
             for target in backup.targets:
                 if target.export is not None and target.image is not None:
                     bitmap = target.bitmap if target.since is not None else None
                     await backup_server.export(domain, target.image.node, target.export, bitmap)
+            if item is not None:
+                await checkpoints.keep_made(domain, item)
         except BaseException:
             await asyncio.shield(_cancel(domain, backup))
             raise
     except BaseException:
-        await asyncio.shield(_close_targets(domain, backup, keep=False))
+        await asyncio.shield(_undo(domain, backup))
         raise
-    if item is not None:
-        await checkpoints.keep(domain, item)
+
+
+async def _undo(domain: ManagedDomain, backup: Backup) -> None:
+    await _close_targets(domain, backup, keep=False)
+    with contextlib.suppress(LibvirtError):
+        await _remember(domain, None)
 
 
 async def _open_target(domain: ManagedDomain, target: _Target, *, reuse: bool) -> None:
@@ -406,7 +415,7 @@ async def _wait(domain: ManagedDomain, backup: Backup) -> str | None:
                 job.progress |= {"disk_temp_used": processed, "disk_temp_total": total}
             else:
                 job.progress |= {"disk_total": total, "disk_processed": processed, "disk_remaining": total - processed}
-            if job.aborted:
+            if job.aborted.is_set():
                 trouble = trouble or "it was given up"
         if trouble is not None and not cancelled:
             cancelled = True
@@ -416,7 +425,7 @@ async def _wait(domain: ManagedDomain, backup: Backup) -> str | None:
         if waiting and job is not None and not cancelled:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_POLL_S):
-                    await job.woken.wait()
+                    await job.aborted.wait()
         elif waiting:
             await asyncio.sleep(_CANCEL_POLL_S)
     return trouble

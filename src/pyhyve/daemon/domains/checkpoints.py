@@ -6,6 +6,8 @@ about the others. Source: libvirt's documentation, "Checkpoint XML format"; QEMU
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import time
 from dataclasses import asdict, dataclass, replace
@@ -261,12 +263,28 @@ async def prepare(domain: ManagedDomain, text: str) -> Checkpoint:
 async def keep(domain: ManagedDomain, item: Checkpoint) -> None:
     """Note a checkpoint that was made. Raises LibvirtError."""
     tree = tree_of(domain)
+    before, current = tree.items.get(item.name), tree.current
     tree.items[item.name] = item
     tree.current = item.name
     try:
         await domain.registry.checkpoints.save(domain)
     except OSError as error:
+        tree.current = current
+        if before is not None:
+            tree.items[item.name] = before
+        else:
+            del tree.items[item.name]
         raise failed(f"cannot keep checkpoint '{item.name}': {error.strerror}") from error
+
+
+async def keep_made(domain: ManagedDomain, item: Checkpoint) -> None:
+    """Note a checkpoint whose bitmaps were just made; where that fails they go again. Raises LibvirtError."""
+    try:
+        await keep(domain, item)
+    except BaseException:
+        with contextlib.suppress(LibvirtError):
+            await asyncio.shield(_remove_bitmaps(domain, item))
+        raise
 
 
 async def create(domain: ManagedDomain, text: str, flags: int) -> Checkpoint:
@@ -283,7 +301,7 @@ async def create(domain: ManagedDomain, text: str, flags: int) -> Checkpoint:
     actions = bitmap_actions(domain, item)
     if actions:
         await domain.monitor("transaction", {"actions": actions})
-    await keep(domain, item)
+    await keep_made(domain, item)
     return item
 
 

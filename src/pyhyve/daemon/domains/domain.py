@@ -53,9 +53,8 @@ class AsyncJob:
         """virDomainJobOperation."""
         self.started = time.monotonic()
         self.progress: dict[str, int] = {}
-        self.aborted = False
-        self.woken = asyncio.Event()
-        """Set with ``aborted``, for who waits for something else."""
+        self.aborted = asyncio.Event()
+        """Set once it is to be given up, by who waits for its end."""
         self.over = asyncio.Event()
         """Set once nothing is left of a job that was given up."""
         self.migrating = False

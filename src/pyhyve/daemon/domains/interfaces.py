@@ -75,12 +75,15 @@ def statistics(domain: ManagedDomain, device: str) -> tuple[int, ...]:
 
 
 def get_limits(domain: ManagedDomain, device: str, nparams: int, flags: int) -> tuple[list[TypedParam], int]:
-    """Return how much may come and go, in KiB/s and KiB. Raises LibvirtError."""
+    """Return how much may come and go, in KB/s and KiB. Raises LibvirtError.
+
+    Numbers are of 32 bits, as clients expect; one that does not fit is of 64, where libvirt cuts it off.
+    """
     if not nparams:
         return [], len(bandwidth.NAMES)
     found = _known(domain.looked_at(flags & 3), device)
     held = bandwidth.held(bandwidth.parse(found.bandwidth))
-    params = [TypedParam(name, ParamType.UINT, value) for name, value in held]
+    params = [TypedParam(name, ParamType.UINT if value < 1 << 32 else ParamType.ULLONG, value) for name, value in held]
     return params[:nparams], len(params[:nparams])
 
 

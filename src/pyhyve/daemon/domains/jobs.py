@@ -69,15 +69,14 @@ async def abort(domain: ManagedDomain) -> None:
     if job is None:
         raise invalid("no job is active on the domain")
     if job.operation == BACKUP:
-        job.aborted = True  # who waits for it gives it up
-        job.woken.set()
+        job.aborted.set()  # who waits for it gives it up
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_ABORT_WAIT_S):
                 await job.over.wait()
         return
     if not job.migrating:
         raise invalid("cannot abort this job")
-    job.aborted = True
+    job.aborted.set()
     await domain.monitor("migrate_cancel")
 
 

@@ -223,7 +223,7 @@ async def _watch_migration(domain: ManagedDomain, job: AsyncJob) -> None:
             return
         if status == "failed":
             raise failed(f"job 'save' unexpectedly failed: {answer.get('error-desc', 'the machine does not say why')}")
-        if status in {"cancelled", "cancelling"} or job.aborted:
+        if status in {"cancelled", "cancelling"} or job.aborted.is_set():
             if status != "cancelled":
                 await asyncio.sleep(_POLL_S)
                 continue

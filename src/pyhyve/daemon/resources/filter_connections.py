@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from pyhyve.daemon.faults import Faults
-from pyhyve.daemon.resources.filter_fields import mac, network, ranged
+from pyhyve.daemon.resources.filter_fields import mac, network, ranged, swapped
 from pyhyve.rpc.errors import ErrorDomain
 
 if TYPE_CHECKING:
@@ -75,21 +75,22 @@ def connection_rules(
     verdict = "accept" if action == "return" else action
     states = take.pop("state", None)
     own, other = ("out", "in") if direction == "out" else ("in", "out")
-    match = _match(kind, take, swapped=False)
+    match = _match(kind, take)
+    # The sender of an answer has a MAC address that the rule does not say.
+    back = _match(kind, {name: value for name, value in swapped(take).items() if name != "dstmacaddr"})
     if states is not None:
         yield from _of_states(kind, match, own, verdict, states)
     elif "type" in take:  # an answer of ICMP has another type
         yield own, f"{match} {verdict}", False
     elif action != "accept" or not follow or direction == "inout":
         yield own, f"{match} {verdict}", False
-        yield other, f"{_match(kind, take, swapped=True)} {verdict}", False
+        yield other, f"{back} {verdict}", False
     else:
         version = KINDS[kind][0]
-        answers = _match(kind, take, swapped=True)
         for clause, ports in _splits(kind):
             theirs, ours = _set(other, version, ports=ports), _set(own, version, ports=ports)
             yield own, _joined(match, clause, f"{_key(own, version, ports=ports)} != @{theirs}", verdict), True
-            yield other, _joined(answers, clause, f"{_key(other, version, ports=ports)} @{ours}", verdict), True
+            yield other, _joined(back, clause, f"{_key(other, version, ports=ports)} @{ours}", verdict), True
 
 
 def _joined(*parts: str) -> str:
@@ -126,17 +127,16 @@ def _of_states(kind: str, match: str, way: str, action: str, text: str) -> Itera
             yield way, _joined(match, clause, question, action), True
 
 
-def _match(kind: str, held: dict[str, str], *, swapped: bool) -> str:
+def _match(kind: str, held: dict[str, str]) -> str:
     take = dict(held)
     version, number = KINDS[kind]
     ip = _word(version)
     found = [f"ether type {_TYPE[version]:#06x}"]
-    if (value := take.pop("srcmacaddr", None)) is not None and not swapped:
+    if (value := take.pop("srcmacaddr", None)) is not None:
         found.append(f"ether saddr {mac(value)}")
     if number is not None:
         found.append(f"meta l4proto {number}")
-    for side in ("src", "dst"):
-        word = ("saddr" if side == "src" else "daddr") if not swapped else ("daddr" if side == "src" else "saddr")
+    for side, word in (("src", "saddr"), ("dst", "daddr")):
         if (value := take.pop(f"{side}ipaddr", None)) is not None:
             found.append(f"{ip} {word} {network(value, take.pop(f'{side}ipmask', None), version)}")
         first, last = take.pop(f"{side}ipfrom", None), take.pop(f"{side}ipto", None)
@@ -147,7 +147,7 @@ def _match(kind: str, held: dict[str, str], *, swapped: bool) -> str:
             found.append(f"{ip} {word} {low.network_address}-{high.network_address}")
     if (value := take.pop("dscp", None)) is not None:
         found.append(f"{ip} dscp {ranged(value, 63)}")
-    found += _ports(kind, take, swapped=swapped)
+    found += _ports(kind, take)
     if kind in {"tcp", "tcp-ipv6"}:
         if (value := take.pop("flags", None)) is not None:
             found.append(_flags(value))
@@ -164,15 +164,14 @@ def _match(kind: str, held: dict[str, str], *, swapped: bool) -> str:
     return " ".join(found)
 
 
-def _ports(kind: str, take: dict[str, str], *, swapped: bool) -> Iterator[str]:
-    for side in ("src", "dst"):
+def _ports(kind: str, take: dict[str, str]) -> Iterator[str]:
+    for side, word in (("src", "sport"), ("dst", "dport")):
         low, high = take.pop(f"{side}portstart", None), take.pop(f"{side}portend", None)
         if low is None:
             continue
         if KINDS[kind][1] not in _WITH_PORTS:
             raise _FAULTS.xml(f"a rule on '{kind}' has no ports")
         first, last = ranged(low, 0xFFFF), ranged(high or low, 0xFFFF)
-        word = "sport" if (side == "src") is not swapped else "dport"
         yield f"th {word} {first}" + (f"-{last}" if last != first else "")
 
 

@@ -9,7 +9,7 @@ from typing import Final
 from pyhyve.daemon.faults import Faults
 from pyhyve.rpc.errors import ErrorDomain
 
-__all__ = ["integer", "mac", "mac_number", "network", "ranged"]
+__all__ = ["integer", "mac", "mac_number", "network", "ranged", "swapped"]
 
 _FAULTS: Final = Faults(ErrorDomain.NWFILTER)
 _MAC: Final = re.compile(r"[0-9a-fA-F]{1,2}(:[0-9a-fA-F]{1,2}){5}")
@@ -52,3 +52,12 @@ def network(address: str, mask: str | None, version: int) -> ipaddress.IPv4Netwo
     if found.version != version:
         raise _FAULTS.xml(f"'{address}' is no address of IPv{version}")
     return found
+
+
+def swapped(attributes: dict[str, str]) -> dict[str, str]:
+    """Return a rule's attributes for the other way: what was the source is the destination."""
+
+    def other(name: str) -> str:
+        return name.replace("src", "dst") if "src" in name else name.replace("dst", "src")
+
+    return {other(name): value for name, value in attributes.items()}

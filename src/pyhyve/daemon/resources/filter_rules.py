@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from pyhyve.daemon.faults import Faults
 from pyhyve.daemon.resources.filter_connections import KINDS, connection_rules, tracking_lines
-from pyhyve.daemon.resources.filter_fields import integer, mac, mac_number, network, ranged
+from pyhyve.daemon.resources.filter_fields import integer, mac, mac_number, network, ranged, swapped
 from pyhyve.hostnet import nft
 from pyhyve.rpc.errors import ErrorCode, ErrorDomain
 
@@ -228,8 +228,7 @@ def _rule(node: Node, direction: str, variables: Variables) -> Iterator[tuple[st
             yield way, ""
         for element in elements:
             for held in _instances(dict(element.attributes), variables):
-                swapped = _swapped(held) if direction == "inout" and way == "in" else held
-                yield way, _matches(element.name, swapped)
+                yield way, _matches(element.name, swapped(held) if direction == "inout" and way == "in" else held)
 
 
 def _following(node: Node, held: dict[str, str], action: str, variables: Variables) -> Iterator[tuple[str, str, bool]]:
@@ -252,17 +251,6 @@ def _instances(held: dict[str, str], variables: Variables) -> Iterator[dict[str,
         choices.append(variables[word])
     for values in itertools.product(*choices):
         yield {**held, **dict(zip(names, values, strict=True))}
-
-
-def _swapped(held: dict[str, str]) -> dict[str, str]:
-    """Return a rule's attributes for the other way: what was the source is the destination."""
-
-    def other(name: str) -> str:
-        if "src" in name:
-            return name.replace("src", "dst")
-        return name.replace("dst", "src")
-
-    return {other(name): value for name, value in held.items()}
 
 
 # -- matches ----------------------------------------------------------------------------------------------------------

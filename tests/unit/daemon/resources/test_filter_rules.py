@@ -81,6 +81,14 @@ def test_match_is_written_for_nft(rule: str, expected: str) -> None:
     assert rules(f"<rule action='drop' direction='out'>{rule}</rule>") == [expected]
 
 
+def test_rule_that_follows_connections_means_answers_the_other_way() -> None:
+    element = "<tcp srcmacaddr='$MAC' srcipaddr='10.0.0.1' dstipfrom='10.1.0.1' dstipto='10.1.0.9' dstportstart='22'/>"
+    assert rules(f"<rule action='drop' direction='out'>{element}</rule>")[1:4:2] == [
+        "ether type 0x0800 ether saddr 52:54:00:00:00:01 meta l4proto 6 ip saddr 10.0.0.1/32 ip daddr 10.1.0.1-10.1.0.9 th dport 22 drop",
+        "ether type 0x0800 meta l4proto 6 ip saddr 10.1.0.1-10.1.0.9 ip daddr 10.0.0.1/32 th sport 22 drop",
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

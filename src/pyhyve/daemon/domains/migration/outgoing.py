@@ -125,7 +125,7 @@ def _current(domain: ManagedDomain) -> Outgoing | None:
 
 async def cancel(domain: ManagedDomain, job: AsyncJob) -> None:
     """Have a machine that sends its state stop doing so."""
-    job.aborted = True
+    job.aborted.set()
     with contextlib.suppress(LibvirtError):
         await domain.monitor("migrate_cancel")
 
@@ -218,7 +218,7 @@ async def run(
         place = transport.parse_place(wish.uri) if send is None and wish.uri is not None else None
         await parameters.apply(domain, wish, incoming=False, peer=place.host if place is not None else None)
         job.migrating = True
-        if job.aborted:
+        if job.aborted.is_set():
             await wait_outgoing(domain, job, ())
         if send is not None:
             await _send_through(domain, job, send)
