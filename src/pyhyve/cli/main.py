@@ -77,10 +77,9 @@ def command() -> NoReturn:
 
 def has_loose_ends() -> bool:
     """Whether something waits for the interpreter's orderly end: a function, or another thread."""
-    import atexit
-
-    threading = sys.modules.get("threading")
-    return atexit._ncallbacks() > 0 or (threading is not None and threading.active_count() > 1)  # noqa: SLF001 - no other way
+    atexit, threading = sys.modules.get("atexit"), sys.modules.get("threading")
+    waits = atexit is not None and atexit._ncallbacks() > 0  # noqa: SLF001 - no other way
+    return waits or (threading is not None and threading.active_count() > 1)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,7 +7,6 @@ forbids it, and the other way round.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import struct
 
@@ -55,9 +54,11 @@ def lock_image(fd: int, filename: str, *, writable: bool) -> None:
                 raise _conflict(name, filename)
             if unshared & (1 << bit) and _held_by_other(fd, _PERMISSION_BASE + bit):
                 raise _conflict(name if name != "consistent read" else "shared", filename, shared=True)
+    except (BlockingIOError, PermissionError) as error:  # EAGAIN and EACCES
+        raise _conflict("write" if writable else "shared", filename) from error
     except OSError as error:
-        if error.errno in {errno.EAGAIN, errno.EACCES}:
-            raise _conflict("write" if writable else "shared", filename) from error
+        import errno  # noqa: PLC0415 - would be felt in short commands
+
         if error.errno not in {errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}:
             raise
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyhyve.image.qcow2.tables import ascending, load_u64, run_length, store_u64, used, used_bytes
+from pyhyve.image.qcow2.tables import Runs, ascending, load_u64, run_length, store_u64, used, used_bytes
 
 if TYPE_CHECKING:
     from typing import Any
@@ -42,6 +42,37 @@ def test_long_runs_end_where_they_end(length: int, step: int) -> None:
     assert run_length(entries, 0, length, step) == length
     top = array("Q", ((1 << 64) - 2 * max(step, 1), (1 << 64) - max(step, 1), 0, step))
     assert run_length(top, 0, 4, step) == (2 if step else 1)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.one_of(st.integers(0, 1 << 18), st.integers(0, 600).map(lambda cluster: 1 << 63 | cluster << 16)),
+            st.integers(1, 700),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=8,
+    ),
+    st.sampled_from([512, 4096, 65536, 1 << 21]),
+)
+def test_runs_of_a_table_agree_with_a_plain_loop(pieces: list[tuple[int, int, bool]], step: int) -> None:
+    entries = array("Q")
+    for first, count, ascends in pieces:
+        entries.extend(ascending(first, count, step if ascends else 0))
+    runs = Runs(entries, step)
+    for index in {0, len(entries) - 1, *range(0, len(entries), 97)}:
+        rest = len(entries) - index
+        assert runs.length(index, ascending=True) == plain_run(entries, index, rest, step)
+        assert runs.length(index, ascending=False) == plain_run(entries, index, rest, 0)
+
+
+def test_runs_end_where_a_byte_starts_again_or_the_entry_overflows() -> None:
+    step = 65536
+    values = [0xFE << 16, 0xFF << 16, 0, step, (1 << 64) - step, 0, 0]
+    runs = Runs(array("Q", values), step)
+    assert [runs.length(index, ascending=True) for index in range(7)] == [2, 1, 2, 1, 1, 1, 1]
+    assert [runs.length(index, ascending=False) for index in range(7)] == [1, 1, 1, 1, 1, 2, 1]
 
 
 def test_tables_are_big_endian() -> None:

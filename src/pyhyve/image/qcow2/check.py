@@ -17,7 +17,7 @@ from pyhyve.image.qcow2.format import (
     Incompatible,
 )
 from pyhyve.image.qcow2.refcount import Counts, pack_counts, unpack_counts
-from pyhyve.image.qcow2.tables import run_length, store_u64, used, used_bytes
+from pyhyve.image.qcow2.tables import Runs, store_u64, used, used_bytes
 from pyhyve.support.arrays import array
 from pyhyve.support.records import replace
 
@@ -117,6 +117,7 @@ def _collect_l2(refs: References, where: int, times: int, *, active: bool) -> No
     runs: list[tuple[int, int]] = []
     reserved = L2_RESERVED_MASK | (1 if meta.header.extended_l2 else 0)
     index, total, following = 0, len(entries), 0
+    alike = Runs(entries, size)
     while index < total:
         entry = entries[index]
         if entry & OFLAG_COMPRESSED:
@@ -133,7 +134,7 @@ def _collect_l2(refs: References, where: int, times: int, *, active: bool) -> No
             continue
         host = entry & OFFSET_MASK
         allocated = bool(host or (external and entry & OFLAG_COPIED))
-        count = run_length(entries, index, total - index, size if allocated else 0)
+        count = alike.length(index, ascending=allocated)
         if entry & reserved:
             for at in range(index, index + count):
                 error(result, f"ERROR found l2 entry with reserved bits set: {entries[at]:x}")
@@ -205,9 +206,10 @@ def collect(meta: Metadata, result: CheckResult) -> References:
 
 def check(meta: Metadata, *, fix_leaks: bool, fix_errors: bool) -> CheckResult:
     """Check, and repair what is asked for. Writes only when something is repaired."""
+    if not (meta.storage.writable or fix_leaks or fix_errors):  # no other call is in flight: no lock needs to be made
+        return _check_once(meta, fix_leaks=False, fix_errors=False)
     with meta.lock:
-        if meta.storage.writable:
-            meta.write_back(final=True)
+        meta.write_back(final=True)
         result = _check_once(meta, fix_leaks=fix_leaks, fix_errors=fix_errors)
         fixed = result.corruptions_fixed or result.leaks_fixed
         if fixed or (fix_errors and not result.corruptions):
@@ -437,13 +439,14 @@ def _check_flags(refs: References, *, fix_errors: bool) -> None:
 def _located_runs(meta: Metadata, entries: array[int]) -> Iterator[tuple[int, int]]:
     """`(first entry, entries)` of each run of clusters that lie whole and in order in the image file."""
     size, index, total = meta.cluster_size, 0, len(entries)
+    alike = Runs(entries, size)
     while index < total:
         entry = entries[index]
         host = entry & OFFSET_MASK
         if entry & OFLAG_COMPRESSED or not host or host & (size - 1) or meta.header.has_data_file:
-            index += 1 if host or entry & OFLAG_COMPRESSED else run_length(entries, index, total - index, 0)
+            index += 1 if host or entry & OFLAG_COMPRESSED else alike.length(index, ascending=False)
             continue
-        run = run_length(entries, index, total - index, size)
+        run = alike.length(index, ascending=True)
         yield entry, run
         index += run
 

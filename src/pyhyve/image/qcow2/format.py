@@ -80,6 +80,15 @@ class CompressionType(IntEnum):
     ZSTD = 1
 
 
+class RunKind:
+    """State of a run of guest bytes in the tables; plain numbers for the same reason."""
+
+    UNALLOCATED = 0
+    ZERO = 1
+    DATA = 2
+    COMPRESSED = 3
+
+
 CRYPT_NAMES = {0: "none", 1: "aes", 2: "luks"}
 FEATURE_NAMES: tuple[tuple[int, int, bytes], ...] = (
     (0, 0, b"dirty bit"),

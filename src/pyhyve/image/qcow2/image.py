@@ -17,8 +17,8 @@ from pyhyve.image.qcow2.format import (
     OFLAG_COPIED,
     OFLAG_ZERO,
     Autoclear,
+    RunKind,
 )
-from pyhyve.image.qcow2.mapping import Run, RunKind
 from pyhyve.image.qcow2.reading import Qcow2Reader
 from pyhyve.image.qcow2.tables import ascending, run_length
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pyhyve.image.contract import SnapshotInfo
+    from pyhyve.image.qcow2.mapping import Run
     from pyhyve.support.arrays import array
 
 _DECOMPRESSED_CACHE_CLUSTERS = 16
@@ -90,7 +91,7 @@ class Qcow2Image(Qcow2Reader):
         meta = self.meta
         self.wait_for(*clusters)
         run = self.mapping.lookup(offset, length)
-        if run.kind is not RunKind.DATA or not run.entry & OFLAG_COPIED:
+        if run.kind != RunKind.DATA or not run.entry & OFLAG_COPIED:
             return None
         if self.data is self.storage:
             meta.guard_in_place(run.host, run.length)
@@ -208,7 +209,7 @@ class Qcow2Image(Qcow2Reader):
                 runs = self.mapping.runs(start, inside)
             backing_end = self._backing_end()
             if all(
-                run.kind is RunKind.ZERO or (run.kind is RunKind.UNALLOCATED and start >= backing_end) for run in runs
+                run.kind == RunKind.ZERO or (run.kind == RunKind.UNALLOCATED and start >= backing_end) for run in runs
             ):
                 return None
         view = memoryview(bytearray(length))
@@ -384,7 +385,7 @@ class Qcow2Image(Qcow2Reader):
             with self.meta.lock:
                 run = self.mapping.lookup(offset, min(length, 1 << 20))
             backing_end = self._backing_end()
-            if run.kind is not RunKind.ZERO and not (run.kind is RunKind.UNALLOCATED and offset >= backing_end):
+            if run.kind != RunKind.ZERO and not (run.kind == RunKind.UNALLOCATED and offset >= backing_end):
                 view = memoryview(bytes(run.length))
                 at = offset
                 while view:

@@ -10,24 +10,17 @@ from pyhyve.image.qcow2.format import (
     OFLAG_COPIED,
     OFLAG_ZERO,
     SUBCLUSTERS_PER_CLUSTER,
+    RunKind,
 )
 from pyhyve.image.qcow2.tables import run_length
-from pyhyve.support.enums import IntEnum
 from pyhyve.support.records import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from pyhyve.image.qcow2.metadata import Metadata
     from pyhyve.support.arrays import array
-
-
-class RunKind(IntEnum):
-    """State of a run."""
-
-    UNALLOCATED = 0
-    ZERO = 1
-    DATA = 2
-    COMPRESSED = 3
 
 
 @dataclass(slots=True)
@@ -38,7 +31,7 @@ class Run:
     compressed run is one cluster or a part of it.
     """
 
-    kind: RunKind
+    kind: int  # of RunKind
     length: int
     host: int
     entry: int
@@ -123,7 +116,7 @@ class Mapping:
         ones = members >> sub
         count = (~ones & (ones + 1)).bit_length() - 1
         run = min(length, ((sub + count) << sub_bits) - inside)
-        located = kind is RunKind.DATA or host
+        located = kind == RunKind.DATA or host
         return Run(kind, run, host + inside if located else 0, entry)
 
     def runs(self, offset: int, length: int) -> list[Run]:
@@ -133,9 +126,9 @@ class Mapping:
             run = self.lookup(offset, length)
             if found:
                 last = found[-1]
-                if last.kind is run.kind and run.kind is not RunKind.COMPRESSED:
+                if last.kind == run.kind and run.kind != RunKind.COMPRESSED:
                     follows = run.host == last.host + last.length if last.host or run.host else True
-                    if follows and (run.kind is not RunKind.DATA or (run.entry ^ last.entry) & OFLAG_COPIED == 0):
+                    if follows and (run.kind != RunKind.DATA or (run.entry ^ last.entry) & OFLAG_COPIED == 0):
                         found[-1] = Run(last.kind, last.length + run.length, last.host, last.entry)
                         offset += run.length
                         length -= run.length
@@ -144,3 +137,20 @@ class Mapping:
             offset += run.length
             length -= run.length
         return found
+
+
+def scatter(buffers: Sequence[memoryview], runs: list[Run], offset: int) -> Iterator[tuple[memoryview, Run, int]]:
+    """Pair parts of buffers with parts of runs: `(buffer part, run advanced to it, guest offset)`."""
+    queue = iter(buffers)
+    buffer = next(queue)
+    for run in runs:
+        length, host = run.length, run.host
+        while length:
+            while not buffer:
+                buffer = next(queue)
+            step = min(length, len(buffer))
+            yield buffer[:step], Run(run.kind, step, host, run.entry), offset
+            buffer = buffer[step:]
+            offset += step
+            host += step
+            length -= step

@@ -25,9 +25,9 @@ from pyhyve.image.qcow2.format import (
     Compatible,
     Header,
     Incompatible,
+    RunKind,
     parse_header,
 )
-from pyhyve.image.qcow2.mapping import Mapping, Run, RunKind
 from pyhyve.image.qcow2.metadata import Metadata
 from pyhyve.support.records import replace
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pyhyve.image.qcow2.compression import Codec
+    from pyhyve.image.qcow2.mapping import Mapping, Run
     from pyhyve.image.storage import Storage
 
 _DECOMPRESSED_CACHE_CLUSTERS = 16
@@ -51,7 +52,7 @@ class Qcow2Reader(Image):
         self.readonly = not request.writable
         header = _read_header(request)
         self.meta = Metadata(self.storage, header)
-        self.mapping = Mapping(self.meta)
+        self._mapping: Mapping | None = None
         self.data: Storage = self.storage
         self._cluster_size = header.cluster_size
         self._mask = header.cluster_size - 1
@@ -86,6 +87,15 @@ class Qcow2Reader(Image):
             kept = header.autoclear_features & known
             self.storage.pwrite(kept.to_bytes(8, "big"), AUTOCLEAR_OFFSET)
             self.meta.header = replace(self.meta.header, autoclear_features=kept)
+
+    @property
+    def mapping(self) -> Mapping:
+        """What the tables say about ranges; loaded with the first read: `info` and `check` ask for none."""
+        if self._mapping is None:
+            from pyhyve.image.qcow2.mapping import Mapping  # noqa: PLC0415 - as said
+
+            self._mapping = Mapping(self.meta)
+        return self._mapping
 
     # --- facts ---
 
@@ -161,15 +171,15 @@ class Qcow2Reader(Image):
                 first = self.mapping.lookup(start, end - start)
                 runs = [first] if first.length > chunk else self.mapping.runs(start, min(end - start, chunk))
             for run in runs:
-                if run.kind is RunKind.COMPRESSED:
+                if run.kind == RunKind.COMPRESSED:
                     yield LayerExtent(start, run.length, LayerState.DATA, compressed=True)
-                elif run.kind is RunKind.DATA and recurse:
+                elif run.kind == RunKind.DATA and recurse:
                     for host, part, has_data in self.storage.extents(run.host, run.length):
                         yield LayerExtent(
                             start + host - run.host, part, LayerState.DATA, host, filename, zero=not has_data
                         )
                 else:
-                    located = run.kind is RunKind.DATA or run.host
+                    located = run.kind == RunKind.DATA or run.host
                     state = (LayerState.UNALLOCATED, LayerState.ZERO, LayerState.DATA)[run.kind]
                     yield LayerExtent(
                         start, run.length, state, run.host if located else None, filename if located else None
@@ -214,21 +224,23 @@ class Qcow2Reader(Image):
             runs = self.mapping.runs(offset, length)
             meta.users += 1
         try:
-            if len(runs) == 1 and runs[0].kind is RunKind.DATA:
+            if len(runs) == 1 and runs[0].kind == RunKind.DATA:
                 self.data.preadv(buffers, runs[0].host)
                 return
-            for part, run, at in _scatter(buffers, runs, offset):
+            from pyhyve.image.qcow2.mapping import scatter  # noqa: PLC0415 - loaded by now
+
+            for part, run, at in scatter(buffers, runs, offset):
                 self._read_run(part, run, at)
         finally:
             with meta.lock:
                 meta.users -= 1
 
     def _read_run(self, buffer: memoryview, run: Run, offset: int) -> None:
-        if run.kind is RunKind.DATA:
+        if run.kind == RunKind.DATA:
             self.data.pread_into(buffer, run.host)
-        elif run.kind is RunKind.ZERO or offset >= self.size_bytes:
+        elif run.kind == RunKind.ZERO or offset >= self.size_bytes:
             buffer[:] = bytes(len(buffer))
-        elif run.kind is RunKind.UNALLOCATED:
+        elif run.kind == RunKind.UNALLOCATED:
             self.read_backing(buffer, offset)
         else:
             inside = offset & self._mask
@@ -349,20 +361,3 @@ def _extensions_overflow(head: bytes) -> bool:
             return False
         offset += 8 + (length + 7 & ~7)
     return True
-
-
-def _scatter(buffers: Sequence[memoryview], runs: list[Run], offset: int) -> Iterator[tuple[memoryview, Run, int]]:
-    """Pair parts of buffers with parts of runs: `(buffer part, run advanced to it, guest offset)`."""
-    queue = iter(buffers)
-    buffer = next(queue)
-    for run in runs:
-        length, host = run.length, run.host
-        while length:
-            while not buffer:
-                buffer = next(queue)
-            step = min(length, len(buffer))
-            yield buffer[:step], Run(run.kind, step, host, run.entry), offset
-            buffer = buffer[step:]
-            offset += step
-            host += step
-            length -= step

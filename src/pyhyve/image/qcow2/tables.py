@@ -97,6 +97,52 @@ def run_length(entries: array[int], index: int, limit: int, step: int) -> int:
     return matched
 
 
+class Runs:
+    """The runs of a whole table: `run_length` asked again and again would take several times as long.
+
+    The entries are taken apart into eight columns, of all their lowest bytes and so on. A column as one large number
+    differs from itself, shifted by a byte, where an entry differs from the one before it; most columns never change
+    and need no work. `step`, a power of two, only changes one column: where it carries into the next, the entries
+    themselves are looked at.
+    """
+
+    def __init__(self, entries: array[int], step: int) -> None:
+        self._entries, self._step, self._total = entries, step, len(entries)
+        key, unit = divmod(step.bit_length() - 1, 8)
+        unit = 1 << unit
+        raw = store_u64(entries)
+        others = 0
+        for at in range(8):
+            column = raw[7 - at :: 8]
+            if at == key:
+                own = int.from_bytes(column, "little")
+                following = int.from_bytes(column.translate(bytes((*range(unit, 256), *range(unit)))), "little")
+                carries = int.from_bytes(column.translate(bytes(256 - unit) + b"\1" * unit), "little")
+            elif column != column[:1] * self._total:
+                number = int.from_bytes(column, "little")
+                others |= number ^ number << 8
+        self._repeats = self._marks(others | own ^ own << 8)
+        self._ascends = self._marks(others | own ^ following << 8 | carries << 8)
+
+    def _marks(self, differences: int) -> bytes:
+        """Byte i is 1 where entry i does not continue entry i - 1."""
+        return differences.to_bytes(self._total + 1, "little").translate(bytes(1) + b"\1" * 255)
+
+    def length(self, index: int, *, ascending: bool) -> int:
+        """How many entries from `index` ascend in steps, or else are equal."""
+        entries, total = self._entries, self._total
+        if not ascending:
+            end = self._repeats.find(1, index + 1, total)
+            return (total if end < 0 else end) - index
+        first, step, end = entries[index], self._step, index
+        while entries[end] == first + (end - index) * step:
+            end = self._ascends.find(1, end + 1, total)
+            if end < 0:
+                end = total
+                break
+        return end - index
+
+
 def _number(entries: array[int]) -> int:
     """The entries as one number, the first one lowest."""
     return int.from_bytes(entries.tobytes(), "little") if _SWAP else int.from_bytes(entries[::-1].tobytes(), "big")
