@@ -13,7 +13,7 @@ from . import guest_kernel as kernel
 from . import layout as at
 from .guest_engine import GuestEngine
 
-_HANG_TIMEOUT_S: Final = 10.0
+_HANG_TIMEOUT_S: Final = 60.0
 
 
 class VmMachine:

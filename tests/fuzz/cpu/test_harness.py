@@ -58,7 +58,7 @@ def results_of(runner: NativeRunner, *records: bytes) -> list[Result]:
 
 @pytest.fixture(scope="module")
 def runner() -> Iterator[NativeRunner]:
-    with NativeRunner(at.BATCH, hang_timeout_s=1.0) as native:
+    with NativeRunner(at.BATCH, hang_timeout_s=3.0) as native:
         yield native
 
 

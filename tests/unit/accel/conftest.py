@@ -40,7 +40,7 @@ class TinyMachine:
 
     def run_to(self, kind: ExitKind, *, on_io: Callable[[], None] | None = None) -> None:
         """Run until an exit of `kind`; a kick in between means that the guest hangs."""
-        timer = threading.Timer(10, self.vcpu.kick)
+        timer = threading.Timer(60, self.vcpu.kick)
         timer.start()
         try:
             for _ in range(100_000):

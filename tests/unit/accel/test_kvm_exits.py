@@ -143,7 +143,7 @@ def test_kick_ends_an_endless_loop(tiny: Tiny) -> None:
         timer.start()
         started = time.monotonic()
         assert machine.vcpu.run().kind == ExitKind.KICKED
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 60
         timer.join()
 
 
@@ -299,7 +299,7 @@ def test_pinned_vcpu_runs_on_its_host_cpu(tiny: Tiny) -> None:
 
     thread = threading.Thread(target=run)
     thread.start()
-    thread.join(10)
+    thread.join(60)
     assert seen == [{chosen}]
     assert os.sched_getaffinity(0) == before
     assert machine.vcpu.exit.kind == ExitKind.IO

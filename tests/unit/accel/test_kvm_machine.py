@@ -105,7 +105,7 @@ def test_notify_calls_back_without_an_exit(tiny: Tiny, match: int | None) -> Non
     machine.vm.on_notify(0x90050, 2, callback, match=match)
     machine.enter()
     machine.run_to(ExitKind.IO)
-    assert called.wait(5)
+    assert called.wait(60)
     assert values == [match or 0]
 
 

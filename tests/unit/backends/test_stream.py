@@ -98,7 +98,7 @@ def test_stream_net_stalls_and_recovers() -> None:
         assert sent < 1000
     assert not writable
     loop.start()
-    theirs.settimeout(5)
+    theirs.settimeout(60)
     expected = sent * 60_004
     while expected:
         expected -= len(theirs.recv(min(expected, 1 << 20)))
@@ -147,7 +147,7 @@ def test_address_table_is_bounded_and_follows_moves() -> None:
 
 
 def receive_frame(connection: socket.socket) -> bytes:
-    connection.settimeout(5)
+    connection.settimeout(60)
     length = int.from_bytes(connection.recv(4, socket.MSG_WAITALL), "big")
     return connection.recv(length, socket.MSG_WAITALL)
 
@@ -164,7 +164,7 @@ def test_switch_floods_then_learns(tmp_path: Path) -> None:
         client.connect(path)
         clients.append(client)
     first, second, third = clients
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while switch.ports < 3 and time.monotonic() < deadline:
         time.sleep(0.001)
     mac = [bytes([2, 0, 0, 0, 0, i]) for i in range(3)]
@@ -178,7 +178,7 @@ def test_switch_floods_then_learns(tmp_path: Path) -> None:
     with pytest.raises(TimeoutError):
         third.recv(1)
     second.sendall(b"\0\0\0\0")
-    second.settimeout(5)
+    second.settimeout(60)
     assert second.recv(1) == b""
     switch.close()
     loop.stop()

@@ -99,7 +99,7 @@ def test_terminal_shows_and_types() -> None:
                 seen += os.read(ours, 4096)
             os.write(ours, b"a\x01x")
             assert left.wait(30)
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 60
             typed: list[int | None] = []
             while len(typed) < 3:
                 assert time.monotonic() < deadline

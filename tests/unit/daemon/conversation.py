@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pyhyve.daemon.daemon import Daemon
+
+
+async def settle() -> None:
+    """Let everything that is ready, and all that comes of it, have its turn; no time has to pass for it."""
+    for _ in range(200):
+        await asyncio.sleep(0)
 
 
 class FakeLink:

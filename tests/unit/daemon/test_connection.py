@@ -15,7 +15,7 @@ from pyhyve.rpc.errors import ErrorCode, ErrorDomain
 from pyhyve.rpc.frames import Frame
 from pyhyve.rpc.procedures import BY_NAME
 from pyhyve.rpc.spec import MessageType, Program
-from tests.unit.daemon.conversation import Conversation
+from tests.unit.daemon.conversation import Conversation, settle
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -109,7 +109,7 @@ def test_answers_come_from_plain_functions_coroutines_and_encoded(
         register(handlers, "CONNECT_GET_SYSINFO", later)
         serial = client.send("CONNECT_GET_SYSINFO", 0)
         assert client.answer(serial) is None
-        await asyncio.sleep(0.01)
+        await settle()
         assert client.answer(serial).result.sysinfo == "later"
         register(handlers, "CONNECT_GET_SYSINFO", encoded)
         client.connection.forget_admissions()
@@ -188,11 +188,11 @@ def test_a_client_that_asks_for_much_at_once_is_held_back(
         register(handlers, "CONNECT_GET_SYSINFO", wait)
         client = opened(daemon)
         serials = [client.send("CONNECT_GET_SYSINFO", 0) for _ in range(CALLS_MAX * 3)]
-        await asyncio.sleep(0.01)
+        await settle()
         assert client.link.paused
         assert busy == CALLS_MAX
         gate.set()
-        await asyncio.sleep(0.05)
+        await settle()
         assert most == CALLS_MAX
         assert not client.link.paused
         assert all(client.answer(serial).result.sysinfo == "done" for serial in serials)
@@ -298,7 +298,7 @@ def test_a_download_ends_with_an_empty_piece_and_is_confirmed(
         register(handlers, "STORAGE_VOL_DOWNLOAD", download)
         client = opened(daemon)
         serial = client.send("STORAGE_VOL_DOWNLOAD", ("p", "v", "k"), 0, 0, 0)
-        await asyncio.sleep(0.01)
+        await settle()
         events = stream_events(client, serial)
         assert b"".join(event.data for event in events if isinstance(event, StreamData)) == b"a" * 300_000 + b"b"
         assert [event.length for event in events if isinstance(event, StreamHole)] == [4096]
@@ -306,7 +306,7 @@ def test_a_download_ends_with_an_empty_piece_and_is_confirmed(
         assert max(len(event.data) for event in events if isinstance(event, StreamData)) <= 262_120
         client.link.client.finish_stream(serial)
         deliver(client)
-        await asyncio.sleep(0.01)
+        await settle()
         assert stream_events(client, serial)[-1] == StreamEnded(serial)
 
     with_daemon(work)
@@ -332,7 +332,7 @@ def test_an_upload_is_confirmed_once_taken_in(with_daemon: WithDaemon, handlers:
         client.link.client.finish_stream(serial)
         deliver(client)
         assert stream_events(client, serial) == []
-        await asyncio.sleep(0.01)
+        await settle()
         assert taken == [b"one", Hole(512), b"two"]
         assert stream_events(client, serial) == [StreamEnded(serial)]
 
@@ -360,7 +360,7 @@ def test_an_upload_nobody_takes_in_holds_its_client_back(
         deliver(client)
         assert client.link.paused
         gate.set()
-        await asyncio.sleep(0.05)
+        await settle()
         assert not client.link.paused
 
     with_daemon(work)
@@ -383,14 +383,14 @@ def test_an_aborted_stream_cancels_its_handler(with_daemon: WithDaemon, handlers
         register(handlers, "STORAGE_VOL_UPLOAD", upload)
         client = opened(daemon)
         serials = [client.send("STORAGE_VOL_UPLOAD", ("p", "v", "k"), 0, 0, 0) for _ in range(2)]
-        await asyncio.sleep(0.01)
+        await settle()
         client.link.client.abort_stream(serials[0])
         deliver(client)
-        await asyncio.sleep(0.01)
+        await settle()
         assert ended == ["cancelled"]
         assert stream_events(client, serials[0]) == [StreamEnded(serials[0])]
         client.connection.lost()
-        await asyncio.sleep(0.01)
+        await settle()
         assert ended == ["cancelled"] * 2
 
     with_daemon(work)
@@ -410,7 +410,7 @@ def test_a_stream_whose_handler_fails_is_broken_off_with_the_reason(
         register(handlers, "STORAGE_VOL_DOWNLOAD", download)
         client = opened(daemon)
         serial = client.send("STORAGE_VOL_DOWNLOAD", ("p", "v", "k"), 0, 0, 0)
-        await asyncio.sleep(0.01)
+        await settle()
         last = stream_events(client, serial)[-1]
         assert isinstance(last, StreamFailed)
         assert "Input/output error" in (last.error.message or "")

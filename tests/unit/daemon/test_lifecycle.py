@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 from pyhyve.daemon.domains import reconnect
@@ -21,10 +22,9 @@ if TYPE_CHECKING:
 
 
 async def answer(client: Conversation, serial: int) -> Any:
-    found = None
-    for _ in range(1000):
-        if (found := client.answer(serial)) is not None:
-            break
+    found, deadline = None, time.monotonic() + 60
+    while (found := client.answer(serial)) is None:
+        assert time.monotonic() < deadline
         await asyncio.sleep(0.001)
     assert isinstance(found, Replied | Failed)
     return found

@@ -219,7 +219,7 @@ def test_hanging_up_leaves_the_next_user_of_the_descriptor_alone(tmp_path: Path)
                 loop.add_reader(reused, ready.set)
                 await asyncio.sleep(0.01)
                 theirs.send(b"x")
-                await asyncio.wait_for(ready.wait(), 10)
+                await asyncio.wait_for(ready.wait(), 60)
                 loop.remove_reader(reused)
             finally:
                 os.close(reused)

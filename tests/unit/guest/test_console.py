@@ -30,19 +30,18 @@ def python(code: str) -> list[str]:
 
 def test_run_gives_what_the_command_printed() -> None:
     with GuestConsole(python(GUEST)) as console:
-        assert console.wait_ready(10) == "Linux 6.1 on pyhyve"
-        assert console.run("a b", 10) == "you said a\nyou said b\n"
-        assert console.run("c", 10) == "you said c\n"
+        assert console.wait_ready(60) == "Linux 6.1 on pyhyve"
+        assert console.run("a b", 60) == "you said a\nyou said b\n"
+        assert console.run("c", 60) == "you said c\n"
         console.send_line("poweroff")
-        assert console.wait_end(10) == 0
+        assert console.wait_end(60) == 0
 
 
 def test_expect_that_fails_shows_what_was_printed() -> None:
-    with (
-        GuestConsole(python("print('Kernel panic'); import time; time.sleep(60)")) as console,
-        pytest.raises(ConsoleError, match=r"no 'login:' within 1 s; last printed: Kernel panic"),
-    ):
-        console.expect("login:", 1)
+    with GuestConsole(python("print('Kernel panic', flush=True); import time; time.sleep(60)")) as console:
+        console.expect("panic\n", 60)
+        with pytest.raises(ConsoleError, match=r"no 'login:' within 1 s; last printed: Kernel panic"):
+            console.expect("login:", 1)
 
 
 def test_expect_tells_when_the_machine_ended() -> None:
@@ -50,7 +49,7 @@ def test_expect_tells_when_the_machine_ended() -> None:
         GuestConsole(python("print('bye')")) as console,
         pytest.raises(ConsoleError, match="the machine ended before it printed 'login:'; last printed: bye"),
     ):
-        console.expect("login:", 10)
+        console.expect("login:", 60)
 
 
 def test_close_ends_a_machine_that_ignores_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,15 +57,15 @@ def test_close_ends_a_machine_that_ignores_sigterm(monkeypatch: pytest.MonkeyPat
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
     start = time.monotonic()
     with GuestConsole(python(code)) as console:
-        console.expect("up", 10)
-    assert time.monotonic() - start < 20
+        console.expect("up", 60)
+    assert time.monotonic() - start < 50
 
 
 def test_signal_reaches_the_machine() -> None:
     with GuestConsole(python("import time; print('up', flush=True); time.sleep(60)")) as console:
-        console.expect("up", 10)
+        console.expect("up", 60)
         console.signal(signal.SIGTERM)
-        assert console.wait_end(10) == -signal.SIGTERM
+        assert console.wait_end(60) == -signal.SIGTERM
 
 
 def test_plain_takes_control_sequences_out() -> None:
@@ -76,7 +75,7 @@ def test_plain_takes_control_sequences_out() -> None:
 def test_control_sequence_cut_in_two_is_taken_out() -> None:
     code = "import os, time; os.write(1, b'a\\x1b['); time.sleep(0.2); os.write(1, b'31mb\\n')"
     with GuestConsole(python(code)) as console:
-        console.expect("ab\n", 10)
+        console.expect("ab\n", 60)
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ class Run:
         tmp_path: Path,
         *scripts: Script,
         no_reboot: bool = False,
-        timeout_s: float = 20,
+        timeout_s: float = 60,
         disks: tuple[DiskConfig, ...] = (),
         no_shutdown: bool = False,
         start_paused: bool = False,
@@ -236,7 +236,7 @@ def test_second_vcpu_starts_with_a_startup_message(tmp_path: Path) -> None:
         yield from cpu.store(LAPIC + 0x310, 1 << 24)
         yield from cpu.store(LAPIC + 0x300, 0x4500)
         yield from cpu.store(LAPIC + 0x300, 0x4609)
-        assert started.wait(10)
+        assert started.wait(60)
         yield from power_off(cpu)
 
     def second(cpu: FakeVcpu) -> Generator[None, None, None]:
@@ -268,7 +268,7 @@ def test_pause_and_resume(tmp_path: Path) -> None:
     assert count[0] == frozen
     run.machine.resume()
     run.machine.request_stop()
-    thread.join(10)
+    thread.join(60)
     assert run.vms[0].pauses_noted == 1
     assert not thread.is_alive()
     assert run.machine.state is MachineState.SHUTDOWN
@@ -287,11 +287,11 @@ def test_output_before_a_pause_is_passed_on_before_it(tmp_path: Path) -> None:
     thread.start()
     while not written:
         pass
-    assert run.machine.pause().wait(10)
+    assert run.machine.pause().wait(60)
     assert len(run.console.output) >= len(written)
     assert run.console.output.startswith(written)
     run.machine.request_stop()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -364,7 +364,7 @@ def test_start_paused_waits_for_resume_and_tells_observers(tmp_path: Path) -> No
     run.machine.observers.append(lambda notice: seen.append((notice.kind, notice.cause)))
 
     def drive() -> None:
-        run.machine.reset().wait(10)
+        run.machine.reset().wait(60)
         assert run.machine.prelaunch
         run.machine.resume()
 
@@ -391,10 +391,10 @@ def test_no_shutdown_keeps_the_machine_until_it_is_stopped(tmp_path: Path) -> No
     thread = threading.Thread(target=lambda: outcomes.append(run.run()))
     outcomes: list[Outcome] = []
     thread.start()
-    assert stopped.wait(10)
+    assert stopped.wait(60)
     assert run.machine.powered_off
-    run.machine.resume().wait(10)
+    run.machine.resume().wait(60)
     assert run.machine.state is MachineState.PAUSED
     run.machine.request_stop()
-    thread.join(10)
+    thread.join(60)
     assert [outcome.kind for outcome in outcomes] == [OutcomeKind.STOPPED]

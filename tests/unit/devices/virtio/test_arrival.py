@@ -38,7 +38,7 @@ END = b"\x66\x31\xc0\x26\x66\xa3\xb0\x00\xcf"
 SEND_DATA = 2
 RECEIVE_DATA = 1
 """Of the receive queue's message."""
-PATIENCE_S = 20
+PATIENCE_S = 60
 
 
 def wait_until(what: Callable[[], object], message: str) -> None:

@@ -36,7 +36,7 @@ class Sender:
     def wait(self, looks: int) -> None:
         """Let the card look `looks` times for packets whose sender was not told."""
         for _ in range(looks):
-            deadline = time.monotonic() + 5
+            deadline = time.monotonic() + 60
             while not self.card.machine.loop.next_call_is_due:
                 assert time.monotonic() < deadline
                 time.sleep(0.0001)

@@ -412,7 +412,7 @@ def test_device_hears_of_a_kick_when_an_interrupt_is_due(kicking: KickingCard) -
     kicking.machine.run()
     assert heard <= 1, "the timer tells the driver, or its filling ring"
     for _ in range(2):
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while kicking.device._timer_runs and not kicking.machine.loop.next_call_is_due:
             assert time.monotonic() < deadline
             time.sleep(0.0001)
@@ -461,7 +461,7 @@ def test_device_is_handed_the_queue_that_it_waits_for(kicking: KickingCard) -> N
     vcpu.start()
 
     def wait_gate(state: Gate) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while walked.get("gate") != state:
             assert time.monotonic() < deadline, f"not {state!r}"
             time.sleep(0.0005)
@@ -478,8 +478,8 @@ def test_device_is_handed_the_queue_that_it_waits_for(kicking: KickingCard) -> N
     wait_gate(Gate.WANTED)
     assert seen == []
     kicking.backend.taken()
-    device.join(10)
-    vcpu.join(10)
+    device.join(60)
+    vcpu.join(60)
     assert not device.is_alive()
     assert not vcpu.is_alive()
     assert seen == [Gate.CLOSED]
@@ -571,7 +571,7 @@ def test_device_tells_what_it_finds_untold(telling: Telling) -> None:
         pass
     assert 1 in card.device._quiet
     assert not telling.walked.get("quiet_at")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while 2 not in card.machine.messages:
         assert time.monotonic() < deadline
         card.machine.run_events()
@@ -582,7 +582,7 @@ def test_device_looks_after_a_vcpu_that_does_not_go_on(telling: Telling) -> None
     card = telling.card
     card.machine.messages.clear()
     assert not telling.send()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while 2 not in card.machine.messages:
         assert time.monotonic() < deadline
         card.machine.run_events()
@@ -632,7 +632,7 @@ def test_kicks_beside_the_device_lose_nothing(kicking: KickingCard) -> None:
         for _ in range(1500):
             sent.append(kicking.add())
             kicking.kick()
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 60
             while (used := kicking.driver.queues[1].poll()) is None:
                 assert time.monotonic() < deadline, f"packet {len(sent)} was not sent"
             assert used.written_bytes == 0

@@ -271,9 +271,9 @@ def test_human_monitor_acts_on_the_machine(bench: Bench) -> None:
 def test_tcp_client_and_vanishing_clients(bench: Bench) -> None:
     port = bench.tcp.socket.getsockname()[1]
     for _ in range(3):
-        with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
             connection.sendall(b'{"execute":"qmp_capabilities"}{"execute":"query-qmp-schema"}')
-    client = Client(socket.create_connection(("127.0.0.1", port), timeout=20))
+    client = Client(socket.create_connection(("127.0.0.1", port), timeout=60))
     labels = [entry["label"] for entry in client.ask("query-chardev")]
     assert sorted(labels) == ["compat_monitor0", "serial0", "tcp0"]
     client.close()
