@@ -24,7 +24,7 @@ MAC = bytes.fromhex("525400123456")
 HEADER = bytes(12)
 
 
-def receive(net: StreamNet, seconds: float = 10) -> bytes:
+def receive(net: StreamNet, seconds: float = 60) -> bytes:
     """The next frame, without header."""
     into = memoryview(bytearray(70000))
     deadline = time.monotonic() + seconds
@@ -55,7 +55,7 @@ def test_frames_pass_through_qemu_between_two_switches(tmp_path: Path) -> None:
         arguments += ["-netdev", f"hubport,id=h{name},hubid=0,netdev=n{name}"]
     qemu = subprocess.Popen(arguments, stdin=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while min(switch.ports for switch in switches) < 1 and time.monotonic() < deadline:
             time.sleep(0.01)
         nets = [connect_switch(switch.path) for switch in switches]
@@ -108,7 +108,7 @@ def test_passt_answers_dhcp_and_forwards_a_port() -> None:
     assert frame[46:50] == b"pyhv"
     address = frame[58:62]
     assert address != bytes(4)
-    with socket.create_connection(("127.0.0.1", port), timeout=5):
+    with socket.create_connection(("127.0.0.1", port), timeout=60):
         while True:
             frame = receive(net)
             if frame[12:14] == b"\x08\0" and frame[23] == 6:

@@ -186,18 +186,26 @@ class Book:
         problems += [f"{name}: its machine is lost" for name in self.running - active - self.unsure]
         problems += [f"{name}: its machine came back" for name in active - self.running - self.unsure]
         lines = daemon.machines()
-        problems += [
-            f"process {pid} belongs to no domain that runs: {line}"
-            for pid, line in lines.items()
-            if not any(f"guest={name}," in line or f"guest={name} " in line for name in active)
-        ]
+        deadline = time.monotonic() + SETTLE_TIMEOUT_S
+        while (strays := _without_domain(lines, active)) and time.monotonic() < deadline:
+            time.sleep(0.1)  # some are ended when the daemon starts
+            lines = daemon.machines()
+        problems += [f"process {pid} belongs to no domain that runs: {line}" for pid, line in strays.items()]
         problems += [f"{name}: more than one process" for name in active if _count(lines, name) > 1]
         self.defined, self.running, self.unsure = there, active, set()
         return problems
 
 
+def _is_of(line: str, name: str) -> bool:
+    return f"guest={name}," in line or f"guest={name} " in line
+
+
+def _without_domain(lines: dict[int, str], names: set[str]) -> dict[int, str]:
+    return {pid: line for pid, line in lines.items() if not any(_is_of(line, name) for name in names)}
+
+
 def _count(lines: dict[int, str], name: str) -> int:
-    return sum(f"guest={name}," in line or f"guest={name} " in line for line in lines.values())
+    return sum(_is_of(line, name) for line in lines.values())
 
 
 def kill(daemon: DaemonUnderTest, kills: int, emulator: str, seed: int) -> list[str]:

@@ -75,13 +75,13 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
 
 
 def hostname(uri: str, user: str, password: str) -> str:
-    with connect(uri, user=user, password=password, timeout_s=30) as connection:
+    with connect(uri, user=user, password=password, timeout_s=60) as connection:
         return connection.hostname()
 
 
 def hostname_async(uri: str, user: str, password: str) -> str:
     async def work() -> str:
-        async with await aio.connect(uri, user=user, password=password, timeout_s=30) as connection:
+        async with await aio.connect(uri, user=user, password=password, timeout_s=60) as connection:
             return await connection.hostname()
 
     return asyncio.run(work())

@@ -76,7 +76,7 @@ last = bytes.fromhex(ALL + MAC + "0806" + "0001080006040001" + MAC + me + "0" * 
 def through(wanted):
     guest, other = end("g0"), end("r0")
     guest_out, far_in = (guest, other) if wanted == "out" else (other, guest)
-    far_in.settimeout(10)
+    far_in.settimeout(60)
     found = []
     for name, frame in frames.items():
         guest_out.send(frame)
@@ -149,7 +149,7 @@ def mark(number):
     return bytes.fromhex("ffffffffffff" + "525400000077" + "88b5") + number.to_bytes(2, "big").ljust(46, b"\\0")
 def passes(way, frame, number):
     near, far = (guest, other) if way == "out" else (other, guest)
-    far.settimeout(10)
+    far.settimeout(60)
     near.send(frame.ljust(60, b"\\0"))
     near.send(mark(number))
     through = False

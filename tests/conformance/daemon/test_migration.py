@@ -89,7 +89,7 @@ def start_busy(pair: Pair, name: str) -> None:
         done = pair.a.virsh(*command)
         assert done.returncode == 0, done.stderr
     assert pair.a.virsh("migrate-setmaxdowntime", name, "1").returncode == 0
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while (
         "7c"
         not in (said := pair.a.virsh("qemu-monitor-command", name, "--hmp", "info registers").stdout).partition("EIP=")[
@@ -102,7 +102,7 @@ def start_busy(pair: Pair, name: str) -> None:
 
 def wait_sending(pair: Pair, name: str) -> None:
     """Wait until some of the guest was sent."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while "Iteration: " not in (said := pair.a.virsh("domjobinfo", name).stdout):
         assert time.monotonic() < deadline, said
         time.sleep(0.05)
@@ -137,7 +137,7 @@ def test_migration_without_its_client_is_given_up(ours: Pair) -> None:
     wait_sending(ours, "orphan")
     moving.kill()
     moving.communicate()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while ours.b.state("orphan") or "None" not in ours.a.virsh("domjobinfo", "orphan").stdout:
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -159,7 +159,7 @@ def test_daemon_killed_while_a_domain_moves_loses_nothing(ours: Pair, killed: st
     host.start()
     moving.communicate(timeout=60)
     assert moving.returncode != 0
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not ours.a.state(name).startswith("running") or ours.b.state(name):
         assert time.monotonic() < deadline, (ours.a.state(name), ours.b.state(name))
         time.sleep(0.1)

@@ -144,10 +144,9 @@ def test_exporter_reads_statistics(place: Place, tmp_path: Path) -> None:
         pytest.skip(reason)
     command = place.command("prometheus-libvirt-exporter", "--web.listen-address=127.0.0.1:9177")
     with started(command, tmp_path / "log"):
-        for _ in range(100):
-            done = place.run("curl", "-s", "http://127.0.0.1:9177/metrics")
-            if "libvirt_up 1" in done.stdout:
-                break
+        deadline = time.monotonic() + 60
+        while "libvirt_up 1" not in (done := place.run("curl", "-s", "http://127.0.0.1:9177/metrics")).stdout:
+            assert time.monotonic() < deadline, done.stdout
             time.sleep(0.1)
     assert 'libvirt_domain_info_virtual_cpus{domain="guest"' in done.stdout
     assert 'source_bridge="labbr0"' in done.stdout
@@ -159,7 +158,7 @@ def test_dbus_bridge_lists_domains(place: Place, tmp_path: Path) -> None:
     script = (
         "export DBUS_SYSTEM_BUS_ADDRESS=$DBUS_SESSION_BUS_ADDRESS; PATH=$PATH:/usr/sbin\n"
         "libvirt-dbus --system & bridge=$!\n"
-        "gdbus wait --session --timeout 20 org.libvirt\n"
+        "gdbus wait --session --timeout 60 org.libvirt\n"
         "gdbus call --session -d org.libvirt -o /org/libvirt/QEMU -m org.libvirt.Connect.ListDomains 0\n"
         "gdbus call --session -d org.libvirt -o /org/libvirt/QEMU -m org.libvirt.Connect.ListNetworks 0\n"
         "kill $bridge\n"

@@ -37,7 +37,7 @@ def call(name: str, *values: object, serial: int = 1) -> bytes:
 def client(daemon: DaemonProcess) -> socket.socket:
     endpoint = socket.socket(socket.AF_UNIX)
     endpoint.connect(str(daemon.socket))  # without a time limit: with one, a full queue is an error at once
-    endpoint.settimeout(30)
+    endpoint.settimeout(60)
     return endpoint
 
 

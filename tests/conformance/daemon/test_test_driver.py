@@ -63,7 +63,7 @@ domain.resume()
 domain.reboot()
 domain.shutdown()
 domain.create()
-deadline = time.time() + 30
+deadline = time.time() + 60
 while len(seen) < int(sys.argv[2]) and time.time() < deadline:
     libvirt.virEventRunDefaultImpl()
 json.dump(seen, sys.stdout)

@@ -14,7 +14,7 @@ import sys
 _MAGIC = b"\x63\x82\x53\x63"
 _DISCOVER, _OFFER, _REQUEST, _ACK = 1, 2, 3, 5
 _TYPE, _REQUESTED, _SERVER = 53, 50, 54
-_TIMEOUT_S = 10
+_TIMEOUT_S = 60
 _NOWHERE = ""
 """As an address to bind to: any."""
 _NO_ADDRESS = bytes(4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 import subprocess
 import time
 from typing import TYPE_CHECKING
@@ -19,11 +20,14 @@ if TYPE_CHECKING:
 
 
 def wait_for(path: Path) -> None:
-    for _ in range(400):
-        if path.exists():
-            return
+    """Wait until somebody serves the socket."""
+    deadline = time.monotonic() + 60
+    while True:
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(str(path)) == 0:
+                return
+        assert time.monotonic() < deadline, f"{path} did not appear"
         time.sleep(0.025)
-    pytest.fail(f"{path} did not appear")
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ def start(command: list[str], directory: Path) -> Iterator[str]:
                 assert time.monotonic() < deadline, "the monitor's socket does not appear"
                 time.sleep(0.05)
             yield path
-            assert process.wait(30) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
 

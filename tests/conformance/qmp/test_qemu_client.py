@@ -130,7 +130,7 @@ async def converse(socket_path: str) -> Peer:
         shapes = {name: await ask(name, {}) for name in SHAPES}
         schema = await ask("query-qmp-schema", {})
         replies = [await ask(name, arguments) for name, arguments in EXACT]
-        await asyncio.wait_for(ended.wait(), 20)
+        await asyncio.wait_for(ended.wait(), 60)
         watching.cancel()
         with contextlib.suppress(qmp.QMPError, EOFError):
             await client.disconnect()
@@ -162,7 +162,7 @@ def run_peer(command: list[str], directory: Path) -> Peer:
                 assert time.monotonic() < deadline, "the monitor's socket does not appear"
                 time.sleep(0.05)
             peer = asyncio.run(converse(str(path)))
-            assert process.wait(30) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
     return peer

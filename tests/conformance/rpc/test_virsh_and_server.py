@@ -87,7 +87,7 @@ def uri(tmp_path: Path) -> Iterator[str]:
 def virsh(uri: str, *command: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"LC_ALL": "C.UTF-8"}
     return subprocess.run(
-        ["virsh", "-c", uri, *command], capture_output=True, text=True, timeout=30, check=False, env=environment
+        ["virsh", "-c", uri, *command], capture_output=True, text=True, timeout=60, check=False, env=environment
     )
 
 
