@@ -110,7 +110,7 @@ class RunningMachine:
 
     def save(self, path: Path) -> SaveResult:
         """Pause, and write the state; the machine stays paused."""
-        assert self.machine.pause().wait(30)
+        assert self.machine.pause().wait(60)
         results: list[SaveResult] = []
         errors: list[BaseException] = []
 
@@ -124,11 +124,11 @@ class RunningMachine:
         if errors:
             raise errors[0]
         if not results:
-            self._thread.join(30)
+            self._thread.join(60)
         assert results, f"the machine ended: {self.outcome} {self.error}"
         return results[0]
 
     def stop(self) -> None:
-        self.machine.request_stop().wait(30)
-        self._thread.join(30)
+        self.machine.request_stop().wait(60)
+        self._thread.join(60)
         assert not self._thread.is_alive()

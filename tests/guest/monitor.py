@@ -13,13 +13,28 @@ if TYPE_CHECKING:
 WAIT_S = 120.0
 
 
+def connect(path: str) -> socket.socket:
+    """A connection to a socket that may be there a little later."""
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        found = socket.socket(socket.AF_UNIX)
+        found.settimeout(WAIT_S)
+        try:
+            found.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            found.close()
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return found
+
+
 class Monitor:
-    """A QMP client that keeps events until somebody asks for them."""
+    """A QMP client that keeps events until somebody asks for them; it waits for a machine that is being started."""
 
     def __init__(self, path: Path | str) -> None:
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(WAIT_S)
-        self._socket.connect(str(path))
+        self._socket = connect(str(path))
         self._stream = self._socket.makefile("rwb")
         self.events: list[dict[str, Any]] = []
         assert "QMP" in json.loads(self._stream.readline())

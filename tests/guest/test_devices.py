@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import random
 import re
@@ -101,17 +102,23 @@ def connect(path: Path) -> socket.socket:
 
 
 def ask(peer: socket.socket, question: str) -> None:
-    """Ask until an agent answers, as agents' clients do: what waits in a port when it is closed, the guest drops."""
+    """Ask until an agent answers, as agents' clients do: what waits in a port when it is closed, the guest drops.
+
+    It is the last time that is answered: nothing is on its way when this returns.
+    """
     deadline = time.monotonic() + TALK_TIMEOUT_S
     peer.settimeout(ASK_AGAIN_S)
     heard = b""
-    while f"heard: {question}\n".encode() not in heard:
-        assert time.monotonic() < deadline, heard
-        peer.sendall(f"{question}\n".encode())
+    for turn in itertools.count():
+        peer.sendall(f"{question} {turn}\n".encode())
         with suppress(TimeoutError):
-            part = peer.recv(1 << 12)
-            assert part, "the channel ended"
-            heard += part
+            while f"heard: {question} {turn}\n".encode() not in heard:
+                assert time.monotonic() < deadline, heard
+                part = peer.recv(1 << 12)
+                assert part, "the channel ended"
+                heard += part
+            return
+        assert time.monotonic() < deadline, heard
 
 
 def test_channel_to_an_agent_and_entropy(debian_6_1: Guest, tmp_path: Path, start: StartMachine) -> None:

@@ -50,7 +50,7 @@ def command(*options: str) -> list[str]:
 
 def run(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command("--timeout", "60", *options),
+        command("--timeout", "240", *options),
         stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
 
@@ -80,7 +80,7 @@ def test_reset_goes_through_the_firmware_again(disk: Path) -> None:
 
 def test_disk_without_a_boot_sector_is_said_by_the_firmware(disk: Path) -> None:
     disk.write_bytes(bytes(1 << 20))
-    with GuestConsole(command("--disk", f"{disk},format=raw", "--timeout", "100")) as console:
+    with GuestConsole(command("--disk", f"{disk},format=raw", "--timeout", "240")) as console:
         console.expect("not a bootable disk", BOOT_TIMEOUT_S)
 
 

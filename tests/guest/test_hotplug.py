@@ -107,7 +107,7 @@ def test_disk_moves_while_the_guest_uses_it(machine: tuple[GuestConsole, Monitor
     assert "error" not in monitor.event("BLOCK_JOB_COMPLETED")
     monitor.ask("drive-mirror", job_id="both", device="two", target=str(mirror), sync="full", format="raw")
     monitor.event("BLOCK_JOB_READY")
-    console.run("kill %1; wait; sync")
+    console.run("kill %1; while pidof dd; do usleep 100000; done; sync")
     monitor.ask("block-job-cancel", device="both")
     assert "error" not in monitor.event("BLOCK_JOB_COMPLETED")
     assert hashlib.sha256(mirror.read_bytes()).hexdigest() == digest()

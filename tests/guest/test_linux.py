@@ -40,7 +40,7 @@ def test_debian_boots_answers_and_powers_off(debian: Guest, start: StartMachine)
     before, after = (
         float(word) for word in console.run("cut -d' ' -f1 /proc/uptime; sleep 1; cut -d' ' -f1 /proc/uptime").split()
     )
-    assert 0.9 < after - before < 5 * PATIENCE
+    assert 0.9 < after - before < 20 * PATIENCE
 
     console.send_line("poweroff")
     assert console.wait_end() == 0

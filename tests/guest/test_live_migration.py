@@ -330,31 +330,13 @@ class Process:
         path = directory / f"{name}.qmp"
         self.process = subprocess.Popen(
             [
-                *(
-                    sys.executable,
-                    "-m",
-                    "pyhyve.cli.system",
-                    "-accel",
-                    SYSTEM_ACCEL,
-                    "-m",
-                    "16",
-                    "-display",
-                    "none",
-                ),
+                *(sys.executable, "-m", "pyhyve.cli.system", "-accel", SYSTEM_ACCEL, "-m", "16", "-display", "none"),
                 *("-kernel", str(directory / "kernel"), "-serial", f"file:{self.output}"),
                 *("-qmp", f"unix:{path},server=on,wait=off", *words),
             ],
             stdin=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                self.monitor = Monitor(path)
-                break
-            except OSError:
-                assert time.monotonic() < deadline
-                assert self.process.poll() is None
-                time.sleep(0.02)
+        self.monitor = Monitor(path)
 
     def letters(self, count: int) -> None:
         """Wait for so many more letters."""

@@ -81,16 +81,20 @@ def test_streams_between_guests_and_host(debian_6_1: Guest, bridge: str, tmp_pat
 
     # Checksums are left undone between guests: nothing but the contents shows whether all arrived. nc ends with its
     # input, so that is kept open.
-    first.run("(sleep 999 | nc -l -p 5001 | sha256sum > /tmp/sum) 2>/dev/null &")
+    listen = (
+        "(sleep 999 | nc -l -p {0} | sha256sum > /tmp/sum) 2>/dev/null &"
+        " until netstat -ltn | grep -q :{0}; do usleep 100000; done"
+    )
+    first.run(listen.format(5001), STREAM_TIMEOUT_S)
     sent = second.run(
-        f"head -c 20000000 /dev/urandom > /tmp/data; sleep 1; nc {FIRST} 5001 < /tmp/data; sha256sum < /tmp/data",
+        f"head -c 20000000 /dev/urandom > /tmp/data; nc {FIRST} 5001 < /tmp/data; sha256sum < /tmp/data",
         STREAM_TIMEOUT_S,
     )
     wait_for_sum = "until [ -s /tmp/sum ]; do usleep 100000; done; cat /tmp/sum; rm /tmp/sum"
     assert first.run(wait_for_sum, STREAM_TIMEOUT_S).split()[0] == sent.split()[0]
 
     data = random.Random(3).randbytes(20_000_000)
-    first.run("(sleep 999 | nc -l -p 5002 | sha256sum > /tmp/sum) 2>/dev/null & sleep 1")
+    first.run(listen.format(5002), STREAM_TIMEOUT_S)
     with socket.create_connection((FIRST, 5002), STREAM_TIMEOUT_S) as connection:
         connection.sendall(data)
     assert first.run(wait_for_sum, STREAM_TIMEOUT_S).split()[0] == hashlib.sha256(data).hexdigest()

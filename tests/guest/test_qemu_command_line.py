@@ -31,7 +31,7 @@ def converse(path: Path, *commands: str) -> list[dict[str, Any]]:
 
 
 def wait_until_gone(path: Path) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while path.exists():
         assert time.monotonic() < deadline, f"{path} is still there"
         time.sleep(0.02)

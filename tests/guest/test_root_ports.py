@@ -70,8 +70,6 @@ def test_devices_come_and_go_behind_root_ports(debian_6_1: Guest, tmp_path: Path
     words = ["-blockdev", json.dumps(node), "-device", json.dumps(plugged), "-device", json.dumps(card)]
     words += ["-incoming", f"file:{state}", "-qmp", f"unix:{tmp_path}/qmp2,server=on,wait=off"]
     with GuestConsole([*command, *words], patience=PATIENCE) as console:
-        while not (tmp_path / "qmp2").exists():
-            time.sleep(0.05)
         monitor = Monitor(tmp_path / "qmp2")
         while monitor.ask("query-status")["status"] == "inmigrate":
             time.sleep(0.05)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pyhyve.guest.builder import Guest
 
-PROMPT_EXIT_S = 10.0 * PATIENCE
+PROMPT_EXIT_S = 30.0 * PATIENCE
 
 
 def run_command(*options: str) -> list[str]:

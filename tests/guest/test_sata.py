@@ -25,17 +25,8 @@ def test_linux_uses_sata_drives(debian_6_12: Guest, tmp_path: Path) -> None:
     disk.write_bytes(contents)
     disc.write_bytes(contents[:_DISC_BYTES])
     other.write_bytes(contents[-_DISC_BYTES:])
-    words = [
-        "-M",
-        "q35",
-        "-accel",
-        SYSTEM_ACCEL,
-        "-m",
-        "256",
-        "-nographic",
-        "-qmp",
-        f"unix:{tmp_path}/qmp,server=on,wait=off",
-    ]
+    words = ["-M", "q35", "-accel", SYSTEM_ACCEL, "-m", "256", "-nographic"]
+    words += ["-qmp", f"unix:{tmp_path}/qmp,server=on,wait=off"]
     words += ["-drive", f"file={disk},format=raw,serial=SATA1", "-cdrom", str(disc)]
     words += ["-kernel", str(debian_6_12.kernel), "-initrd", str(debian_6_12.initrd), "-append", "console=ttyS0 quiet"]
     with GuestConsole([sys.executable, "-m", "pyhyve.cli.system", *words], patience=PATIENCE) as console:
@@ -77,7 +68,8 @@ def test_sata_drives_survive_a_save_in_the_middle_of_work(debian_6_12: Guest, tm
         assert console.wait_end() == 0
     words = ["-incoming", f"file:{state}", "-qmp", f"unix:{tmp_path}/qmp2,server=on,wait=off"]
     with GuestConsole([*command, *words], patience=PATIENCE) as console:
-        console.run("kill %1; dd if=/dev/zero of=/dev/sda bs=1M count=4 oflag=direct 2>/dev/null; sync")
+        console.run("kill %1; while pidof dd; do usleep 100000; done")
+        console.run("dd if=/dev/zero of=/dev/sda bs=1M count=4 oflag=direct 2>/dev/null; sync")
         assert "error" not in console.run("dmesg | grep -i 'ata.*error'; true")
         console.send_line("poweroff")
         assert console.wait_end() == 0

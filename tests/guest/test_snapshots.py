@@ -249,9 +249,9 @@ def test_snapshot_under_disk_load_passes_fsck(debian_6_1: Guest, tmp_path: Path)
     machine.shell("mount /dev/vda /mnt")
     machine.shell(
         "(n=0; while :; do n=$((n+1)); d=/mnt/d$((n%50)); mkdir -p $d; seq $((n*7%20000)) > $d/f; mv $d/f $d/g;"
-        " [ $((n%7)) = 0 ] && rm -r $d; [ $((n%9)) = 0 ] && sync; echo $n > /tmp/n; done) & :"
+        " [ $((n%7)) = 0 ] && rm -r $d; [ $((n%9)) = 0 ] && sync; echo $n > /tmp/m; mv /tmp/m /tmp/n; done) & :"
     )
-    time.sleep(1)
+    machine.shell("until [ -e /tmp/n ]; do usleep 100000; done")
     take(machine, "one")
     first = int(machine.shell("cat /tmp/n"))
     machine.shell(f"while [ $(cat /tmp/n) -lt {first + 30} ]; do usleep 100000; done")

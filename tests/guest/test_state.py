@@ -344,6 +344,7 @@ def test_disk_saved_under_load_passes_fsck(debian_6_1: Guest, tmp_path: Path) ->
         "(n=0; while :; do n=$((n+1)); d=/mnt/d$((n%50)); mkdir -p $d; seq $((n*7%20000)) > $d/f; mv $d/f $d/g;"
         " [ $((n%7)) = 0 ] && rm -r $d; [ $((n%9)) = 0 ] && sync; echo $n > /tmp/m; mv /tmp/m /tmp/n; done) & :"
     )
+    machine.shell("until [ -e /tmp/n ]; do usleep 100000; done")
     for _ in range(2):
         time.sleep(1)
         machine.save(state)
@@ -358,7 +359,7 @@ def test_disk_saved_under_load_passes_fsck(debian_6_1: Guest, tmp_path: Path) ->
             assert time.monotonic() < deadline
             time.sleep(1)
         assert machine.shell("dmesg | grep -cE 'EXT4-fs error|I/O error'") == "0"
-    machine.shell("cd /; kill %1; sleep 1; umount /mnt")
+    machine.shell("cd /; kill %1; until umount /mnt; do usleep 100000; done")
     machine.stop()
     assert subprocess.run(["e2fsck", "-fn", str(disk)], capture_output=True, check=False).returncode == 0
 
