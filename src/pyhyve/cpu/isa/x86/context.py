@@ -31,7 +31,7 @@ class X86Context(StencilContext):
         super().__init__(module, STATE, mmu)
         self.variant = variant
         self.bits = variant.bits
-        self._writes: list[tuple[Value, Any]] = []
+        self._writes: list[tuple[Value, Value, bool]] = []
         self._flags: tuple[Value, Value] | None = None
         self._producer: tuple[str, Value, Value] | None = None
         self._flags_done = False
@@ -70,7 +70,7 @@ class X86Context(StencilContext):
         elif self.form(operand) == "a":
             self.set_reg(0, value)
         else:
-            self._hold(self.slot(operand, 64 if value.bits == 32 else value.bits), value)
+            self._hold(self.slot(operand, 64 if value.bits == 32 else value.bits), value, register=True)
 
     def read_for_update(self, operand: int, bits: int = 0) -> Value:
         """`read` of an operand that `update` will write: memory is checked for writing first."""
@@ -105,7 +105,7 @@ class X86Context(StencilContext):
     def set_reg(self, number: int, value: Value) -> None:
         """Write general register `number`; 32 bits zero-extend, 8 and 16 leave the rest."""
         bits = 64 if value.bits == 32 else value.bits
-        self._hold(self.builder.element(self.st, 8 * number, 1, Pointer(Int(bits))), value)
+        self._hold(self.builder.element(self.st, 8 * number, 1, Pointer(Int(bits))), value, register=True)
 
     def high_byte(self, number: int) -> Value:
         """AH, CH, DH or BH (of registers 0-3)."""
@@ -113,7 +113,7 @@ class X86Context(StencilContext):
 
     def set_high_byte(self, number: int, value: Value) -> None:
         """Write AH, CH, DH or BH."""
-        self._hold(self.builder.element(self.st, 8 * number + 1, 1, Pointer(Int(8))), value)
+        self._hold(self.builder.element(self.st, 8 * number + 1, 1, Pointer(Int(8))), value, register=True)
 
     def wide_register(self, operand: int) -> Value:
         """A register operand whole: 64 bits in 64-bit mode, else 32 (the upper half is ignored)."""
@@ -123,20 +123,37 @@ class X86Context(StencilContext):
 
     def set_gpr_operand(self, operand: int, value: Value) -> None:
         """Write a register operand whole."""
-        self._hold(self.slot(operand, 64), value)
+        self._hold(self.slot(operand, 64), value, register=True)
 
     def hold(self, name: str, value: Any) -> None:
         """Write state field `name` at the end."""
         self._hold(self.st.ref(name), value)
 
-    def _hold(self, pointer: Value, value: Any) -> None:
+    def _hold(self, pointer: Value, value: Any, *, register: bool = False) -> None:
         if is_staged(value):
             now = value.get()
             target = pointer.kind.target if isinstance(pointer.kind, Pointer) else U64
             if isinstance(target, Int) and now.bits < target.bits:
                 now = now.zext(target.bits)
             value = now
-        self._writes.append((pointer, value))
+        self._writes.append((pointer, value, register and is_staged(value)))
+
+    def in_register(self, value: Value) -> Value:
+        """`value`, which LLVM is to have in a host register: an operation on it is not joined with its load or store.
+
+        Processors forward a register's last store to plain loads of all of it at once, but not to instructions that
+        change memory, extend a sign or multiply.
+        """
+        kind = f"i{value.bits}"
+        return self.builder.let(f'call {kind} asm "", "=r,0"({kind} {value.get().ir})', Int(value.bits))
+
+    def _write_register(self, pointer: Value, value: Value) -> None:
+        """Write a general register or part of it: always 64 bits, for loads that want more than the part."""
+        if value.bits < 64:
+            pointer = pointer.cast(U64)
+            mask = (1 << value.bits) - 1
+            value = (self.builder.load(pointer) & ~self.constant(mask)) | value.zext(64)
+        self.builder.store(pointer, self.in_register(value))
 
     # vectors: IR operands of <N x i8> and friends, as text
     def vector(self, operand: int, bits: int = 128, *, aligned: bool = True) -> str:
@@ -262,8 +279,11 @@ class X86Context(StencilContext):
 
     def write_held(self) -> None:
         """As `commit`, but the writes stay held: for each of several ends."""
-        for pointer, value in self._writes:
-            self.builder.store(pointer, value)
+        for pointer, value, register in self._writes:
+            if register:
+                self._write_register(pointer, value)
+            else:
+                self.builder.store(pointer, value)
         if self._flags is not None and not self.variant.no_flags and not self._flags_done:
             self.st.fl_result, self.st.fl_aux = self._flags
 

@@ -229,7 +229,7 @@ def _multiply_wide(*, signed: bool) -> Semantics:
 
     def semantics(c: X86Context) -> None:
         bits = c.bits
-        a, b = c.reg(Gpr.RAX, bits), c.read(0)
+        a, b = c.in_register(c.reg(Gpr.RAX, bits)), c.in_register(c.read(0))
         product = a.sext(2 * bits) * b.sext(2 * bits) if signed else a.zext(2 * bits) * b.zext(2 * bits)
         low, high = product.trunc(bits), (product >> bits).trunc(bits)
         over = high != low.sar(bits - 1) if signed else high != 0

@@ -45,7 +45,10 @@ def _extend(bits: int, *, signed: bool) -> Semantics:
         if not signed and c.bits >= 32 and c.form(1) == "m":
             c.set_gpr_operand(0, c.load_extended(c.address, bits))
             return
-        value = c.read(1, bits)
+        if c.form(1) == "r" and (signed or bits == 16):
+            value = c.in_register(c.read(1, 32 if bits == 16 else 8)).trunc(bits)
+        else:
+            value = c.read(1, bits)
         if c.bits < bits:
             c.write(0, value.trunc(c.bits))
         else:
@@ -59,13 +62,14 @@ def sign_extend_double(c: X86Context) -> None:
     if c.bits == 16:
         c.write(0, c.read(1, 16))
     else:
-        c.write(0, c.read(1, 32).sext(c.bits))
+        value = c.read(1, 32)
+        c.write(0, (c.in_register(value) if c.form(1) == "r" else value).sext(c.bits))
 
 
 def convert_accumulator(c: X86Context) -> None:
     """CBW, CWDE, CDQE."""
     half = c.bits // 2
-    c.set_reg(Gpr.RAX, c.reg(Gpr.RAX, half).sext(c.bits))
+    c.set_reg(Gpr.RAX, c.in_register(c.reg(Gpr.RAX, half)).sext(c.bits))
 
 
 def convert_pair(c: X86Context) -> None:
