@@ -6,6 +6,8 @@ Layout under the cache directory: `guests/NAME` is a symbolic link to `guests/.N
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import re
@@ -29,7 +31,7 @@ from pyhyve.support.cache import cache_directory, cache_root, new_directory
 from pyhyve.support.errors import InputError, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from pyhyve.guest.sources import PackageRecord
@@ -46,6 +48,7 @@ FORMAT_VERSION = 1
 MAX_PACKAGE_DEPTH = 4
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
+_UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +165,7 @@ def build_guest(
     """Build guest `spec` unless it is already there, and return it.
 
     `report` hears of downloads, `warn` of what the user should know. `rebuild` looks for newer packages too.
-    Raises UserError when a package cannot be had or does not hold what it should.
+    Raises UserError when a package cannot be had or does not hold what it should, or the cache cannot be written.
     """
     root = cache_directory("guests")
     keys = None if spec.installer else ensure_keys()
@@ -173,6 +176,28 @@ def build_guest(
     if keys is None and not spec.installer:
         warn("no ssh in this guest: ssh-keygen is missing (apt-get install openssh-client, then build again)")
     store = _PackageStore(repositories(mirror, warn), report, warn)
+    with _written_to_cache():
+        _make(spec, store, root, keys, fingerprint)
+    return find_guest(spec.name)
+
+
+@contextlib.contextmanager
+def _written_to_cache() -> Iterator[None]:
+    """Say where it was when there is no room, or no permission."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        way = "make room there, or set XDG_CACHE_HOME to a place that has it"
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            way = "set XDG_CACHE_HOME to a writable place"
+        msg = f"cannot write to the cache {cache_root()}: {error.strerror}; {way}"
+        raise UserError(msg) from error
+
+
+def _make(spec: GuestSpec, store: _PackageStore, root: Path, keys: SshKeys | None, fingerprint: str) -> None:
+    """Build into a fresh directory, and let the guest's name lead to it."""
     with new_directory(root) as directory:
         release = _build_installer(store, directory) if spec.installer else _build_cloud(spec, store, directory, keys)
         fields = {"release": release, "packages": store.versions, "fingerprint": fingerprint}
@@ -184,7 +209,6 @@ def build_guest(
             directory.chmod(0o755)
             directory.rename(final)
     _point(root / spec.name, final)
-    return find_guest(spec.name)
 
 
 def _point(link: Path, target: Path) -> None:
@@ -227,7 +251,7 @@ class _PackageStore:
                 continue
             self.versions[record.name] = record.version
             return path.read_bytes()
-        raise FetchError(failures[-1] if failures else f"package {name}: nowhere to look for it")
+        raise FetchError("; ".join(dict.fromkeys(failures)) or f"package {name}: nowhere to look for it")
 
     @staticmethod
     def _resolve(place: Repository, name: str, follow: str | None) -> PackageRecord | None:

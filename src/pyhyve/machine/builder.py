@@ -352,7 +352,8 @@ class _Builder:
             )
             hardware.add_drive(name, node, serial=disk.serial)
         except ChangeError as error:
-            msg = f"disk: {error}"
+            named = "disk" if str(disk.path) in str(error) else f"disk {disk.path}"
+            msg = f"{named}: {error}"
             raise ConfigError(msg) from error
         if disk.is_unplugged:
             return

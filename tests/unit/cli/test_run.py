@@ -267,3 +267,10 @@ def test_disk_may_stop_the_machine_when_a_monitor_can_let_it_go_on(kernel: str) 
     assert config.disks == (
         DiskConfig(Path("/dev/null"), write_errors=ErrorPolicy.ENOSPC, read_errors=ErrorPolicy.STOP),
     )
+
+
+def test_disk_of_another_format_is_named(kernel: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "text"
+    path.write_text("no image\n")
+    assert main(["run", "--kernel", kernel, "--disk", f"{path},format=qcow2"]) == ExitStatus.USAGE
+    assert capsys.readouterr().err == f"pyhyve run: disk {path}: Image is not in qcow2 format\n"

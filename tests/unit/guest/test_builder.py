@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import lzma
+import os
+import re
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -216,6 +219,25 @@ def test_package_that_is_no_kernel_is_refused(archive: Archive) -> None:
 def test_archive_that_does_not_answer_is_named(empty_cache: Path) -> None:
     with pytest.raises(FetchError, match=r"cannot fetch http://127\.0\.0\.1:1/"):
         build_guest(GuestSpec(), lambda *_: None, print, mirror="http://127.0.0.1:1/")
+
+
+@pytest.mark.parametrize(
+    ("number", "way"),
+    [
+        (errno.ENOSPC, "No space left on device; make room there, or set XDG_CACHE_HOME"),
+        (errno.EROFS, "Read-only file system; set XDG_CACHE_HOME to a writable place"),
+    ],
+)
+def test_cache_without_room_is_named(
+    number: int, way: str, archive: Archive, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(_path: Path, _data: bytes) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(repository, "write_atomically", write)
+    with pytest.raises(UserError, match=re.escape(f"cannot write to the cache {empty_cache}: {way}")):
+        build(archive)
+    assert not list((empty_cache / "guests").iterdir())
 
 
 @pytest.mark.parametrize("name", ["", ".hidden", "a/b", "x" * 65, "a b"])
