@@ -107,5 +107,7 @@ def test_streams_between_guests_and_host(debian_6_1: Guest, bridge: str, tmp_pat
         f" ip link set eth0 up; ip address add {FIRST}/24 dev eth0; echo did $n"
     )
     assert first.run(resets, STREAM_TIMEOUT_S).endswith("did 100\n")
-    second.run("kill %1; killall iperf3")
-    assert "0% packet loss" in second.run(f"ping -c 2 -W 10 {FIRST}", STREAM_TIMEOUT_S)
+    second.run("kill %1")
+    # It may have to be asked for its address anew.
+    said = second.run(f"until ping -c 1 -W 5 {FIRST}; do sleep 1; done", STREAM_TIMEOUT_S)
+    assert " 1 packets received" in said

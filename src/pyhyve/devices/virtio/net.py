@@ -303,12 +303,9 @@ class VirtioNet(WalkedNet):
             else:
                 receiver = self._receivers[pair]
                 if receiver.reading:
-                    self._call_backend(pair, enabled=False)
+                    # At once: a call that waits for the worker could undo what the next driver's first kick begins.
+                    self._backend.set_reading(pair, enabled=False)
                 receiver.clear()
-
-    def _call_backend(self, pair: int, *, enabled: bool) -> None:
-        """Switch reading on the worker's thread, where the backend lives."""
-        self.worker.call_soon(lambda: self._backend.set_reading(pair, enabled=enabled))
 
     def is_blocked(self, index: int) -> bool:
         """A send queue whose backend takes no more packets."""

@@ -444,6 +444,21 @@ def test_reset_takes_no_old_buffers_along() -> None:
     assert not card.transport.read_status() & Status.NEEDS_RESET
 
 
+def test_packet_that_comes_just_after_a_reset_leaves_the_card_reading() -> None:
+    """The worker had the event of it before the driver's reset, and what is left for it to do comes later."""
+    card = Card()
+    card.post(2, 2048)
+    assert card.backend.reading[0]
+    card.transport.write_status(0)
+    card.driver.start(card.driver.features)
+    card.driver.queues[0].add([card.driver.buffer(2048)])
+    card.backend.readable(0)
+    card.machine.run()
+    assert card.backend.reading[0]
+    card.arrive(frame())
+    assert card.driver.queues[0].poll() is not None
+
+
 def test_device_that_failed_leaves_packets_until_it_is_reset() -> None:
     card = Card()
     card.post(2, 2048)
