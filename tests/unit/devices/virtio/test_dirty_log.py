@@ -14,8 +14,9 @@ from pyhyve.memory.dirty import DirtyTable
 from pyhyve.testing.virtio_driver import GuestAllocator
 
 from .test_block import PATTERN, SECTORS, Disk, raw_backend
+from .test_kicks import KickingCard
 from .test_net import BROADCAST, HEADER, MAC, OTHER, PACKED, Card, frame
-from .test_walked import KickingCard, WiredCard, make_walker
+from .test_walked import WiredCard, make_walker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
