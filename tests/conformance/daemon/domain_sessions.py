@@ -36,7 +36,31 @@ def _uefi(name: str, machine: str, os: str, *, auto: bool = False, acpi: str = "
     return text.replace("<os>", "<os firmware='efi'>" if auto else "<os>").replace("</os>", f"{os}</os>")
 
 
+_SAVED = f"""<domain type='qemu'><name>sv</name><uuid>d80cfff7-720c-4e85-b7a3-20de7080694a</uuid><memory unit='MiB'>32</memory><currentMemory unit='MiB'>32</currentMemory>
+<vcpu current='1'>2</vcpu>{_OS.replace("MACHINE", "pc-i440fx-7.2")}<devices>{_EMULATOR}<disk type='file' device='disk'><source file='@DIR@/b.raw'/><target dev='vda' bus='virtio'/></disk>
+<interface type='user'><mac address='52:54:00:11:22:33'/><model type='virtio'/></interface><serial type='pty'/></devices></domain>"""
+_SAVED_OTHERWISE = {
+    "memory": ("<memory unit='MiB'>32", "<memory unit='MiB'>64"),
+    "current": ("<currentMemory unit='MiB'>32", "<currentMemory unit='MiB'>16"),
+    "most": (">2</vcpu>", ">4</vcpu>"),
+    "online": ("current='1'", "current='2'"),
+    "name": ("<name>sv", "<name>other"),
+    "uuid": ("d80cfff7", "d80cfff8"),
+    "machine": ("pc-i440fx-7.2", "pc-q35-7.2"),
+    "target": ("dev='vda'", "dev='vdb'"),
+    "bus": ("dev='vda' bus='virtio'", "dev='hda' bus='ide'"),
+    "name-of-disk": ("<target dev", "<serial>abc</serial><target dev"),
+    "read-only": ("<target dev", "<readonly/><target dev"),
+    "mac": ("11:22:33", "11:22:34"),
+    "card": ("<model type='virtio'/>", "<model type='e1000'/>"),
+    "serial": ("<serial type='pty'/>", ""),
+    "watchdog": ("<serial type='pty'/>", "<serial type='pty'/><watchdog model='i6300esb'/>"),
+    "end": ("<devices>", "<on_crash>restart</on_crash><devices>"),
+}
+
 FILES = {
+    "sv.xml": _SAVED,
+    **{f"sv-{name}.xml": _SAVED.replace(*change) for name, change in _SAVED_OTHERWISE.items()},
     "min.xml": _domain("min", ""),
     "min2.xml": _domain("min2", "<memballoon model='none'/>"),
     "pc.xml": _domain(
@@ -244,3 +268,12 @@ define @DIR@/efi6.xml; start efi6; undefine efi6; define @DIR@/efi7.xml; start e
 define @DIR@/efi8.xml; define @DIR@/efi5.xml
 list --all
 """
+
+_UNFIT = [name for name in _SAVED_OTHERWISE if name != "end"]
+SAVED = f"""
+define @DIR@/sv.xml; start sv; save sv @DIR@/sv.save --xml @DIR@/sv-memory.xml; save sv @DIR@/sv.save --xml @DIR@/sv-name.xml; domstate sv; save sv @DIR@/sv.save
+{"; ".join(f"save-image-define @DIR@/sv.save @DIR@/sv-{name}.xml" for name in _UNFIT)}
+restore @DIR@/sv.save --xml @DIR@/sv-memory.xml; save-image-define @DIR@/sv.save @DIR@/sv-end.xml; restore @DIR@/sv.save; dumpxml sv --xpath //on_crash
+managedsave sv; managedsave-define sv @DIR@/sv-target.xml; start sv; domstate sv --reason; destroy sv; undefine sv
+"""
+"""A machine that is saved, and documents its state does not fit."""

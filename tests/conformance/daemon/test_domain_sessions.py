@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from domain_sessions import DEFINITIONS, FILES, FIRMWARE, MACHINES, ODD
+from domain_sessions import DEFINITIONS, FILES, FIRMWARE, MACHINES, ODD, SAVED
 from sides import VIRSH, Side, assert_same, side_of, skip_reason
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def reason() -> str | None:
 pytestmark = pytest.mark.skipif(reason() is not None, reason=reason() or "")
 
 
-SESSIONS, NAMES = [DEFINITIONS, MACHINES, ODD], ["definitions", "machines", "odd"]
+SESSIONS, NAMES = [DEFINITIONS, MACHINES, ODD, SAVED], ["definitions", "machines", "odd", "saved"]
 if Path("/usr/share/qemu/firmware/60-edk2-x86_64.json").exists():  # Debian package ovmf
     SESSIONS.append(FIRMWARE)
     NAMES.append("firmware")

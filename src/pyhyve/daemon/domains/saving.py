@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.daemon.domains import lifecycle
 from pyhyve.daemon.domains.definition.parse import parse_live_domain
+from pyhyve.daemon.domains.definition.stable import check_same_guest
 from pyhyve.daemon.domains.definition.view import format_domain, migratable_view
 from pyhyve.daemon.domains.faults import failed, internal, invalid, invalid_argument, not_supported, system_error
 from pyhyve.daemon.domains.saveimage import finish, read_header, rewrite_document, write_header
@@ -117,7 +118,7 @@ async def save(domain: ManagedDomain, target: str, document: str | None, flags: 
         running = domain.state is DomainState.RUNNING
         if document is not None:
             definition = await domain.registry.complete(document)
-            check_same_guest(domain, definition.name, definition.uuid)
+            check_same_guest(migratable_view(domain.current), definition)
             text = format_domain(definition, secure=True)
         else:
             text = format_domain(migratable_view(domain.current), secure=True)
@@ -131,22 +132,6 @@ async def save(domain: ManagedDomain, target: str, document: str | None, flags: 
             raise
         _announce_completion(domain, job)
         await lifecycle.end(domain, ShutoffReason.SAVED, StoppedDetail.SAVED)
-
-
-def check_same_guest(domain: ManagedDomain, name: str, identity: str | None) -> None:
-    """Raise LibvirtError where a document is about another domain."""
-    if identity != domain.uuid_text:
-        raise LibvirtError(
-            ErrorCode.CONFIG_UNSUPPORTED,
-            ErrorDomain.DOMAIN,
-            f"Target domain uuid {identity} does not match source {domain.uuid_text}",
-        )
-    if name != domain.name:
-        raise LibvirtError(
-            ErrorCode.CONFIG_UNSUPPORTED,
-            ErrorDomain.DOMAIN,
-            f"Target domain name '{name}' does not match source '{domain.name}'",
-        )
 
 
 async def _go_on(domain: ManagedDomain, *, running: bool) -> None:
@@ -257,10 +242,7 @@ async def restore(registry: DomainRegistry, source: str, document: str | None, f
     header = await registry.daemon.run_blocking(read_header, path)
     definition = await registry.complete(document or header.document)
     if document is not None:
-        saved = parse_live_domain(header.document)
-        if saved.uuid != definition.uuid:
-            detail = f"Target domain uuid {definition.uuid} does not match source {saved.uuid}"
-            raise LibvirtError(ErrorCode.CONFIG_UNSUPPORTED, ErrorDomain.DOMAIN, detail)
+        check_same_guest(parse_live_domain(header.document), definition)
     domain = registry.check_unique(definition, inactive_only=True)
     if domain is None:
         domain = registry.add(definition)
@@ -331,10 +313,7 @@ async def define_image_document(registry: DomainRegistry, path: str, document: s
     """Replace the document of a saved machine. Raises LibvirtError."""
     header = await registry.daemon.run_blocking(read_header, Path(path))
     definition = await registry.complete(document)
-    saved = parse_live_domain(header.document)
-    if saved.uuid != definition.uuid:
-        detail = f"Target domain uuid {definition.uuid} does not match source {saved.uuid}"
-        raise LibvirtError(ErrorCode.CONFIG_UNSUPPORTED, ErrorDomain.DOMAIN, detail)
+    check_same_guest(parse_live_domain(header.document), definition)
     running = _wanted_state(flags, running=header.running)
     text = format_domain(definition, secure=True)
     await registry.daemon.run_blocking(lambda: rewrite_document(Path(path), text, running=running))

@@ -13,6 +13,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from pyhyve.daemon.domains import lifecycle
+from pyhyve.daemon.domains.definition.stable import check_same_domain, check_same_guest
 from pyhyve.daemon.domains.definition.view import format_domain, inactive_view, migratable_view
 from pyhyve.daemon.domains.definitions import undefine
 from pyhyve.daemon.domains.faults import failed, invalid, not_supported
@@ -20,7 +21,6 @@ from pyhyve.daemon.domains.migration import parameters, safety, transport
 from pyhyve.daemon.domains.migration.cookie import form_cookie, own_cookie, parse_cookie
 from pyhyve.daemon.domains.migration.spec import OPERATION_OUT, STORAGE, MigrateFlags
 from pyhyve.daemon.domains.migration.watch import wait_outgoing
-from pyhyve.daemon.domains.saving import check_same_guest
 from pyhyve.daemon.domains.states import (
     DomainState,
     LifecycleEvent,
@@ -162,14 +162,14 @@ async def form_begin(domain: ManagedDomain, wish: MigrationWish) -> tuple[bytes,
     await domain.registry.daemon.run_blocking(safety.check_safe, domain, wish)
     if wish.document is not None:
         definition = await domain.registry.complete(wish.document)
-        check_same_guest(domain, definition.name, definition.uuid)
+        check_same_guest(migratable_view(domain.current), definition)
         document = format_domain(definition, secure=True)
     else:
         held = domain.current
         document = format_domain(held if offline else migratable_view(held), secure=True)
     if wish.persistent_document is not None:
         kept = await domain.registry.complete(wish.persistent_document)
-        check_same_guest(domain, kept.name, kept.uuid)
+        check_same_domain(domain.current, kept)
     cookie = await own_cookie(domain.registry, domain.name, domain.uuid_text)
     return form_cookie(cookie), document
 
