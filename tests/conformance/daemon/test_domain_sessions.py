@@ -28,7 +28,7 @@ VOLATILE = (
     (re.compile(r"-{20,}"), "RULE"),
     (re.compile(r"libvirt-\d+"), "CALL"),
     # libvirtd looks at a machine that was reset in its own time
-    (re.compile(r"occupied \(0\.\d+s\)"), "ok"),
+    (re.compile(r"occupied \(\d+\.\d+s\)"), "ok"),
     # an image that QEMU has locked may take a block more
     (re.compile(r"Allocation: +\d+"), "Allocation"),
 )
