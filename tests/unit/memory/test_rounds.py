@@ -13,6 +13,7 @@ import pytest
 from pyhyve.memory import contents
 from pyhyve.memory.guest import GuestMemory
 from pyhyve.memory.rounds import CHUNK_BYTES, RoundWriter, read_rounds
+from pyhyve.state import streams
 from pyhyve.state.errors import StateError, StateTruncatedError
 from pyhyve.state.live import RECORD_BYTES, RecordKind, build_record, read_record
 from pyhyve.state.streams import FdSink, FdSource
@@ -212,28 +213,55 @@ def test_every_truncated_stream_is_refused() -> None:
             read_rounds(make_memory(), Bytes(whole[:length]))
 
 
-def test_sink_keeps_to_a_limit_that_changes() -> None:
-    """No more than the limit allows, whatever that is by then: the bytes are counted, not the time."""
-    limit = [64 << 10]
-    reading, writing = os.pipe()
-    os.set_blocking(reading, False)
-    stop = threading.Event()
-    sink = FdSink(writing, stop.is_set, lambda: limit[0])
+class FakeClock:
+    """Time that passes only while somebody sleeps."""
 
-    def drain() -> None:
-        while not stop.is_set():
-            try:
-                os.read(reading, 1 << 20)
-            except BlockingIOError:
-                stop.wait(0.001)
+    def __init__(self) -> None:
+        self.now_s = 1000.0
 
-    reader = threading.Thread(target=drain)
-    reader.start()
-    sink.write(bytes(20 << 10))
-    limit[0] = 0
-    sink.write(bytes(8 << 20))
-    assert sink.written_bytes == (20 << 10) + (8 << 20)
-    stop.set()
-    reader.join()
-    os.close(reading)
-    os.close(writing)
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds > 0
+        self.now_s += seconds
+
+
+def test_sink_keeps_to_a_limit_that_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock()
+    monkeypatch.setattr(streams, "time", clock)
+    fd = os.memfd_create("sink")
+    limit, begin_s, begin_bytes = 0, clock.now_s, 0
+
+    def max_bandwidth() -> int:
+        if limit:  # what was written by now, but for a tenth of a second's worth, was allowed by now
+            assert sink.written_bytes - begin_bytes <= limit * (clock.now_s - begin_s + 0.1) + max(limit // 10, 4096)
+        return limit
+
+    sink = FdSink(fd, max_bandwidth=max_bandwidth)
+
+    def seconds_for(size_bytes: int, new_limit: int) -> float:
+        nonlocal limit, begin_s, begin_bytes
+        limit, begin_s, begin_bytes = new_limit, clock.now_s, sink.written_bytes
+        sink.write(bytes(size_bytes))
+        assert sink.written_bytes == begin_bytes + size_bytes
+        return clock.now_s - begin_s
+
+    assert seconds_for(8 << 20, 0) == 0
+    assert 3.8 < seconds_for(256 << 10, 64 << 10) < 4.1
+    assert 7.8 < seconds_for(8 << 20, 1 << 20) < 8.2
+    assert seconds_for(8 << 20, 0) == 0
+    clock.now_s += 60  # a pause gives no right to a burst
+    assert 3.8 < seconds_for(256 << 10, 64 << 10) < 4.1
+    assert os.fstat(fd).st_size == sink.written_bytes
+    os.close(fd)
+
+
+def test_sink_does_not_wait_for_an_old_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock()
+    monkeypatch.setattr(streams, "time", clock)
+    fd = os.memfd_create("sink")
+    sink = FdSink(fd, max_bandwidth=lambda: 16 if clock.now_s < 1001 else 1 << 20)
+    sink.write(bytes(1 << 20))  # the first 4 KiB take four minutes by the old one
+    assert clock.now_s < 1004
+    os.close(fd)
