@@ -10,6 +10,7 @@ from pyhyve.cli.img_options import (
     add_quiet,
     add_source,
     create_options,
+    naming,
     open_named,
     option_help,
     settings_from,
@@ -46,7 +47,7 @@ def configure_convert(parser: VerbParser) -> None:
     parser.add_argument("-n", dest="no_create", action="store_true", help="the target exists: write into it")
     parser.add_argument("-t", dest="cache", default="unsafe", metavar="CACHE", help="cache mode of the target")
     parser.add_argument("-T", dest="source_cache", default="writeback", metavar="CACHE", help="… of the source")
-    parser.add_argument("-O", dest="target_format", default="raw", metavar="FMT", help="format of the target")
+    parser.add_argument("-O", dest="target_format", metavar="FMT", help="format of the target (default: raw)")
     parser.add_argument("-B", "--backing", dest="backing", metavar="FILE", help="backing file of the target")
     parser.add_argument("-F", dest="backing_format", metavar="FMT", help="its format")
     parser.add_argument("-o", dest="options", action="append", default=[], metavar="LIST", help="options, or `help`")
@@ -59,11 +60,18 @@ def configure_convert(parser: VerbParser) -> None:
     parser.add_argument("filenames", nargs="*", metavar="FILENAME… OUTPUT")
 
 
+def _target_format(arguments: Arguments) -> str:
+    return arguments.target_format or "raw"
+
+
 def select_snapshot(image: Image, wanted: str) -> None:
     """Make `image` (read-only) show an internal snapshot, named as for `-l`."""
     name, by_id, by_name = wanted, True, True
-    if wanted.startswith(("snapshot.id=", "snapshot.name=")):
+    if wanted.startswith("snapshot."):
         pairs = dict(part.partition("=")[::2] for part in wanted.split(","))
+        for key in pairs.keys() - {"snapshot.id", "snapshot.name"}:
+            msg = f"Invalid parameter '{key}' of a snapshot: there are snapshot.id and snapshot.name"
+            raise ImageError(msg)
         by_name = "snapshot.name" in pairs
         by_id = not by_name
         name = pairs.get("snapshot.name") or pairs.get("snapshot.id", "")
@@ -80,7 +88,7 @@ def run_convert(arguments: Arguments) -> int:
 
     if wants_help(arguments.options):
         named = len(arguments.filenames) > 1
-        print(option_help(arguments.target_format, names_file=named))
+        print(option_help(_target_format(arguments), names_file=named))
         return 0
     _check_usage(arguments)
     *names, output = arguments.filenames
@@ -98,13 +106,16 @@ def run_convert(arguments: Arguments) -> int:
             select_snapshot(images[0], arguments.snapshot)
         sources = Concatenation(images)
         if not arguments.no_create:
-            _check_compression(arguments, arguments.target_format)  # before anything is made
+            _check_compression(arguments, _target_format(arguments))  # before anything is made
         target = _open_target(arguments, output, sources.size_bytes)
         opened.append(target)
         if target.size_bytes < sources.size_bytes:
             msg = f"output file '{output}' is smaller than input file"
             raise ImageError(msg)
         _check_compression(arguments, target.format_name)
+        if arguments.target_is_zero and target.backing is not None:
+            msg = "Cannot use --target-is-zero when the destination image has a backing file"
+            raise ImageError(msg)
         convert(
             sources,
             target,
@@ -162,6 +173,10 @@ def _check_usage(arguments: Arguments) -> None:
         message = "-n and -o cannot be used together"
     elif arguments.skip_broken_bitmaps and not arguments.bitmaps:
         message = "Use of --skip-broken-bitmaps requires --bitmaps"
+    elif arguments.offload and arguments.salvage:
+        message = "Cannot use copy offloading in salvaging mode"
+    elif arguments.target_image_opts and arguments.target_format is not None:
+        message = "-O and --target-image-opts cannot be used together"
     elif arguments.target_image_opts and not arguments.no_create:
         message = "--target-image-opts requires use of -n flag"
     if message is not None:
@@ -190,9 +205,9 @@ def _open_target(arguments: Arguments, output: str, size: int) -> Image:
     settings = OpenSettings(None, writable=True, cache=arguments.cache, with_backing=arguments.backing is not None)
     if arguments.target_image_opts:
         return open_reference(parse_image_options(output), settings)
-    settings = replace(settings, format_name=arguments.target_format)
+    settings = replace(settings, format_name=_target_format(arguments))
     if not arguments.no_create:
-        options = create_options(arguments.target_format, arguments.options)
+        options = create_options(_target_format(arguments), arguments.options)
         backing_name = arguments.backing if arguments.backing is not None else options.pop("backing_file", None)
         backing_format = arguments.backing_format or options.pop("backing_fmt", None)
         options.pop("size", None)  # as qemu-img: the size is the source's
@@ -212,8 +227,9 @@ def _open_target(arguments: Arguments, output: str, size: int) -> Image:
         if arguments.compress and options.get("preallocation", "off") != "off":
             msg = "Compression and preallocation not supported at the same time"
             raise ImageError(msg)
-        if not (is_network(output) and arguments.target_format == "raw"):  # an export is there already
-            create_image(output, arguments.target_format, size, options, backing, durable=False)
+        if not (is_network(output) and _target_format(arguments) == "raw"):  # an export is there already
+            with naming(f"{output}: error while converting {_target_format(arguments)}"):
+                create_image(output, _target_format(arguments), size, options, backing, durable=False)
     elif not is_network(output) and not os.path.exists(output):  # noqa: PTH110 - a name, not a path
         msg = f"Could not open '{output}': No such file or directory"
         raise ImageError(msg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 
@@ -109,6 +110,8 @@ def run_dd(arguments: Arguments) -> int:
         if "count" in values:
             end = min(end, parse_size(values["count"], "count") * block)
         length = max(0, end - skip)
+        if skip > end:
+            print(f"pyhyve img dd: {values['if']}: cannot skip to specified offset", file=sys.stderr)
         create_image(values["of"], arguments.target_format, length)
         with open_image(values["of"], OpenSettings(arguments.target_format, writable=True)) as target:
             buffer = memoryview(bytearray(min(max(block, 1 << 20), max(length, 1))))

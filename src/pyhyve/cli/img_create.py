@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyhyve.cli.img_options import add_quiet, create_options, option_help, wants_help
+from pyhyve.cli.img_options import add_quiet, create_options, naming, option_help, wants_help
 from pyhyve.cli.option_parser import Usage
 from pyhyve.image.contract import BackingReference, ImageError
 from pyhyve.image.filename import parse_reference, resolve_relative
@@ -76,7 +76,8 @@ def run_create(arguments: Arguments) -> int:
         raise ImageError(msg)
     if not arguments.quiet:
         print(formatting_line(arguments.filename, arguments.format, int(size), options, backing))
-    create_image(arguments.filename, arguments.format, int(size), options, backing)
+    with naming(arguments.filename):
+        create_image(arguments.filename, arguments.format, int(size), options, backing)
     return 0
 
 

@@ -76,6 +76,21 @@ def open_named(name: str, arguments: Arguments, settings: OpenSettings) -> Image
     return image
 
 
+class naming:  # noqa: N801 - reads as a function
+    """Errors inside tell which file they are about; `what` stands before their text unless it is there already."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, ImageError) and not str(error).startswith(self._what.partition(":")[0] + ":"):
+            msg = f"{self._what}: {error}"
+            raise type(error)(msg) from error
+
+
 def warn(message: str) -> None:
     """One line on standard error."""
     print(f"WARNING: {message}", file=sys.stderr)

@@ -128,8 +128,7 @@ def _from_flat(options: dict[str, str]) -> ImageReference:
         raise ImageError(msg)
     named = options.pop("backing", None)
     backing = _from_flat(below) if below else ImageReference(named) if named and named != "\0" else None
-    rest = {key: value for key, value in options.items() if not key.startswith("file.")}
-    return ImageReference(location, driver, backing, named == "\0", rest)
+    return ImageReference(location, driver, backing, named == "\0", options)
 
 
 def _nbd_location(options: dict[str, str]) -> str:

@@ -107,6 +107,9 @@ def open_reference(reference: ImageReference, settings: OpenSettings, seen: tupl
     if reference.driver is not None:
         settings = replace(settings, format_name=reference.driver)
     if reference.options:
+        from pyhyve.image.runtime_options import apply_options  # noqa: PLC0415 - few names have options
+
+        settings = apply_options(settings, reference)
         settings = replace(settings, options={**settings.options, **reference.options})
     storage = open_storage(reference.location, settings)
     try:
@@ -140,6 +143,10 @@ def _open_on(
     probed = settings.format_name is None
     name = settings.format_name or probe_format(storage.pread(PROBE_SIZE_BYTES, 0), storage.filename)
     image_format = find_format(name)
+    if reference is not None and reference.options:
+        from pyhyve.image.runtime_options import check_format_options  # noqa: PLC0415 - as above
+
+        check_format_options(name, reference.options)
 
     def open_sibling(sibling: str, writable: bool) -> Storage:  # noqa: FBT001 - the contract's signature
         where = resolve_relative(sibling, storage.filename)

@@ -35,6 +35,9 @@ class RawImage(Image):
         self._start = _runtime_number(request, "offset", 0)
         length = max(0, self.storage.size_bytes - self._start)
         window = _runtime_number(request, "size", length)
+        if "size" in request.options and window % SECTOR_SIZE_BYTES:
+            msg = f"Specified size is not a multiple of {SECTOR_SIZE_BYTES}"
+            raise ImageError(msg)
         if self._start % SECTOR_SIZE_BYTES or window > length:
             msg = f"the window at {self._start} of {window} bytes is outside the file or not sector-aligned"
             raise ImageError(msg)

@@ -72,6 +72,8 @@ def test_a_life_of_an_image(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
         (("info", "--nonsense", "x"), 2),
         (("dd", "foo=1"), 2),
         (("convert", "-m", "99", "a", "b"), 2),
+        (("convert", "-C", "--salvage", "a", "b"), 2),
+        (("convert", "-n", "-O", "raw", "--target-image-opts", "a", "driver=raw,file.filename=b"), 2),
         (("measure",), 2),
         (("rebase", "x"), 2),
         (("info", "json:{"), 1),
@@ -84,6 +86,39 @@ def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], words: tuple[
     assert result.err.startswith("pyhyve img")
     assert result.err.count("\n") == 1
     assert "internal error" not in result.err
+
+
+def test_errors_of_new_images_name_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = img(capsys, "create", "-q", "-f", "qcow2", "-o", "cluster_size=100", "new.qcow2", "1M")
+    assert wrong.err.startswith("pyhyve img: new.qcow2: Cluster size must be")
+    assert img(capsys, "create", "-q", "/nodir/x", "1M").err.count("/nodir/x") == 2
+    img(capsys, "create", "-q", "a.raw", "1M")
+    wrong = img(capsys, "convert", "-O", "vhdx", "-o", "block_size=3M", "a.raw", "b.vhdx")
+    assert wrong.err.startswith("pyhyve img: b.vhdx: error while converting vhdx: ")
+
+
+def test_a_target_with_a_backing_file_is_not_zero(capsys: pytest.CaptureFixture[str]) -> None:
+    img(capsys, "create", "-q", "-f", "qcow2", "base.qcow2", "1M")
+    img(capsys, "create", "-q", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", "top.qcow2")
+    words = ("-n", "--target-is-zero", "-B", "base.qcow2", "-F", "qcow2", "-O", "qcow2", "base.qcow2", "top.qcow2")
+    wrong = img(capsys, "convert", *words)
+    assert wrong.status == 1
+    assert "--target-is-zero" in wrong.err
+
+
+def test_a_snapshot_is_named_by_id_or_name(capsys: pytest.CaptureFixture[str]) -> None:
+    img(capsys, "create", "-q", "-f", "qcow2", "a.qcow2", "1M")
+    img(capsys, "snapshot", "-c", "one", "a.qcow2")
+    for named in ("one", "1", "snapshot.id=1", "snapshot.name=one", "snapshot.id=1,snapshot.name=one"):
+        assert img(capsys, "convert", "-l", named, "a.qcow2", "b.raw").status == 0, named
+    for wrong in ("two", "snapshot.id=one", "snapshot.name=1", "snapshot.nonsense=1"):
+        assert img(capsys, "convert", "-l", wrong, "a.qcow2", "b.raw").status == 1, wrong
+
+
+def test_dd_says_when_it_skips_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    img(capsys, "create", "-q", "a.raw", "1M")
+    told = img(capsys, "dd", "if=a.raw", "of=b.raw", "bs=1M", "skip=2")
+    assert (told.status, told.err) == (0, "pyhyve img dd: a.raw: cannot skip to specified offset\n")
 
 
 def test_image_without_checks_says_so(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from pyhyve.image.opening import (
     create_image,
     open_image,
     open_overlay,
+    open_reference,
     parse_create_options,
     parse_size,
 )
@@ -85,6 +87,54 @@ def test_json_and_option_names() -> None:
     for wrong in ("json:{", "json:[]", "json:" + '{"a":' * 30 + "1" + "}" * 30, 'json:{"driver":"qcow2"}'):
         with pytest.raises(ImageError):
             parse_reference(wrong)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("driver=qcow2,read-only=on", "read-only"),
+        ("driver=qcow2,file.read-only=on", "read-only"),
+        ("driver=qcow2,force-share=on", "force-share=on can only be used with read-only images"),
+        ("driver=qcow2,nonsense=1", "'qcow2' does not support the option 'nonsense'"),
+        ("driver=raw,lazy-refcounts=on", "'raw' does not support the option 'lazy-refcounts'"),
+        ("driver=qcow2,file.nonsense=1", "'file' doesn't support the option 'nonsense'"),
+        ("driver=qcow2,lazy-refcounts=maybe", "expects 'on' or 'off'"),
+        ("driver=qcow2,overlap-check=some", "must be one of all, cached, constant, none"),
+        ("driver=qcow2,l2-cache-size=1x", "l2-cache-size"),
+        ("driver=raw,size=1000", "not a multiple of 512"),
+    ],
+)
+def test_named_options_are_obeyed_or_refused(tmp_path: Path, options: str, said: str) -> None:
+    path = str(tmp_path / "a")
+    create_image(path, "qcow2", 1 << 20)
+    reference = parse_image_options(f"{options},file.filename={path}")
+    with pytest.raises(ImageError, match=re.escape(said)):
+        open_reference(reference, OpenSettings(writable=True))
+
+
+def test_named_options_that_only_tune_are_accepted(tmp_path: Path) -> None:
+    path = str(tmp_path / "a")
+    create_image(path, "qcow2", 1 << 20)
+    tuned = "lazy-refcounts=on,overlap-check=all,cache-clean-interval=3,discard=unmap,detect-zeroes=on,node-name=n"
+    reference = parse_image_options(f"driver=qcow2,{tuned},file.aio=threads,file.locking=on,file.filename={path}")
+    open_reference(reference, OpenSettings(writable=True)).close()
+
+
+def test_named_locking_and_sharing_count(tmp_path: Path) -> None:
+    path = str(tmp_path / "a")
+    create_image(path, "qcow2", 1 << 20)
+    with open_image(path, OpenSettings(writable=True)):
+        with pytest.raises(ImageLockedError):
+            open_reference(parse_image_options(f"driver=qcow2,file.filename={path}"), OpenSettings())
+        for option in ("force-share=on", "file.force-share=on", "file.locking=off"):
+            reference = parse_image_options(f"driver=qcow2,{option},file.filename={path}")
+            open_reference(reference, OpenSettings()).close()
+
+
+def test_tls_of_a_network_image_is_refused_before_anything_is_sent() -> None:
+    reference = parse_image_options("driver=nbd,host=127.0.0.1,port=1,tls-creds=t")
+    with pytest.raises(ImageUnsupportedError, match="TLS"):
+        open_reference(reference, OpenSettings())
 
 
 def chain(tmp_path: Path, depth: Any) -> str:
