@@ -19,6 +19,7 @@ from pyhyve.cli.demo_lab import BRIDGE, HOST_ADDRESS, MEMBERS, PREFIX, Hardware,
 from pyhyve.cli.demo_ping import ping
 from pyhyve.cli.demo_signals import Interrupts
 from pyhyve.cli.guest import reporter
+from pyhyve.cli.options import parse_size
 from pyhyve.guest import builder
 from pyhyve.guest.ssh import ensure_keys
 from pyhyve.hostnet.records import runtime_directory
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from pyhyve.guest.ssh import SshKeys
 
 BOOT_TIMEOUT_S = 300.0
+MIN_MEMORY_BYTES = 96 << 20
+"""Debian's kernel, unpacked, and the guest's files."""
 PING_COUNT = 3
 PING_TIMEOUT_S = 10.0
 LOGIN_TIMEOUT_S = 90.0
@@ -83,6 +86,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.accel not in {"auto", "kvm", "jit"}:
         msg = f"--accel {arguments.accel}: unknown (use auto, kvm or jit)"
+        raise InputError(msg)
+    if parse_size("--memory", arguments.memory) < MIN_MEMORY_BYTES:
+        msg = f"--memory {arguments.memory}: too little for the guests (at least {MIN_MEMORY_BYTES >> 20}M)"
         raise InputError(msg)
     screen = Console(highlight=False)
     # Before any namespace is entered: there, every user looks like root.
@@ -142,8 +148,8 @@ class Demo:
                 interrupts.ignore()
                 if not kept:
                     began = time.monotonic()
-                    removed = self.lab.remove()
-                    self.screen.print(f"removed   {', '.join(removed)}, in {time.monotonic() - began:.1f} s")
+                    removed = ", ".join(self.lab.remove()) or "nothing"
+                    self.screen.print(f"removed   {removed}, in {time.monotonic() - began:.1f} s")
         if kept:
             self._say_how_to_reach()
         return self._verdict(time.monotonic() - begin)

@@ -16,7 +16,8 @@ from pyhyve.cli.demo import Results
 from pyhyve.cli.demo_lab import Lab
 from pyhyve.cli.demo_ping import checksum, is_reply, request
 from pyhyve.cli.demo_signals import Interrupts
-from pyhyve.support.errors import UserError
+from pyhyve.cli.main import main
+from pyhyve.support.errors import ExitStatus, UserError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -151,3 +152,18 @@ def test_lab_keeps_only_the_lock_file(tmp_path: Path) -> None:
 def test_members_have_addresses_and_macs_of_their_own() -> None:
     assert [member.address for member in demo_lab.MEMBERS] == ["10.0.0.2", "10.0.0.3", "10.0.0.4"]
     assert len({member.mac for member in demo_lab.MEMBERS}) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--memory", "abc"], "--memory abc: not a size (write 512M or 2G)"),
+        (["--memory", "64M"], "--memory 64M: too little for the guests (at least 96M)"),
+        (["--accel", "tcg"], "--accel tcg: unknown (use auto, kvm or jit)"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_made(
+    options: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", *options]) == ExitStatus.USAGE
+    assert capsys.readouterr() == ("", f"pyhyve demo: {line}\n")
