@@ -7,13 +7,13 @@ has RAM everywhere below 1 MiB.
 from __future__ import annotations
 
 from pyhyve.devices.pci.device import PciDevice
-from pyhyve.devices.pci.pirq import PirqRouting
+from pyhyve.devices.pci.pirq import PirqRouting, RoutingBridge
 from pyhyve.state.record import U8, U32, record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, ClassVar
+    from typing import ClassVar
 
     from pyhyve.devices.contracts import LineSetter
     from pyhyve.devices.pci.bus import PciBus
@@ -52,7 +52,7 @@ class I440fxBridge(PciDevice):
         self.config[SMRAM] = 0x02
 
 
-class Piix3IsaBridge(PciDevice):
+class Piix3IsaBridge(RoutingBridge):
     """The ISA bridge, function 0:1.0: routes the four PIRQ lines to ISA interrupts.
 
     `set_irq(irq, level=)` drives an interrupt input; a line shared by several PIRQs is high while any of them is.
@@ -75,22 +75,6 @@ class Piix3IsaBridge(PciDevice):
     def irq_of(self, line: int) -> int | None:
         """The ISA interrupt of PIRQ `line`, or None while it is disconnected."""
         return self._routing.irq_of(line)
-
-    def config_write(self, offset: int, size: int, value: int) -> None:
-        """Write configuration space; routing follows at once."""
-        super().config_write(offset, size, value)
-        if self._routing.covers(offset, size):
-            self._routing.update()
-
-    def reset(self) -> None:
-        """Return to the power-on routing with all lines low."""
-        super().reset()
-        self._routing.lower()
-
-    def load(self, state: Any) -> None:  # noqa: ANN401 - as in `PciDevice`
-        """Take over the routing; the devices raise their lines when they are loaded."""
-        super().load(state)
-        self._routing.forget()
 
 
 @record

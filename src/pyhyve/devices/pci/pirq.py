@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pyhyve.devices.pci.device import PciDevice
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pyhyve.devices.contracts import LineSetter
-    from pyhyve.devices.pci.device import PciDevice
 
 PIRQ_DISABLED = 0x80
 
@@ -53,3 +56,25 @@ class PirqRouting:
         """A state was loaded: devices raise their lines when they are."""
         self._lines = [False] * len(self._registers)
         self._driven = set()
+
+
+class RoutingBridge(PciDevice):
+    """A bridge whose configuration space routes its PIRQ lines."""
+
+    _routing: PirqRouting
+
+    def config_write(self, offset: int, size: int, value: int) -> None:
+        """Write configuration space; routing follows at once."""
+        super().config_write(offset, size, value)
+        if self._routing.covers(offset, size):
+            self._routing.update()
+
+    def reset(self) -> None:
+        """Return to the power-on routing with all lines low."""
+        super().reset()
+        self._routing.lower()
+
+    def load(self, state: Any) -> None:  # noqa: ANN401 - as in `PciDevice`
+        """Take over the routing; the devices raise their lines when they are loaded."""
+        super().load(state)
+        self._routing.forget()

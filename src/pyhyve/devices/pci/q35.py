@@ -9,7 +9,7 @@ from __future__ import annotations
 from pyhyve.devices.bus import AddressConflictError
 from pyhyve.devices.pci.device import PciDevice
 from pyhyve.devices.pci.i440fx import VIRTUAL_SUBSYSTEM, VIRTUAL_SUBSYSTEM_VENDOR
-from pyhyve.devices.pci.pirq import PIRQ_DISABLED, PirqRouting
+from pyhyve.devices.pci.pirq import PIRQ_DISABLED, PirqRouting, RoutingBridge
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class ConfigSpace:
         self._bus.config_write(offset >> 20, offset >> 12 & 0xFF, offset & 0xFFF, size, value)
 
 
-class Ich9LpcBridge(PciDevice):
+class Ich9LpcBridge(RoutingBridge):
     """The LPC bridge, function 31.0: PIRQ lines go to the I/O APIC, and where the guest wants it to ISA interrupts.
 
     `set_irq(gsi, level=)` drives an interrupt input; an ISA one that several lines share is high while any is.
@@ -137,19 +137,3 @@ class Ich9LpcBridge(PciDevice):
     def irq_of(self, line: int) -> int | None:
         """What PIRQ `line` is to a kernel that is started without firmware: an input of the I/O APIC."""
         return FIRST_GSI + line
-
-    def config_write(self, offset: int, size: int, value: int) -> None:
-        """Write configuration space; routing follows at once."""
-        super().config_write(offset, size, value)
-        if self._routing.covers(offset, size):
-            self._routing.update()
-
-    def reset(self) -> None:
-        """Power on with all lines low."""
-        super().reset()
-        self._routing.lower()
-
-    def load(self, state: Any) -> None:  # noqa: ANN401 - as in `PciDevice`
-        """Take over the routing; the devices raise their lines when they are loaded."""
-        super().load(state)
-        self._routing.forget()
