@@ -143,7 +143,7 @@ def test_guest_is_slowed_down_when_that_is_wanted(source: Migrating) -> None:
     source.wait(MigrationStatus.CANCELLED)
     assert source.migration.progress.throttle_percent == 0
     goes_on(source.running)
-    assert drain.wait(30) == 0
+    assert drain.wait(60) == 0
 
 
 def test_devices_stay_and_memory_is_not_replaced_on_the_way(source: Migrating) -> None:
@@ -247,7 +247,7 @@ def test_guest_that_is_paused_on_the_way_arrives(source: Migrating, waiting: Mig
     waiting.migration.receive(uri)
     source.migration.start(uri)
     under_way(source, 3)
-    assert source.running.machine.pause().wait(30)
+    assert source.running.machine.pause().wait(60)
     source.wait(MigrationStatus.COMPLETED)
     waiting.running.expect(r"[A-P]{40}")
     goes_on(waiting.running)
@@ -258,13 +258,13 @@ def test_reset_on_the_way_is_of_no_consequence(source: Migrating, waiting: Migra
     waiting.migration.receive(uri)
     source.migration.start(uri)
     under_way(source, 2)
-    assert source.running.machine.reset().wait(30)
+    assert source.running.machine.reset().wait(60)
     source.migration.settings.max_bandwidth = FOREVER
     source.migration.settings.downtime_limit_ms = 10_000
     source.wait(MigrationStatus.COMPLETED)
     waiting.wait(MigrationStatus.COMPLETED)
     ours, theirs = (each.running.machine.parts.vm.memory.regions for each in (source, waiting))
-    assert waiting.running.machine.pause().wait(30)
+    assert waiting.running.machine.pause().wait(60)
     # All up to the 4 MiB that the guest writes: also the code and tables that the reset has written again.
     assert sum(region.size_bytes for region in ours if region.gpa < 4 * MIB) > 12 * MIB
     for our, their in zip(ours, theirs, strict=True):

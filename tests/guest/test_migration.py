@@ -177,7 +177,7 @@ def test_state_that_comes_while_a_machine_starts_waits_for_it(
 def test_machine_goes_on_after_a_completed_migration_when_asked(source: Migrating, tmp_path: Path) -> None:
     source.migration.start(uri(f"file:{tmp_path}/state"))
     source.wait(MigrationStatus.COMPLETED)
-    assert source.running.machine.resume().wait(30)
+    assert source.running.machine.resume().wait(60)
     source.running.expect(r"[A-P]{20}")
     assert source.running.machine.condition == ""
 
@@ -221,7 +221,7 @@ def test_migration_into_a_sleeping_reader_is_cancelled(source: Migrating) -> Non
 
 def test_wish_to_go_on_waits_for_the_end_of_a_migration(source: Migrating) -> None:
     reading, writing = small_pipe()
-    assert source.running.machine.pause().wait(30)
+    assert source.running.machine.pause().wait(60)
     source.migration.start(MigrationUri("fd", "out", writing))
     source.wait(MigrationStatus.ACTIVE)
     while source.running.machine._held is None:
@@ -229,7 +229,7 @@ def test_wish_to_go_on_waits_for_the_end_of_a_migration(source: Migrating) -> No
     resumed = source.running.machine.resume()
     assert not resumed.wait(0.3)
     source.migration.cancel()
-    assert resumed.wait(30)
+    assert resumed.wait(60)
     source.wait(MigrationStatus.CANCELLED)
     source.running.expect(r"[A-P]{20}")
     os.close(reading)
@@ -269,12 +269,12 @@ def test_machine_that_waits_is_stopped_at_once(waiting: Migrating, tmp_path: Pat
 def test_machine_that_waits_stays_paused_when_told(source: Migrating, waiting: Migrating, tmp_path: Path) -> None:
     source.migration.start(uri(f"file:{tmp_path}/state"))
     source.wait(MigrationStatus.COMPLETED)
-    assert waiting.running.machine.pause().wait(30)
+    assert waiting.running.machine.pause().wait(60)
     waiting.migration.receive(uri(f"file:{tmp_path}/state"))
     waiting.wait(MigrationStatus.COMPLETED)
     time.sleep(0.2)
     assert waiting.running.screen.text == ""
-    assert waiting.running.machine.resume().wait(30)
+    assert waiting.running.machine.resume().wait(60)
     waiting.running.expect(r"[A-P]{20}")
 
 

@@ -81,23 +81,23 @@ def last_letter(running: RunningMachine) -> str:
     """What was printed last; the machine is paused."""
     while True:
         running.expect(r"[A-P]")
-        assert running.machine.pause().wait(30)
+        assert running.machine.pause().wait(60)
         if running.screen.text:
             return running.screen.text[-1]
-        assert running.machine.resume().wait(30)
+        assert running.machine.resume().wait(60)
 
 
 def test_program_goes_back_to_where_it_was(running: RunningMachine) -> None:
     first = last_letter(running)
     take(running, "here")
     assert running.machine.state is MachineState.PAUSED
-    assert running.machine.resume().wait(30)
+    assert running.machine.resume().wait(60)
     running.expect(r"[A-P]{40}")
     for _ in range(3):
         last_letter(running)
         running.screen.text = ""
         go_back(running, "here")
-        assert running.machine.resume().wait(30)
+        assert running.machine.resume().wait(60)
         assert running.expect(r"[A-P]{3}")[0] == LETTERS[(LETTERS.index(first) + 1) % 16]
 
 
@@ -184,7 +184,7 @@ def test_snapshot_with_a_damaged_state_is_refused(running: RunningMachine, damag
         go_back(running, "bad")
     assert running.machine.state is MachineState.PAUSED
     go_back(running, "good")
-    assert running.machine.resume().wait(30)
+    assert running.machine.resume().wait(60)
     running.expect(r"[A-P]{20}")
 
 

@@ -172,7 +172,7 @@ def running_pair(kinds: tuple[str, str], directory: Path) -> Iterator[Pair]:
         for host in hosts:
             host.process.terminate()
         for host in hosts:
-            host.process.wait(30)
+            host.process.wait(60)
         network.kill()
         network.wait()
         if network.stdout is not None:

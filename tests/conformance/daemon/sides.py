@@ -97,7 +97,7 @@ def our_daemon(root: Path) -> Iterator[str]:
         yield f"qemu:///system?socket={socket}"
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
 
 
 @contextlib.contextmanager

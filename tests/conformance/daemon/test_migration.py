@@ -155,7 +155,7 @@ def test_daemon_killed_while_a_domain_moves_loses_nothing(ours: Pair, killed: st
     wait_sending(ours, name)
     host = ours.a if killed == "a" else ours.b
     host.process.send_signal(signal.SIGKILL)
-    host.process.wait(30)
+    host.process.wait(60)
     host.start()
     moving.communicate(timeout=60)
     assert moving.returncode != 0

@@ -50,7 +50,7 @@ domain = connection.lookupByName("guest")
 assert [d.name() for d in connection.listAllDomains()] == ["guest"]
 assert connection.networkLookupByName("lab").isActive()
 domain.suspend(); domain.resume(); domain.destroy()
-assert done.wait(30)
+assert done.wait(60)
 print(seen)
 """
 
@@ -94,7 +94,7 @@ def started(command: list[str], log: Path, **more: str) -> Iterator[subprocess.P
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
+        process.wait(60)
 
 
 def wait_for(text: str, log: Path, seconds: float = 60) -> str:

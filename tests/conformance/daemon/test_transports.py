@@ -212,7 +212,7 @@ def test_daemon_stops_cleanly_with_a_client_connected(tmp_path: Path, number: si
     with running_daemon(tmp_path / "root") as daemon:
         assert daemon.process is not None
         daemon.process.kill()
-        daemon.process.wait(30)
+        daemon.process.wait(60)
         assert daemon.socket.exists()
         again = DaemonProcess(tmp_path / "root")
         again.start()

@@ -89,7 +89,7 @@ def machine(disk: Path) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
 
 
 @pytest.mark.usefixtures("machine")
@@ -126,7 +126,7 @@ def their_server(disk: Path) -> Iterator[str]:
         yield f"nbd+unix:///exp?socket={sock}"
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
 
 
 def test_our_client_moves_a_disk_through_qemu_nbd(their_server: str, disk: Path) -> None:
@@ -169,6 +169,6 @@ def test_qemu_moves_a_disk_through_our_server(disk: Path) -> None:
         assert qemu_img("info", f"nbd+unix:///other?socket={sock}").returncode == 1
     finally:
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     assert qemu_img("check", str(disk)).returncode == 0
     assert run(["qemu-io", "-c", "read -P 5 1M 1M", str(disk)]).returncode == 0

@@ -70,4 +70,4 @@ def running_libvirtd(controllers: str = "", *, without: str = "") -> Iterator[Pa
             yield path
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(60)

@@ -145,7 +145,7 @@ def test_writes_while_the_vcpu_sleeps_never_wait(pc: Pc) -> None:
     writes = [mov_ax(number) + HLT for number in range(1000)]
     writer = threading.Thread(target=lambda: [pc.memory.write(CODE, code) for code in writes], daemon=True)
     writer.start()
-    writer.join(20)
+    writer.join(60)
     assert not writer.is_alive()
     pc.go()
     assert (pc.run()[0], pc.ax) == (ExitKind.HALT, 999)

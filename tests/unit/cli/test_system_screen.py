@@ -98,7 +98,7 @@ def test_terminal_shows_and_types() -> None:
             while b"hi" not in seen:
                 seen += os.read(ours, 4096)
             os.write(ours, b"a\x01x")
-            assert left.wait(30)
+            assert left.wait(60)
             deadline = time.monotonic() + 60
             typed: list[int | None] = []
             while len(typed) < 3:

@@ -40,7 +40,7 @@ def packet(payload: bytes, header: bytes = HEADER) -> bytes:
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     near, far = socket.socketpair()
     near.settimeout(0)
-    far.settimeout(30)
+    far.settimeout(60)
     with near, far:
         yield near, far
 
@@ -173,7 +173,7 @@ def test_a_file_is_sent_in_packets_of_the_usual_size(pair: tuple[socket.socket, 
     content = os.urandom(STREAM_CHUNK + 1000)
     os.pwrite(file, content, 0)
     bulk.widen(near)
-    near.settimeout(30)
+    near.settimeout(60)
     sent = send_packets(Lease(near), HEADER, file, 10, len(content))
     assert (sent.offset, sent.rest.tobytes(), sent.lost, sent.ended) == (len(content), b"", False, False)
     near.shutdown(socket.SHUT_WR)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -261,12 +262,16 @@ def test_pause_and_resume(tmp_path: Path) -> None:
     run = Run(tmp_path, script)
     thread = threading.Thread(target=run.run)
     thread.start()
-    run.machine.pause()
+    assert run.machine.pause().wait(60)
     for runner in run.machine.parts.runners:
-        assert runner.wait_parked(10)
+        assert runner.wait_parked(60)
     frozen = count[0]
+    time.sleep(0.05)
     assert count[0] == frozen
-    run.machine.resume()
+    assert run.machine.resume().wait(60)
+    deadline = time.monotonic() + 60
+    while count[0] == frozen:
+        assert time.monotonic() < deadline
     run.machine.request_stop()
     thread.join(60)
     assert run.vms[0].pauses_noted == 1

@@ -80,7 +80,7 @@ def test_terminal_ends_the_machine(machine: Machine) -> None:
         outcome = []
         thread = threading.Thread(target=lambda: outcome.append(machine.run()))
         thread.start()
-        thread.join(20)
+        thread.join(60)
     finally:
         for target, old in enumerate(saved):
             os.dup2(old, target)

@@ -41,7 +41,7 @@ class Client:
     """Reads and writes messages; events are kept aside."""
 
     def __init__(self, connection: socket.socket) -> None:
-        connection.settimeout(20)
+        connection.settimeout(60)
         self._connection = connection
         self._file = connection.makefile("rwb")
         self.events: list[dict[str, Any]] = []
@@ -121,7 +121,7 @@ class Bench:
         return self._clients[-1]
 
     def end(self) -> Outcome:
-        self._thread.join(20)
+        self._thread.join(60)
         assert self.outcome is not None
         return self.outcome
 
@@ -129,7 +129,7 @@ class Bench:
         for client in self._clients:
             client.close()
         self.machine.request_stop()
-        self._thread.join(20)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
 
@@ -297,7 +297,7 @@ def test_client_that_does_not_read_is_not_read_either(bench: Bench) -> None:
 def test_only_so_many_clients(bench: Bench) -> None:
     clients = [bench.client() for _ in range(server.MAX_CLIENTS)]
     with socket.socket(socket.AF_UNIX) as late:
-        late.settimeout(20)
+        late.settimeout(60)
         late.connect(str(bench.path))
         assert late.recv(1) == b""
     assert clients[0].ask("query-name") == {"name": "bench"}
