@@ -311,7 +311,11 @@ class SystemSettings:
     def _handle_rtc(self, value: str) -> None:
         given = parse_properties("-rtc", value)
         base = given.take("base") or "utc"
-        given.only("clock", "host")
+        clock = given.take("clock") or "host"
+        if clock not in {"host", "vm"}:
+            msg = f"-rtc: clock={clock} is not supported (only host or vm)"
+            raise InputError(msg)
+        self._changes["rtc_follows_host"] = clock != "vm"
         given.only("driftfix", "none", "slew")
         given.finish()
         if base in {"utc", "localtime"}:

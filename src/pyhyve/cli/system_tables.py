@@ -68,7 +68,7 @@ OPTIONS = {
     "overcommit": Option("mem-lock=off,cpu-pm=off", "memory is not locked, processors do not sleep by themselves"),
     "pidfile": Option("FILE", "write the process id there, and lock it"),
     "qmp": Option("stdio|unix:PATH|tcp:HOST:PORT,server=on,wait=off", "QMP on a socket"),
-    "rtc": Option("base=utc|localtime|TIME", "what the clock shows at the start"),
+    "rtc": Option("base=utc|localtime|TIME,clock=host|vm", "what the clock shows at the start, and what it goes by"),
     "runas": Option("USER|UID:GID", "become another user once all is set up"),
     "sandbox": Option("on|off,files=allow|deny", "what the process may do is limited once all is set up"),
     "S": Option("", "do not start before a monitor says so"),

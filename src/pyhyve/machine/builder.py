@@ -101,10 +101,11 @@ def _whole_order(first: str) -> str:
 
 
 def _clock_offset_ns(config: MachineConfig, clock: Clock) -> int:
-    """How far the guest's clock starts from the host's UTC."""
+    """How far the guest's clock starts from what `clock` shows: the host's UTC, or the time for which it runs."""
     if config.rtc_start_s is not None:
         return config.rtc_start_s * 1_000_000_000 - clock.wall_ns()
-    return time.localtime().tm_gmtoff * 1_000_000_000 if config.rtc is RtcBase.LOCALTIME else 0
+    zone_ns = time.localtime().tm_gmtoff * 1_000_000_000 if config.rtc is RtcBase.LOCALTIME else 0
+    return zone_ns if config.rtc_follows_host else time.time_ns() + zone_ns - clock.wall_ns()
 
 
 class _Builder:
@@ -217,7 +218,8 @@ class _Builder:
         always = _whole_order(self.config.boot_order)
         order = _whole_order(self.config.boot_once) if self.config.boot_once else always
         contents = cmos_memory_bytes(self.layout.below_4g, self.layout.above_4g, self.config.cpus, order)
-        rtc = Mc146818(clock, timers, self.line(8), contents, _clock_offset_ns(self.config, clock))
+        rtc_clock = clock if self.config.rtc_follows_host else self._running_clock()
+        rtc = Mc146818(rtc_clock, timers, self.line(8), contents, _clock_offset_ns(self.config, rtc_clock))
         resets.append(lambda: rtc.set_boot_order(always))
         if self.config.has_keyboard:
             from pyhyve.devices.input.keyboard import Keyboard  # noqa: PLC0415 - few machines are typed on
@@ -250,6 +252,15 @@ class _Builder:
             resets.append(self.hardware.mmio.reset)
         else:
             self._pci_bus(gpe)
+
+    def _running_clock(self) -> Clock:
+        """A clock that stands still with the machine."""
+        from pyhyve.machine.running_clock import RunningClock  # noqa: PLC0415 - few machines have one
+
+        clock = RunningClock(self.loop.clock, runs=not self.config.start_paused)
+        self.machine.observers.append(clock.observe)
+        self.parts.saveables["rtc-clock"] = clock
+        return clock
 
     def _pci_bus(self, gpe: GpeBlock) -> None:
         """The host bridge, the ISA bridge, and how devices come and go."""

@@ -367,6 +367,8 @@ class MachineConfig:
     rtc: RtcBase = RtcBase.UTC
     rtc_start_s: int | None = None
     """Time of the clock at the start, in seconds since 1970; None: the host's."""
+    rtc_follows_host: bool = True
+    """Else the clock counts the time for which the machine ran, from its start on."""
     is_empty: bool = False
     """Nothing is started: the machine is there to be asked what there could be (QEMU's `none`)."""
     boot_strict: bool = False

@@ -279,6 +279,8 @@ def load(machine: Machine, saved: SavedMachine, source: StateSource, *, is_fresh
     now_ns, wall_ns = clock.present()
     passed_ns = now_ns - saved.state.clock_ns
     away_ns = min(max(wall_ns - saved.state.wall_ns - passed_ns, 0), catch_up.MAX_NS)
+    if not inventory.config.rtc_follows_host:
+        away_ns = 0
     first_ns = min(away_ns, catch_up.STEP_NS)
     catch_up.leap(machine, first_ns)
     machine.catch_up(CatchUp(machine, away_ns - first_ns))

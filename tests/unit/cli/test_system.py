@@ -268,6 +268,8 @@ def test_memory_backend_boot_and_clock() -> None:
     assert (config.boot_order, config.boot_once, config.boot_strict) == ("c", "d", True)
     assert config.rtc_start_s == 1150560081
     assert configure("-rtc", "base=localtime").rtc is RtcBase.LOCALTIME
+    assert config.rtc_follows_host
+    assert not configure("-rtc", "clock=vm").rtc_follows_host
 
 
 def test_monitors() -> None:
@@ -343,6 +345,10 @@ def test_monitors() -> None:
         ("-drive file=IMAGE,index=1,bus=0", "index cannot be used with bus"),
         ("-hda IMAGE -hdb IMAGE -hdc IMAGE -hdd IMAGE IMAGE", "(index=0) exists"),
         ("-boot menu=maybe", "menu=maybe"),
+        ("-rtc clock=rt", "clock=rt is not supported (only host or vm)"),
+        ("-rtc driftfix=never", "driftfix=never"),
+        ("-rtc base=never", "base=never: write utc"),
+        ("-object secret,id=s,data=x,keyid=master,iv=y", "keyid is not supported"),
         ("-smbios type=1,bogus=2", "'bogus'"),
         ("-smbios type=9", "type=9: not supported"),
         ("-smbios serial=1", "parameter 'type' is missing"),

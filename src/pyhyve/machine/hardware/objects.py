@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import string
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ MEMORY_BACKENDS = ("memory-backend-ram", "memory-backend-memfd", "memory-backend
 RNG_BACKENDS = ("rng-builtin", "rng-random")
 KINDS = ("iothread", *MEMORY_BACKENDS, *RNG_BACKENDS, "secret")
 _MAX_SECRET_BYTES = 1 << 16
+_BASE64 = (string.ascii_letters + string.digits + "+/=\n").encode()
 _NUMA = ("host-nodes", "policy")
 
 
@@ -128,6 +130,10 @@ class ObjectSet:
 
 
 def _secret(options: Mapping[str, Any]) -> bytes:
+    for key in ("keyid", "iv"):
+        if key in options:
+            msg = f"secret {options['id']}: {key} is not supported: write it without encryption, or into a file"
+            raise ChangeError(msg)
     if ("data" in options) == ("file" in options):
         msg = (
             "'file' and 'data' are mutually exclusive"
@@ -148,10 +154,13 @@ def _secret(options: Mapping[str, Any]) -> bytes:
         msg = f"secret {options['id']}: more than {_MAX_SECRET_BYTES} bytes"
         raise ChangeError(msg)
     if options.get("format") == "base64":
+        if raw.strip(_BASE64):
+            msg = "Base64 data contains invalid characters"
+            raise ChangeError(msg)
         try:
-            raw = base64.b64decode(raw, validate=True)
+            raw = base64.b64decode(raw)
         except binascii.Error as error:
-            msg = "Base64 data is not valid"
+            msg = f"secret {options['id']}: {error}"
             raise ChangeError(msg) from error
     return raw
 
