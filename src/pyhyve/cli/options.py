@@ -32,11 +32,6 @@ def parse_size(option: str, text: str) -> int:
     return scaled // int("1" + "0" * len(fraction))
 
 
-def split_list(text: str) -> list[str]:
-    """The parts of a comma-separated list; `,,` stands for a comma."""
-    return [part.replace("\0", ",") for part in text.replace(",,", "\0").split(",")]
-
-
 def parse_switch(option: str, key: str, value: str) -> bool:
     """A value of `on` or `off`. Raises InputError for anything else."""
     if value not in {"on", "off"}:

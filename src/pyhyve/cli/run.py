@@ -12,7 +12,7 @@ import termios
 
 from pyhyve.accel.cpu_models import CpuModel, CpuModelError
 from pyhyve.boot.linux import EntryMode
-from pyhyve.cli.options import existing_file, parse_pairs, parse_size, parse_switch, readable_file, split_list
+from pyhyve.cli.options import existing_file, parse_pairs, parse_size, parse_switch, readable_file
 from pyhyve.devices.error_policy import ErrorPolicy
 from pyhyve.machine.config import (
     AccelChoice,
@@ -33,6 +33,7 @@ from pyhyve.machine.config import (
     VsockConfig,
 )
 from pyhyve.support.errors import ExitStatus, InputError
+from pyhyve.support.option_lists import split_list
 from pyhyve.support.records import replace
 
 TYPE_CHECKING = False

@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyhyve.cli.system_options import parse_properties
+from pyhyve.machine.monitor.properties import parse_properties
 from pyhyve.support.enums import Enum
 from pyhyve.support.errors import InputError
 

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from pyhyve.cli.options import existing_file
 from pyhyve.cli.run import parse_number
-from pyhyve.cli.system_qapi import parse_json, parse_keyval, parse_struct
 from pyhyve.devices.error_policy import ErrorPolicy
 from pyhyve.machine.block.errors import ChangeError
 from pyhyve.machine.config import SATA_PORTS, Additions, DiskConfig, DiskInterface
 from pyhyve.machine.hardware.models import MODELS, check_properties, find_model
 from pyhyve.machine.identifiers import NIC_PREFIX, is_identifier
+from pyhyve.machine.monitor.keyval import parse_json, parse_keyval, parse_struct
 from pyhyve.support.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pyhyve.cli.system_options import Properties
+    from pyhyve.machine.monitor.properties import Properties
 
 _CARD = "virtio-net-pci"
 _BARE_CARD = "virtio-net-device"

@@ -12,12 +12,10 @@ from uuid import UUID
 from pyhyve.accel.cpu_models import MAX, MODEL_NAMES, CpuModel, CpuModelError
 from pyhyve.cli.options import existing_file, parse_size
 from pyhyve.cli.run import parse_number
-from pyhyve.cli.system_chardevs import parse_chardev, parse_serial
 from pyhyve.cli.system_containment import Sandbox, check_identity, parse_sandbox
 from pyhyve.cli.system_devices import DeviceSet
 from pyhyve.cli.system_globals import check_global
 from pyhyve.cli.system_monitors import MonitorSocket, monitor_on, serve_only
-from pyhyve.cli.system_options import parse_properties
 from pyhyve.cli.system_processors import topology
 from pyhyve.cli.system_tables import BOARDS, DEFAULT_MEMORY_BYTES, KINDS, MACHINES, NOT_HERE, OPTIONS, list_kinds
 from pyhyve.machine.config import (
@@ -31,6 +29,8 @@ from pyhyve.machine.config import (
     MemoryKind,
     RtcBase,
 )
+from pyhyve.machine.monitor.chardev_options import parse_chardev, parse_serial
+from pyhyve.machine.monitor.properties import parse_properties
 from pyhyve.support.errors import InputError
 
 if TYPE_CHECKING:

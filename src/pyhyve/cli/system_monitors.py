@@ -9,7 +9,7 @@ from pyhyve.cli.run import parse_number
 from pyhyve.support.errors import InputError
 
 if TYPE_CHECKING:
-    from pyhyve.cli.system_options import Properties
+    from pyhyve.machine.monitor.properties import Properties
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from pyhyve.cli.run import parse_number
 from pyhyve.support.errors import InputError
 
 if TYPE_CHECKING:
-    from pyhyve.cli.system_options import Properties
+    from pyhyve.machine.monitor.properties import Properties
 
 _OEM_STRINGS = 11
 _FIELDS = {

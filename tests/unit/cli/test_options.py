@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyhyve.cli.options import existing_file, parse_pairs, parse_size, parse_switch, split_list
+from pyhyve.cli.options import existing_file, parse_pairs, parse_size, parse_switch
 from pyhyve.support.errors import InputError
+from pyhyve.support.option_lists import split_list
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -109,6 +109,7 @@ class BlockGraph:
             if format_name is None:
                 format_name = self._probe(path)
             options = {
+                **({"node-name": node_name} if node_name else {}),
                 "driver": format_name,
                 "file": {"driver": "file", "filename": path, "discard": "unmap", **CACHE_OPTIONS[cache]},
                 "read-only": readonly,

@@ -89,14 +89,21 @@ def _target(services: BlockServices, options: dict[str, Any]) -> BlockNode:
 def _new_target(services: BlockServices, kind: str, node: BlockNode, options: dict[str, Any]) -> BlockNode:
     """The node of the file that a `drive-*` command names, made unless it is to exist."""
     image_format = options.get("format") or (node.driver if options.get("mode") != "existing" else None)
+    backing = None
     if options.get("mode", "absolute-paths") != "existing":
         backing = node.backing if options["sync"] == "top" else None
         create_for(options["target"], image_format or node.driver, node.need_image().size_bytes, backing)
     name = str(options.get("node-name", "")) if kind == "drive-mirror" else ""
-    target = services.graph.add_file(options["target"], image_format, readonly=False, node_name=name)
-    if options["sync"] == "none" and target.backing is None and kind == "drive-mirror":
-        return target
-    return target
+    if backing is None:
+        return services.graph.add_file(options["target"], image_format, readonly=False, node_name=name)
+    # What is below the disk is open already, perhaps for writing: another opening would find it locked.
+    above = {
+        "driver": image_format or node.driver,
+        "file": {"driver": "file", "filename": options["target"], "discard": "unmap"},
+        "discard": "unmap",
+        "backing": backing.name,
+    }
+    return services.graph.add({**above, "node-name": name}) if name else services.graph.add_unnamed(above)
 
 
 def _by_node_or_file(services: BlockServices, node: BlockNode, options: dict[str, Any], kind: str) -> BlockNode | None:

@@ -6,7 +6,7 @@ import functools
 import math
 
 from pyhyve.devices.error_policy import ErrorPolicy, is_full
-from pyhyve.machine.block.errors import ChangeError
+from pyhyve.machine.block.errors import ChangeError, ChangeKind
 from pyhyve.machine.hardware.chardevs import ChardevSet
 from pyhyve.machine.hardware.descriptors import Descriptors
 
@@ -167,6 +167,29 @@ class Hardware:
         self._drive_serials[name] = serial
         self.blocks.hold(node, f"drive {name}")
 
+    def add_drive_file(self, name: str, path: str, format_name: str | None, **options: Any) -> None:  # noqa: ANN401 - those of `BlockGraph.add_file`
+        """Open an image file as a drive, and as a node of that name. Raises ChangeError."""
+        if name in self._drives:
+            msg = f"Duplicate ID '{name}' for drive"
+            raise ChangeError(msg)
+        self.was_changed = True
+        self.add_drive(name, self.blocks.add_file(path, format_name, node_name=name, **options))
+
+    def remove_drive(self, name: str) -> None:
+        """Close a drive that no device uses. Raises ChangeError."""
+        node = self._drives.get(name)
+        if node is None:
+            msg = f"Device '{name}' not found"
+            raise ChangeError(msg, ChangeKind.NOT_FOUND)
+        if any(user.startswith("/machine/") for user in node.users):
+            msg = f"Drive '{name}' is in use by a device: take that out first (device_del)"
+            raise ChangeError(msg)
+        self.was_changed = True
+        del self._drives[name]
+        self.blocks.release(node, f"drive {name}")
+        if not node.users and self.blocks.find(node.name) is node:
+            self.blocks.remove(node.name)
+
     def drive_serial(self, name: str) -> str:
         """The serial number that the drive itself came with."""
         return self._drive_serials.get(name, "")
@@ -174,12 +197,16 @@ class Hardware:
     def claim_drive(self, wanted: str, model: str, *, share: bool = False) -> tuple[BlockNode, str]:
         """The node that a device's `drive` names, and the drive's name when it is one. Raises ChangeError."""
         node = self._drives.get(wanted)
+        if node is not None and not node.users and self.blocks.find(node.name) is not node:
+            del self._drives[wanted]  # it went with the device that used it
+            node = None
         if node is not None:
             user = f"drive {wanted}"
-            if user not in node.users:
+            if user not in node.users and node.users:
                 msg = f"Drive '{wanted}' is already in use by another block device"
                 raise ChangeError(msg)
-            node.users.remove(user)
+            if user in node.users:
+                node.users.remove(user)
             return node, wanted
         node = self.blocks.find(wanted)
         if node is None:

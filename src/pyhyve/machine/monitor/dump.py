@@ -240,6 +240,26 @@ def save_virtual(machine: Machine, start: int, size: int, filename: str, cpu: in
     _save_memory(machine, start, size, filename, find_page)
 
 
+def read_memory(machine: Machine, start: int, size: int, cpu: int | None = None) -> bytes:
+    """Memory by physical address, or as processor number `cpu` sees it; shorter where none is. Raises QmpError."""
+    found = bytearray()
+
+    def work() -> None:
+        memory = machine.parts.vm.memory
+        registers = {} if cpu is None else machine.parts.runners[cpu].vcpu.read_registers()
+        while len(found) < size:
+            at = start + len(found)
+            gpa = at if cpu is None else translate(at, registers, memory)
+            region = None if gpa is None else memory.find(gpa)
+            if gpa is None or region is None:
+                return
+            together = min(_PAGE_BYTES - at % _PAGE_BYTES, region.gpa + region.size_bytes - gpa)
+            found.extend(memory.read(gpa, min(together, size - len(found))))
+
+    _paused(machine, work)
+    return bytes(found)
+
+
 def _save_memory(
     machine: Machine, start: int, size: int, filename: str, locate: Callable[[int], tuple[int | None, int]]
 ) -> None:

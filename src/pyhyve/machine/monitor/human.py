@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pyhyve.machine.monitor.errors import QmpError
-from pyhyve.machine.monitor.human_pci import describe_functions
+from pyhyve.machine.monitor.human_block import HumanBlock
+from pyhyve.machine.monitor.human_devices import HumanDevices
+from pyhyve.machine.monitor.human_info import HumanInfo
+from pyhyve.machine.monitor.human_machine import HumanMachine
 from pyhyve.machine.monitor.human_snapshots import HumanSnapshots
+from pyhyve.machine.monitor.human_syntax import Line, LineError, Verb, parse_parameters
 from pyhyve.machine.monitor.human_ui import HumanUi
-from pyhyve.machine.monitor.registers import describe_registers
+from pyhyve.support.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Mapping, Sequence
 
     from pyhyve.machine.monitor.commands import MachineCommands
 
@@ -26,166 +30,96 @@ class HumanMonitor:
         """Acts through the QMP commands."""
         self._commands = commands
         self._cpu = 0
-        self._snapshots = HumanSnapshots(commands)
-        self._groups = (self._snapshots, HumanUi(commands))
-        self._verbs: dict[str, tuple[str, str, Callable[[], str]]] = {
-            "cont": ("c", "resume emulation", self._qmp("cont")),
-            "help": ("?", "show this", self._help),
-            "nmi": ("", "inject an NMI on all CPUs", self._qmp("inject-nmi")),
-            "quit": ("q", "end the machine", self._qmp("quit")),
-            "stop": ("s", "stop emulation", self._qmp("stop")),
-            "system_powerdown": ("", "press the power button", self._qmp("system_powerdown")),
-            "system_reset": ("", "reset the machine", self._qmp("system_reset")),
-        }
-        self._topics: dict[str, tuple[str, Callable[[], str]]] = {
-            "block": ("the disks", self._info_block),
-            "chardev": ("the character devices", self._info_chardev),
-            "cpus": ("the processors", self._info_cpus),
-            "kvm": ("whether KVM runs the guest", self._info_kvm),
-            "migrate": ("how a migration stands", self._snapshots.migration),
-            "name": ("the machine's name", self._info_name),
-            "pci": ("the PCI functions", self._info_pci),
-            "registers": ("the chosen processor's registers", self._info_registers),
-            "snapshots": ("the snapshots of machine and disks", self._snapshots.snapshots),
-            "status": ("whether the machine runs", self._info_status),
-            "uuid": ("the machine's UUID", self._info_uuid),
-            "version": ("the version", self._info_version),
-        }
+        snapshots = HumanSnapshots(commands)
+        self._verbs = [
+            Verb("cpu", "", "index:i", "index", "choose a processor", self._choose_cpu),
+            Verb("help", "?", "name:S?", "[command]", "show what there is", self._help),
+            *HumanBlock(commands).verbs,
+            *HumanDevices(commands).verbs,
+            *HumanMachine(commands, self._chosen_cpu).verbs,
+            *snapshots.verbs,
+            *HumanUi(commands).verbs,
+        ]
+        self._topics = sorted(
+            [*HumanInfo(commands, self._chosen_cpu).topics, *snapshots.topics], key=lambda topic: topic.name
+        )
 
     def select_cpu(self, index: int) -> None:
-        """Choose the processor that `info registers` shows. Raises QmpError."""
+        """Choose the processor that is meant. Raises QmpError."""
         if not 0 <= index < len(self._commands.machine.parts.runners):
             msg = "Parameter 'cpu-index' expects a CPU number"
             raise QmpError(msg)
         self._cpu = index
 
+    def _chosen_cpu(self) -> int:
+        return self._cpu
+
     def execute(self, line: str) -> str:
         """Carry out one line; the text to show, mistakes included."""
-        words = line.split()
-        if not words:
+        text = self._execute(line.strip())
+        return text.replace("\n", END_OF_LINE)
+
+    def _execute(self, line: str) -> str:
+        name = line[: _end_of_word(line)]
+        rest = line[len(name) :]
+        if not name:
             return ""
-        if words[0] == "info":
-            return self._info(words[1:])
-        if words[0] == "cpu":
-            return self._choose_cpu(words[1:])
-        for group in self._groups:
-            if words[0] in group.verbs:
-                try:
-                    return group.execute(words[0], words[1:])
-                except QmpError as error:
-                    return f"Error: {error}{END_OF_LINE}"
-        for name, (short, _, action) in self._verbs.items():
-            if words[0] in {name, short}:
-                if len(words) > 1:
-                    shown = f"{name}|{short}" if short else name
-                    return (
-                        f"{shown}: extraneous characters at the end of line{END_OF_LINE}"
-                        f'Try "help {name}" for more information{END_OF_LINE}'
-                    )
-                try:
-                    return action()
-                except QmpError as error:
-                    return f"Error: {error}{END_OF_LINE}"
-        return f"unknown command: '{words[0][:80]}'{END_OF_LINE}"
+        if name != "info":
+            return self._carry_out(self._verbs, name, rest, name)
+        topic = rest.strip()[: _end_of_word(rest.strip())]
+        if not topic:
+            return "".join(f"info {found.help}\n" for found in self._topics)
+        return self._carry_out(self._topics, topic, rest.strip()[len(topic) :], f"info {topic}", ends_lines=False)
 
-    def _qmp(self, name: str) -> Callable[[], str]:
-        def carry_out() -> str:
-            self._commands.execute(name, {})
-            return ""
-
-        return carry_out
-
-    def _query(self, name: str) -> Any:  # noqa: ANN401 - any JSON value
-        return self._commands.execute(name, {})
-
-    def _help(self) -> str:
-        lines = [f"{name}{f'|{short}' if short else ''} -- {what}" for name, (short, what, _) in self._verbs.items()]
-        lines += [f"{name} -- {what}" for group in self._groups for name, (what, _) in group.verbs.items()]
-        lines += ["cpu index -- choose a processor", "info subcommand -- show something of the machine"]
-        return "".join(line + END_OF_LINE for line in sorted(lines))
-
-    def _choose_cpu(self, words: list[str]) -> str:
+    def _carry_out(self, verbs: Sequence[Verb], name: str, rest: str, typed: str, *, ends_lines: bool = True) -> str:
+        verb = _find(verbs, name)
+        if verb is None:
+            return f"unknown command: '{typed[:80]}'\n"
         try:
-            if len(words) != 1 or not words[0].isascii() or not words[0].isdigit():
-                msg = "cpu: write the number of a processor"
-                raise QmpError(msg)
-            self.select_cpu(int(words[0][:9]))
+            given = parse_parameters(verb, Line(rest, self._registers))
+        except LineError as error:
+            return f'{error}\nTry "help {typed}" for more information\n'
+        try:
+            text = verb.run(given)
+        except LineError as error:
+            return f"{error}\n"
+        except (QmpError, UserError) as error:
+            return f"Error: {error}\n"
+        return text if ends_lines else "".join(line + "\n" for line in text.splitlines())
+
+    def _registers(self) -> Mapping[str, int]:
+        runner, found = self._commands.machine.parts.runners[self._cpu], dict[str, int]()
+        done = self._commands.machine.inspect(lambda: found.update(runner.vcpu.read_registers()))
+        done.wait(_INSPECT_TIMEOUT_S)
+        return found
+
+    def _help(self, given: Mapping[str, Any]) -> str:
+        name = given.get("name", "").strip()
+        if name == "info" or name.startswith("info "):
+            wanted = name.removeprefix("info").strip()
+            shown = [f"info {topic.help}" for topic in self._topics if wanted in {"", topic.name}]
+        elif name:
+            verb = _find(self._verbs, name)
+            shown = [] if verb is None else [verb.help]
+        else:
+            shown = sorted([*(verb.help for verb in self._verbs), "info [subcommand] -- show something of the machine"])
+        if not shown:
+            return f"unknown command: '{name[:80]}'\n"
+        return "".join(line + "\n" for line in shown)
+
+    def _choose_cpu(self, given: Mapping[str, Any]) -> str:
+        try:
+            self.select_cpu(given["index"])
         except QmpError as error:
-            return f"Error: {error}{END_OF_LINE}"
+            msg = "invalid CPU index"
+            raise LineError(msg) from error
         return ""
 
-    def _info(self, words: list[str]) -> str:
-        if not words:
-            lines = [f"info {name}  -- show {what}" for name, (what, _) in self._topics.items()]
-            return "".join(line + END_OF_LINE for line in lines)
-        topic = self._topics.get(words[0])
-        if topic is None or len(words) > 1:
-            return f"unknown command: 'info {' '.join(words)[:80]}'{END_OF_LINE}"
-        try:
-            text = topic[1]()
-        except QmpError as error:
-            text = f"Error: {error}"
-        return "".join(line + END_OF_LINE for line in text.splitlines())
 
-    # -- topics: text whose lines end in "\n" -------------------------------------------------------------------------
+def _end_of_word(text: str) -> int:
+    """Where a command's name ends: a space, or the `/` of a format."""
+    return next((at for at, character in enumerate(text) if character.isspace() or character == "/"), len(text))
 
-    def _info_status(self) -> str:
-        status = self._query("query-status")["status"]
-        if status == "running":
-            return "VM status: running"
-        return "VM status: paused" + (f" ({status})" if status != "paused" else "")
 
-    def _info_version(self) -> str:
-        version = self._query("query-version")
-        numbers = version["qemu"]
-        return f"{numbers['major']}.{numbers['minor']}.{numbers['micro']} ({version['package']})"
-
-    def _info_name(self) -> str:
-        return str(self._query("query-name").get("name", ""))
-
-    def _info_uuid(self) -> str:
-        return str(self._query("query-uuid")["UUID"])
-
-    def _info_kvm(self) -> str:
-        return f"kvm support: {'enabled' if self._query('query-kvm')['enabled'] else 'disabled'}"
-
-    def _info_cpus(self) -> str:
-        return "\n".join(
-            f"{'*' if cpu['cpu-index'] == self._cpu else ' '} CPU #{cpu['cpu-index']}: thread_id={cpu['thread-id']}"
-            for cpu in self._query("query-cpus-fast")
-        )
-
-    def _info_chardev(self) -> str:
-        return "\n".join(f"{entry['label']}: filename={entry['filename']}" for entry in self._query("query-chardev"))
-
-    def _info_block(self) -> str:
-        lines = []
-        for drive in self._query("query-block"):
-            inserted = drive.get("inserted")
-            if inserted is None:
-                lines.append(
-                    f"{drive['device'] or drive['qdev']}: [not inserted]\n    Attached to:      {drive['qdev']}"
-                )
-                continue
-            mode = "read-only, " if inserted["ro"] else ""
-            lines.append(
-                f"{drive['device']} ({inserted['node-name']}): {inserted['file']} ({mode}{inserted['drv']})\n"
-                f"    Attached to:      {drive['qdev']}\n"
-                f"    Cache mode:       writeback"
-            )
-            if "backing_file" in inserted:
-                below = f"{inserted['backing_file']} (chain depth: {inserted['backing_file_depth']})"
-                lines.append(f"    Backing file:     {below}")
-        return "\n".join(lines)
-
-    def _info_pci(self) -> str:
-        return "\n".join(describe_functions(self._query("query-pci")[0]["devices"]))
-
-    def _info_registers(self) -> str:
-        machine = self._commands.machine
-        runner = machine.parts.runners[self._cpu]
-        found: list[dict[str, int]] = []
-        done = machine.inspect(lambda: found.append(dict(runner.vcpu.read_registers())))
-        if not done.wait(_INSPECT_TIMEOUT_S) or not found:
-            return "Error: the registers cannot be read"
-        return f"\nCPU#{self._cpu}\n{describe_registers(found[0])}"
+def _find(verbs: Sequence[Verb], name: str) -> Verb | None:
+    return next((verb for verb in verbs if name == verb.name or (verb.short and name == verb.short)), None)

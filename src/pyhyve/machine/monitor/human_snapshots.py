@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyhyve.machine.monitor.errors import QmpError
+from pyhyve.machine.monitor.human_syntax import Verb
 from pyhyve.machine.snapshot_jobs import all_disks
 from pyhyve.machine.snapshots import delete_snapshot, load_snapshot, save_snapshot, state_disk
 from pyhyve.state.errors import StateError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from pyhyve.machine.monitor.commands import MachineCommands
 
@@ -27,54 +28,42 @@ def _shown_size(size_bytes: int) -> str:
 
 
 class HumanSnapshots:
-    """`savevm`, `loadvm`, `delvm`, `migrate`, `info snapshots` and `info migrate`: each takes words, gives text."""
+    """Snapshots in the disks, and how a migration stands."""
 
     def __init__(self, commands: MachineCommands) -> None:
         self._commands = commands
-        self.verbs: dict[str, tuple[str, Callable[[list[str]], str]]] = {
-            "savevm": ("keep the machine in its disks", self._savevm),
-            "loadvm": ("go back to a snapshot", self._loadvm),
-            "delvm": ("remove a snapshot", self._delvm),
-            "migrate": ("save the machine into a stream", self._migrate),
-            "migrate_cancel": ("take that back", self._migrate_cancel),
-        }
+        self.verbs = [
+            Verb("savevm", "", "name:s?", "tag", "keep the machine in its disks", self._telling(self._savevm)),
+            Verb("loadvm", "", "name:s", "tag", "go back to a snapshot", self._telling(self._loadvm)),
+            Verb("delvm", "", "name:s", "tag", "remove a snapshot", self._telling(self._delvm)),
+        ]
+        self.topics = [
+            Verb("migrate", "", "", "", "show how a migration stands", lambda _given: self.migration()),
+            Verb("snapshots", "", "", "", "show the snapshots of machine and disks", lambda _given: self.snapshots()),
+        ]
 
-    def execute(self, name: str, words: list[str]) -> str:
-        """Carry out a verb. Raises QmpError."""
-        try:
-            return self.verbs[name][1](words)
-        except (StateError, OSError) as error:
-            raise QmpError(str(error)) from error
+    @staticmethod
+    def _telling(run: Callable[[str], None]) -> Callable[[Mapping[str, Any]], str]:
+        def carry_out(given: Mapping[str, Any]) -> str:
+            try:
+                run(given.get("name", ""))
+            except (StateError, OSError) as error:
+                raise QmpError(str(error)) from error
+            return ""
 
-    def _one(self, name: str, words: list[str]) -> str:
-        if len(words) != 1:
-            msg = f"{name}: string expected"
-            raise QmpError(msg)
-        return words[0]
+        return carry_out
 
-    def _savevm(self, words: list[str]) -> str:
-        tag = words[0] if words else time.strftime("vm-%Y%m%d%H%M%S")
+    def _savevm(self, name: str) -> None:
+        tag = name or time.strftime("vm-%Y%m%d%H%M%S")
         disks = all_disks(self._commands.machine)
         save_snapshot(self._commands.machine, disks, state_disk(disks), tag)
-        return ""
 
-    def _loadvm(self, words: list[str]) -> str:
+    def _loadvm(self, name: str) -> None:
         disks = all_disks(self._commands.machine)
-        load_snapshot(self._commands.machine, disks, state_disk(disks), self._one("loadvm", words))
-        return ""
+        load_snapshot(self._commands.machine, disks, state_disk(disks), name)
 
-    def _delvm(self, words: list[str]) -> str:
-        delete_snapshot(self._commands.machine, all_disks(self._commands.machine), self._one("delvm", words))
-        return ""
-
-    def _migrate(self, words: list[str]) -> str:
-        self._commands.execute("migrate", {"uri": self._one("migrate", [word for word in words if word != "-d"])})
-        return ""
-
-    def _migrate_cancel(self, words: list[str]) -> str:
-        del words
-        self._commands.execute("migrate_cancel", {})
-        return ""
+    def _delvm(self, name: str) -> None:
+        delete_snapshot(self._commands.machine, all_disks(self._commands.machine), name)
 
     def snapshots(self) -> str:
         """`info snapshots`."""

@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyhyve.machine.monitor.errors import QmpError
+from pyhyve.machine.monitor.human_syntax import LineError, Verb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Mapping
 
     from pyhyve.machine.monitor.commands import MachineCommands
 
 
 class HumanUi:
-    """`sendkey` and `screendump`: each takes words, gives text."""
+    """`sendkey` and `screendump`."""
 
     def __init__(self, commands: MachineCommands) -> None:
         self._commands = commands
-        self.verbs: dict[str, tuple[str, Callable[[list[str]], str]]] = {
-            "sendkey": ("press keys, as in ctrl-alt-f1", self._sendkey),
-            "screendump": ("write a picture of the screen to a file", self._screendump),
-        }
+        self.verbs = [
+            Verb("sendkey", "", "keys:s,hold-time:i?", "keys [hold_ms]", "press keys, as in ctrl-alt-f1",
+                 self._sendkey),
+            Verb("screendump", "", "filename:F,format:-f,kind:s?", "filename [-f format]",
+                 "write a picture of the screen to a file (ppm, or png)", self._screendump),
+        ]  # fmt: skip
 
-    def execute(self, name: str, words: list[str]) -> str:
-        """Carry out a verb. Raises QmpError."""
-        return self.verbs[name][1](words)
-
-    def _sendkey(self, words: list[str]) -> str:
+    def _sendkey(self, given: Mapping[str, Any]) -> str:
         from pyhyve.devices.input.keys import NUMBERS  # noqa: PLC0415 - few people type here
 
-        if not 1 <= len(words) <= 2:
-            msg = "sendkey: write keys, as in ctrl-alt-f1, and how many milliseconds to hold them"
-            raise QmpError(msg)
         keys = []
-        for name in words[0].split("-"):
+        for name in given["keys"].split("-"):
             key = "less" if name == "<" else name
             if key.startswith("0x"):
                 try:
@@ -43,24 +39,18 @@ class HumanUi:
                     key = ""
             if key not in NUMBERS:
                 msg = f"invalid parameter: {name[:40]}"
-                raise QmpError(msg)
+                raise LineError(msg)
             keys.append({"type": "qcode", "data": key})
         request: dict[str, object] = {"keys": keys}
-        if len(words) == 2:
-            if not words[1].isascii() or not words[1].isdigit():
-                msg = "sendkey: the time is a number of milliseconds"
-                raise QmpError(msg)
-            request["hold-time"] = int(words[1][:9])
+        if "hold-time" in given:
+            request["hold-time"] = given["hold-time"]
         self._commands.execute("send-key", request)
         return ""
 
-    def _screendump(self, words: list[str]) -> str:
-        is_png = words[:2] in (["-f", "png"], ["-fpng"])
-        names = [word for word in words if not word.startswith("-")]
-        if words[:1] == ["-f"]:
-            names = names[1:]
-        if len(names) != 1:
-            msg = "screendump: write the name of a file"
+    def _screendump(self, given: Mapping[str, Any]) -> str:
+        kind = given.get("kind", "ppm")
+        if kind not in {"ppm", "png"}:
+            msg = f"Parameter 'format' does not accept value '{kind}'"
             raise QmpError(msg)
-        self._commands.execute("screendump", {"filename": names[0], "format": "png" if is_png else "ppm"})
+        self._commands.execute("screendump", {"filename": given["filename"], "format": kind})
         return ""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pyhyve.cli.options import split_list
 from pyhyve.machine.monitor.errors import QmpError
 from pyhyve.machine.monitor.framing import parse
 from pyhyve.machine.monitor.schema import SCHEMA
 from pyhyve.machine.monitor.types import member_name
 from pyhyve.machine.monitor.validation import check_struct
 from pyhyve.support.errors import InputError
+from pyhyve.support.option_lists import split_list
 
 if TYPE_CHECKING:
     from pyhyve.machine.monitor.types import TypeName

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pyhyve.cli.system_options import parse_properties
-from pyhyve.cli.system_qapi import check
+from pyhyve.machine.monitor.keyval import check
+from pyhyve.machine.monitor.properties import parse_properties
 from pyhyve.support.errors import InputError
 
 if TYPE_CHECKING:
-    from pyhyve.cli.system_options import Properties
+    from pyhyve.machine.monitor.properties import Properties
 
 _SHORT = ("stdio", "null", "pty")
 _KINDS = ("null", "stdio", "file", "pipe", "pty", "ringbuf", "socket")
@@ -22,6 +22,14 @@ def parse_chardev(value: str) -> tuple[str, dict[str, Any]]:
     backend = _backend(given, kind)
     given.finish()
     return name, check("-chardev", "ChardevBackend", backend)
+
+
+def parse_chardev_backend(value: str) -> dict[str, Any]:
+    """`ChardevBackend` of a `-chardev` without a name. Raises InputError."""
+    given = parse_properties("-chardev", value, "backend")
+    backend = _backend(given, given.need("backend"))
+    given.finish()
+    return check("-chardev", "ChardevBackend", backend)
 
 
 def parse_serial(value: str) -> dict[str, Any]:
@@ -90,7 +98,7 @@ def _backend(given: Properties, kind: str) -> dict[str, Any]:
 
 
 def _size(given: Properties) -> int:
-    from pyhyve.machine.hardware.chardevs import DEFAULT_RING_BYTES
+    from pyhyve.machine.hardware.chardevs import DEFAULT_RING_BYTES  # noqa: PLC0415 - few have one
 
     text = given.take("size")
     if text is None:
