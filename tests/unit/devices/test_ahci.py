@@ -27,7 +27,7 @@ from pyhyve.memory.guest import GuestMemory
 from pyhyve.state.errors import StateError
 from pyhyve.state.record import from_json, to_json
 from pyhyve.testing.ahci_driver import PORT_MEMORY_BYTES, AhciDriver, Task
-from tests.unit.devices.test_ide import Image, pattern
+from tests.unit.devices.ide_bench import Image, pattern
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
