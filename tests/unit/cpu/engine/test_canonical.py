@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 END: Final = 1 << 47
 """The first address that is not canonical."""
 HANDLER: Final = 0x18000
-SS, GP = 12, 13
+SS, GP, PF = 12, 13, 14
 TSS, FAULT_STACK = 0x5000, 0x90000
 _TOP_BYTES: Final = 2 << 20
 _TOP: Final = 0x400000
@@ -98,3 +98,14 @@ def test_running_past_the_end_faults_at_the_next_instruction(guest: Guest) -> No
 def test_instruction_across_the_end_faults_whatever_it_accesses(guest: Guest) -> None:
     assert run(guest, "e8", 1)[:3] == (GP, 0, 0)
     assert run(guest, "90 6a", 2)[:3] == (GP, 1, 0)
+
+
+def test_masked_store_across_the_end_faults_before_its_first_page_does(guest: Guest) -> None:
+    # maskmovq mm0, mm0 at the last byte, whose page is not there: #GP, as without a page fault
+    guest.gate(GP, HANDLER)
+    guest.gate(PF, HANDLER + 16)
+    guest.code("f4", at=HANDLER)
+    guest.code("90 f4", at=HANDLER + 16)
+    guest.code("0ff7c0 f4")
+    assert guest.run_to_halt(rdi=END - 1)["rip"] == HANDLER + 1
+    assert guest.run_to_halt(rdi=END - 8)["rip"] == HANDLER + 18

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pyhyve.cpu.engine.state import PAGE_BYTES
 from pyhyve.cpu.isa.x86 import faults
 from pyhyve.cpu.isa.x86.flags import AUX_CF, AUX_PO
 from pyhyve.cpu.isa.x86.memory import current_index, mmu, store
+from pyhyve.cpu.isa.x86.paging import check_canonical
 from pyhyve.cpu.isa.x86.simd_exceptions import VECTOR, guarded
 from pyhyve.cpu.isa.x86.state import STATE, Gpr, Seg
 from pyhyve.cpu.isa.x86.strings import address_mask, string_linear
@@ -42,6 +44,10 @@ def masked_store(st: Any, segment: Any, address_bits: Any, size: Any, data: Any,
         linear = string_linear(st, (offset + half) & address_mask(st, address_bits), segment, u64(8), u64(1))
         if st.stop != 0:
             return
+        if (linear & (PAGE_BYTES - 1)) + 8 > PAGE_BYTES:
+            check_canonical(st, linear + 7)
+            if st.stop != 0:
+                return
         mmu.probe_write(st, linear, 8, current_index(st))
         if st.stop != 0:
             return
