@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
 from pyhyve.cli.demo_lab import BRIDGE, MEMBERS, PREFIX, Lab
+from pyhyve.cli.demo_namespace import command_lines
 from pyhyve.support.errors import UserError
 
 if TYPE_CHECKING:
@@ -81,12 +82,8 @@ class DaemonLab(Lab):
     def daemon_pid(self) -> int | None:
         """The daemon's process, found by its directory: also after a SIGKILL of the demo."""
         wanted = str(self.root).encode()
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            with suppress(OSError):
-                words = path.read_bytes().split(b"\0")
-                if b"daemon" in words and wanted in words:
-                    return int(path.parent.name)
-        return None
+        lines = ((pid, line.split(b"\0")) for pid, line in command_lines())
+        return next((pid for pid, words in lines if b"daemon" in words and wanted in words), None)
 
     def connection(self) -> Connection:
         """A connection to the daemon, started if it does not run. Raises UserError, LibvirtError."""
@@ -171,13 +168,7 @@ class DaemonLab(Lab):
     def machine_pids(self) -> list[int]:
         """The machines' processes, found by the consoles that only they have."""
         wanted = [str(self.log(member)).encode() for member in MEMBERS]
-        found: list[int] = []
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            with suppress(OSError):
-                line = path.read_bytes()
-                if any(log in line for log in wanted):
-                    found.append(int(path.parent.name))
-        return found
+        return [pid for pid, line in command_lines() if any(log in line for log in wanted)]
 
     def remove(self) -> list[str]:
         """Undefine all domains, stop the daemon, then whatever else is there. Raises UserError when something stays."""

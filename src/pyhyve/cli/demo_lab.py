@@ -19,10 +19,9 @@ import sys
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyhyve.cli.demo_namespace import network_namespace
+from pyhyve.cli.demo_namespace import command_lines, network_namespace
 from pyhyve.hostnet.networks import Networks
 from pyhyve.hostnet.records import RecordStore
 from pyhyve.hostnet.spec import Mode, NetworkSpec
@@ -30,6 +29,7 @@ from pyhyve.support.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from pyhyve.guest.builder import Guest
     from pyhyve.guest.ssh import SshKeys
@@ -201,12 +201,7 @@ class Lab:
     def machine_pids(self) -> list[int]:
         """The machines' processes, found by a console that only they have: also after a SIGKILL of the demo."""
         wanted = {self._console_option(member).encode() for member in MEMBERS}
-        found: list[int] = []
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            with suppress(OSError):
-                if wanted & set(path.read_bytes().split(b"\0")):
-                    found.append(int(path.parent.name))
-        return found
+        return [pid for pid, line in command_lines() if wanted & set(line.split(b"\0"))]
 
     def remove(self) -> list[str]:
         """End all machines and remove the bridge; says what was removed. Raises UserError when something stays."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pyhyve.support.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CLONE_NEWUSER, CLONE_NEWNET = 0x1000_0000, 0x4000_0000
 """<linux/sched.h>"""
@@ -41,3 +46,15 @@ def enter() -> None:
 def network_namespace(pid: int | str = "self") -> int:
     """The number of a process's network namespace. Raises OSError when it is gone or someone else's."""
     return Path(f"/proc/{pid}/ns/net").stat().st_ino
+
+
+def command_lines() -> Iterator[tuple[int, bytes]]:
+    """Processes that name files as this one does (mount_namespaces(7)), and their words, each with a NUL at its end.
+
+    Those of containers are left out: what they call by a name of ours is something else.
+    """
+    ours = Path("/proc/self/ns/mnt").stat().st_ino
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended, or it is someone else's
+            if (path / "ns" / "mnt").stat().st_ino == ours:
+                yield int(path.name), (path / "cmdline").read_bytes()

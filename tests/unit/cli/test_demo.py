@@ -135,6 +135,21 @@ def test_lab_finds_and_ends_machines_by_their_console(tmp_path: Path) -> None:
         other.wait()
 
 
+def test_lab_leaves_machines_of_containers_alone(tmp_path: Path) -> None:
+    """What has another mount namespace means another file by the same name."""
+    program = "import time; print('runs', flush=True); time.sleep(60)"
+    command = [sys.executable, "-c", program, "run", "--console", f"file:{tmp_path}/vm1.log"]
+    contained = subprocess.Popen(["unshare", "--map-root-user", "--mount", *command], stdout=subprocess.PIPE)
+    assert contained.stdout is not None
+    with contained, contained.stdout:
+        if contained.stdout.readline() != b"runs\n":
+            pytest.skip("no namespaces here")
+        assert not Lab(tmp_path).leftovers()
+        assert Lab(tmp_path).remove() == []
+        assert contained.poll() is None
+        contained.kill()
+
+
 def test_lab_keeps_only_the_lock_file(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     with lab.held():
