@@ -35,8 +35,11 @@ class StdioChardev:
     connected = True
     output_room = 1 << 30
 
-    def __init__(self, quit_requested: Callable[[], object], input_fd: int = 0, output_fd: int = 1) -> None:
-        """`quit_requested` is called for Ctrl-A x."""
+    def __init__(
+        self, quit_requested: Callable[[], object], input_fd: int = 0, output_fd: int = 1, *, has_escapes: bool = True
+    ) -> None:
+        """`quit_requested` is called for Ctrl-A x, unless `has_escapes` is false: then somebody else reads them."""
+        self._has_escapes = has_escapes
         self._quit_requested = quit_requested
         self._input_fd = input_fd
         self._output_fd = output_fd
@@ -110,7 +113,7 @@ class StdioChardev:
         termios.tcsetattr(self._input_fd, termios.TCSANOW, attributes)
 
     def _filter(self, data: bytes) -> bytes:
-        if not self._is_terminal or (not self._escaped and _ESCAPE not in data):
+        if not (self._is_terminal and self._has_escapes) or (not self._escaped and _ESCAPE not in data):
             return data
         passed = bytearray()
         for byte in data:

@@ -94,8 +94,8 @@ def run_machine(config: MachineConfig, settings: SystemSettings, ready: Callable
 
                 restore_at_start(machine, settings.loadvm)
             serving = None
-            if settings.monitors or incoming:
-                serving = Monitor(machine, listeners, people=people, terminal=terminal)
+            if settings.monitors or incoming or settings.shared:
+                serving = Monitor(machine, listeners, people=people, terminal=terminal, shared=settings.shared)
             if incoming:
                 from pyhyve.machine.migration import prepare
 

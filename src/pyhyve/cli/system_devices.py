@@ -46,9 +46,16 @@ class DeviceSet:
     _default_places: set[int | None] = field(default_factory=set)
     """IDE drives that nobody asked to be IDE drives."""
 
-    def additions(self, serials: tuple[str, ...] | None, taken: set[str]) -> Additions:
-        """Everything but the disks; without the character devices that are `taken` by monitors."""
-        chardevs = [{"id": name, "backend": backend} for name, backend in self.chardevs.items() if name not in taken]
+    def additions(self, serials: tuple[str, ...] | None, taken: set[str], muxes: set[str]) -> Additions:
+        """Everything but the disks; without the character devices that are `taken` by monitors.
+
+        `muxes` are those that a monitor can share.
+        """
+        chardevs = [
+            {"id": name, "backend": backend, **({"mux": True} if name in muxes else {})}
+            for name, backend in self.chardevs.items()
+            if name not in taken
+        ]
         return Additions(
             objects=tuple(self.objects),
             chardevs=tuple(chardevs),

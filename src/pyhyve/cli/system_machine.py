@@ -45,6 +45,8 @@ class SystemSettings:
     screen_on_terminal: bool = False
     pidfile: Path | None = None
     monitors: list[MonitorSocket] = field(default_factory=list)
+    shared: list[str] = field(default_factory=list)
+    """Character devices that a monitor for people uses beside a serial port."""
     help_text: str = ""
     """What to print instead of running."""
     _changes: dict[str, Any] = field(default_factory=lambda: {"memory_bytes": DEFAULT_MEMORY_BYTES, "name": ""})
@@ -56,6 +58,7 @@ class SystemSettings:
     _snapshot: bool = False
     _has_defaults: bool = True
     _chardevs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _muxes: set[str] = field(default_factory=set)
     _serials: list[str] = field(default_factory=list)
     _mons: list[tuple[str, bool]] = field(default_factory=list)
     _memory_backend: str = ""
@@ -92,8 +95,8 @@ class SystemSettings:
     def configuration(self) -> MachineConfig:
         """The machine. Raises InputError when the options do not fit together."""
         self._choose_display()
-        taken = self._find_monitors()
         serials = self._find_serials()
+        taken = self._find_monitors(serials)
         users = [monitor.label for monitor in self.monitors if monitor.address == "stdio"]
         users += ["-display curses"] if self.screen_on_terminal else []
         users += [name for name, backend in self._chardevs.items() if backend["type"] == "stdio" and name not in taken]
@@ -124,7 +127,7 @@ class SystemSettings:
         has_vga = self._has_vga()
         self._changes |= {
             "disks": tuple(disks),
-            "additions": self._devices.additions(serials, taken),
+            "additions": self._devices.additions(serials, taken, self._muxes),
             "console": ConsoleConfig(ConsoleKind.NONE),
             "accel": accel,
             "has_vga": has_vga,
@@ -154,11 +157,14 @@ class SystemSettings:
         else:
             self._nographic = True
 
-    def _find_monitors(self) -> set[str]:
+    def _find_monitors(self, serials: tuple[str, ...]) -> set[str]:
         """Make the monitors of `-mon`; the names of the character devices that they take."""
         taken = set()
         for where, for_people in self._mons:
             backend = self._chardevs.get(where)
+            if where in self._muxes and where in serials and for_people and where not in self.shared:
+                self.shared.append(where)
+                continue
             found = None if backend is None else monitor_on(backend, where)
             if found is None or where in taken:
                 msg = f"-mon: chardev {where} is not a listening socket or stdio that is free"
@@ -184,6 +190,10 @@ class SystemSettings:
                 names.append(where)
                 continue
             name = f"serial{index}"
+            if kind == "mon":
+                word = where  # noqa: PLW2901 - what the monitor shares
+                self._muxes.add(name)
+                self.shared.append(name)
             self._chardevs[name] = parse_serial(word)
             names.append(name)
         return tuple(names)
@@ -474,6 +484,8 @@ class SystemSettings:
 
     def _handle_chardev(self, value: str) -> None:
         name, backend = parse_chardev(value)
+        if parse_properties("-chardev", value, "backend").switch("mux", default=False):
+            self._muxes.add(name)
         if name in self._chardevs:
             msg = f"-chardev: duplicate id {name}"
             raise InputError(msg)

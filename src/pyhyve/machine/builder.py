@@ -312,7 +312,7 @@ class _Builder:
         for options in additions.objects:
             hardware.objects.add(options)
         for options in additions.chardevs:
-            hardware.chardevs.add(str(options["id"]), options["backend"])
+            hardware.chardevs.add(str(options["id"]), options["backend"], is_shared=bool(options.get("mux")))
         for options in additions.blockdevs:
             hardware.blocks.add(options)
         for options in additions.netdevs:

@@ -244,6 +244,20 @@ def test_serial_port(words: tuple[str, ...], backend: dict[str, Any]) -> None:
     assert serial_backends(configure(*words)) == [backend]
 
 
+def test_serial_port_is_shared_with_a_monitor() -> None:
+    found = settings("-display", "none", "-serial", "mon:stdio")
+    config = found.configuration()
+    assert found.shared == ["serial0"]
+    assert config.additions.chardevs == ({"id": "serial0", "backend": {"type": "stdio", "data": {}}, "mux": True},)
+    words = ["-chardev", "stdio,id=c,mux=on", "-serial", "chardev:c", "-mon", "chardev=c"]
+    found = settings("-display", "none", *words)
+    assert [entry.get("mux") for entry in found.configuration().additions.chardevs] == [True]
+    assert (found.shared, found.monitors) == (["c"], [])
+    alone = settings("-display", "none", "-serial", "none", "-chardev", "stdio,id=c,mux=on", "-mon", "c")
+    assert alone.configuration().additions.chardevs == ()
+    assert alone.monitors == [MonitorSocket("stdio", "c", for_people=True)]
+
+
 def test_several_serial_ports_and_none() -> None:
     assert serial_backends(configure("-serial", "none")) == []
     found = serial_backends(configure("-serial", "null", "-serial", "file:/x"))
@@ -360,6 +374,8 @@ def test_monitors() -> None:
         ("-drive if=virtio", "parameter 'file' is missing"),
         ("-drive file=IMAGE,readonly=maybe", "readonly=maybe"),
         ("-serial chardev:c", "no chardev c"),
+        ("-serial mon:mon:stdio", "-serial mon:stdio: not supported"),
+        ("-serial mon:stdio -monitor stdio", "stdio: can be used once only"),
         ("-chardev socket,id=c,server=on,wait=off", "needs a path"),
         ("-mon chardev=c,mode=control", "chardev c is not a listening socket"),
         ("-mon chardev=c,mode=x", "mode=x is not control or readline"),

@@ -31,7 +31,7 @@ class Bench:
             send_msi=lambda address, data: self.messages.append((address, data)),
             set_pirq=self._set_line,
         )
-        self.controller = Xhci(self.memory, usb2=15, usb3=15, is_express=True)
+        self.controller = Xhci(self.memory, usb2=15, usb3=15)
         self.bus.attach(self.controller, 3)
         self.controller.config_write(0x10, 4, BASE)
         self.controller.config_write(0x04, 2, 0x06)

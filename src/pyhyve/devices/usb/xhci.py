@@ -69,8 +69,7 @@ class XhciState:
 class Xhci(PciDevice):
     """The function; all registers are in its first BAR. `usb2` and `usb3` ports of each speed."""
 
-    def __init__(self, memory: GuestMemory, *, usb2: int = 4, usb3: int = 4, is_express: bool = False) -> None:
-        """`is_express`: it is behind a port of PCI Express."""
+    def __init__(self, memory: GuestMemory, *, usb2: int = 4, usb3: int = 4) -> None:
         super().__init__(
             vendor_id=0x1B36,
             device_id=0x000D,
@@ -87,11 +86,6 @@ class Xhci(PciDevice):
         self._next_capability = _CAPABILITIES_FROM
         self.add_bar(0, spec.SPACE_BYTES, BarKind.MEM64, WordRegisters(self.read_register, self.write_register))
         Msix(self, 2, 1)
-        if is_express:
-            from pyhyve.devices.pci.express import express_capability  # noqa: PLC0415 - few machines have ports
-            from pyhyve.devices.pci.express_spec import PortType  # noqa: PLC0415 - ditto
-
-            express_capability(self, PortType.ENDPOINT)
         self.parts = SaveablePart(XhciState, self.save_registers, self.load_registers)
         self.reset_registers()
 

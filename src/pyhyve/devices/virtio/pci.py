@@ -229,12 +229,8 @@ class VirtioPci(PciDevice):
         *,
         name: str = "",
         register_notify: NotifyRegistrar | None = None,
-        is_express: bool = False,
     ) -> None:
-        """Carry `device`; `register_notify` lets the engine watch the notification addresses by itself.
-
-        `is_express`: it is behind a port of PCI Express, an endpoint of the link.
-        """
+        """Carry `device`; `register_notify` lets the engine watch the notification addresses by itself."""
         type_name = device.device_type.name.lower()
         super().__init__(
             vendor_id=PCI_VENDOR,
@@ -270,11 +266,6 @@ class VirtioPci(PciDevice):
         notify_bytes = _NOTIFY_MULTIPLIER * len(device.queues)
         self._add_structure(PciCap.NOTIFY, _NOTIFY_OFFSET, notify_bytes, pack("<I", _NOTIFY_MULTIPLIER))
         self._window = self._add_structure(PciCap.PCI, 0, 0, bytes(4), writable=True)
-        if is_express:
-            from pyhyve.devices.pci.express import express_capability  # noqa: PLC0415 - few machines have ports
-            from pyhyve.devices.pci.express_spec import PortType  # noqa: PLC0415 - ditto
-
-            express_capability(self, PortType.ENDPOINT)
         device.attach(self)
 
     def _add_structure(

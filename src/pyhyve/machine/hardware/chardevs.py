@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyhyve.backends.chardev import Chardev
+    from pyhyve.backends.chardev_mux import MuxChardev
     from pyhyve.machine.hardware.descriptors import Descriptors
 
 KINDS = ("null", "file", "pipe", "pty", "ringbuf", "socket", "stdio")
@@ -40,6 +41,8 @@ class NamedChardev:
     user: str = ""
     options: Mapping[str, Any] | None = None
     """The `ChardevBackend` it was opened with; None when it was opened elsewhere."""
+    mux: MuxChardev | None = None
+    """What shares it between a device and a monitor."""
     guest_opened: Callable[[], bool] | None = None
     """Whether a program in the guest has it open, for a device where that can be told."""
 
@@ -73,16 +76,26 @@ class ChardevSet:
             raise ChangeError(msg)
         return entry
 
-    def add(self, label: str, backend: Mapping[str, Any]) -> NamedChardev:
-        """Open the device that `backend` (a checked `ChardevBackend`) describes. Raises ChangeError."""
+    def add(self, label: str, backend: Mapping[str, Any], *, is_shared: bool = False) -> NamedChardev:
+        """Open the device that `backend` (a checked `ChardevBackend`) describes. Raises ChangeError.
+
+        `is_shared`: a monitor can use it beside a device.
+        """
         if not is_identifier(label):
             msg = "Parameter 'id' expects an identifier"
             raise ChangeError(msg)
         if label in self._entries:
             msg = f"Chardev with id '{label}' already exists"
             raise ChangeError(msg)
-        chardev, description = self.open(label, backend)
-        entry = NamedChardev(label, str(backend["type"]), SwitchedChardev(chardev), description, options=backend)
+        chardev, description = self.open(label, backend, has_escapes=not is_shared)
+        mux = None
+        if is_shared:
+            from pyhyve.backends.chardev_mux import MuxChardev  # noqa: PLC0415 - few machines have one
+
+            chardev = mux = MuxChardev(chardev, self._quit_requested)
+        entry = NamedChardev(
+            label, str(backend["type"]), SwitchedChardev(chardev), description, options=backend, mux=mux
+        )
         self._entries[label] = entry
         return entry
 
@@ -97,6 +110,9 @@ class ChardevSet:
         entry = self._entries.get(label)
         if entry is None:
             msg = f"Chardev '{label}' does not exist"
+            raise ChangeError(msg)
+        if entry.mux is not None:
+            msg = "Mux device hotswap not supported yet"
             raise ChangeError(msg)
         chardev, description = self.open(label, backend)
         entry.chardev.switch(chardev)
@@ -139,11 +155,11 @@ class ChardevSet:
 
     # -- opening ------------------------------------------------------------------------------------------------------
 
-    def open(self, label: str, backend: Mapping[str, Any]) -> tuple[Chardev, str]:
-        """A device and what a monitor shows of it. Raises ChangeError."""
+    def open(self, label: str, backend: Mapping[str, Any], *, has_escapes: bool = True) -> tuple[Chardev, str]:
+        """A device and what a monitor shows of it; `has_escapes`: a terminal's Ctrl-A. Raises ChangeError."""
         data: Mapping[str, Any] = backend.get("data", {})
         try:
-            chardev, description = self._open(label, str(backend["type"]), data)
+            chardev, description = self._open(label, str(backend["type"]), data, has_escapes=has_escapes)
             if "logfile" in data:
                 flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if data.get("logappend") else os.O_TRUNC)
                 try:
@@ -160,12 +176,12 @@ class ChardevSet:
             raise ChangeError(msg) from error
         return chardev, description
 
-    def _open(self, label: str, kind: str, data: Mapping[str, Any]) -> tuple[Chardev, str]:
+    def _open(self, label: str, kind: str, data: Mapping[str, Any], *, has_escapes: bool) -> tuple[Chardev, str]:
         match kind:
+            case "stdio":
+                return StdioChardev(self._quit_requested, has_escapes=has_escapes), "stdio"
             case "null":
                 return NullChardev(), "null"
-            case "stdio":
-                return StdioChardev(self._quit_requested), "stdio"
             case "pty":
                 pty = PtyChardev()
                 return pty, f"pty:{pty.name}"

@@ -45,7 +45,9 @@ def present_config(config: MachineConfig, hardware: Hardware) -> MachineConfig:
     additions = Additions(
         objects=tuple(made.options for made in hardware.objects if made.name not in changes.own_objects),
         chardevs=tuple(
-            {"id": entry.label, "backend": entry.options} for entry in hardware.chardevs if entry.options is not None
+            {"id": entry.label, "backend": entry.options, **({"mux": True} if entry.mux is not None else {})}
+            for entry in hardware.chardevs
+            if entry.options is not None
         ),
         blockdevs=tuple(_block_options(hardware, changes.own_nodes)),
         netdevs=tuple(netdev.options for netdev in hardware.netdevs if netdev.options),

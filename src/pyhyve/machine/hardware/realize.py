@@ -34,6 +34,16 @@ def attach_function(hardware: Hardware, plugged: PluggedDevice, function: PciDev
     hardware.attach_pci(plugged, function, slot, number, multifunction=bool(plugged.values.get("multifunction")))
 
 
+def _attach_endpoint(hardware: Hardware, plugged: PluggedDevice, function: PciDevice) -> None:
+    """Put `function` on its bus; behind a port of PCI Express it is an endpoint of the link."""
+    if hardware.root_port(plugged.bus) is not None:
+        from pyhyve.devices.pci.express import express_capability  # noqa: PLC0415 - few machines have ports
+        from pyhyve.devices.pci.express_spec import PortType  # noqa: PLC0415 - ditto
+
+        express_capability(function, PortType.ENDPOINT)
+    attach_function(hardware, plugged, function)
+
+
 def _attach_virtio(hardware: Hardware, plugged: PluggedDevice, device: VirtioDevice, name: str) -> None:
     """Put a virtio device on the machine's bus for such: PCI, or the places of a board without it."""
     values = plugged.values
@@ -48,14 +58,9 @@ def _attach_virtio(hardware: Hardware, plugged: PluggedDevice, device: VirtioDev
         return
     from pyhyve.devices.virtio.pci import VirtioPci  # noqa: PLC0415 - boards without PCI need none
 
-    function = VirtioPci(
-        device,
-        name=plugged.name or name,
-        register_notify=hardware.notify,
-        is_express=hardware.root_port(plugged.bus) is not None,
-    )
+    function = VirtioPci(device, name=plugged.name or name, register_notify=hardware.notify)
     values["packed"] = device.offers_packed
-    attach_function(hardware, plugged, function)
+    _attach_endpoint(hardware, plugged, function)
 
 
 def parse_address(text: str | None) -> tuple[int | None, int]:
@@ -256,11 +261,10 @@ def _xhci(hardware: Hardware, plugged: PluggedDevice) -> None:
     if not all(0 < count <= MAX_PORTS for count in counts):
         msg = f"qemu-xhci: p2 and p3 are 1 to {MAX_PORTS} ports"
         raise ChangeError(msg)
-    is_express = hardware.root_port(plugged.bus) is not None
-    controller = Xhci(hardware.memory, usb2=counts[0], usb3=counts[1], is_express=is_express)
+    controller = Xhci(hardware.memory, usb2=counts[0], usb3=counts[1])
     plugged.device = controller
     plugged.undo.append(controller.reset)
-    attach_function(hardware, plugged, controller)
+    _attach_endpoint(hardware, plugged, controller)
 
 
 def _virtio_serial(hardware: Hardware, plugged: PluggedDevice) -> None:

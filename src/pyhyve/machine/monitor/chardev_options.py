@@ -19,6 +19,7 @@ def parse_chardev(value: str) -> tuple[str, dict[str, Any]]:
     """Name and `ChardevBackend` of a `-chardev`. Raises InputError."""
     given = parse_properties("-chardev", value, "backend")
     kind, name = given.need("backend"), given.need("id")
+    given.take("mux")  # the caller looks for it itself: it is not a property of the device
     backend = _backend(given, kind)
     given.finish()
     return name, check("-chardev", "ChardevBackend", backend)

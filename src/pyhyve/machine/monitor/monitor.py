@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pyhyve.backends.chardev import NullChardev
 from pyhyve.backends.ioloop import IoLoop
 from pyhyve.machine.monitor.commands import MachineCommands
-from pyhyve.machine.monitor.human_session import HumanSession
+from pyhyve.machine.monitor.human_session import PROMPT, HumanSession
 from pyhyve.machine.monitor.server import MonitorServer, Terminal
 from pyhyve.machine.monitor.session import Greeting, Session, event_message
 from pyhyve.machine.monitor.versions import version_info
@@ -52,8 +52,12 @@ class Monitor:
         *,
         people: Sequence[Listener] = (),
         terminal: TerminalUse = TerminalUse.NONE,
+        shared: Sequence[str] = (),
     ) -> None:
-        """Takes the listeners over, for programs and for people; the machine closes the monitor."""
+        """Takes the listeners over, for programs and for people; the machine closes the monitor.
+
+        `shared` are names of character devices that people use beside a device of the guest.
+        """
         self._loop = IoLoop("monitor")
         self._commands = MachineCommands(machine)
         self._greeting = Greeting(version_info())
@@ -65,6 +69,8 @@ class Monitor:
             converse = self._chat if terminal is TerminalUse.PEOPLE else self._converse
             self._terminal = MonitorServer(self._loop, None, converse)
             self._servers.append(self._terminal)
+        for label in shared:
+            self._share(label)
         self._started = False
         self._closed = threading.Event()
         self._names = self._announce()
@@ -113,6 +119,30 @@ class Monitor:
                 names.append(chardevs.adopt(label, "socket", NullChardev(), shown))
                 server.on_clients = functools.partial(_mark, names[-1])
         return names
+
+    def _share(self, label: str) -> None:
+        """People talk to the monitor on a character device when it is the monitor's turn there."""
+        from pyhyve.backends.chardev_mux import TypedLines  # noqa: PLC0415 - few machines have one
+
+        mux = self._commands.inventory.hardware.chardevs.need(label).mux
+        if mux is None:
+            return
+        lock = self._commands.machine.parts.lock
+        talk: list[tuple[HumanSession, TypedLines]] = []
+
+        def show(data: bytes) -> None:
+            with lock:
+                mux.write(data)
+
+        def take(data: bytes) -> None:
+            if not talk:
+                session = HumanSession(self._commands, version_info()["package"], show)
+                talk.append((session, TypedLines(show, session.receive)))
+            elif not data:
+                show(b"\r\n" + PROMPT)
+            talk[0][1].receive(data)
+
+        mux.on_typed = lambda data: self._loop.call_soon(lambda: take(data))
 
     def _converse(self, send: Callable[[bytes], None], descriptors: PassedDescriptors) -> Session:
         return Session(self._commands, self._greeting, send, descriptors, self._send_events)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pyhyve.image.opening import OpenSettings, open_image
+from pyhyve.machine.block.errors import ChangeError
 from pyhyve.machine.monitor.human import HumanMonitor
+from pyhyve.machine.monitor.monitor import Monitor
 from tests.unit.machine.test_plugged import Made, made
 
 if TYPE_CHECKING:
@@ -251,3 +254,26 @@ def test_commit_writes_into_the_backing_file_and_empties_the_overlay(disk: str, 
     with open_image(disk, OpenSettings("raw")) as below:
         assert read(below, 4096, 7) == b"changed"
         assert read(below, 0, 5) == bytes(range(5))
+
+
+def test_serial_port_is_shared_with_the_monitor(tmp_path: Path) -> None:
+    path = tmp_path / "serial"
+    with made(tmp_path, "-S", "-name", "talker", "-serial", f"mon:unix:{path},server=on,wait=off") as found:
+        Monitor(found.machine, [], shared=["serial0"]).start()
+        thread = threading.Thread(target=found.machine.run)
+        thread.start()
+        try:
+            assert found.machine.started.wait(20)
+            with pytest.raises(ChangeError, match="hotswap"):
+                found.hardware.chardevs.change("serial0", {"type": "null", "data": {}})
+            with socket.socket(socket.AF_UNIX) as terminal:
+                terminal.settimeout(20)
+                terminal.connect(str(path))
+                terminal.sendall(b"\x01cinfo nam\x7fme\r\x01c\x01c")
+                said = b""
+                while said.count(b"(qemu) ") < 3:
+                    said += terminal.recv(4096)
+        finally:
+            found.machine.request_stop()
+            thread.join(20)
+    assert b"monitor - type 'help' for more information\r\n(qemu) info nam\b \bme\r\ntalker\r\n(qemu) " in said
