@@ -72,7 +72,7 @@ OPTIONS = {
     "runas": Option("USER|UID:GID", "become another user once all is set up"),
     "sandbox": Option("on|off,files=allow|deny", "what the process may do is limited once all is set up"),
     "S": Option("", "do not start before a monitor says so"),
-    "serial": Option("[mon:]stdio|null|none|pty|file:PATH|unix:PATH|tcp:HOST:PORT|chardev:ID", "where a serial port goes"),
+    "serial": Option("[mon:]stdio|null|none|pty|file:PATH|unix:PATH|tcp:HOST:PORT|chardev:ID", "what a serial port is"),
     "smp": Option("[cpus=]N,sockets=N,dies=N,cores=N,threads=N", "number of processors and how they are grouped"),
     "smbios": Option("type=0|1|2|3|11,FIELD=TEXT,…", "what DMI says of the machine"),
     "snapshot": Option("", "keep what is written to disks in temporary files"),
