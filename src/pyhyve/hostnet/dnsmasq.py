@@ -98,6 +98,7 @@ def render(spec: NetworkSpec, files: Files, *, as_root: bool) -> str:
         lines.append(f"dhcp-host={kept.mac.lower()},{address}{name}")
     lines += [f"host-record={','.join(host.names)},{host.address}" for host in spec.dns_hosts]
     lines += [f'txt-record={text.name},"{text.value}"' for text in spec.dns_texts]
+    lines += [f"{option}={value}" if value else option for option, value in spec.served]
     if spec.mtu is not None:
         lines.append(f"dhcp-option=option:mtu,{spec.mtu}")
     return "\n".join(dict.fromkeys(lines)) + "\n"

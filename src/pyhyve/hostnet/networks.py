@@ -71,7 +71,7 @@ class Networks:
             self._store.save(replace(record, spec=spec))
             files = self._store.files(spec.name)
             dnsmasq.stop(files)
-            if spec.dhcp or spec.dns_hosts or spec.dns_texts:
+            if spec.has_services:
                 dnsmasq.start(spec, files)
 
     def delete(self, name: str) -> None:
@@ -127,7 +127,7 @@ class Networks:
                 raise HostNetError(msg)
         if spec.needs_rules:
             nft.find_program("nft", "nftables", f"a network of mode {spec.mode} needs it, --mode bridge does not")
-        if spec.dhcp or spec.dns_hosts or spec.dns_texts:
+        if spec.has_services:
             nft.find_program("dnsmasq", "dnsmasq-base", "DHCP and DNS for guests need it")
 
     def _make(self, links: Links, record: NetworkRecord) -> None:
@@ -156,7 +156,7 @@ class Networks:
             self._apply_rules()
         if any(forward.address.version == 4 for forward in spec.forwards):
             sysctls.write(f"ipv4/conf/{spec.bridge}/route_localnet", "1")
-        if spec.dhcp or spec.dns_hosts or spec.dns_texts:
+        if spec.has_services:
             dnsmasq.start(spec, self._store.files(spec.name))
 
     def _apply_rules(self, without: str | None = None) -> None:

@@ -18,6 +18,8 @@ _LINK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
 _NETWORK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _DOMAIN = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+SERVED = frozenset({"dhcp-boot", "enable-tftp", "no-resolv", "port", "server", "srv-host", "tftp-root"})
+"""Options of dnsmasq (dnsmasq(8)) that a network may have beside what has fields of its own."""
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 MIN_MTU, MAX_MTU = 68, 65535
 
@@ -202,6 +204,8 @@ class NetworkSpec:
     """MAC address of the bridge; empty: one is made up."""
     dns_hosts: tuple[DnsHost, ...] = ()
     dns_texts: tuple[DnsText, ...] = ()
+    served: tuple[tuple[str, str], ...] = ()
+    """What dnsmasq serves beside these: its options (of :data:`SERVED`) and their values."""
 
     def __post_init__(self) -> None:
         """Raise SpecError where parts do not fit together."""
@@ -235,6 +239,10 @@ class NetworkSpec:
             raise SpecError(msg)
 
     def _check_services(self) -> None:
+        for option, value in self.served:
+            if option not in SERVED or not value.isprintable():
+                msg = f"{self.name}: {option}={value!r} cannot be served"
+                raise SpecError(msg)
         for given in self.dhcp:
             host = self.network_of(given.first)
             if host is None or given.last not in host.network:
@@ -269,6 +277,11 @@ class NetworkSpec:
         return next((host for host in self.addresses if address in host.network), None)
 
     @property
+    def has_services(self) -> bool:
+        """Whether it needs dnsmasq."""
+        return bool(self.dhcp or self.dns_hosts or self.dns_texts or self.served)
+
+    @property
     def needs_rules(self) -> bool:
         """Whether packet filter rules belong to it."""
         return self.mode is not Mode.BRIDGE
@@ -291,6 +304,7 @@ class NetworkSpec:
         fields["taps"] = [[tap.name, tap.owner] for tap in self.taps]
         fields["dns_hosts"] = [[str(host.address), *host.names] for host in self.dns_hosts]
         fields["dns_texts"] = [[text.name, text.value] for text in self.dns_texts]
+        fields["served"] = [list(each) for each in self.served]
         return fields
 
     @classmethod
@@ -315,6 +329,7 @@ class NetworkSpec:
             bridge_mac=fields.get("bridge_mac", ""),
             dns_hosts=tuple(DnsHost(ip_address(ip), tuple(names)) for ip, *names in fields.get("dns_hosts", ())),
             dns_texts=tuple(DnsText(name, value) for name, value in fields.get("dns_texts", ())),
+            served=tuple((option, value) for option, value in fields.get("served", ())),
         )
 
 

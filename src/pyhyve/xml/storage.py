@@ -6,13 +6,15 @@ Source: libvirt's documentation, "Storage pool and volume XML format".
 from __future__ import annotations
 
 from pyhyve.xml.disk import Format
-from pyhyve.xml.element import NUMBER, Element, attribute, child, child_text, element, text
+from pyhyve.xml.document import Node
+from pyhyve.xml.element import NUMBER, Element, attribute, child, child_text, element, node, text
 from pyhyve.xml.quantities import scaled_bytes
 
 __all__ = [
     "Allocation",
     "Available",
     "Capacity",
+    "ClusterSize",
     "Permissions",
     "PoolSource",
     "PoolTarget",
@@ -54,6 +56,14 @@ class Allocation(_Size):
 @element("available")
 class Available(_Size):
     """How much is free."""
+
+    unit: str | None = attribute("unit")
+    amount: int = text(NUMBER, required=True)
+
+
+@element("clusterSize")
+class ClusterSize(_Size):
+    """How much an image allocates at a time."""
 
     unit: str | None = attribute("unit")
     amount: int = text(NUMBER, required=True)
@@ -106,6 +116,10 @@ class VolumeTarget(Element):
     path: str | None = child_text("path")
     format: Format | None = child(Format)
     permissions: Permissions | None = child(Permissions)
+    encryption: Node | None = node("encryption")
+    compat: str | None = child_text("compat")
+    cluster_size: ClusterSize | None = child(ClusterSize)
+    features: Node | None = node("features")
 
 
 @element("backingStore")

@@ -37,8 +37,8 @@ def _uefi(name: str, machine: str, os: str, *, auto: bool = False, acpi: str = "
 
 
 _SAVED = f"""<domain type='qemu'><name>sv</name><uuid>d80cfff7-720c-4e85-b7a3-20de7080694a</uuid><memory unit='MiB'>32</memory><currentMemory unit='MiB'>32</currentMemory>
-<vcpu current='1'>2</vcpu>{_OS.replace("MACHINE", "pc-i440fx-7.2")}<devices>{_EMULATOR}<disk type='file' device='disk'><source file='@DIR@/b.raw'/><target dev='vda' bus='virtio'/></disk>
-<interface type='user'><mac address='52:54:00:11:22:33'/><model type='virtio'/></interface><serial type='pty'/></devices></domain>"""
+<vcpu current='1'>2</vcpu>{_OS.replace("MACHINE", "pc-i440fx-7.2")}<features><acpi/></features><devices>{_EMULATOR}<disk type='file' device='disk'><source file='@DIR@/b.raw'/><target dev='vda' bus='virtio'/></disk>
+<interface type='user'><mac address='52:54:00:11:22:33'/><model type='virtio'/></interface><controller type='virtio-serial' index='0'/><serial type='pty'/></devices></domain>"""
 _SAVED_OTHERWISE = {
     "memory": ("<memory unit='MiB'>32", "<memory unit='MiB'>64"),
     "current": ("<currentMemory unit='MiB'>32", "<currentMemory unit='MiB'>16"),
@@ -60,6 +60,12 @@ _SAVED_OTHERWISE = {
 
 FILES = {
     "sv.xml": _SAVED,
+    **{
+        f"snap-{name}.xml": "<domainsnapshot><name>s</name><state>shutoff</state><creationTime>1</creationTime>"
+        f"{_SAVED.replace(*_SAVED_OTHERWISE[name])}</domainsnapshot>"
+        for name in ("end", "memory")
+    },
+    "pty.xml": "<channel type='pty'><target type='virtio' name='my.channel'/></channel>",
     **{f"sv-{name}.xml": _SAVED.replace(*change) for name, change in _SAVED_OTHERWISE.items()},
     "min.xml": _domain("min", ""),
     "min2.xml": _domain("min2", "<memballoon model='none'/>"),
@@ -274,6 +280,6 @@ SAVED = f"""
 define @DIR@/sv.xml; start sv; save sv @DIR@/sv.save --xml @DIR@/sv-memory.xml; save sv @DIR@/sv.save --xml @DIR@/sv-name.xml; domstate sv; save sv @DIR@/sv.save
 {"; ".join(f"save-image-define @DIR@/sv.save @DIR@/sv-{name}.xml" for name in _UNFIT)}
 restore @DIR@/sv.save --xml @DIR@/sv-memory.xml; save-image-define @DIR@/sv.save @DIR@/sv-end.xml; restore @DIR@/sv.save; dumpxml sv --xpath //on_crash
-managedsave sv; managedsave-define sv @DIR@/sv-target.xml; start sv; domstate sv --reason; destroy sv; undefine sv
+managedsave sv; managedsave-define sv @DIR@/sv-target.xml; start sv; domstate sv --reason; attach-device sv @DIR@/pty.xml; dumpxml sv --xpath //channel; snapshot-create sv @DIR@/snap-end.xml --redefine; snapshot-create sv @DIR@/snap-memory.xml --redefine; snapshot-list sv --name; snapshot-delete sv s --metadata; destroy sv; undefine sv
 """
 """A machine that is saved, and documents its state does not fit."""

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from pyhyve.hostnet import dnsmasq
 from pyhyve.hostnet.dnsmasq import Files, Lease
-from pyhyve.hostnet.spec import Mode, NetworkSpec, Reservation, default_range, host_interface, ip_address
+from pyhyve.hostnet.spec import (
+    Mode,
+    NetworkSpec,
+    Reservation,
+    SpecError,
+    default_range,
+    host_interface,
+    ip_address,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,6 +49,15 @@ def test_render_of_ipv6_announces_routes(tmp_path: Path) -> None:
 def test_render_of_isolated_gives_no_way_out(tmp_path: Path) -> None:
     spec = NetworkSpec("lab", "lab0", Mode.ISOLATED, (HOST,), (default_range(HOST),))
     assert {"no-resolv", "dhcp-option=option:router"} <= set(render(spec, tmp_path))
+
+
+def test_render_of_what_else_is_served(tmp_path: Path) -> None:
+    served = (("no-resolv", ""), ("server", "8.8.8.8"), ("dhcp-boot", "pxelinux.0"))
+    lines = render(NetworkSpec("lab", "lab0", addresses=(HOST,), served=served), tmp_path)
+    assert {"no-resolv", "server=8.8.8.8", "dhcp-boot=pxelinux.0"} <= set(lines)
+    for wrong in (("conf-file", "/etc/passwd"), ("server", "1\nuser=x")):
+        with pytest.raises(SpecError):
+            NetworkSpec("lab", "lab0", addresses=(HOST,), served=(wrong,))
 
 
 def test_render_of_reservations(tmp_path: Path) -> None:

@@ -15,12 +15,13 @@ from pyhyve.daemon.domains.definition.find import with_collection
 from pyhyve.daemon.domains.definition.match import find_same
 from pyhyve.daemon.domains.definition.pci import next_pci_address
 from pyhyve.daemon.domains.definition.usb import free_usb_port
-from pyhyve.daemon.domains.faults import failed, invalid_argument, not_supported, unsupported
+from pyhyve.daemon.domains.faults import failed, internal, invalid_argument, not_supported, unsupported
 from pyhyve.daemon.errors import LibvirtError
 from pyhyve.daemon.events import DomainEvent
 from pyhyve.daemon.networks import bandwidth
 from pyhyve.rpc.errors import ErrorDomain
 from pyhyve.xml.address import Address, Alias
+from pyhyve.xml.character import CharSource
 from pyhyve.xml.devices import Devices
 from pyhyve.xml.disk import BackingStore
 from pyhyve.xml.element import from_node, replace
@@ -57,7 +58,9 @@ async def attach_live(domain: ManagedDomain, name: str, device: Any) -> Any:
             device = await _attach_interface(domain, device, undo)
         else:
             for command, arguments, reverse in commands(domain.devices, name, device):
-                await domain.monitor(command, arguments)
+                answer = await domain.monitor(command, arguments)
+                if command == "chardev-add" and answer.get("pty") is not None:
+                    device = replace(device, source=CharSource(path=answer["pty"]))
                 if reverse is not None:
                     undo.append(reverse)
     except BaseException:
@@ -95,6 +98,8 @@ async def _placed(domain: ManagedDomain, name: str, device: Any) -> Any:
     if name == "interface":
         device = complete_interface(device, emulator)
     elif name == "channel":
+        if not any(item.type == "virtio-serial" for item in devices.controller):
+            raise internal("no virtio-serial controllers are available", ErrorDomain.DOMAIN)
         device = complete_channel(device, devices.channel)
     elif name == "controller":
         same = [item.index or 0 for item in devices.controller if item.type == device.type]

@@ -13,6 +13,7 @@ from pyhyve.daemon.domains import guest, jobs, lifecycle, saving
 from pyhyve.daemon.domains.blockops import add_image, create_overlay, remove_image
 from pyhyve.daemon.domains.definition.chains import ChainImage, chain_of, with_chain
 from pyhyve.daemon.domains.definition.parse import validate_document
+from pyhyve.daemon.domains.definition.stable import check_same_guest
 from pyhyve.daemon.domains.definition.view import format_domain, migratable_view
 from pyhyve.daemon.domains.faults import (
     failed,
@@ -95,6 +96,9 @@ async def _redefine(domain: ManagedDomain, wanted: DomainSnapshot, flags: int) -
         raise invalid_argument(f"parent {parent} would create cycle to {wanted.name}")
     if wanted.domain is not None and wanted.domain.uuid not in {None, domain.uuid_text}:
         raise invalid_argument(f"definition for snapshot {wanted.name} must use uuid {domain.uuid_text}")
+    known = tree.items.get(wanted.name)
+    if known is not None and known.domain is not None and wanted.domain is not None:
+        check_same_guest(known.domain, wanted.domain)
     tree.items[wanted.name] = wanted
     if flags & _CURRENT:
         tree.current = wanted.name

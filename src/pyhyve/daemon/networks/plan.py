@@ -12,8 +12,10 @@ from pyhyve.daemon.networks.definition import PASSED_THROUGH, check_range, host_
 from pyhyve.hostnet.spec import DhcpRange, DnsHost, DnsText, Mode, NetworkSpec, Reservation, SpecError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pyhyve.xml.document import Node
-    from pyhyve.xml.network import Network
+    from pyhyve.xml.network import Dhcp, Ip, Network
 
 __all__ = ["plan"]
 
@@ -59,6 +61,7 @@ def plan(network: Network) -> NetworkSpec | None:
             bridge_mac=network.mac.address if network.mac is not None else "",
             dns_hosts=hosts,
             dns_texts=texts,
+            served=tuple(_served(network)),
         )
     except SpecError as error:
         raise faults.unsupported(str(error)) from error
@@ -91,3 +94,59 @@ def _dns(network: Network) -> tuple[tuple[DnsHost, ...], tuple[DnsText, ...]]:
             except (SpecError, ValueError) as error:
                 raise faults.xml(f"dns of network '{network.name}': {error}") from error
     return tuple(hosts), tuple(texts)
+
+
+def _served(network: Network) -> Iterator[tuple[str, str]]:
+    """Give what else a network's DHCP and DNS serve, as libvirt tells dnsmasq. Raises LibvirtError."""
+    for ip in network.ip:
+        for node in _inside(ip, "tftp"):
+            if root := _plain(node, "root"):
+                yield "enable-tftp", ""
+                yield "tftp-root", root
+        for node in _inside(ip.dhcp, "bootp") if ip.dhcp is not None else ():
+            server = _plain(node, "server")
+            yield "dhcp-boot", _plain(node, "file") + (f",,{server}" if server else "")
+    for dns in _nodes(network, "dns"):
+        if dict(dns.attributes).get("enable") == "no":
+            yield "port", "0"
+        for node in dns.children:
+            if node.name == "forwarder":
+                domain, address = _plain(node, "domain"), _plain(node, "addr")
+                if address or not domain:
+                    address = str(_address(address))
+                if not domain:
+                    yield "no-resolv", ""
+                yield "server", f"/{domain}/{address or '#'}" if domain else address
+            elif node.name == "srv":
+                yield "srv-host", _service(node)
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError as error:
+        raise faults.xml(f"'{text}' is no address to forward to") from error
+
+
+def _inside(element: Ip | Dhcp, name: str) -> list[Node]:
+    return [node for _, node in element.other_children if node.name == name]
+
+
+def _plain(node: Node, name: str) -> str:
+    """Return an attribute that may be a part of one of dnsmasq's values; empty where it is not there."""
+    value = dict(node.attributes).get(name, "").strip()
+    if not value.isprintable() or any(sign in value for sign in ',"#'):
+        raise faults.xml(f"'{value}' cannot be the {name} of <{node.name}>")
+    return value
+
+
+def _service(node: Node) -> str:
+    """Return a record of a service (RFC 2782). One without a target says that it is not available."""
+    domain, target = _plain(node, "domain"), _plain(node, "target")
+    name = f"_{_plain(node, 'service')}._{_plain(node, 'protocol')}" + (f".{domain}" if domain else "")
+    if target in {"", "."}:
+        return name
+    numbers = [_plain(node, each) for each in ("port", "priority", "weight")]
+    while numbers and not numbers[-1]:
+        numbers.pop()
+    return ",".join([name, target, *(number or ("0" if place else "1") for place, number in enumerate(numbers))])

@@ -141,6 +141,7 @@ class DirectoryBackend:
             allocation,
             backing=below,
             metadata=metadata,
+            options=_image_options(wanted, kind),
             access=(mode, owner, group),
         )
         if source is not None:
@@ -184,6 +185,29 @@ class DirectoryBackend:
         if volume.type is VolumeType.DIR:
             raise faults.unsupported("directories cannot be wiped")
         images.wipe(volume, algorithm)
+
+
+def _image_options(wanted: StorageVolume, kind: str) -> dict[str, str]:
+    """Return what a document says of a qcow2 image's features, as options of its creation. Raises LibvirtError."""
+    target = wanted.target
+    if target is None:
+        return {}
+    if target.encryption is not None:
+        raise faults.unsupported("encrypted volumes cannot be made")
+    if kind != "qcow2":
+        return {}
+    options: dict[str, str] = {}
+    if target.compat is not None:
+        options["compat"] = target.compat
+    if target.cluster_size is not None:
+        options["cluster_size"] = str(target.cluster_size.size_bytes)
+    for feature in target.features.children if target.features is not None else ():
+        if feature.name != "lazy_refcounts":
+            raise faults.unsupported(f"unsupported feature {feature.name}")
+        if target.compat == "0.10":
+            raise faults.unsupported("lazy_refcounts not supported with compat level 0.10")
+        options["lazy_refcounts"] = "on"
+    return options
 
 
 def format_of(wanted: StorageVolume) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from uuid import UUID
 
 import pytest
@@ -8,7 +9,7 @@ from pyhyve.daemon.errors import LibvirtError
 from pyhyve.daemon.networks.definition import complete, live, parse
 from pyhyve.daemon.networks.plan import plan
 from pyhyve.daemon.networks.update import Command, Section, update
-from pyhyve.hostnet.spec import Mode
+from pyhyve.hostnet.spec import Mode, NetworkSpec
 from pyhyve.xml.element import format_element
 
 NAT = """
@@ -98,6 +99,47 @@ def test_plan_has_dns_entries_and_mtu() -> None:
     assert spec.mtu == 1400
     assert [(str(host.address), host.names) for host in spec.dns_hosts] == [("10.7.0.3", ("h1", "h2"))]
     assert [(text.name, text.value) for text in spec.dns_texts] == [("x", "y")]
+
+
+def test_plan_has_what_dnsmasq_serves_beside_addresses_and_names() -> None:
+    xml = (
+        "<network><name>n</name><dns><forwarder addr='8.8.8.8'/><forwarder domain='a.b' addr='fd00::1'/>"
+        "<forwarder domain='c'/>"
+        "<srv service='kerberos' protocol='tcp'/>"
+        "<srv service='sip' protocol='udp' domain='lab' target='h' port='5060' weight='7'/></dns>"
+        "<ip address='10.7.0.1' prefix='24'><tftp root='/srv/boot files'/>"
+        "<dhcp><range start='10.7.0.2' end='10.7.0.9'/><bootp file='pxelinux.0' server='10.7.0.3'/></dhcp>"
+        "</ip></network>"
+    )
+    spec = plan(complete(parse(xml), []))
+    assert spec is not None
+    assert spec.served == (
+        ("enable-tftp", ""),
+        ("tftp-root", "/srv/boot files"),
+        ("dhcp-boot", "pxelinux.0,,10.7.0.3"),
+        ("no-resolv", ""),
+        ("server", "8.8.8.8"),
+        ("server", "/a.b/fd00::1"),
+        ("server", "/c/#"),
+        ("srv-host", "_kerberos._tcp"),
+        ("srv-host", "_sip._udp.lab,h,5060,0,7"),
+    )
+    assert NetworkSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        "<dns><forwarder/></dns>",
+        "<dns><forwarder addr='nowhere'/></dns>",
+        "<dns><srv service='a,b' protocol='tcp'/></dns>",
+        "<ip address='10.7.0.1' prefix='24'><tftp root='/x&#10;port=5'/></ip>",
+        "<ip address='10.7.0.1' prefix='24'><dhcp><bootp file='a#b'/></dhcp></ip>",
+    ],
+)
+def test_what_dnsmasq_could_misread_is_refused(inner: str) -> None:
+    with pytest.raises(LibvirtError, match="XML error"):
+        plan(complete(parse(f"<network><name>n</name>{inner}</network>"), []))
 
 
 def test_plan_of_a_bridge_of_the_host_is_nothing_to_make() -> None:

@@ -126,6 +126,34 @@ def test_pool_document_has_sizes_and_permissions_while_active(tmp_path: Path) ->
     run(tmp_path, work)
 
 
+def test_image_has_the_features_its_document_asks_for(tmp_path: Path) -> None:
+    async def work(_daemon: Daemon, pools: PoolRegistry) -> None:
+        pool = await started(pools, tmp_path)
+
+        async def make(name: str, asked: str) -> tuple[str | None, int | None, bool]:
+            xml = volume_xml(name, 4 << 20, "qcow2").replace("</target>", f"{asked}</target>")
+            made = await volumes.create(pools, pool, xml)
+            return made.compat, made.cluster_size, made.lazy_refcounts
+
+        lazy = "<features><lazy_refcounts/></features>"
+        assert await make("plain", "") == ("1.1", 65536, False)
+        assert await make("lazy", lazy) == ("1.1", 65536, True)
+        assert await make("old", "<compat>0.10</compat>") == ("0.10", 65536, False)
+        assert await make("wide", "<clusterSize unit='KiB'>128</clusterSize>") == ("1.1", 131072, False)
+        for asked, message in (
+            (f"<compat>0.10</compat>{lazy}", "lazy_refcounts not supported with compat level 0.10"),
+            ("<features><other/></features>", "unsupported feature other"),
+            ("<clusterSize>1000</clusterSize>", "Cluster size must be a power of two"),
+            ("<compat>9.9</compat>", "compat"),
+            ("<encryption format='luks'/>", "encrypted volumes cannot be made"),
+        ):
+            with pytest.raises(LibvirtError, match=message):
+                await make("no", asked)
+            assert not (tmp_path / "p" / "no").exists()
+
+    run(tmp_path, work)
+
+
 @pytest.mark.parametrize("kind", ["raw", "qcow2", "vdi", "vmdk", "vpc", "qcow"])
 def test_volume_is_made_grown_and_removed(tmp_path: Path, kind: str) -> None:
     async def work(_: Daemon, pools: PoolRegistry) -> None:

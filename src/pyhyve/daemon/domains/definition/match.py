@@ -74,7 +74,7 @@ def _find_interface(held: Any, device: Any) -> Any:
         if device.mac is not None:
             detail = f"multiple devices matching MAC address {device.mac.address} found"
         else:
-            detail = "multiple matching network devices were found"
+            detail = "multiple matching devices found"
         raise failed(detail, ErrorDomain.DOMAIN)
     if not found:
         if device.mac is not None:

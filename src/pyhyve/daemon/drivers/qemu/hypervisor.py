@@ -310,7 +310,9 @@ def _tap_names() -> Callable[[], str]:
 
 def _with_state(channel: Channel, opened: set[str]) -> Channel:
     """Return a channel that says whether somebody in the guest has it open."""
-    if channel.target is None or channel.target.type != "virtio" or channel.type != "unix" or channel.alias is None:
+    if channel.type not in {"unix", "pty"} or channel.alias is None:
+        return channel
+    if channel.target is None or channel.target.type != "virtio":
         return channel
     state = "connected" if chardev_id(channel.alias.name) in opened else "disconnected"
     return replace(channel, target=replace(channel.target, state=state))
