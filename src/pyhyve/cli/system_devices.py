@@ -94,6 +94,7 @@ class DeviceSet:
 
     def add_drive(self, given: Properties) -> None:
         """`-drive`."""
+        _join_dotted(given)
         interface = given.take("if")
         drive_id = given.take("id") or ""
         media = given.take("media") or "disk"
@@ -225,6 +226,39 @@ def device_help() -> str:
                 lines.append(f'name "{model.name}"{bus}{alias}{what}')
         lines.append("")
     return "\n".join(lines)
+
+
+_CACHE_MODES = {
+    (True, False, False): "writeback",
+    (True, True, False): "none",
+    (False, False, False): "writethrough",
+    (False, True, False): "directsync",
+    (True, False, True): "unsafe",
+}
+"""Names of what `cache.writeback`, `cache.direct` and `cache.no-flush` say."""
+
+
+def _join_dotted(given: Properties) -> None:
+    """Members of nodes that a `-drive` can name too: as the short words for them. Raises InputError."""
+    given.only("file.driver", "file")
+    for dotted, short in (("file.filename", "file"), ("driver", "format")):
+        value = given.take(dotted)
+        if value is not None and short in given.values:
+            msg = f"-drive: {dotted} and {short} are both given"
+            raise InputError(msg)
+        if value is not None:
+            given.values[short] = [value]
+    if not any(key.startswith("cache.") for key in given.values):
+        return
+    wanted = (
+        given.switch("cache.writeback", default=True),
+        given.switch("cache.direct", default=False),
+        given.switch("cache.no-flush", default=False),
+    )
+    if "cache" in given.values or wanted not in _CACHE_MODES:
+        msg = "-drive: cache.writeback, cache.direct and cache.no-flush do not fit together, or to cache"
+        raise InputError(msg)
+    given.values["cache"] = [_CACHE_MODES[wanted]]
 
 
 def _ide_index(given: Properties, per_bus: int) -> int | None:

@@ -43,5 +43,10 @@ def split_command_line(words: Sequence[str], options: Mapping[str, Option]) -> l
         if value is None:
             msg = f"{word}: requires an argument"
             raise InputError(msg)
+        if name in {"readconfig", "set"}:
+            from pyhyve.cli.system_config_files import change_option, read_config
+
+            found = change_option(found, value) if name == "set" else [*found, *read_config(value)]
+            continue
         found.append((name, value))
     return sorted(found, key=lambda option: option[0] not in _FIRST)

@@ -174,6 +174,58 @@ def test_boot_options_for_firmware() -> None:
     assert (config.boot_menu_ms, config.boot_strict) == (1500, True)
 
 
+def test_options_come_from_a_file_and_are_changed(image: str, tmp_path: Path) -> None:
+    path = tmp_path / "machine.cfg"
+    path.write_text(
+        f"""# a machine
+[machine]
+  type = "q35"
+[memory]
+  size = "256M"
+
+[drive "d0"]
+  file = "{image}"
+  format = "raw"
+  if = "none"
+[ device "v0" ]
+  driver = "virtio-blk-pci"
+  drive = "d0"
+"""
+    )
+    config = configure(
+        "-m", "64", "-readconfig", str(path), "-set", "device.v0.serial=a,b", "-set", "drive.d0.cache=none"
+    )
+    assert (config.board, config.memory_bytes) == (Board.Q35, 256 << 20)
+    (drive,) = config.disks
+    assert (drive.drive_id, str(drive.path), drive.is_unplugged, drive.cache) == ("d0", image, True, "none")
+    assert config.additions.devices == ({"driver": "virtio-blk-pci", "id": "v0", "drive": "d0", "serial": "a,b"},)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a", "1: parse error"),
+        ('\na = "b"', "2: no group defined"),
+        ("[none]", "1: there is no option group 'none'"),
+        ('[device "x" y]', "1: parse error"),
+        ("[device]\nx = y", "2: parse error"),
+    ],
+)
+def test_files_that_make_no_sense_are_refused(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "machine.cfg"
+    path.write_text(text)
+    with pytest.raises(InputError, match=f"machine.cfg:{said}"):
+        configure("-readconfig", str(path))
+
+
+def test_dotted_members_of_a_drive(image: str) -> None:
+    words = f"if=none,id=d,driver=raw,file.driver=file,file.filename={image}"
+    (drive,) = configure("-drive", f"{words},cache.direct=on,cache.no-flush=off").disks
+    assert (str(drive.path), drive.format, drive.cache) == (image, "raw", "none")
+    (drive,) = configure("-drive", f"{words},cache.no-flush=on").disks
+    assert drive.cache == "unsafe"
+
+
 def test_cache_mode_of_a_drive(image: str) -> None:
     assert configure("-drive", f"file={image},cache=directsync").disks == (ide(Path(image), 0, cache="directsync"),)
 
@@ -372,6 +424,13 @@ def test_monitors() -> None:
         ("-drive file=IMAGE,if=none", "if=none needs an id"),
         ("-drive file=IMAGE,cache=cold", "cache=cold: use writeback, none"),
         ("-drive if=virtio", "parameter 'file' is missing"),
+        ("-drive file=IMAGE,file.filename=IMAGE", "file.filename and file are both given"),
+        ("-drive file=IMAGE,cache=none,cache.direct=on", "do not fit together"),
+        ("-drive file=IMAGE,cache.direct=on,cache.no-flush=on", "do not fit together"),
+        ("-drive file.driver=nbd", "file.driver=nbd is not supported"),
+        ("-readconfig /nowhere", "Could not open '/nowhere': No such file"),
+        ("-set device.x.y=z", 'there is no device "x" defined'),
+        ("-set device.x", "write GROUP.ID.MEMBER=VALUE"),
         ("-drive file=IMAGE,readonly=maybe", "readonly=maybe"),
         ("-serial chardev:c", "no chardev c"),
         ("-serial mon:mon:stdio", "-serial mon:stdio: not supported"),
