@@ -502,6 +502,8 @@ def test_help(words: list[str], text: str, capsys: pytest.CaptureFixture[str]) -
 def test_every_option_is_handled(image: str) -> None:
     known = SystemSettings()
     for name, option in OPTIONS.items():
+        if name in {"readconfig", "set"}:
+            continue  # carried out where options are found
         try:
             known.handle(name, image if option.value else "")
         except InputError as error:
