@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from pyhyve.backends.chardev import NullChardev
 from pyhyve.backends.ioloop import IoLoop
 from pyhyve.machine.monitor.commands import MachineCommands
-from pyhyve.machine.monitor.human_session import PROMPT, HumanSession
 from pyhyve.machine.monitor.server import MonitorServer, Terminal
 from pyhyve.machine.monitor.session import Greeting, Session, event_message
 from pyhyve.machine.monitor.versions import version_info
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from pyhyve.machine.hardware.chardevs import NamedChardev
     from pyhyve.machine.machine import Machine
     from pyhyve.machine.monitor.client import PassedDescriptors
+    from pyhyve.machine.monitor.human_session import HumanSession
     from pyhyve.machine.monitor.server import Listener
     from pyhyve.machine.notices import Notice
 
@@ -123,6 +123,7 @@ class Monitor:
     def _share(self, label: str) -> None:
         """People talk to the monitor on a character device when it is the monitor's turn there."""
         from pyhyve.backends.chardev_mux import TypedLines  # noqa: PLC0415 - few machines have one
+        from pyhyve.machine.monitor.human_session import PROMPT, HumanSession  # noqa: PLC0415 - ditto
 
         mux = self._commands.inventory.hardware.chardevs.need(label).mux
         if mux is None:
@@ -148,6 +149,8 @@ class Monitor:
         return Session(self._commands, self._greeting, send, descriptors, self._send_events)
 
     def _chat(self, send: Callable[[bytes], None], descriptors: PassedDescriptors) -> HumanSession:
+        from pyhyve.machine.monitor.human_session import HumanSession  # noqa: PLC0415 - programs do not need it
+
         del descriptors
         return HumanSession(self._commands, version_info()["package"], send)
 
