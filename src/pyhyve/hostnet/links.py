@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from pyhyve.hostnet.spec import Interface
 
+_IFF_LOOPBACK = 0x8
+"""<linux/if.h>"""
 _TUNSETIFF, _TUNSETPERSIST, _TUNSETOWNER = 0x400454CA, 0x400454CB, 0x400454CC
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
 _CLONE_DEVICE = "/dev/net/tun"
@@ -52,6 +54,7 @@ class Link:
     mac: str
     master: int
     mtu: int
+    is_loopback: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,6 +326,7 @@ def _link(message: Any) -> Link:  # noqa: ANN401 - a netlink message: pyroute2 h
         mac=message.get_attr("IFLA_ADDRESS") or "",
         master=message.get_attr("IFLA_MASTER") or 0,
         mtu=message.get_attr("IFLA_MTU") or 0,
+        is_loopback=bool(message["flags"] & _IFF_LOOPBACK),
     )
 
 

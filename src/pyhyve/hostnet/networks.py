@@ -46,6 +46,7 @@ class Networks:
             if self._store.load(spec.name) is not None:
                 msg = f"network {spec.name} exists already (pyhyve net delete {spec.name} removes it)"
                 raise HostNetError(msg)
+            self._check_forwards(spec)
             with Links() as links:
                 self._check(links, spec)
                 record = NetworkRecord(spec, spec.bridge_mac or random_mac())
@@ -109,6 +110,16 @@ class Networks:
 
     # -- making -------------------------------------------------------------------------------------------------------
 
+    def _check_forwards(self, spec: NetworkSpec) -> None:
+        """Refuse a port of the host that leads to another network's guest already."""
+        for record in map(self._store.load, self._store.names() if spec.forwards else ()):
+            for taken in () if record is None else record.spec.forwards:
+                wanted = next((forward for forward in spec.forwards if forward.clashes_with(taken)), None)
+                if record is not None and wanted is not None:
+                    there = f"{taken.address} port {taken.port} in network {record.spec.name}"
+                    msg = f"forward: {wanted.protocol} port {wanted.host_port} of the host leads to {there} already"
+                    raise HostNetError(msg)
+
     @staticmethod
     def _check(links: Links, spec: NetworkSpec) -> None:
         """Refuse what would clash with what is there, before anything is changed."""
@@ -117,8 +128,12 @@ class Networks:
                 msg = f"interface {name} exists already, and network {spec.name} did not make it (choose another name)"
                 raise HostNetError(msg)
         for port in spec.ports:
-            if links.need(port).master:
+            link = links.need(port)
+            if link.master:
                 msg = f"interface {port} is a port of another bridge already"
+                raise HostNetError(msg)
+            if link.kind == "bridge" or link.is_loopback:
+                msg = f"interface {port} is {'a bridge' if link.kind else 'the loopback'}: it cannot be a port of one"
                 raise HostNetError(msg)
         for address in spec.addresses:
             clash = links.overlapping(address)

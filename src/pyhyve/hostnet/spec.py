@@ -168,6 +168,14 @@ class PortForward:
             msg = f"forward: {self.host_address} and {self.address} are of different families"
             raise SpecError(msg)
 
+    def clashes_with(self, other: PortForward) -> bool:
+        """Whether some packet to the host would have to go both ways."""
+        ours, theirs = self.host_address, other.host_address
+        return (
+            (self.protocol, self.host_port, self.address.version)
+            == (other.protocol, other.host_port, other.address.version)
+        ) and (ours is None or theirs is None or ours == theirs)
+
 
 @dataclass(frozen=True, slots=True)
 class TapSpec:
@@ -267,6 +275,10 @@ class NetworkSpec:
         for forward in self.forwards:
             if self.network_of(forward.address) is None:
                 msg = f"forward: {forward.address} is not an address of this network"
+                raise SpecError(msg)
+        for number, forward in enumerate(self.forwards):
+            if any(forward.clashes_with(other) for other in self.forwards[:number]):
+                msg = f"forward: {forward.protocol} port {forward.host_port} of the host leads to one place only"
                 raise SpecError(msg)
         if self.forwards and self.mode is Mode.BRIDGE:
             msg = f"{self.name}: a plain bridge has no port forwards"

@@ -62,7 +62,7 @@ class Namespace:
 
     def state(self) -> dict[str, str]:
         """All that a network may change."""
-        # Link-local addresses come and go with the state of a cable.
+        # Link-local addresses come and go with the state of a cable, and so does a word behind routes.
         addresses = {
             link["ifname"]: sorted(a["local"] for a in link["addr_info"] if a["scope"] != "link")
             for link in json.loads(self.run("ip", "-j", "addr"))
@@ -71,7 +71,9 @@ class Namespace:
         forwarding = (Path("/proc/sys/net/ipv4/ip_forward"), Path("/proc/sys/net/ipv6/conf/all/forwarding"))
         return {
             "addresses": json.dumps(addresses, sort_keys=True),
-            "routes": "\n".join(sorted(r.strip() for r in routes.splitlines() if not r.startswith("fe80"))),
+            "routes": "\n".join(
+                sorted(r.strip().removesuffix(" linkdown") for r in routes.splitlines() if not r.startswith("fe80"))
+            ),
             "rules": self.run("nft", "list", "ruleset"),
             **{str(path): self.run("cat", str(path)) for path in forwarding},
         }

@@ -403,6 +403,8 @@ def test_failed_create_is_undone(host: Namespace, dhcp_client: str) -> None:
         (("lab", "--address", "192.0.2.129/25"), "overlaps with 192.0.2.1/24 of interface up0"),
         (("lab", "--mode", "bridge", "--port", "nosuch"), "interface nosuch does not exist"),
         (("lab", "--mode", "bridge", "--tap", "up0"), "interface up0 exists already"),
+        (("lab", "--mode", "bridge", "--port", "up0"), "interface up0 is a bridge"),
+        (("lab", "--mode", "bridge", "--port", "lo"), "interface lo is the loopback"),
     ],
 )
 def test_create_refuses_a_clash_and_changes_nothing(
@@ -415,6 +417,19 @@ def test_create_refuses_a_clash_and_changes_nothing(
     assert result.stderr.count("\n") == 1
     assert reason in result.stderr
     assert host.state() == before
+
+
+def test_port_of_the_host_leads_to_one_guest_only(host: Namespace) -> None:
+    created(host, "one", "--address", "10.77.1.1/24", "--no-dhcp", "--forward", "tcp:2222:10.77.1.9:22")
+    before = host.state()
+    two = ("two", "--address", "10.77.2.1/24", "--no-dhcp", "--forward")
+    result = host.net("create", *two, "tcp:2222:10.77.2.9:22")
+    assert result.returncode == 1
+    assert result.stderr == (
+        "pyhyve net: forward: tcp port 2222 of the host leads to 10.77.1.9 port 22 in network one already\n"
+    )
+    assert host.state() == before
+    created(host, *two, "udp:2222:10.77.2.9:22")
 
 
 def test_bridge_that_someone_else_made_meanwhile_is_not_removed(host: Namespace) -> None:
