@@ -21,7 +21,8 @@ from pyhyve.cli.img_options import (
 from pyhyve.cli.option_parser import Usage
 from pyhyve.image.contract import BackingReference, ImageError, ImageUnsupportedError
 from pyhyve.image.filename import resolve_relative
-from pyhyve.image.opening import OpenSettings, open_image, parse_size
+from pyhyve.image.opening import CACHE_MODES, OpenSettings, open_image, parse_size
+from pyhyve.image.registry import find_format
 from pyhyve.support.records import replace
 
 TYPE_CHECKING = False
@@ -139,7 +140,7 @@ def configure_rebase(parser: VerbParser) -> None:
     add_progress(parser)
     add_quiet(parser)
     _add_cache(parser)
-    parser.add_argument("-T", dest="source_cache", metavar="CACHE", help="cache mode for reading")
+    parser.add_argument("-T", dest="source_cache", default="writeback", metavar="CACHE", help="cache mode for reading")
     parser.add_argument("-b", dest="backing", metavar="FILE", help="new backing file ('' for none)")
     parser.add_argument("-F", dest="backing_format", metavar="FMT", help="its format")
     parser.add_argument("-u", dest="unsafe", action="store_true", help="only change the name: contents match")
@@ -153,6 +154,11 @@ def run_rebase(arguments: Arguments) -> int:
     if arguments.backing is None and not arguments.unsafe:
         msg = "Must specify backing file (-b) or use simple rebase mode (-u)"
         raise Usage(msg)
+    if arguments.source_cache not in CACHE_MODES:
+        msg = f"Invalid source cache option: {arguments.source_cache}"
+        raise ImageError(msg)
+    if arguments.backing_format is not None:
+        find_format(arguments.backing_format)  # which refuses a name that no format has
     printer = ProgressPrinter(arguments)
     settings = settings_from(arguments, cache=arguments.cache, with_backing=not arguments.unsafe)
     settings = replace(settings, writable=True, force_share=False)  # -U is about the backing files
@@ -169,7 +175,8 @@ def run_rebase(arguments: Arguments) -> int:
                 copy_differences(image, None, printer)
             else:
                 where, share = resolve_relative(below.filename, image.storage.filename), arguments.force_share
-                with open_image(where, OpenSettings(below.format_name, cache=settings.cache, force_share=share)) as new:
+                cache = arguments.source_cache
+                with open_image(where, OpenSettings(below.format_name, cache=cache, force_share=share)) as new:
                     copy_differences(image, new, printer)
             image.flush()
         change_backing(image, below)

@@ -6,7 +6,7 @@ from pyhyve.cli.img_options import add_quiet, create_options, naming, option_hel
 from pyhyve.cli.option_parser import Usage
 from pyhyve.image.contract import BackingReference, ImageError
 from pyhyve.image.filename import parse_reference, resolve_relative
-from pyhyve.image.opening import OpenSettings, create_image, open_image, parse_size
+from pyhyve.image.opening import OpenSettings, create_image, open_image, parse_size, refuse_own_name
 from pyhyve.image.registry import find_format
 
 TYPE_CHECKING = False
@@ -63,11 +63,15 @@ def run_create(arguments: Arguments) -> int:
     size = parse_size(arguments.size, "image size") if arguments.size is not None else options.pop("size", None)
     options = {name: value for name, value in options.items() if name not in {"backing_file", "backing_fmt", "size"}}
     backing = None
+    if backing_name == "":
+        msg = f"{arguments.filename}: Expected backing file name, got empty string"
+        raise ImageError(msg)
     if backing_name:
         backing = BackingReference(str(backing_name), None if backing_format is None else str(backing_format))
         if not find_format(arguments.format).supports_backing:
             msg = f"{arguments.filename}: Backing file not supported for file format '{arguments.format}'"
             raise ImageError(msg)
+        refuse_own_name(arguments.filename, backing)
         if not arguments.unsafe:
             found = check_backing(arguments.filename, backing)
             size = found if size is None else size
@@ -118,7 +122,7 @@ def formatting_line(
     def text(value: object) -> str:
         if isinstance(value, bool):
             return "on" if value else "off"
-        return str(value)
+        return str(value).replace(",", ",,")
 
     parts = [f"{name}={text(shown[name])}" for name in names]
     return f"Formatting '{filename}', fmt={format_name} " + " ".join(parts)

@@ -67,7 +67,10 @@ def describe(image: Image) -> dict[str, object]:
     if specific is not None:
         info["format-specific"] = {"type": image.format_name, "data": dict(specific)}
     if below is not None:
-        info["full-backing-filename"] = resolve_relative(below.filename, image.storage.filename)
+        whole = below.filename.startswith("file:")  # as QEMU shows it
+        info["full-backing-filename"] = (
+            below.filename if whole else resolve_relative(below.filename, image.storage.filename)
+        )
         info["backing-filename"] = below.filename
     if image.dirty is not None:
         info["dirty-flag"] = image.dirty

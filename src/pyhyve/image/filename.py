@@ -42,10 +42,12 @@ def has_protocol(name: str) -> bool:
 
 
 def resolve_relative(name: str, beside: str) -> str:
-    """`name` as written in the image `beside`: relative paths count from that image's directory."""
-    name = name.removeprefix("file:")
+    """`name` as written in the image `beside`: relative paths count from that image's directory.
+
+    As in QEMU, those after `file:` count from the working directory.
+    """
     if name.startswith("/") or has_protocol(name):
-        return name
+        return name.removeprefix("file:")
     if beside.startswith("json:") or beside.startswith(NETWORK_PREFIXES):
         msg = f"Cannot resolve the relative name '{name}' beside '{beside[:80]}'"
         raise ImageError(msg)

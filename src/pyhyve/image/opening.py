@@ -245,6 +245,9 @@ def create_image(
         msg = f"Backing file not supported for file format '{format_name}'"
         raise ImageUnsupportedError(msg)
 
+    if backing is not None:
+        refuse_own_name(path, backing)
+
     def open_sibling(sibling: str) -> Storage:
         return create_file(resolve_relative(sibling, path))
 
@@ -259,6 +262,18 @@ def create_image(
         raise
     finally:
         storage.close()
+
+
+def refuse_own_name(path: str, backing: BackingReference) -> None:
+    """ImageError when a new image at `path` would take the place of its own backing file, whatever it is called."""
+    own, below = path.removeprefix("file:"), resolve_relative(backing.filename, path)
+    try:
+        same = own == below or os.path.samefile(own, below)  # noqa: PTH121 - names, not paths
+    except OSError:  # one of them is no file that is there
+        same = False
+    if same:
+        msg = f"{path}: Error: Trying to create an image with the same filename as the backing file"
+        raise ImageError(msg)
 
 
 def open_overlay(target: str, settings: OpenSettings, directory: str | None = None) -> Image:

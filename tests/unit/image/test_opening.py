@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,7 +25,6 @@ from pyhyve.image.registry import FORMAT_NAMES, find_format, probe_format
 from tests.unit.image.conftest import read
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from typing import Any
 
 
@@ -65,7 +65,7 @@ def test_wrong_sizes_are_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "beside", "expected"),
-    [("base", "dir/top", "dir/base"), ("/abs", "dir/top", "/abs"), ("file:base", "d/t", "d/base"),
+    [("base", "dir/top", "dir/base"), ("/abs", "dir/top", "/abs"), ("file:base", "d/t", "base"),
      ("nbd://h/x", "d/t", "nbd://h/x"), ("base", "top", "base")],
 )  # fmt: skip
 def test_backing_names_count_from_the_overlay(name: str, beside: Any, expected: Any) -> None:
@@ -173,6 +173,20 @@ def test_missing_backing_file_is_one_line(tmp_path: Path) -> None:
     assert "gone" in str(caught.value)
     assert "\n" not in str(caught.value)
     open_image(str(tmp_path / "a"), OpenSettings(with_backing=False)).close()
+
+
+def test_new_image_never_takes_the_place_of_its_backing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    create_image("base", "qcow2", 1 << 20)
+    os.link("base", "link")
+    Path("dir").mkdir()
+    before = Path("base").read_bytes()
+    for name, backing in (("base", "base"), ("./base", "base"), ("dir/../base", "base"), ("link", "base"),
+                          ("base", f"file:{tmp_path}/base"), ("file:base", "link")):  # fmt: skip
+        with pytest.raises(ImageError, match="same filename"):
+            create_image(name, "qcow2", 1 << 20, {}, BackingReference(backing, "qcow2"))
+    assert Path("base").read_bytes() == before
+    create_image("dir/base", "qcow2", 1 << 20, {}, BackingReference("../base", "qcow2"))
 
 
 def test_safe_probing_never_follows_what_a_guest_wrote(tmp_path: Path) -> None:
