@@ -75,6 +75,8 @@ def open_storage(location: str, settings: OpenSettings) -> Storage:
     prefix = location.partition(":")[0]
     if has_protocol(location) and not os.path.exists(location):  # noqa: PTH110 - a path may look like a protocol
         msg = f"Could not open '{location}': Unknown protocol '{prefix}'"
+        if prefix.startswith("nbds"):
+            msg = f"Could not open '{location}': TLS is not supported: use a tunnel, or a unix socket"
         raise ImageUnsupportedError(msg)
     try:
         storage = FileStorage.open(location, writable=settings.writable, cache=settings.cache)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pyhyve.image.contract import ImageReadonlyError
+from pyhyve.image.contract import ImageError, ImageReadonlyError
 from pyhyve.image.nbd.client import NbdStorage
 from pyhyve.image.nbd.connection import Connection
 from pyhyve.image.nbd.protocol import (
@@ -53,6 +53,39 @@ def test_addresses(text: str, address: Any) -> None:
 def test_wrong_addresses_are_refused(text: str) -> None:
     with pytest.raises(NbdError):
         parse_address(text)
+
+
+class LeavingClient:
+    """A connection whose client sent `words` and closed it without reading more than the greeting."""
+
+    def __init__(self, words: bytes) -> None:
+        self._words = words
+        self._sent = 0
+
+    def read(self, length: int) -> bytes:
+        part, self._words = self._words[:length], self._words[length:]
+        if len(part) < length:
+            msg = "the peer closed the connection"
+            raise NbdError(msg)
+        return part
+
+    def send(self, *_parts: bytes) -> None:
+        self._sent += 1
+        if self._sent > 1:
+            msg = "NBD connection failed: Broken pipe"
+            raise NbdError(msg)
+
+
+def test_client_that_aborts_need_not_wait_for_the_answer(tmp_path: Path) -> None:
+    create_image(str(tmp_path / "a"), "raw", 1 << 20)
+    with open_image(str(tmp_path / "a")) as image:
+        client: Any = LeavingClient((3).to_bytes(4, "big") + option_request(Option.ABORT))
+        Session(client, image, "").run()
+
+
+def test_tls_addresses_are_refused() -> None:
+    with pytest.raises(ImageError, match="TLS is not supported"):
+        open_image("nbds://127.0.0.1:1/")
 
 
 def test_option_data_survives_a_round_trip() -> None:

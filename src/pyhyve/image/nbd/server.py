@@ -98,7 +98,8 @@ class Session:
             if option == Option.EXPORT_NAME:
                 return self._export_name(data)
             if option == Option.ABORT:
-                connection.send(option_reply(option, Reply.ACK))
+                with suppress(NbdError):  # the client need not wait for this
+                    connection.send(option_reply(option, Reply.ACK))
                 return False
             if self._option(option, data):
                 return True
