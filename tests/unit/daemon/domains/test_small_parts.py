@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 from pyhyve.daemon.domains.definition.chains import ChainImage, chain_of, find_in_chain, with_chain
+from pyhyve.daemon.domains.definition.characters import complete_channel
 from pyhyve.daemon.domains.definition.cpusets import cpuset_from_map, cpuset_to_map, format_cpuset, parse_cpuset
 from pyhyve.daemon.domains.definition.names import disk_index, disk_name, disk_prefix
 from pyhyve.daemon.domains.keycodes import to_qnum
 from pyhyve.daemon.errors import LibvirtError
+from pyhyve.xml.character import Channel, CharSource, CharTarget
 from pyhyve.xml.disk import Disk, DiskDriver, DiskSource, DiskTarget
 
 
@@ -54,6 +56,27 @@ def test_keys_become_qemus_numbers(codeset: int, code: int, number: int) -> None
 @pytest.mark.parametrize(("codeset", "code"), [(0, 0), (0, 500), (1, 0), (3, 30), (7, 1000)])
 def test_keys_without_a_number_have_none(codeset: int, code: int) -> None:
     assert to_qnum(codeset, code) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "kept"),
+    [
+        ("/run/pyhyve/qemu/3-a b/org.x", False),
+        ("/home/u/d/run/qemu/-1-a/org.x", False),
+        ("/var/lib/libvirt/qemu/channel/target/domain-7-old/org.x", False),
+        ("/var/lib/libvirt/qemu/channel/target/old.org.x", False),
+        ("/var/lib/libvirt/qemu/channel/target/org.x", False),
+        ("/var/lib/libvirt/qemu/channel/target/domain-7-old/another", True),
+        ("/var/lib/libvirt/qemu/org.x", True),
+        ("/srv/qemu/mine/org.x", True),
+        ("/srv/org.x", True),
+    ],
+)
+def test_socket_that_was_chosen_at_a_start_is_chosen_again_at_the_next(path: str, kept: bool) -> None:
+    given = Channel(
+        type="unix", source=CharSource(mode="bind", path=path), target=CharTarget(type="virtio", name="org.x")
+    )
+    assert (complete_channel(given, ()).source is not None) is kept
 
 
 def image(number: int, path: str, form: str = "qcow2") -> ChainImage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from pyhyve.xml.address import Address
@@ -16,11 +17,17 @@ from pyhyve.xml.character import (
 from pyhyve.xml.element import replace
 
 if TYPE_CHECKING:
+    from pyhyve.xml.character import Parallel
     from pyhyve.xml.devices import Devices
 
-__all__ = ["complete_channel", "complete_characters", "complete_serial", "virtio_serial_port"]
+__all__ = ["complete_channel", "complete_characters", "complete_serial", "virtio_serial_port", "was_chosen"]
 
 _DEFAULT_SERIAL: Final = "isa-serial"
+RUNTIME_DIRECTORY: Final = "qemu"
+"""Name of the directory that has the machines' own ones with their sockets."""
+_OWN: Final = re.compile(rf"/{RUNTIME_DIRECTORY}/-?[0-9]+-[^/]+/$")
+_LIBVIRTD: Final = re.compile(r"/qemu/channel/(target/)?([^/]+\.|domain-[^/]+/)?$")
+"""What of such a socket's path stands in front of the channel's name."""
 
 
 def complete_characters(devices: Devices) -> Devices:
@@ -112,10 +119,25 @@ def virtio_serial_port(channels: tuple[Channel, ...], controller: int = 0) -> in
     return next(port for port in range(1, len(taken) + 2) if port not in taken)
 
 
+def was_chosen(item: Channel | Console | Serial | Parallel) -> bool:
+    """Whether a socket was chosen when a machine started, by this daemon or by libvirtd: its name is the channel's.
+
+    Here it is in the machine's own directory, there in one for all channels (or one of the machine's below that).
+    """
+    if item.source is None or item.source.path is None or item.target is None:
+        return False
+    name = item.target.name or (item.alias.name if item.alias is not None else "")
+    if not name or not item.source.path.endswith(name):
+        return False
+    head = item.source.path.removesuffix(name)
+    return (_OWN.search(head) or _LIBVIRTD.search(head)) is not None
+
+
 def complete_channel(channel: Channel, others: tuple[Channel, ...]) -> Channel:
     """Return a channel with what it leaves open filled in; ``others`` are those beside it."""
     target = channel.target or CharTarget()
-    channel = replace(channel, source=_clean_source(channel.type, channel.source), target=replace(target, state=None))
+    source = None if channel.type == "unix" and was_chosen(channel) else _clean_source(channel.type, channel.source)
+    channel = replace(channel, source=source, target=replace(target, state=None))
     if target.type != "virtio" or channel.address is not None:
         return channel
     address = Address(type="virtio-serial", controller=0, bus="0", port=str(virtio_serial_port(others)))

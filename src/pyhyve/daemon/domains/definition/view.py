@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enum import IntFlag
-from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
+from pyhyve.daemon.domains.definition.characters import was_chosen
 from pyhyve.daemon.domains.definition.disks import complete_disk
 from pyhyve.xml.devices import Devices
 from pyhyve.xml.disk import BackingStore
@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from pyhyve.xml.domain import Domain
 
 __all__ = ["XmlFlags", "format_device", "format_domain", "format_whole", "inactive_view", "migratable_view"]
-
-
-RUNTIME_DIRECTORY: Final = "qemu"
-"""Name of the directory that has the machines' own ones with their sockets."""
 
 
 class XmlFlags(IntFlag):
@@ -110,20 +106,11 @@ def _inactive_character(item: Any) -> Any:
     if getattr(item, "tty", None) is not None:
         item = replace(item, tty=None)
     target = item.target
-    if item.type == "unix" and _was_chosen(item):
+    if item.type == "unix" and was_chosen(item):
         item = replace(item, source=None)
     if target is not None and target.state is not None:
         item = replace(item, target=replace(target, state=None))
     return item
-
-
-def _was_chosen(item: Any) -> bool:
-    """Whether a channel's socket was chosen when its machine started: it is in the machine's own directory."""
-    if item.source is None or item.source.path is None or item.target is None:
-        return False
-    path = PurePath(item.source.path)
-    name = item.target.name or (item.alias.name if item.alias is not None else "")
-    return path.name == name and path.parent.parent.name == RUNTIME_DIRECTORY
 
 
 def migratable_view(domain: Domain) -> Domain:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from pyhyve.daemon.cpu.guest import GuestCpus
 from pyhyve.daemon.domains import notices
-from pyhyve.daemon.domains.definition.view import RUNTIME_DIRECTORY
+from pyhyve.daemon.domains.definition.characters import RUNTIME_DIRECTORY
 from pyhyve.daemon.domains.faults import invalid_argument
 from pyhyve.daemon.domains.monitor_events import MonitorEvents
 from pyhyve.daemon.domains.registry import DomainRegistry
