@@ -244,6 +244,7 @@ def _parse_extensions(header: Header, data: bytes, end: int, incompatible: int) 
     offset = header.header_length
     end = min(end, header.cluster_size, len(data))
     unknown: list[tuple[int, bytes]] = []
+    found: dict[str, object] = {}  # all at once below: a copy of the header for each would be felt in long chains
     while offset + _EXTENSION.size <= end:
         kind, length = _EXTENSION.unpack_from(data, offset)
         offset += _EXTENSION.size
@@ -258,15 +259,15 @@ def _parse_extensions(header: Header, data: bytes, end: int, incompatible: int) 
             if length > 15:
                 msg = f"backing file format name too long ({length} bytes)"
                 raise ImageFormatError(msg)
-            header = replace(header, backing_format=body.decode("utf-8", "surrogateescape") or None)
+            found["backing_format"] = body.decode("utf-8", "surrogateescape") or None
         elif kind == ExtensionType.FEATURE_NAME_TABLE:
-            header = replace(header, feature_name_table=True)
+            found["feature_name_table"] = True
             _refuse_unknown(incompatible, body)
         elif kind == ExtensionType.DATA_FILE:
             if length > MAX_EXTENSION_STRING_BYTES:
                 msg = "external data file name too long"
                 raise ImageFormatError(msg)
-            header = replace(header, data_file=body.decode("utf-8", "surrogateescape") or None)
+            found["data_file"] = body.decode("utf-8", "surrogateescape") or None
         elif kind == ExtensionType.BITMAPS:
             if length != _BITMAPS_EXTENSION.size:
                 msg = "bitmaps_ext: Invalid extension length"
@@ -279,10 +280,12 @@ def _parse_extensions(header: Header, data: bytes, end: int, incompatible: int) 
                 if where % header.cluster_size or not where or size > MAX_BITMAP_DIRECTORY_SIZE_BYTES:
                     msg = "bitmaps_ext: invalid bitmap directory offset or size"
                     raise ImageFormatError(msg)
-                header = replace(header, bitmaps=BitmapsExtension(count, size, where))
+                found["bitmaps"] = BitmapsExtension(count, size, where)
         elif kind != ExtensionType.CRYPTO_HEADER:
             unknown.append((kind, body))
-    return replace(header, unknown_extensions=tuple(unknown))
+    if unknown:
+        found["unknown_extensions"] = tuple(unknown)
+    return replace(header, **found) if found else header  # type: ignore[arg-type]  # each is what its field wants
 
 
 def _refuse_unknown(incompatible: int, table: bytes = b"") -> None:
