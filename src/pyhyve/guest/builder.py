@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 import shutil
+import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,7 @@ FORMAT_VERSION = 1
 MAX_PACKAGE_DEPTH = 4
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
+_ABANDONED_S = 86_400
 _UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
 
 
@@ -176,9 +178,18 @@ def build_guest(
     if keys is None and not spec.installer:
         warn("no ssh in this guest: ssh-keygen is missing (apt-get install openssh-client, then build again)")
     store = _PackageStore(repositories(mirror, warn), report, warn)
+    _drop_abandoned(root)
     with _written_to_cache():
         _make(spec, store, root, keys, fingerprint)
     return find_guest(spec.name)
+
+
+def _drop_abandoned(root: Path) -> None:
+    """Remove what builds that were killed have left, once nobody can still be at it."""
+    for path in root.glob(".new-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -170,6 +170,15 @@ def test_guests_are_listed_by_name(archive: Archive) -> None:
     assert [guest.name for guest in list_guests()] == ["a", "b"]
 
 
+def test_what_killed_builds_left_goes_after_a_day(archive: Archive, empty_cache: Path) -> None:
+    old, fresh = (empty_cache / "guests" / f".new-{name}" for name in ("old", "fresh"))
+    for path in (old, fresh):
+        (path / "part").mkdir(parents=True)
+    os.utime(old, (0, 0))
+    build(archive)
+    assert (old.exists(), fresh.exists()) == (False, True)
+
+
 def test_unknown_guest_says_how_to_build_it(empty_cache: Path) -> None:
     with pytest.raises(InputError, match="pyhyve guest build --name other"):
         find_guest("other")
