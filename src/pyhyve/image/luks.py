@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyhyve.image.contract import Image, ImageFormat, ImageUnsupportedError, OpenRequest
+from pyhyve.image.contract import Image, ImageFormat, ImageFormatError, ImageUnsupportedError, OpenRequest
 
 MAGIC = b"LUKS\xba\xbe"
 
@@ -15,6 +15,9 @@ def probe(head: bytes, filename: str) -> int:
 
 def open_luks(request: OpenRequest) -> Image:
     """Refuse with a reason."""
+    if not request.storage.pread(len(MAGIC), 0).startswith(MAGIC):
+        msg = "Volume is not in LUKS format"
+        raise ImageFormatError(msg)
     msg = f"'{request.storage.filename}' is LUKS-encrypted, which is not supported: open it with cryptsetup first"
     raise ImageUnsupportedError(msg)
 

@@ -31,7 +31,11 @@ _FILE: dict[str, str | frozenset[str]] = {
     "aio-max-batch": _SIZE,
     "drop-cache": _SWITCH,
 }
-_NBD: dict[str, str | frozenset[str]] = {"server.type": frozenset({"inet", "unix"}), "reconnect-delay": _SIZE}
+_NBD: dict[str, str | frozenset[str]] = {
+    "server.type": frozenset({"inet", "unix"}),
+    "reconnect-delay": _SIZE,
+    "open-timeout": _SIZE,
+}
 _FORMATS: dict[str, dict[str, str | frozenset[str]]] = {
     "qcow2": {
         "lazy-refcounts": _SWITCH,
@@ -50,6 +54,7 @@ _FORMATS: dict[str, dict[str, str | frozenset[str]]] = {
     "raw": {"offset": _ANY, "size": _ANY},
     "vpc": {"force_size_calc": _ANY},
     "ova": {"disk": _ANY},
+    "luks": {"key-secret": _ANY, "header": _ANY},
 }
 
 
@@ -68,6 +73,9 @@ def check_format_options(format_name: str, options: Mapping[str, str]) -> None:
     for name, value in options.items():
         if name.startswith("file."):
             continue
+        if name.startswith("encrypt."):
+            msg = f"'{name}': encryption is not supported"
+            raise ImageUnsupportedError(msg)
         if name not in known:
             msg = f"Block format '{format_name}' does not support the option '{name}'"
             raise ImageUnsupportedError(msg)

@@ -43,6 +43,20 @@ def test_unknown_format_is_refused() -> None:
         find_format("nosuch")
 
 
+def test_encryption_is_refused_by_its_name(tmp_path: Path) -> None:
+    path = str(tmp_path / "a")
+    create_image(path, "qcow2", 1 << 20)
+    for options, said in (
+        ("driver=qcow2,encrypt.format=luks,encrypt.key-secret=s", "encryption is not supported"),
+        ("driver=luks,key-secret=s", "not in LUKS format"),
+    ):
+        with pytest.raises(ImageError, match=said):
+            open_reference(parse_image_options(f"{options},file.filename={path}"), OpenSettings())
+    Path(path).write_bytes(b"LUKS\xba\xbe" + bytes(4096))
+    with pytest.raises(ImageUnsupportedError, match="cryptsetup"):
+        open_reference(parse_image_options(f"driver=luks,key-secret=s,file.filename={path}"), OpenSettings())
+
+
 def test_luks_is_refused_not_read_as_raw(tmp_path: Path) -> None:
     (tmp_path / "l").write_bytes(b"LUKS\xba\xbe\0\1" + bytes(2000))
     with pytest.raises(ImageUnsupportedError, match="LUKS"):
