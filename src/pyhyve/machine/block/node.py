@@ -141,6 +141,9 @@ class BlockNode:
 
     def need_image(self) -> Image:
         """The image a device reads: a protocol node's bytes as they are. Raises ChangeError."""
+        if self.image is None and not self.is_protocol:
+            msg = f"Block node '{self.name}' is closed: its device was taken out"
+            raise ChangeError(msg)
         if self.image is None:
             try:
                 storage = self.borrow_storage(writable=not self.readonly)

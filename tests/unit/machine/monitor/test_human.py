@@ -256,6 +256,16 @@ def test_commit_writes_into_the_backing_file_and_empties_the_overlay(disk: str, 
         assert read(below, 0, 5) == bytes(range(5))
 
 
+def test_job_on_a_disk_that_was_taken_out_says_so(machine: Made) -> None:
+    attachment = machine.hardware.devices.need("vd0").attachment
+    assert attachment is not None
+    node = attachment.node
+    assert node is not None
+    machine.hardware.blocks.discard(node)
+    with pytest.raises(ChangeError, match=r"Block node '.*' is closed: its device was taken out"):
+        node.need_image()
+
+
 def test_serial_port_is_shared_with_the_monitor(tmp_path: Path) -> None:
     path = tmp_path / "serial"
     with made(tmp_path, "-S", "-name", "talker", "-serial", f"mon:unix:{path},server=on,wait=off") as found:
