@@ -108,6 +108,7 @@ def test_streams_between_guests_and_host(debian_6_1: Guest, bridge: str, tmp_pat
     )
     assert first.run(resets, STREAM_TIMEOUT_S).endswith("did 100\n")
     second.run("kill %1")
-    # It may have to be asked for its address anew.
+    # And once more in peace, so that nothing is under way; the neighbour may have to ask for its address anew.
+    assert first.run(resets.replace("seq 100", "seq 1"), STREAM_TIMEOUT_S).endswith("did 1\n")
     said = second.run(f"until ping -c 1 -W 5 {FIRST}; do sleep 1; done", STREAM_TIMEOUT_S)
     assert " 1 packets received" in said
