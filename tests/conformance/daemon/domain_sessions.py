@@ -280,6 +280,6 @@ SAVED = f"""
 define @DIR@/sv.xml; start sv; save sv @DIR@/sv.save --xml @DIR@/sv-memory.xml; save sv @DIR@/sv.save --xml @DIR@/sv-name.xml; domstate sv; save sv @DIR@/sv.save
 {"; ".join(f"save-image-define @DIR@/sv.save @DIR@/sv-{name}.xml" for name in _UNFIT)}
 restore @DIR@/sv.save --xml @DIR@/sv-memory.xml; save-image-define @DIR@/sv.save @DIR@/sv-end.xml; restore @DIR@/sv.save; dumpxml sv --xpath //on_crash
-managedsave sv; managedsave-define sv @DIR@/sv-target.xml; start sv; domstate sv --reason; attach-device sv @DIR@/pty.xml; dumpxml sv --xpath //channel; snapshot-create sv @DIR@/snap-end.xml --redefine; snapshot-create sv @DIR@/snap-memory.xml --redefine; snapshot-list sv --name; snapshot-delete sv s --metadata; destroy sv; undefine sv
+managedsave sv; managedsave-define sv @DIR@/sv-target.xml; start sv; domstate sv --reason; setvcpus sv 2 --live; dumpxml sv --xpath //vcpus; managedsave sv; start sv; vcpucount sv; attach-device sv @DIR@/pty.xml; dumpxml sv --xpath //channel; snapshot-create sv @DIR@/snap-end.xml --redefine; snapshot-create sv @DIR@/snap-memory.xml --redefine; snapshot-list sv --name; snapshot-delete sv s --metadata; destroy sv; undefine sv
 """
 """A machine that is saved, and documents its state does not fit."""

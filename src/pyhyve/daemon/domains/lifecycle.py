@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.daemon.domains import limits, placement
 from pyhyve.daemon.domains.agent import CHANNEL as AGENT_CHANNEL
+from pyhyve.daemon.domains.definition.processors import at_start, now
 from pyhyve.daemon.domains.faults import failed, internal, invalid
 from pyhyve.daemon.domains.hypervisor import MachineRecord
 from pyhyve.daemon.domains.states import (
@@ -174,6 +175,9 @@ async def _set_up(domain: ManagedDomain) -> None:
     live = domain.live
     if live is None:
         return
+    if now(live) > at_start(live) and domain.has_command("query-hotpluggable-cpus"):
+        present = sum("qom-path" in slot for slot in await placement.vcpu_slots(domain))
+        await placement.plug_vcpus(domain, max(now(live) - present, 0))  # ours begins with all of them
     devices = live.devices or Devices()
     for item in devices.graphics:
         if item.passwd and domain.has_command("set_password"):

@@ -8,18 +8,20 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.daemon.domains.definition.cpusets import parse_cpuset
-from pyhyve.daemon.domains.faults import invalid_argument, system_error
+from pyhyve.daemon.domains.faults import invalid_argument, system_error, unsupported
 from pyhyve.daemon.errors import LibvirtError
+from pyhyve.rpc.errors import ErrorDomain
 
 if TYPE_CHECKING:
     from pyhyve.daemon.domains.domain import ManagedDomain
 
-__all__ = ["apply", "emulator_threads", "pin_threads", "vcpu_threads"]
+__all__ = ["NO_SLOT", "apply", "emulator_threads", "pin_threads", "plug_vcpus", "vcpu_slots", "vcpu_threads"]
 
 _log = logging.getLogger(__name__)
+NO_SLOT: Final = "failed to find appropriate hotpluggable vcpus to reach the desired target vcpu count"
 
 
 async def vcpu_threads(domain: ManagedDomain) -> dict[int, int]:
@@ -32,6 +34,23 @@ async def vcpu_threads(domain: ManagedDomain) -> dict[int, int]:
         domain.parts["threads"] = held
     found: dict[int, int] = held
     return found
+
+
+async def vcpu_slots(domain: ManagedDomain) -> list[dict[str, Any]]:
+    """Return the places a machine has for processors, in their order; those that are taken have a "qom-path"."""
+    slots: list[dict[str, Any]] = await domain.monitor("query-hotpluggable-cpus")
+    slots.sort(key=lambda item: tuple(sorted(item["props"].items())))
+    return slots
+
+
+async def plug_vcpus(domain: ManagedDomain, count: int) -> None:
+    """Add processors to a machine. Raises LibvirtError."""
+    slots = await vcpu_slots(domain)
+    free = [item for item in slots if "qom-path" not in item]
+    if len(free) < count:
+        raise unsupported(NO_SLOT, ErrorDomain.QEMU)
+    for number, slot in enumerate(free[:count], len(slots) - len(free)):
+        await domain.monitor("device_add", {"driver": slot["type"], "id": f"vcpu{number}", **slot["props"]})
 
 
 def emulator_threads(domain: ManagedDomain, vcpus: dict[int, int]) -> list[int]:

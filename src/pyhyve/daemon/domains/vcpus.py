@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.daemon.domains import agent, definitions, information, notices, placement
 from pyhyve.daemon.domains.definition.cpusets import cpuset_from_map, cpuset_to_map, format_cpuset, parse_cpuset
+from pyhyve.daemon.domains.definition.processors import at_most, at_start, now, with_plugged
 from pyhyve.daemon.domains.faults import invalid, invalid_argument, not_supported, unsupported
 from pyhyve.daemon.domains.states import Affect
 from pyhyve.daemon.errors import LibvirtError
@@ -38,23 +39,15 @@ _RUNNING: Final = 1
 _OFFLINE: Final = 0
 
 
-def _most(held: Domain) -> int:
-    return held.vcpu.count if held.vcpu is not None else 1
-
-
-def _now(held: Domain) -> int:
-    return (held.vcpu.current or held.vcpu.count) if held.vcpu is not None else 1
-
-
 async def count(domain: ManagedDomain, flags: int) -> int:
     """Return how many processors a domain has, or at most can have. Raises LibvirtError."""
     held = domain.looked_at(flags & 3)
     if flags & _GUEST:
         if flags & _MAXIMUM:
-            return _now(held)
+            return now(held)
         answer = await agent.execute(domain, "guest-get-vcpus")
         return sum(1 for item in answer if item.get("online"))
-    return _most(held) if flags & _MAXIMUM else _now(held)
+    return at_most(held) if flags & _MAXIMUM else now(held)
 
 
 async def set_count(domain: ManagedDomain, wanted: int, flags: int) -> None:
@@ -70,14 +63,14 @@ async def set_count(domain: ManagedDomain, wanted: int, flags: int) -> None:
             raise invalid("maximum vcpu count of a live domain can't be modified")
         await _set_maximum(domain, wanted)
         return
-    if affect & Affect.CONFIG and domain.definition is not None and wanted > _most(domain.definition):
-        limit = _most(domain.definition)
+    if affect & Affect.CONFIG and domain.definition is not None and wanted > at_most(domain.definition):
+        limit = at_most(domain.definition)
         what = "requested vcpus is greater than max allowable vcpus for the persistent domain"
         raise invalid_argument(f"{what}: {wanted} > {limit}")
     if affect & Affect.LIVE and domain.live is not None:
-        if wanted > _most(domain.live):
+        if wanted > at_most(domain.live):
             what = "requested vcpus is greater than max allowable vcpus for the live domain"
-            raise invalid_argument(f"{what}: {wanted} > {_most(domain.live)}")
+            raise invalid_argument(f"{what}: {wanted} > {at_most(domain.live)}")
         await _plug(domain, wanted)
     await definitions.change(domain, affect, lambda held: _with_count(held, wanted))
 
@@ -110,27 +103,21 @@ async def _plug(domain: ManagedDomain, wanted: int) -> None:
     live = domain.live
     if live is None:
         return
-    present = _now(live)
+    present = now(live)
     if wanted == present:
         return
-    slots: list[dict[str, Any]] = await domain.monitor("query-hotpluggable-cpus")
-    slots.sort(key=lambda item: tuple(sorted(item["props"].items())))
-    refused = "failed to find appropriate hotpluggable vcpus to reach the desired target vcpu count"
     if wanted > present:
-        free = [item for item in slots if "qom-path" not in item]
-        if len(free) < wanted - present:
-            raise unsupported(refused, ErrorDomain.QEMU)
-        taken = sum(1 for item in slots if "qom-path" in item)
-        for number, slot in enumerate(free[: wanted - present], taken):
-            await domain.monitor("device_add", {"driver": slot["type"], "id": f"vcpu{number}", **slot["props"]})
+        await placement.plug_vcpus(domain, wanted - present)
     else:
+        slots = await placement.vcpu_slots(domain)
         removable = [
             item["qom-path"] for item in slots if item.get("qom-path", "").startswith("/machine/peripheral/vcpu")
         ]
         if len(removable) < present - wanted:
-            raise unsupported(refused, ErrorDomain.QEMU)
+            raise unsupported(placement.NO_SLOT, ErrorDomain.QEMU)
         for path in removable[-(present - wanted) :]:
             await domain.monitor("device_del", {"id": path.rpartition("/")[2]})
+    domain.live = with_plugged(live, at_start(live), wanted)
     domain.parts.pop("threads", None)
     await placement.apply(domain)
 
@@ -176,7 +163,7 @@ def _pinned(held: Domain, vcpu: int) -> set[int]:
 def pins(domain: ManagedDomain, count_max: int, length: int, flags: int) -> tuple[bytes, int]:
     """Return bitmaps of where each processor may run, one after another, and how many there are."""
     held = domain.looked_at(flags & 3)
-    number = min(_most(held), max(count_max, 0))
+    number = min(at_most(held), max(count_max, 0))
     return b"".join(cpuset_to_map(_pinned(held, vcpu), length) for vcpu in range(number)), number
 
 
@@ -195,13 +182,13 @@ async def pin_vcpu(domain: ManagedDomain, vcpu: int, bitmap: bytes, flags: int) 
     if not chosen:
         raise invalid_argument("Empty cpu list for pinning")
     if affect & Affect.LIVE and domain.live is not None:
-        if vcpu >= _most(domain.live):
-            raise invalid_argument(f"vcpu {vcpu} is out of range of live cpu count {_now(domain.live)}")
+        if vcpu >= at_most(domain.live):
+            raise invalid_argument(f"vcpu {vcpu} is out of range of live cpu count {now(domain.live)}")
         threads = await placement.vcpu_threads(domain)
         if threads.get(vcpu):
             placement.pin_threads([threads[vcpu]], chosen)
-    if affect & Affect.CONFIG and domain.definition is not None and vcpu >= _most(domain.definition):
-        raise invalid_argument(f"vcpu {vcpu} is out of range of persistent cpu count {_now(domain.definition)}")
+    if affect & Affect.CONFIG and domain.definition is not None and vcpu >= at_most(domain.definition):
+        raise invalid_argument(f"vcpu {vcpu} is out of range of persistent cpu count {now(domain.definition)}")
     await definitions.change(domain, affect, lambda held: _with_pin(held, vcpu, chosen))
     if affect & Affect.LIVE:
         notices.tunable(domain, f"cputune.vcpupin{vcpu}", format_cpuset(chosen))
@@ -245,7 +232,7 @@ async def vcpu_table(domain: ManagedDomain, most: int, length: int) -> tuple[lis
     threads = await placement.vcpu_threads(domain)
     held = domain.current
     rows, maps = [], []
-    for vcpu in range(min(_now(held), max(most, 0))):
+    for vcpu in range(min(now(held), max(most, 0))):
         thread = threads.get(vcpu, 0)
         user, system = information.thread_times_ns(machine.pid, thread)
         rows.append(VcpuInfo(vcpu, _RUNNING, user + system, information.thread_cpu(machine.pid, thread)))
@@ -303,7 +290,7 @@ async def set_guest_vcpus(domain: ManagedDomain, cpumap: str, *, online: bool) -
 
 
 def _check_vcpus(held: Domain, wanted: set[int], which: str) -> None:
-    if max(wanted) >= _most(held):
+    if max(wanted) >= at_most(held):
         raise invalid_argument(f"vcpu {max(wanted)} is not present in {which} config")
 
 
@@ -318,14 +305,14 @@ async def set_vcpu(domain: ManagedDomain, cpumap: str, *, enabled: bool, flags: 
     if affect & Affect.LIVE and domain.live is not None:
         _check_vcpus(domain.live, wanted, "live")
         for vcpu in sorted(wanted):
-            if enabled is (vcpu < _now(domain.live)):
+            if enabled is (vcpu < now(domain.live)):
                 raise invalid_argument(f"vcpu '{vcpu}' is already in requested state")
         plugged = {item["qom-path"] for item in await domain.monitor("query-hotpluggable-cpus") if "qom-path" in item}
         for vcpu in sorted(wanted):
             if not enabled and f"/machine/peripheral/vcpu{vcpu}" not in plugged:
                 raise not_supported(f"vcpu '{vcpu}' can't be unplugged")
     held = domain.looked_at(flags & 3)
-    present = set(range(_now(held)))
+    present = set(range(now(held)))
     goal = present | wanted if enabled else present - wanted
     if goal != set(range(len(goal))):
         raise LibvirtError.no_support("virDomainSetVcpu of processors in the middle", ErrorDomain.QEMU)

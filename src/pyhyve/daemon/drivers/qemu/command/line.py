@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.daemon.domains import iothreads
+from pyhyve.daemon.domains.definition.processors import at_most, at_start, now
 from pyhyve.daemon.domains.faults import unsupported
 from pyhyve.daemon.drivers.qemu.command.block import write_disks
 from pyhyve.daemon.drivers.qemu.command.characters import write_characters
@@ -196,9 +197,8 @@ def _write_memory(command: Command, domain: Domain, *, ours: bool) -> None:
 
 
 def _write_vcpus(command: Command, domain: Domain, *, ours: bool) -> None:
-    vcpu = domain.vcpu
-    most = vcpu.count if vcpu is not None else 1
-    current = (vcpu.current if vcpu is not None else None) or most
+    most = at_most(domain)
+    current = now(domain) if ours else at_start(domain)
     if ours and current == most:
         command.add("smp", str(most))
         return
