@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyhyve.machine.monitor.errors import QmpError
 from pyhyve.machine.monitor.human_syntax import Verb
+from pyhyve.machine.monitor.queries_block import NO_ICOUNT
 from pyhyve.machine.snapshot_jobs import all_disks
 from pyhyve.machine.snapshots import delete_snapshot, load_snapshot, save_snapshot, state_disk
 from pyhyve.state.errors import StateError
@@ -25,6 +26,11 @@ def _shown_size(size_bytes: int) -> str:
     """Three digits and a unit, as QEMU shows sizes: from 1,000 of one unit on in the next."""
     power = max(0, (math.frexp(size_bytes * 1.024)[1] - 1) // 10)
     return f"{size_bytes / (1 << 10 * power):.3g} {_PREFIXES[power]}B"
+
+
+def _shown_icount(icount: int | None) -> str:
+    """Instructions counted until a snapshot; nothing where none were."""
+    return "" if icount in {None, NO_ICOUNT} else str(icount)
 
 
 class HumanSnapshots:
@@ -80,7 +86,7 @@ class HumanSnapshots:
             date = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.date_s))
             clock += f".{clock_ms % 1000:03}"
             size = _shown_size(entry.vm_state_size_bytes)
-            lines.append(f"{'--':<9} {entry.name:<16}{size:>9}{date:>20}{clock:>13}{entry.icount or '':>11}")
+            lines.append(f"{'--':<9} {entry.name:<16}{size:>9}{date:>20}{clock:>13}{_shown_icount(entry.icount):>11}")
         return "\n".join(lines)
 
     def migration(self) -> str:

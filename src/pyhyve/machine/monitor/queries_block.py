@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _NO_LIMITS = dict.fromkeys(("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"), 0)
 _NS = 1_000_000_000
-_NO_ICOUNT = (1 << 64) - 1
+NO_ICOUNT = (1 << 64) - 1
 _SPECIFIC = {"compat", "extended-l2", "lazy-refcounts", "corrupt", "refcount-bits", "compression-type"}
 _NOTHING = {
     "rd_bytes", "wr_bytes", "unmap_bytes", "rd_operations", "wr_operations", "flush_operations", "unmap_operations",
@@ -154,7 +154,7 @@ def snapshot_info(entry: SnapshotInfo) -> dict[str, Any]:
         "date-nsec": entry.date_ns,
         "vm-clock-sec": entry.vm_clock_ns // _NS,
         "vm-clock-nsec": entry.vm_clock_ns % _NS,
-        **({} if entry.icount in {None, _NO_ICOUNT} else {"icount": entry.icount}),
+        **({} if entry.icount in {None, NO_ICOUNT} else {"icount": entry.icount}),
     }
 
 

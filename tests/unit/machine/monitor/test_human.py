@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pyhyve.cli.main import main
 from pyhyve.image.opening import OpenSettings, open_image
 from pyhyve.machine.block.errors import ChangeError
 from pyhyve.machine.monitor.human import HumanMonitor
@@ -254,6 +255,18 @@ def test_commit_writes_into_the_backing_file_and_empties_the_overlay(disk: str, 
     with open_image(disk, OpenSettings("raw")) as below:
         assert read(below, 4096, 7) == b"changed"
         assert read(below, 0, 5) == bytes(range(5))
+
+
+def test_snapshots_without_counted_instructions_show_none(tmp_path: Path) -> None:
+    path = tmp_path / "disk.qcow2"
+    assert main(["img", "create", "-q", "-f", "qcow2", str(path), "1M"]) == 0
+    with open_image(str(path), OpenSettings("qcow2", writable=True)) as image:
+        for name, icount in (("none", (1 << 64) - 1), ("some", 77)):
+            image.create_snapshot(name, date_ns=0, vm_state_size_bytes=4096, icount=icount)
+    words = ["-drive", f"file={path},format=qcow2,if=none,id=d", "-device", "virtio-blk-pci,drive=d"]
+    with running(tmp_path, *words) as found:
+        *_, none, some = say(found, "info snapshots").splitlines()
+    assert (none[68:].strip(), some[68:].strip()) == ("", "77")
 
 
 def test_job_on_a_disk_that_was_taken_out_says_so(machine: Made) -> None:
