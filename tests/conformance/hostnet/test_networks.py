@@ -317,6 +317,10 @@ def uplink(host: Namespace, new_namespace: Callable[[], Namespace]) -> Namespace
         "addr add 192.0.2.1/24 dev nic0\nlink set nic0 up\nroute add default via 192.0.2.2 metric 100"
     )
     neighbour.setup("addr add 192.0.2.2/24 dev eth0\nlink set eth0 up")
+    deadline = time.monotonic() + 60
+    while "linkdown" in host.run("ip", "route"):  # until the kernel has noticed the carrier
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     return neighbour
 
 
