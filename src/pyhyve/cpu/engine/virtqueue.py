@@ -193,15 +193,16 @@ class QueueKernels:
                 q.wants_at = q.published
             q.published = q.next_used
 
-        @kernel(queue, result=U64, name="queue.ask")
-        def ask(q: Any) -> Any:
-            """Ask for a kick at the next buffer; whether one is there already."""
+        @kernel(queue, U64, result=U64, name="queue.ask")
+        def ask(q: Any, ahead: Any) -> Any:
+            """Ask for a kick at the buffer after `ahead` ones that were looked at; whether one is there already."""
+            after = (q.next_avail + ahead) & 0xFFFF
             if q.event_index != 0:
-                store16(q.used + 4 + (q.size << 3), q.next_avail)
+                store16(q.used + 4 + (q.size << 3), after)
             else:
                 store16(q.used.get(), u64(0))
             fence()
-            return load16(q.avail + 2) != q.next_avail
+            return load16(q.avail + 2) != after
 
         @kernel(queue, name="queue.begin_again")
         def begin_again(q: Any) -> None:
@@ -284,7 +285,7 @@ class QueueKernels:
                         status = some(st, q)
                     publish(st, q)
                     more = u64(0)
-                    if status == Status.DONE and ask(q) != 0:
+                    if status == Status.DONE and ask(q, u64(0)) != 0:
                         begin_again(q)
                         status = u64(Status.BUDGET)
                         more = u64(1)
@@ -321,7 +322,7 @@ class QueueKernels:
                         q.served = 0
                         status = send_some(st, q)
                         publish(st, q)
-                        if status == Status.DONE and ask(q) != 0:
+                        if status == Status.DONE and ask(q, u64(0)) != 0:
                             status = u64(Status.BUDGET)
                         rounds += 1
                     note_used(st, q)

@@ -212,12 +212,11 @@ def make_receive(state: Struct, ring: RingKernels) -> ReceiveKernels:
             status = receive_some(st, q, most)
             ring.publish(st, q)
             more = u64(0)
-            if status == Status.NO_BUFFERS and ring.ask(q) != 0:
-                # Only more buffers than were seen help.
-                if (load16(q.avail + 2) - q.next_avail) & 0xFFFF != q.prepared:
-                    ring.begin_again(q)
-                    status = u64(Status.BUDGET)
-                    more = u64(1)
+            # Only more buffers than were looked at help.
+            if status == Status.NO_BUFFERS and ring.ask(q, q.prepared.get()) != 0:
+                ring.begin_again(q)
+                status = u64(Status.BUDGET)
+                more = u64(1)
             rounds += 1
         ring.note_used(st, q)
         return status

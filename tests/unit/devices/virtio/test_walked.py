@@ -272,6 +272,22 @@ def test_packet_waits_for_enough_buffers(card: WiredCard, runs: list[Any]) -> No
     assert served(runs, "receive") == 3
 
 
+def test_driver_is_asked_to_tell_of_more_buffers_than_were_looked_at(card: WiredCard) -> None:
+    """A driver compares where it is asked to tell with what it added last, which was looked at already."""
+    card.post(3, 600)
+    queue = card.driver.queues[0]
+    queue.needs_kick()
+    card.arrive(frame(payload=random.randbytes(3000)))
+    assert card.lengths() == []
+    parts = [card.driver.buffer(600) for _ in range(3)]
+    for part in parts:
+        queue.add([part])
+    assert queue.needs_kick()
+    card.transport.notify(0)
+    card.machine.run()
+    assert len(card.lengths()) == 6
+
+
 def test_packet_that_waits_for_buffers_survives_a_pause(card: WiredCard) -> None:
     card.post(1, 600)
     long = frame(payload=random.randbytes(1000))
