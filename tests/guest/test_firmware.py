@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -66,6 +67,34 @@ def test_boot_sector_of_a_disk_runs(disk: Path) -> None:
     assert done.returncode == 0, done
     assert "SeaBIOS" in done.stdout
     assert done.stdout.endswith("from the boot sector\n")
+
+
+def made_disk(*options: str) -> Path:
+    words = [sys.executable, "-m", "pyhyve", "guest", "path", "disk", *options]
+    return Path(subprocess.run(words, capture_output=True, text=True, check=True).stdout.rstrip("\n"))
+
+
+@pytest.mark.parametrize("kind", ["virtio", "ide"])
+def test_disk_of_a_guest_boots_by_itself(kind: str, debian_6_1: Guest) -> None:
+    made = made_disk("--name", debian_6_1.name, "--append", f"console=ttyS0 quiet from={kind}")
+    assert made.parent == debian_6_1.directory
+    if kind == "ide":
+        words = [sys.executable, "-m", "pyhyve.cli.system", "-m", "256", "-nographic", "-snapshot", "-hda", str(made)]
+    else:
+        words = command("--memory", "256M", "--disk", f"{made},snapshot=on")
+    with GuestConsole(words) as console:
+        assert console.wait_ready(BOOT_TIMEOUT_S) == f"Linux {debian_6_1.release} on pyhyve"
+        assert console.run("cat /proc/cmdline").split() == ["console=ttyS0", "quiet", f"from={kind}"]
+        console.send_line("poweroff")
+        assert console.wait_end() == 0
+
+
+def test_disk_of_a_guest_says_how_much_memory_it_needs(debian_6_1: Guest) -> None:
+    made = made_disk("--name", debian_6_1.name)
+    needed = re.search(rb"This disk needs \d+ MiB of memory", made.read_bytes()[:512])
+    assert needed is not None
+    with GuestConsole(command("--memory", "64M", "--disk", f"{made},snapshot=on")) as console:
+        console.expect(needed[0].decode(), BOOT_TIMEOUT_S)
 
 
 def test_reset_goes_through_the_firmware_again(disk: Path) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from typing import TYPE_CHECKING
 
 from pyhyve.guest import builder
 from pyhyve.support.errors import ExitStatus, InputError
+from pyhyve.support.files import write_atomically
 
 if TYPE_CHECKING:
     import argparse
+    from pathlib import Path
 
     from pyhyve.guest.repository import Report
 
 FILES = ("kernel", "initrd")
+DISK = "disk"
+DISK_COMMAND_LINE = "console=ttyS0 quiet"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -33,8 +38,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--rebuild", action="store_true", help="build again, from the newest packages")
     verbs.add_parser("list", help="the guests that are there")
     path = verbs.add_parser("path", help="print the name of a guest's file")
-    path.add_argument("file", metavar="kernel|initrd")
+    path.add_argument("file", metavar="kernel|initrd|disk", help="a disk boots by itself, from firmware")
     path.add_argument("--name", default=builder.DEFAULT_NAME, help="the guest (default: %(default)s)")
+    path.add_argument("--append", metavar="STRING", help=f"command line on a disk (default: {DISK_COMMAND_LINE})")
 
 
 def warn(message: str) -> None:
@@ -71,6 +77,34 @@ def build_spec(arguments: argparse.Namespace) -> builder.GuestSpec:
     return builder.GuestSpec(name or builder.DEFAULT_NAME, arguments.kernel_package, tuple(arguments.module))
 
 
+def file_path(arguments: argparse.Namespace) -> Path:
+    """The file that `path` asks for; a disk is made when it is not there. Raises InputError."""
+    guest = builder.find_guest(arguments.name)
+    if arguments.file == DISK:
+        return disk_path(guest, DISK_COMMAND_LINE if arguments.append is None else arguments.append)
+    if arguments.file not in FILES:
+        msg = f"no file {arguments.file!r} in a guest (there are {', '.join((*FILES, DISK))})"
+        raise InputError(msg)
+    if arguments.append is not None:
+        msg = f"--append is written to a disk; a {arguments.file} has no command line"
+        raise InputError(msg)
+    path: Path = getattr(guest, arguments.file)
+    return path
+
+
+def disk_path(guest: builder.Guest, command_line: str) -> Path:
+    """A disk that boots `guest`, beside its kernel; made when it is not there. Raises UserError."""
+    from pyhyve.boot.boot_disk import boot_disk
+
+    key = hashlib.sha256(command_line.encode()).hexdigest()[:16]
+    path = guest.directory / (DISK if command_line == DISK_COMMAND_LINE else f"{DISK}-{key}")
+    if not path.is_file():
+        content = boot_disk(guest.kernel.read_bytes(), guest.initrd.read_bytes(), command_line, str(guest.kernel))
+        with builder.written_to_cache():
+            write_atomically(path, content, mode=0o644)
+    return path
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Do what the verb says."""
     match arguments.verb:
@@ -86,8 +120,5 @@ def run(arguments: argparse.Namespace) -> int:
                 size = sum(path.stat().st_size for path in (guest.kernel, guest.initrd))
                 print(f"{guest.name:<20} {guest.release:<34} {size / 1e6:.1f} MB")
         case _:
-            if arguments.file not in FILES:
-                msg = f"no file {arguments.file!r} in a guest (there are {', '.join(FILES)})"
-                raise InputError(msg)
-            print(getattr(builder.find_guest(arguments.name), arguments.file))
+            print(file_path(arguments))
     return ExitStatus.DONE

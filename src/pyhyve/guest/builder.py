@@ -179,7 +179,7 @@ def build_guest(
         warn("no ssh in this guest: ssh-keygen is missing (apt-get install openssh-client, then build again)")
     store = _PackageStore(repositories(mirror, warn), report, warn)
     _drop_abandoned(root)
-    with _written_to_cache():
+    with written_to_cache():
         _make(spec, store, root, keys, fingerprint)
     return find_guest(spec.name)
 
@@ -193,7 +193,7 @@ def _drop_abandoned(root: Path) -> None:
 
 
 @contextlib.contextmanager
-def _written_to_cache() -> Iterator[None]:
+def written_to_cache() -> Iterator[None]:
     """Say where it was when there is no room, or no permission."""
     try:
         yield
