@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.guest)
-            item.add_marker(pytest.mark.timeout(600 * PATIENCE))
+            item.add_marker(pytest.mark.timeout(1200 * PATIENCE))
 
 
 class StartMachine(Protocol):

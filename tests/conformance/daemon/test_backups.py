@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.skipif(skip_reason() is not None, reason=skip_reason() or ""),
     pytest.mark.skipif(EMULATORS["qemu"] is None, reason="no QEMU (Debian package qemu-system-x86)"),
     pytest.mark.skipif(shutil.which("qemu-img") is None, reason="no qemu-img (Debian package qemu-utils)"),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),
 ]
 _DISK = "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='@DIR@/a.qcow2'/><target dev='vda' bus='virtio'/></disk>"
 _TARGET = "<disks><disk name='vda' type='file'><target file='@DIR@/{}'/><driver type='qcow2'/></disk></disks>"

@@ -34,7 +34,7 @@ pytestmark = [
         != 0,
         reason="this kernel has no scheduler htb",
     ),
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(600),
 ]
 
 

@@ -33,7 +33,7 @@ pytestmark = [
     pytest.mark.skipif(EMULATORS["qemu"] is None, reason="no QEMU (Debian package qemu-system-x86)"),
     pytest.mark.skipif(no_libvirtd() is not None, reason=no_libvirtd() or ""),
     pytest.mark.skipif(no_guest() is not None, reason=no_guest() or ""),
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1200),
 ]
 SESSIONS = """
 domfsinfo asked

@@ -29,7 +29,7 @@ pytestmark = [
         set(CONTROLLERS) != {"cpu", "memory", "blkio"},
         reason="no control groups for cpu, memory and blkio that can be used",
     ),
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(600),
 ]
 SESSIONS = """
 schedinfo limited; memtune limited; blkiotune limited

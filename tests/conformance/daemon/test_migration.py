@@ -73,7 +73,7 @@ def theirs() -> Iterator[Pair]:
         yield pair
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_sessions_go_as_between_two_libvirtds(ours: Pair, theirs: Pair) -> None:
     lines = SESSIONS.strip().split("\n")
     with ThreadPoolExecutor() as pool:
@@ -111,7 +111,7 @@ def wait_sending(pair: Pair, name: str) -> None:
 MIGRATE = ("--live", "--unsafe", "--migrateuri", "tcp://127.0.0.1")
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("way", ["client", "peer"])
 def test_migration_that_is_given_up_leaves_the_source_running(ours: Pair, way: str) -> None:
     name = f"aborted-{way}"
@@ -130,7 +130,7 @@ def test_migration_that_is_given_up_leaves_the_source_running(ours: Pair, way: s
     ours.a.virsh("destroy", name)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_migration_without_its_client_is_given_up(ours: Pair) -> None:
     start_busy(ours, "orphan")
     moving = ours.a.start_virsh("migrate", "orphan", ours.b.uri, *MIGRATE)
@@ -146,7 +146,7 @@ def test_migration_without_its_client_is_given_up(ours: Pair) -> None:
     ours.a.virsh("destroy", "orphan")
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("killed", ["a", "b"], ids=["source", "destination"])
 def test_daemon_killed_while_a_domain_moves_loses_nothing(ours: Pair, killed: str) -> None:
     name = f"survivor-{killed}"
@@ -168,7 +168,7 @@ def test_daemon_killed_while_a_domain_moves_loses_nothing(ours: Pair, killed: st
     ours.a.virsh("destroy", name)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_post_copy_runs_the_guest_at_its_destination_before_all_is_there(ours: Pair) -> None:
     start_busy(ours, "post")
     moving = ours.a.start_virsh("migrate", "post", ours.b.uri, *MIGRATE, "--postcopy")
@@ -181,7 +181,7 @@ def test_post_copy_runs_the_guest_at_its_destination_before_all_is_there(ours: P
     ours.b.virsh("destroy", "post")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("emulator", ["qemu", "pyhyve"])
 def test_domain_moves_from_libvirtd_to_us_and_back(emulator: str) -> None:
     if reason := why_not():
@@ -234,7 +234,7 @@ def wait_rounds(host: Host, name: str, rounds: int, moving: subprocess.Popen[str
         time.sleep(0.05)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(EMULATORS["pyhyve"] is None, reason="pyhyve is not installed")
 def test_machine_of_ours_is_sent_while_it_runs(ours: Pair) -> None:
     directory, name = ours.directory, "live"
@@ -273,7 +273,7 @@ def test_machine_of_ours_is_sent_while_it_runs(ours: Pair) -> None:
     ours.b.virsh("destroy", name)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(EMULATORS["pyhyve"] is None, reason="pyhyve is not installed")
 def test_machine_of_ours_moves_with_its_memory_and_disk(ours: Pair) -> None:
     directory, name, disk = ours.directory, "own", ours.directory / "own.qcow2"

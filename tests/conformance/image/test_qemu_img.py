@@ -9,6 +9,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.conformance.image.conftest import OUR_IMG, environment, run
 
 COMMANDS = Path(__file__).with_name("commands.txt")
@@ -68,6 +70,7 @@ def play(tool: list[str], directory: Path) -> list[tuple[str, int, Any]]:
     return results
 
 
+@pytest.mark.timeout(1200)
 def test_every_command_gives_what_qemu_img_gives(tmp_path: Path) -> None:
     theirs = play(["qemu-img"], tmp_path / "theirs")
     ours = play(OUR_IMG, tmp_path / "ours")

@@ -24,7 +24,7 @@ pytestmark = [
         bool(MISSING), reason=f"{', '.join(MISSING)} missing (packages libvirt-daemon, libvirt-clients)"
     ),
     pytest.mark.skipif(os.geteuid() != 0, reason="libvirtd's name spaces need root"),
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1200),
 ]
 
 SETUP = """
