@@ -143,7 +143,7 @@ def test_modem_deltas_are_reported_once(port: Port) -> None:
 
 def test_break_is_a_line_status(port: Port) -> None:
     port[IER] = 0x04
-    port.uart.send_break()
+    port.uart.receive_break()
     assert port[IIR] & 0x0F == 0x06
     assert port[LSR] & 0x10
     assert port[LSR] & 0x10 == 0

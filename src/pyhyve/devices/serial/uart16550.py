@@ -143,7 +143,7 @@ class Uart16550:
         self._backlog += data[: self.room]
         self._fill()
 
-    def send_break(self) -> None:
+    def receive_break(self) -> None:
         """A break condition arrived on the line."""
         self._errors |= Lsr.BREAK
         self._fifo.append(0)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pyhyve.cli.main import main
+from pyhyve.devices.serial.spec import Lsr, Register
+from pyhyve.devices.serial.uart16550 import Uart16550
 from pyhyve.image.opening import OpenSettings, open_image
 from pyhyve.machine.block.errors import ChangeError
 from pyhyve.machine.monitor.human import HumanMonitor
@@ -277,6 +279,14 @@ def test_job_on_a_disk_that_was_taken_out_says_so(machine: Made) -> None:
     machine.hardware.blocks.discard(node)
     with pytest.raises(ChangeError, match=r"Block node '.*' is closed: its device was taken out"):
         node.need_image()
+
+
+def test_break_reaches_the_serial_port(tmp_path: Path) -> None:
+    with running(tmp_path, "-chardev", "ringbuf,id=ring", "-serial", "chardev:ring") as found:
+        _, port = found.machine.parts.consoles[0]
+        assert isinstance(port, Uart16550)
+        assert say(found, "chardev-send-break ring") == ""
+        assert port.read(Register.LSR, 1) & Lsr.BREAK
 
 
 def test_serial_port_is_shared_with_the_monitor(tmp_path: Path) -> None:
