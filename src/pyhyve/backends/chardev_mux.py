@@ -15,6 +15,8 @@ _HELP = (
 )
 _ROOM_BYTES = 256
 """How much is read at once; more only waits in front of the escapes."""
+_TYPED_BYTES = 4096
+"""How much may wait for the monitor while that carries out a command; the rest waits in front of the escapes too."""
 _BACKSPACES = (0x7F, 0x08)
 _KILL_LINE = 0x15
 _MAX_LINE_BYTES = 4096
@@ -31,7 +33,11 @@ class MuxChardev:
         self._escaped = False
         self._is_monitor = False
         self.on_typed: Callable[[bytes], None] | None = None
-        """Called on the I/O thread with what is typed for the monitor; with nothing when the monitor's turn begins."""
+        """Called on the I/O thread with what is typed for the monitor; with nothing when the monitor's turn begins.
+
+        Whoever sets it says with `typed_done` how much of that it has dealt with.
+        """
+        self._typed_bytes = 0
         self.write = inner.write
         self.close = inner.close
 
@@ -54,12 +60,19 @@ class MuxChardev:
         """The receiver has room again."""
         self.inner.resume()
 
+    def typed_done(self, count: int) -> None:
+        """The monitor has dealt with `count` bytes; with the lock under which input arrives."""
+        self._typed_bytes -= count
+        self.inner.resume()
+
     # -- as the receiver of the other device --------------------------------------------------------------------------
 
     @property
     def room(self) -> int:
-        """Input for the monitor always finds room."""
-        if self._is_monitor or self._receiver is None:
+        """Little is read at once, and no more than whoever has the turn can take."""
+        if self._is_monitor:
+            return max(0, min(_TYPED_BYTES - self._typed_bytes, _ROOM_BYTES))
+        if self._receiver is None:
             return _ROOM_BYTES
         return min(self._receiver.room, _ROOM_BYTES)
 
@@ -87,6 +100,7 @@ class MuxChardev:
         if not self._is_monitor and self._receiver is not None:
             self._receiver.receive(bytes(data))
         elif self.on_typed is not None:
+            self._typed_bytes += len(data)
             self.on_typed(bytes(data))
 
     def _command(self, letter: str) -> None:

@@ -49,6 +49,32 @@ def test_input_goes_where_the_last_escape_says() -> None:
     assert inner.output.startswith(b"out\r\n\r\nCtrl-A h ")
 
 
+class Resumed(MemoryChardev):
+    """Counts how often it may go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times = 0
+
+    def resume(self) -> None:
+        self.times += 1
+
+
+def test_input_waits_for_a_busy_monitor() -> None:
+    inner = Resumed()
+    mux = MuxChardev(inner, lambda: None)
+    mux.start(Loop(), Port())
+    typed: list[bytes] = []
+    mux.on_typed = typed.append
+    inner.feed(b"\x01c")
+    for _ in range(100):
+        inner.feed(b"y" * mux.room)
+    waiting = sum(map(len, typed))
+    assert (waiting, mux.room, inner.times) == (4096, 0, 0)
+    mux.typed_done(waiting)
+    assert (mux.room, inner.times) == (256, 1)
+
+
 def test_lines_are_shown_while_they_are_typed() -> None:
     shown = bytearray()
     lines: list[bytes] = []

@@ -141,7 +141,11 @@ class Monitor:
                 talk.append((session, TypedLines(show, session.receive)))
             elif not data:
                 show(b"\r\n" + PROMPT)
-            talk[0][1].receive(data)
+            try:
+                talk[0][1].receive(data)
+            finally:
+                with lock:
+                    mux.typed_done(len(data))
 
         mux.on_typed = lambda data: self._loop.call_soon(lambda: take(data))
 
