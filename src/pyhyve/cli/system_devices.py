@@ -49,7 +49,8 @@ class DeviceSet:
     def additions(self, serials: tuple[str, ...] | None, taken: set[str], muxes: set[str]) -> Additions:
         """Everything but the disks; without the character devices that are `taken` by monitors.
 
-        `muxes` are those that a monitor can share.
+        `muxes` are those that a monitor can share: a serial port's. What other devices have goes to them alone, for it
+        may tell them that somebody came, or that there is room again.
         """
         chardevs = [
             {"id": name, "backend": backend, **({"mux": True} if name in muxes else {})}

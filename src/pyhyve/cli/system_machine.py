@@ -127,7 +127,7 @@ class SystemSettings:
         has_vga = self._has_vga()
         self._changes |= {
             "disks": tuple(disks),
-            "additions": self._devices.additions(serials, taken, self._muxes),
+            "additions": self._devices.additions(serials, taken, self._muxes & set(serials)),
             "console": ConsoleConfig(ConsoleKind.NONE),
             "accel": accel,
             "has_vga": has_vga,
@@ -142,7 +142,8 @@ class SystemSettings:
 
     def _choose_display(self) -> None:
         """Without a word the screen is on the terminal; and where there is none, as with `-nographic`."""
-        is_taken = any(monitor.address == "stdio" for monitor in self.monitors) or "stdio" in self._serials
+        is_taken = any(monitor.address == "stdio" for monitor in self.monitors)
+        is_taken |= not {"stdio", "mon:stdio"}.isdisjoint(self._serials)
         is_taken |= any(backend["type"] == "stdio" for backend in self._chardevs.values())
         if not self._has_display or (is_taken and not self._display):
             return

@@ -305,6 +305,10 @@ def test_serial_port_is_shared_with_a_monitor() -> None:
     found = settings("-display", "none", *words)
     assert [entry.get("mux") for entry in found.configuration().additions.chardevs] == [True]
     assert (found.shared, found.monitors) == (["c"], [])
+    words = ["-chardev", "stdio,id=c,mux=on", "-device", "virtio-serial-pci", "-device", "virtconsole,chardev=c"]
+    assert configure("-serial", "none", *words).additions.chardevs == (
+        {"id": "c", "backend": {"type": "stdio", "data": {}}},
+    )
     alone = settings("-display", "none", "-serial", "none", "-chardev", "stdio,id=c,mux=on", "-mon", "c")
     assert alone.configuration().additions.chardevs == ()
     assert alone.monitors == [MonitorSocket("stdio", "c", for_people=True)]
@@ -467,7 +471,8 @@ def test_screen_is_on_the_terminal_where_there_is_one(image: str, monkeypatch: p
     found = settings("-hda", image)
     assert not found.configuration().firmware_on_serial
     assert found.screen_on_terminal
-    for words in (["-monitor", "stdio"], ["-serial", "stdio"], ["-nographic"], ["-display", "none"]):
+    taken = (["-monitor", "stdio"], ["-serial", "stdio"], ["-serial", "mon:stdio"], ["-nographic"])
+    for words in (*taken, ["-display", "none"]):
         found = settings("-hda", image, *words)
         found.configuration()
         assert not found.screen_on_terminal
