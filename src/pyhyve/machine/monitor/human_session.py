@@ -5,6 +5,7 @@ Editing a line is the terminal's business: what arrives is taken as it was sent.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from pyhyve.machine.monitor.errors import QmpError
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from pyhyve.machine.monitor.commands import MachineCommands
 
+_LOG = logging.getLogger(__name__)
 PROMPT = b"(qemu) "
 MAX_LINE_BYTES = 4096
 
@@ -54,3 +56,6 @@ class HumanSession:
             return self._human.execute(self._line.decode(errors="replace"))
         except QmpError as error:
             return f"Error: {error}{END_OF_LINE}"
+        except Exception as error:  # noqa: BLE001 - a mistake of ours costs one answer, not the conversation
+            _LOG.debug("a line failed", exc_info=True)
+            return f"Error: internal error: {type(error).__name__}: {error}".replace("\n", " ") + END_OF_LINE

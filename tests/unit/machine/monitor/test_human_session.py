@@ -12,6 +12,7 @@ from pyhyve.accel.api import ExitKind
 from pyhyve.backends.chardev import MemoryChardev
 from pyhyve.machine.builder import build
 from pyhyve.machine.config import MIB, MachineConfig
+from pyhyve.machine.monitor.human import HumanMonitor
 from pyhyve.machine.monitor.human_session import MAX_LINE_BYTES, HumanSession
 from pyhyve.machine.monitor.monitor import Monitor, TerminalUse
 from pyhyve.machine.outcome import OutcomeKind
@@ -66,6 +67,20 @@ def test_overlong_line_and_noise_are_refused(machine: Machine) -> None:
     long = [b"x" * 1000] * (MAX_LINE_BYTES // 1000 + 2)
     assert talk(machine, *long, b"\ninfo name\n") == f"{BANNER}line too long\r\n(qemu) talker\r\n(qemu) "
     assert "unknown command: '\ufffd\ufffd'" in talk(machine, b"\xff\xfe\n")
+
+
+def test_mistake_of_ours_costs_one_answer(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = HumanMonitor.execute
+
+    def execute(human: HumanMonitor, line: str) -> str:
+        if line == "break":
+            msg = "one\nline"
+            raise OverflowError(msg)
+        return answer(human, line)
+
+    monkeypatch.setattr(HumanMonitor, "execute", execute)
+    told = "Error: internal error: OverflowError: one line\r\n(qemu) talker\r\n(qemu) "
+    assert talk(machine, b"break\ninfo name\n") == BANNER + told
 
 
 def test_terminal_ends_the_machine(machine: Machine) -> None:
