@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pyhyve.image.contract import ImageError, ImageUnsupportedError
+from pyhyve.image.filename import is_network
 from pyhyve.support.records import replace
 
 TYPE_CHECKING = False
@@ -61,7 +62,7 @@ _FORMATS: dict[str, dict[str, str | frozenset[str]]] = {
 def apply_options(settings: OpenSettings, reference: ImageReference) -> OpenSettings:
     """`settings` with what `reference` says about any node and about its file. Raises ImageError."""
     try:
-        return _apply(settings, reference.options, is_network=reference.location.startswith("nbd"))
+        return _apply(settings, reference.options, over_network=is_network(reference.location))
     except ImageError as error:
         msg = f"Could not open '{reference.location}': {error}"
         raise type(error)(msg) from None
@@ -82,8 +83,8 @@ def check_format_options(format_name: str, options: Mapping[str, str]) -> None:
         _check_value(name, value, known[name])
 
 
-def _apply(settings: OpenSettings, options: Mapping[str, str], *, is_network: bool) -> OpenSettings:
-    known = _NODE | (_NBD if is_network else _FILE)
+def _apply(settings: OpenSettings, options: Mapping[str, str], *, over_network: bool) -> OpenSettings:
+    known = _NODE | (_NBD if over_network else _FILE)
     found = {name: value for name, value in options.items() if name in _NODE}
     for name, value in options.items():
         if not name.startswith("file."):
@@ -93,7 +94,7 @@ def _apply(settings: OpenSettings, options: Mapping[str, str], *, is_network: bo
             msg = "TLS of network block devices is not supported: use a tunnel, or a unix socket"
             raise ImageUnsupportedError(msg)
         if short not in known:
-            msg = f"Block protocol '{'nbd' if is_network else 'file'}' doesn't support the option '{short}'"
+            msg = f"Block protocol '{'nbd' if over_network else 'file'}' doesn't support the option '{short}'"
             raise ImageUnsupportedError(msg)
         _check_value(short, value, known[short])
         found[short] = value

@@ -134,8 +134,9 @@ def test_named_options_that_only_tune_are_accepted(tmp_path: Path) -> None:
     open_reference(reference, OpenSettings(writable=True)).close()
 
 
-def test_named_locking_and_sharing_count(tmp_path: Path) -> None:
-    path = str(tmp_path / "a")
+def test_named_locking_and_sharing_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = "nbd.img"  # a file all the same
     create_image(path, "qcow2", 1 << 20)
     with open_image(path, OpenSettings(writable=True)):
         with pytest.raises(ImageLockedError):
