@@ -69,7 +69,7 @@ def _padded(data: bytes) -> bytes:
 
 def _setup(kernel: bytes, image: bzimage.BzImage, line: str, ramdisk: int, ramdisk_bytes: int, name: str) -> bytes:
     """Setup sectors with the fields that a boot loader fills in, and the command line where they say it is."""
-    text = line.encode()
+    text = line.encode(errors="surrogateescape")
     room = min(image.cmdline_max, _SETUP_READS * READ_BYTES - STACK_OFFSET - 1)
     if len(text) > room or b"\0" in text:
         msg = f"{name}: a command line of {len(text)} bytes, where {room} without NUL are possible"

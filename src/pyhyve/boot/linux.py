@@ -234,7 +234,7 @@ def _load_initrd(memory: GuestMemory, boot: LinuxBoot, kernel_end: int, limit: i
 
 
 def _write_cmdline(memory: GuestMemory, boot: LinuxBoot, limit: int) -> None:
-    data = boot.command_line.encode()
+    data = boot.command_line.encode(errors="surrogateescape")
     limit = min(limit, CMDLINE_LIMIT - 1)
     if len(data) > limit:
         msg = f"append: {len(data)} bytes of command line, {boot.kernel} takes {limit}"

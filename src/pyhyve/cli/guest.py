@@ -96,7 +96,7 @@ def disk_path(guest: builder.Guest, command_line: str) -> Path:
     """A disk that boots `guest`, beside its kernel; made when it is not there. Raises UserError."""
     from pyhyve.boot.boot_disk import boot_disk
 
-    key = hashlib.sha256(command_line.encode()).hexdigest()[:16]
+    key = hashlib.sha256(command_line.encode(errors="surrogateescape")).hexdigest()[:16]
     path = guest.directory / (DISK if command_line == DISK_COMMAND_LINE else f"{DISK}-{key}")
     if not path.is_file():
         content = boot_disk(guest.kernel.read_bytes(), guest.initrd.read_bytes(), command_line, str(guest.kernel))

@@ -72,7 +72,7 @@ def loaded(disk: bytes) -> dict[int, bytes]:
 
 def test_disk_holds_a_kernel_that_only_has_to_be_entered() -> None:
     kernel, initrd = bzimage(kernel=bytes(range(256)) * 300), b"initrd" * 9000
-    disk = boot_disk(kernel, initrd, "console=ttyS0 x", "k")
+    disk = boot_disk(kernel, initrd, "console=ttyS0 \udcff", "k")
     assert len(disk) % (1 << 20) == 0
     memory = loaded(disk)
     setup = memory[0x90000]
@@ -82,7 +82,7 @@ def test_disk_holds_a_kernel_that_only_has_to_be_entered() -> None:
     assert memory[address].rstrip(b"\0") == initrd
     assert memory[0x100000].startswith(kernel[1024:])
     (line,) = struct.unpack_from("<I", setup, 0x228)
-    assert setup[line - 0x90000 :].startswith(b"console=ttyS0 x\0")
+    assert setup[line - 0x90000 :].startswith(b"console=ttyS0 \xff\0")
     assert setup[0x210] == 0xFF
     assert setup[0x211] & 0x80
     assert struct.unpack_from("<H", setup, 0x224)[0] + 0x200 < line - 0x90000
