@@ -52,6 +52,9 @@ class HumanMonitor:
         self._cpu = index
 
     def _chosen_cpu(self) -> int:
+        if not self._commands.machine.parts.runners:
+            msg = "No CPU available"
+            raise QmpError(msg)
         return self._cpu
 
     def execute(self, line: str) -> str:
@@ -88,7 +91,10 @@ class HumanMonitor:
         return text if ends_lines else "".join(line + "\n" for line in text.splitlines())
 
     def _registers(self) -> Mapping[str, int]:
-        runner, found = self._commands.machine.parts.runners[self._cpu], dict[str, int]()
+        runners, found = self._commands.machine.parts.runners, dict[str, int]()
+        if not runners:
+            return found
+        runner = runners[self._cpu]
         done = self._commands.machine.inspect(lambda: found.update(runner.vcpu.read_registers()))
         done.wait(_INSPECT_TIMEOUT_S)
         return found

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from pyhyve.machine.monitor.commands import MachineCommands
 
 
+_MAX_DIGITS = 19
+
+
 def plain_error(error: InputError, option: str) -> QmpError:
     """An error of an option's value, without the option in front."""
     return QmpError(str(error).removeprefix(f"{option}: "))
@@ -158,8 +161,8 @@ class HumanDevices:
                 raise QmpError(msg) from error
         elif value in {"on", "off"}:
             value = value == "on"
-        elif value.isascii() and value.isdigit():
-            value = int(value[:19])
+        elif value.isascii() and value.isdigit() and len(value) <= _MAX_DIGITS:
+            value = int(value)
         self._commands.execute("qom-set", {"path": given["path"], "property": given["property"], "value": value})
         return ""
 

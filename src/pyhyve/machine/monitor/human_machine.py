@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pyhyve.machine.monitor.commands import MachineCommands
 
 _MAX_BYTES = 1 << 20
+_MAX_DIGITS = 19
 _ESCAPES = {"'": "\\'", "\\": "\\\\", "\n": "\\n", "\r": "\\r"}
 
 
@@ -48,7 +49,8 @@ class HumanMachine:
             Verb("dump-guest-memory", "", "paging:-p,detach:-d,filename:F,begin:i?,length:i?",
                  "[-p] [-d] filename [begin length]", "write the guest's memory into a file (-d: do not wait)",
                  self._dump),
-            Verb("migrate", "", "detach:-d,uri:s", "[-d] uri", "move the machine (-d: do not wait)", self._migrate),
+            Verb("migrate", "", "detach:-d,uri:s", "[-d] uri", "begin to move the machine, with -d or without",
+                 self._migrate),
             Verb("migrate_incoming", "", "uri:s", "uri", "take a machine from there",
                  lambda given: self._do("migrate-incoming", **given)),
             Verb("migrate_set_capability", "", "capability:s,state:b", "capability on|off", "what a migration may do",
@@ -174,10 +176,10 @@ class HumanMachine:
         scale = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "b": 1}
         if name == "max-bandwidth":
             scale[""] = 1 << 20
-        if not digits.isascii() or not digits.isdigit() or (unit not in scale and unit):
+        if not digits.isascii() or not digits.isdigit() or len(digits) > _MAX_DIGITS or (unit not in scale and unit):
             msg = f"Parameter '{name}' expects a {'size' if name == 'max-bandwidth' else 'number'}"
             raise QmpError(msg)
-        return self._do("migrate-set-parameters", **{name: int(digits[:19]) * scale.get(unit, 1)})
+        return self._do("migrate-set-parameters", **{name: int(digits) * scale.get(unit, 1)})
 
 
 def _cell(letter: str, size: int, value: int) -> str:
@@ -185,7 +187,8 @@ def _cell(letter: str, size: int, value: int) -> str:
         case "o":
             return f"{'0' if value else ''}{value:o}".rjust(-(-size * 8 // 3))
         case "u" | "d":
-            return str(value).rjust(-(-size * 80 // 33))
+            shown = value - (1 << 64) if letter == "d" and value >> 63 else value
+            return str(shown).rjust(-(-size * 80 // 33))
         case "c":
             return _character(value)
         case _:

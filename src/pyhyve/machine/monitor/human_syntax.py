@@ -15,6 +15,7 @@ _SIZES = {"b": 1, "h": 2, "w": 4, "g": 8}
 _FORMATS = "oduxci"
 _SUFFIXES = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _MASK = (1 << 64) - 1
+_SIZE_END = 1 << 63
 _MAX_DEPTH = 32
 _MAX_DIGITS = 24
 _EXPECTED = {"F": "filename", "B": "block device name"}
@@ -148,7 +149,7 @@ class Line:
             if operator != "*" and not other:
                 msg = "division by zero"
                 raise LineError(msg)
-            value = value * other if operator == "*" else value // other if operator == "/" else value % other
+            value = value * other if operator == "*" else _divide(value, other, rest=operator == "%")
         return value & _MASK
 
     def _unary(self, depth: int) -> int:
@@ -218,10 +219,12 @@ class Line:
         text = self.word()
         digits, unit = (text[:-1], text[-1:].lower()) if text[-1:].lower() in _SUFFIXES else (text, "m")
         whole, _, part = digits.partition(".")
-        if not (whole + part).isascii() or not (whole + part).isdigit() or len(digits) > _MAX_DIGITS:
-            msg = "invalid size"
-            raise LineError(msg)
-        return int(whole + part) * _SUFFIXES[unit] // int("1" + "0" * len(part))
+        if (whole + part).isascii() and (whole + part).isdigit() and len(digits) <= _MAX_DIGITS:
+            size = int(whole + part) * _SUFFIXES[unit] // int("1" + "0" * len(part))
+            if size < _SIZE_END:
+                return size
+        msg = "invalid size"
+        raise LineError(msg)
 
     def switch(self) -> bool:
         """`on` or `off`. Raises LineError."""
@@ -250,6 +253,13 @@ class Line:
         return Format(int(digits[:9]) if digits else 1, letter, size)
 
 
+def _divide(value: int, other: int, *, rest: bool) -> int:
+    """As C divides signed numbers of 64 bits: towards zero."""
+    value, other = (number - (1 << 64) if number >> 63 else number for number in (value, other))
+    quotient = abs(value) // abs(other) * (1 if (value < 0) == (other < 0) else -1)
+    return value - quotient * other if rest else quotient
+
+
 def parse_parameters(verb: Verb, line: Line) -> dict[str, Any]:
     """The values of a command's parameters; those that were left out are absent. Raises LineError."""
     found: dict[str, Any] = {}
@@ -275,12 +285,19 @@ def parse_parameters(verb: Verb, line: Line) -> dict[str, Any]:
     return found
 
 
+def _mib(count: int) -> int:
+    if count << 20 >= _SIZE_END:
+        msg = "enter a positive value"
+        raise LineError(msg)
+    return count << 20
+
+
 def _take(line: Line, kind: str) -> Any:  # noqa: ANN401 - the type depends on the kind
     match kind:
         case "i":
             return line.number()
         case "M":
-            return line.number() << 20
+            return _mib(line.number())
         case "o":
             return line.size()
         case "b":

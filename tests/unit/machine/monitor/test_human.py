@@ -119,6 +119,9 @@ def test_devices_objects_and_characters_come_and_go(machine: Made) -> None:
         ("xp /i 0", "there is no disassembler here"),
         ("xp /9999999w 0", "no more than 1048576 bytes at once\n"),
         ("xp /2wx 0xfff00000000", "00000fff00000000: Cannot access memory\n"),
+        ("block_resize d0 9999999999t", "invalid size\n"),
+        ("migrate_set_parameter downtime-limit 10000000000000000001", "Error: Parameter 'downtime-limit' expects a"),
+        ("balloon -1", "enter a positive value\n"),
         ("print 1/0", "division by zero\n"),
         ("print (1", "')' expected\n"),
         ("print " + "(" * 500, "too many parentheses\n"),
@@ -137,6 +140,9 @@ def test_mistakes_are_told(machine: Made, line: str, answer: str) -> None:
     [
         ("print 1+2*3", "0x7\n"),
         ("print /d -5", "-5\n"),
+        ("print /d -7/2", "-3\n"),
+        ("print /d -7%2", "-1\n"),
+        ("print /d 7/-2", "-3\n"),
         ("p/u ~0", f"{(1 << 64) - 1}\n"),
         ("p /o (0x10|010)&0x18", "030\n"),
         ("p/c 'A'", "'A'\n"),
@@ -147,11 +153,19 @@ def test_mistakes_are_told(machine: Made, line: str, answer: str) -> None:
         ("xp /5hx 0x1000", "0000000000001000: 0x2741 0xff00 0x0000 0x0000 0x0000\n"),
         ("xp /3gx 4096", f"{4096:016x}: 0x00000000ff002741 0x{0:016x}\n{4112:016x}: 0x{0:016x}\n"),
         ("xp 0x1000", "0000000000001000: 0xff002741\n"),
+        ("xp /1dg 0x2000", f"{0x2000:016x}: {'-1':>20}\n"),
     ],
 )  # fmt: skip
 def test_numbers_and_memory_are_shown_as_asked(machine: Made, line: str, answer: str) -> None:
     write(machine, 0x1000, b"A'\0\xff")
+    write(machine, 0x2000, b"\xff" * 8)
     assert say(machine, line) == answer
+
+
+def test_machine_without_processors_has_no_registers(tmp_path: Path) -> None:
+    with made(tmp_path, "-machine", "none") as found:
+        assert say(found, "print $rip") == 'unknown register\nTry "help print" for more information\n'
+        assert say(found, "info registers") == "Error: No CPU available\n"
 
 
 def test_memory_is_summed_and_saved(machine: Made, tmp_path: Path) -> None:
