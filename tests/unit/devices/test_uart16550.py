@@ -149,6 +149,12 @@ def test_break_is_a_line_status(port: Port) -> None:
     assert port[LSR] & 0x10 == 0
 
 
+def test_breaks_that_nobody_reads_do_not_pile_up(port: Port) -> None:
+    for _ in range(100):
+        port.uart.receive_break()
+    assert len(port.uart.save().fifo) <= 16
+
+
 def test_reset_clears_registers(port: Port) -> None:
     port[IER], port[LCR], port[SCR] = 0x0F, 0x1B, 7
     port.uart.reset()

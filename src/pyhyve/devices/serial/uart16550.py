@@ -144,16 +144,20 @@ class Uart16550:
         self._fill()
 
     def receive_break(self) -> None:
-        """A break condition arrived on the line."""
+        """A break condition arrived on the line; where the FIFO is full, only the status tells."""
         self._errors |= Lsr.BREAK
-        self._fifo.append(0)
+        if self._fifo_room > 0:
+            self._fifo.append(0)
         self._update()
 
+    @property
+    def _fifo_room(self) -> int:
+        return (spec.FIFO_SIZE if self._fifo_enabled else 1) - len(self._fifo)
+
     def _fill(self) -> None:
-        backlog, fifo = self._backlog, self._fifo
-        room = (spec.FIFO_SIZE if self._fifo_enabled else 1) - len(fifo)
+        backlog, room = self._backlog, self._fifo_room
         if backlog and room > 0:
-            fifo.extend(backlog[:room])
+            self._fifo.extend(backlog[:room])
             del backlog[:room]
             if not backlog and self._ready is not None:
                 self._ready()
