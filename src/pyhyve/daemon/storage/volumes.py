@@ -40,7 +40,8 @@ def parse_volume(xml: str) -> StorageVolume:
     """Read a document. Raises LibvirtError."""
     try:
         wanted = parse_element(StorageVolume, xml)
-        for size in (wanted.capacity, wanted.allocation):
+        cluster = wanted.target.cluster_size if wanted.target is not None else None
+        for size in (wanted.capacity, wanted.allocation, cluster):
             if size is not None:
                 size.size_bytes  # noqa: B018 - a unit that is none is an error now
     except XmlError as error:

@@ -144,6 +144,7 @@ def test_image_has_the_features_its_document_asks_for(tmp_path: Path) -> None:
             (f"<compat>0.10</compat>{lazy}", "lazy_refcounts not supported with compat level 0.10"),
             ("<features><other/></features>", "unsupported feature other"),
             ("<clusterSize>1000</clusterSize>", "Cluster size must be a power of two"),
+            ("<clusterSize unit='miles'>64</clusterSize>", "unknown suffix 'miles'"),
             ("<compat>9.9</compat>", "compat"),
             ("<encryption format='luks'/>", "encrypted volumes cannot be made"),
         ):
