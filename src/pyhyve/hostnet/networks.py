@@ -40,8 +40,9 @@ class Networks:
     def create(self, spec: NetworkSpec, warn: Callable[[str], None] = lambda _text: None) -> None:
         """Make the network; when a step fails, or is interrupted, those before it are undone.
 
-        `warn` hears of what keeps packets from passing. Raises HostNetError.
+        `warn` hears of what keeps packets from passing. Raises HostNetError, SpecError.
         """
+        spec.check_forwards()
         with self._store.locked():
             if self._store.load(spec.name) is not None:
                 msg = f"network {spec.name} exists already (pyhyve net delete {spec.name} removes it)"

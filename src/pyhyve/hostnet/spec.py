@@ -276,13 +276,16 @@ class NetworkSpec:
             if self.network_of(forward.address) is None:
                 msg = f"forward: {forward.address} is not an address of this network"
                 raise SpecError(msg)
+        if self.forwards and self.mode is Mode.BRIDGE:
+            msg = f"{self.name}: a plain bridge has no port forwards"
+            raise SpecError(msg)
+
+    def check_forwards(self) -> None:
+        """Raise SpecError where a port of the host would lead to two places; records of before may have such."""
         for number, forward in enumerate(self.forwards):
             if any(forward.clashes_with(other) for other in self.forwards[:number]):
                 msg = f"forward: {forward.protocol} port {forward.host_port} of the host leads to one place only"
                 raise SpecError(msg)
-        if self.forwards and self.mode is Mode.BRIDGE:
-            msg = f"{self.name}: a plain bridge has no port forwards"
-            raise SpecError(msg)
 
     def network_of(self, address: Address) -> Interface | None:
         """The host's address in the network that `address` belongs to."""

@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import replace
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pyhyve.hostnet import records
 from pyhyve.hostnet.errors import HostNetError
+from pyhyve.hostnet.networks import Networks
 from pyhyve.hostnet.records import NetworkRecord, RecordStore
-from pyhyve.hostnet.spec import NetworkSpec, TapSpec, host_interface
+from pyhyve.hostnet.spec import NetworkSpec, PortForward, SpecError, TapSpec, host_interface
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +32,16 @@ def test_record_survives(store: RecordStore) -> None:
     record = NetworkRecord(SPEC, "52:54:00:11:22:33", {"eth0": {"addresses": ["10.1.1.1/24"], "routes": []}})
     store.save(record)
     assert store.names() == ["lab"]
+    assert store.load("lab") == record
+
+
+def test_forwards_that_clash_are_refused_and_read_from_records_of_before(store: RecordStore) -> None:
+    spec = replace(SPEC, forwards=tuple(PortForward("tcp", 1, ip_address(f"10.7.0.{n}"), 1) for n in (2, 3)))
+    with pytest.raises(SpecError, match="tcp port 1 of the host leads to one place only"):
+        Networks(store.directory).create(spec)
+    assert store.names() == []
+    record = NetworkRecord(spec, "52:54:00:11:22:33")
+    store.save(record)
     assert store.load("lab") == record
 
 

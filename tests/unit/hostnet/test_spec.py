@@ -86,10 +86,6 @@ def test_host_interface_says_what_is_wrong(text: str, reason: str) -> None:
         ({"mode": Mode.BRIDGE, "move_addresses": True}, "no port to move addresses from"),
         ({"mode": Mode.BRIDGE, "forwards": (PortForward("tcp", 1, ip_address("10.7.0.2"), 1),)}, "no port forwards"),
         ({"forwards": (PortForward("tcp", 1, ip_address("10.8.0.2"), 1),)}, "not an address of this network"),
-        (
-            {"forwards": tuple(PortForward("tcp", 1, ip_address(f"10.7.0.{n}"), 1) for n in (2, 3))},
-            "tcp port 1 of the host leads to one place only",
-        ),
         ({"dhcp": (DhcpRange(ip_address("10.8.0.2"), ip_address("10.8.0.3")),)}, "in no network"),
         ({"dhcp": (DhcpRange(ip_address("10.7.0.1"), ip_address("10.7.0.3")),)}, "the host's own address"),
         ({"reservations": (Reservation("52:54:00:00:00:01", ip_address("10.7.0.2")),)}, "need DHCP"),
