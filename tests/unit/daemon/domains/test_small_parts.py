@@ -69,6 +69,7 @@ def test_keys_without_a_number_have_none(codeset: int, code: int) -> None:
         ("/var/lib/libvirt/qemu/channel/target/domain-7-old/another", True),
         ("/var/lib/libvirt/qemu/org.x", True),
         ("/srv/qemu/mine/org.x", True),
+        ("/run/pyhyve/qemu/0123456789abcdef/org.x", False),
         ("/srv/org.x", True),
     ],
 )

@@ -25,9 +25,11 @@ __all__ = ["complete_channel", "complete_characters", "complete_serial", "virtio
 _DEFAULT_SERIAL: Final = "isa-serial"
 RUNTIME_DIRECTORY: Final = "qemu"
 """Name of the directory that has the machines' own ones with their sockets."""
-_OWN: Final = re.compile(rf"/{RUNTIME_DIRECTORY}/-?[0-9]+-[^/]+/$")
+_OWN: Final = re.compile(rf"/{RUNTIME_DIRECTORY}/(-?[0-9]+-[^/]+|[0-9a-f]{{16}})/$")
+"""What stands in front of the name of a channel whose socket was chosen here: the directory of a machine by number and
+name, or by a digest of both where they are long (`QemuHypervisor.runtime_directory`)."""
 _LIBVIRTD: Final = re.compile(r"/qemu/channel/(target/)?([^/]+\.|domain-[^/]+/)?$")
-"""What of such a socket's path stands in front of the channel's name."""
+"""And where libvirtd chose it."""
 
 
 def complete_characters(devices: Devices) -> Devices:
