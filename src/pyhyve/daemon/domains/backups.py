@@ -188,6 +188,7 @@ async def begin(domain: ManagedDomain, text: str, checkpoint_text: str | None, f
             await _start(domain, backup, item, reuse=bool(flags & _REUSE))
         except BaseException:
             domain.async_job = None
+            job.over.set()
             raise
         domain.parts[_KEY] = backup
         domain.registry.spawn(_watch(domain, backup), f"the backup of {domain.name}")
