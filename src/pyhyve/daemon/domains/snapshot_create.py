@@ -98,7 +98,10 @@ async def _redefine(domain: ManagedDomain, wanted: DomainSnapshot, flags: int) -
         raise invalid_argument(f"definition for snapshot {wanted.name} must use uuid {domain.uuid_text}")
     known = tree.items.get(wanted.name)
     if known is not None and known.domain is not None and wanted.domain is not None:
-        check_same_guest(known.domain, wanted.domain)
+        try:
+            check_same_guest(known.domain, wanted.domain)
+        except ValueError as error:  # of a number or a unit that nobody has read yet
+            raise xml_error(str(error)) from error
     tree.items[wanted.name] = wanted
     if flags & _CURRENT:
         tree.current = wanted.name

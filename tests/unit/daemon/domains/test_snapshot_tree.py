@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pyhyve.daemon.domains import snapshots
+from pyhyve.daemon.domains import snapshot_create, snapshots
 from pyhyve.daemon.domains.snapshots import SnapshotTree, form_tree, parse_snapshot, parse_tree
 from pyhyve.daemon.errors import LibvirtError
 from pyhyve.xml.snapshot import DomainSnapshot, SnapshotDisk, SnapshotDisks, SnapshotMemory, SnapshotParent
@@ -106,3 +107,33 @@ def test_unknown_snapshot_is_said_to_be_missing() -> None:
 def test_documents_that_are_none_are_refused(text: str, said: str) -> None:
     with pytest.raises(LibvirtError, match=said):
         parse_snapshot(text)
+
+
+_IDENTITY = "d80cfff7-720c-4e85-b7a3-20de7080694a"
+_WITH_CARD = (
+    f"<domain type='qemu'><name>d</name><uuid>{_IDENTITY}</uuid><memory unit='KiB'>65536</memory>"
+    "<os><type arch='x86_64'>hvm</type></os><devices><interface type='user'><mac address='52:54:00:0a:00:01'/>"
+    "<address type='pci' bus='0' slot='3' function='0'/></interface></devices></domain>"
+)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("bus='0'", "bus='zz'", "XML error: .*'zz'"),
+        ("unit='KiB'", "unit='zz'", "XML error: unknown suffix 'zz'"),
+        ("slot='3'", "slot='4'", "PCI address 0000:00:04.0 does not match source 0000:00:03.0"),
+    ],
+)
+def test_snapshot_is_redefined_with_a_document_its_state_fits(before: str, after: str, message: str) -> None:
+    def described(text: str) -> str:
+        return (
+            f"<domainsnapshot><name>a</name><state>running</state><creationTime>1</creationTime>{text}</domainsnapshot>"
+        )
+
+    known = parse_snapshot(described(_WITH_CARD))
+    held = domain(SnapshotTree({"a": known}, "a"))
+    held.uuid_text = _IDENTITY
+    with pytest.raises(LibvirtError, match=message):
+        asyncio.run(snapshot_create.create(held, described(_WITH_CARD.replace(before, after)), 1))
+    assert snapshots.tree_of(held).items == {"a": known}
