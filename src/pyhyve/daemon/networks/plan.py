@@ -17,16 +17,26 @@ if TYPE_CHECKING:
     from pyhyve.xml.document import Node
     from pyhyve.xml.network import Dhcp, Ip, Network
 
-__all__ = ["plan"]
+__all__ = ["name_on_host", "plan"]
 
 _MODES: Final = {"none": Mode.ISOLATED, "nat": Mode.NAT, "route": Mode.ROUTED, "open": Mode.BRIDGE}
+_NUMBER: Final = re.compile("[0-9]{1,5}")
+_NUMBER_MOST: Final = 0xFFFF
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+def name_on_host(network: Network) -> str | None:
+    """Return what it is called there, None where guests use what is there already: also for what is not planned now."""
+    if mode_of(network) in PASSED_THROUGH:
+        return None
+    # The name of a host network has a narrower alphabet than a document's.
+    return network.name if _PLAIN_NAME.fullmatch(network.name) else f"net-{UUID(network.uuid).hex[:16]}"
 
 
 def plan(network: Network) -> NetworkSpec | None:
     """Return what to make, None where guests use what is there already. Raises LibvirtError."""
-    mode = mode_of(network)
-    if mode in PASSED_THROUGH:
+    mode, name = mode_of(network), name_on_host(network)
+    if name is None:
         return None
     addresses, ranges, kept = [], [], []
     for ip in network.ip:
@@ -45,8 +55,6 @@ def plan(network: Network) -> NetworkSpec | None:
             only = ipaddress.ip_address(str(ip.dhcp.host[0].ip))
             ranges.append(DhcpRange(only, only))
     hosts, texts = _dns(network)
-    # The name of a host network has a narrower alphabet than a document's.
-    name = network.name if _PLAIN_NAME.fullmatch(network.name) else f"net-{UUID(network.uuid).hex[:16]}"
     assert network.bridge is not None  # noqa: S101 - complete() saw to it
     try:
         return NetworkSpec(
@@ -147,6 +155,9 @@ def _service(node: Node) -> str:
     if target in {"", "."}:
         return name
     numbers = [_plain(node, each) for each in ("port", "priority", "weight")]
+    for number in filter(None, numbers):
+        if not _NUMBER.fullmatch(number) or int(number) > _NUMBER_MOST:
+            raise faults.xml(f"'{number}' cannot be a number of <srv>")
     while numbers and not numbers[-1]:
         numbers.pop()
     return ",".join([name, target, *(number or ("0" if place else "1") for place, number in enumerate(numbers))])

@@ -12,7 +12,7 @@ from pyhyve.daemon.events import EventKind
 from pyhyve.daemon.networks import faults, limits
 from pyhyve.daemon.networks.definition import complete, live, parse
 from pyhyve.daemon.networks.network import ManagedNetwork, NetworkEvent, Port
-from pyhyve.daemon.networks.plan import plan
+from pyhyve.daemon.networks.plan import name_on_host, plan
 from pyhyve.daemon.networks.update import update
 from pyhyve.hostnet.errors import HostNetError
 from pyhyve.hostnet.networks import Networks
@@ -245,11 +245,11 @@ class NetworkRegistry:
             raise faults.internal(str(error)) from error
 
     async def _unmake(self, running: Network) -> None:
-        spec = plan(running)
-        if spec is None:
+        name = name_on_host(running)
+        if name is None:
             return
         try:
-            await self.daemon.run_blocking(self.host().delete, spec.name)
+            await self.daemon.run_blocking(self.host().delete, name)
         except (UserError, HostNetError) as error:
             raise faults.internal(str(error)) from error
 
@@ -271,11 +271,11 @@ class NetworkRegistry:
 
     async def leases(self, network: ManagedNetwork) -> list[Lease]:
         """Addresses it gave out."""
-        spec = plan(network.current)
-        if spec is None or not network.active:
+        name = name_on_host(network.current)
+        if name is None or not network.active:
             return []
         try:
-            return await self.daemon.run_blocking(self.host().leases, spec.name)
+            return await self.daemon.run_blocking(self.host().leases, name)
         except UserError as error:
             raise faults.internal(str(error)) from error
 
@@ -347,14 +347,14 @@ class NetworkRegistry:
             await self.bring_up(network)
 
     async def _still_up(self, running: Network) -> bool:
-        spec = plan(running)
-        if spec is None:
+        name = name_on_host(running)
+        if name is None:
             return True
         try:
             statuses = await self.daemon.run_blocking(self.host().statuses)
         except UserError as error:
             raise faults.internal(str(error)) from error
-        return any(status.spec.name == spec.name and status.is_up for status in statuses)
+        return any(status.spec.name == name and status.is_up for status in statuses)
 
     async def stop(self) -> None:
         """Networks stay as they are."""

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import json
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
@@ -8,9 +11,13 @@ import pytest
 from pyhyve.daemon.errors import LibvirtError
 from pyhyve.daemon.networks.definition import complete, live, parse
 from pyhyve.daemon.networks.plan import plan
+from pyhyve.daemon.networks.registry import NetworkRegistry
 from pyhyve.daemon.networks.update import Command, Section, update
 from pyhyve.hostnet.spec import Mode, NetworkSpec
 from pyhyve.xml.element import format_element
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 NAT = """
 <network><name>n</name><forward mode='nat'/><bridge name='vbr7'/><domain name='lab'/>
@@ -133,13 +140,27 @@ def test_plan_has_what_dnsmasq_serves_beside_addresses_and_names() -> None:
         "<dns><forwarder/></dns>",
         "<dns><forwarder addr='nowhere'/></dns>",
         "<dns><srv service='a,b' protocol='tcp'/></dns>",
+        "<dns><srv service='a' protocol='tcp' target='h' port='65536'/></dns>",
+        "<dns><srv service='a' protocol='tcp' target='h' weight='-1'/></dns>",
         "<ip address='10.7.0.1' prefix='24'><tftp root='/x&#10;port=5'/></ip>",
         "<ip address='10.7.0.1' prefix='24'><dhcp><bootp file='a#b'/></dhcp></ip>",
     ],
 )
 def test_what_dnsmasq_could_misread_is_refused(inner: str) -> None:
+    network = complete(parse(f"<network><name>n</name>{inner}</network>"), [])
     with pytest.raises(LibvirtError, match="XML error"):
-        plan(complete(parse(f"<network><name>n</name>{inner}</network>"), []))
+        plan(network)
+    # One that was made before that was so can still be taken down.
+    removed: list[str] = []
+
+    async def run_blocking(work: Callable[[str], None], name: str) -> None:
+        work(name)
+
+    registry: Any = SimpleNamespace(
+        daemon=SimpleNamespace(run_blocking=run_blocking), host=lambda: SimpleNamespace(delete=removed.append)
+    )
+    asyncio.run(NetworkRegistry._unmake(registry, network))
+    assert removed == ["n"]
 
 
 def test_plan_of_a_bridge_of_the_host_is_nothing_to_make() -> None:
