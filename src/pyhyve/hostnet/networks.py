@@ -64,17 +64,30 @@ class Networks:
                 warn(f"rules of another program ({chain}) drop forwarded packets; allow {spec.bridge} there")
 
     def change_services(self, spec: NetworkSpec) -> None:
-        """Give a network other DHCP and DNS entries: its bridge and its guests stay. Raises HostNetError."""
+        """Give a network other DHCP and DNS entries: its bridge and its guests stay.
+
+        Raises HostNetError; what was served before is then served again.
+        """
         with self._store.locked():
             record = self._store.load(spec.name)
             if record is None:
                 msg = f"no network {spec.name} (pyhyve net list)"
                 raise HostNetError(msg)
             self._store.save(replace(record, spec=spec))
-            files = self._store.files(spec.name)
-            dnsmasq.stop(files)
-            if spec.has_services:
-                dnsmasq.start(spec, files)
+            try:
+                self._serve(spec)
+            except BaseException:
+                self._store.save(record)
+                with suppress(HostNetError):
+                    self._serve(record.spec)
+                raise
+
+    def _serve(self, spec: NetworkSpec) -> None:
+        """End the server of a network's DHCP and DNS, and start another if it needs one. Raises HostNetError."""
+        files = self._store.files(spec.name)
+        dnsmasq.stop(files)
+        if spec.has_services:
+            dnsmasq.start(spec, files)
 
     def delete(self, name: str) -> None:
         """Remove the network and all that was made for it. Raises HostNetError."""

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pyhyve.hostnet import records
+from pyhyve.hostnet import dnsmasq, records
 from pyhyve.hostnet.errors import HostNetError
 from pyhyve.hostnet.networks import Networks
 from pyhyve.hostnet.records import NetworkRecord, RecordStore
-from pyhyve.hostnet.spec import NetworkSpec, PortForward, SpecError, TapSpec, host_interface
+from pyhyve.hostnet.spec import NetworkSpec, PortForward, SpecError, TapSpec, default_range, host_interface
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from pyhyve.hostnet.dnsmasq import Files
 
 SPEC = NetworkSpec("lab", "lab0", addresses=(host_interface("10.7.0.1/24"),), taps=(TapSpec("t0", 7),))
 
@@ -84,3 +86,25 @@ def test_runtime_directory_of_someone_else_is_refused(tmp_path: Path, monkeypatc
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     with pytest.raises(HostNetError, match="not a directory of your own"):
         records.runtime_directory()
+
+
+def test_services_that_do_not_start_leave_those_of_before(store: RecordStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = replace(SPEC, dhcp=(default_range(SPEC.addresses[0]),))
+    store.save(NetworkRecord(before, "52:54:00:11:22:33"))
+    started: list[NetworkSpec] = []
+
+    def start(spec: NetworkSpec, _files: Files) -> None:
+        started.append(spec)
+        if spec.served:
+            msg = "dnsmasq on lab0: bad port"
+            raise HostNetError(msg)
+
+    monkeypatch.setattr(dnsmasq, "start", start)
+    monkeypatch.setattr(dnsmasq, "stop", lambda _files: None)
+    networks, wrong = Networks(store.directory), replace(before, served=(("srv-host", "_a._b,h,0"),))
+    with pytest.raises(HostNetError, match="bad port"):
+        networks.change_services(wrong)
+    assert started == [wrong, before]
+    assert networks._store.load("lab") == NetworkRecord(before, "52:54:00:11:22:33")
+    networks.change_services(SPEC)
+    assert networks._store.load("lab") == NetworkRecord(SPEC, "52:54:00:11:22:33")
