@@ -236,12 +236,16 @@ def test_backup_that_cannot_be_noted_leaves_nothing(sides: tuple[Side, Side], ke
         side.run("destroy ck; undefine ck --checkpoints-metadata")
 
 
-def test_backup_of_a_daemon_that_was_killed_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "backup", "image"),
+    [(signal.SIGKILL, "b1.xml", "full.qcow2"), (signal.SIGTERM, "p1.xml", "scratch.qcow2")],
+)
+def test_backup_of_a_daemon_that_ended_leaves_nothing(tmp_path: Path, number: int, backup: str, image: str) -> None:
     disk = tmp_path / "a.qcow2"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "64M"], check=True)
     text = FILES["ck.xml"].replace("@DIR@", str(tmp_path)).replace("</driver>", "").replace("<name>ck", "<name>slow")
     (tmp_path / "d.xml").write_text(text)
-    (tmp_path / "b.xml").write_text(FILES["b1.xml"].replace("@DIR@", str(tmp_path)))
+    (tmp_path / "b.xml").write_text(FILES[backup].replace("@DIR@", str(tmp_path)))
     daemon = DaemonProcess(tmp_path / "root", ["--system"])
     daemon.start()
     uri = daemon.uri("qemu+unix:///system")
@@ -252,12 +256,13 @@ def test_backup_of_a_daemon_that_was_killed_leaves_nothing(tmp_path: Path) -> No
         limit = '{"execute": "stop"}'  # a backup's job does not mind, the guest is of no interest
         assert virsh(uri, "qemu-monitor-command", "slow", limit).returncode == 0
         assert virsh(uri, "backup-begin", "slow", str(tmp_path / "b.xml")).returncode == 0
-        daemon.stop(signal.SIGKILL)
+        daemon.stop(number)
         daemon.start_beside()
         said = virsh(uri, "qemu-monitor-command", "slow", '{"execute": "query-jobs"}').stdout
         assert '"return":[]' in said
         nodes = virsh(uri, "qemu-monitor-command", "slow", '{"execute": "query-named-block-nodes"}').stdout
-        assert "full.qcow2" not in nodes
+        assert image not in nodes
+        assert not (tmp_path / "scratch.qcow2").exists()
         assert virsh(uri, "backup-dumpxml", "slow").returncode == 1
     finally:
         virsh(uri, "destroy", "slow")

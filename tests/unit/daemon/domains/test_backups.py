@@ -1,4 +1,4 @@
-"""Backups that do not begin."""
+"""Backups that do not begin, and those whose daemon stops."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pyhyve.daemon.domains import backups, jobs
-from pyhyve.daemon.domains.faults import invalid_argument
+from pyhyve.daemon.domains.domain import AsyncJob
+from pyhyve.daemon.domains.faults import invalid, invalid_argument
 from pyhyve.daemon.errors import LibvirtError
+from pyhyve.xml.disk import Disk, DiskSource, DiskTarget
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 
 class _Domain:
@@ -55,3 +58,41 @@ def test_who_gives_up_a_backup_that_never_begins_does_not_wait_for_its_end() -> 
         assert domain.async_job is None
 
     asyncio.run(work())
+
+
+class _Left:
+    """A domain whose machine goes on without the daemon."""
+
+    name, active, machine = "d", True, None
+
+    def __init__(self) -> None:
+        self.record = SimpleNamespace(details={"backup": ["what to clear up"]})
+        self.parts: dict[str, Any] = {}
+
+    @contextlib.asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        yield
+
+    async def monitor(self, *_arguments: object) -> None:
+        msg = "domain is not running"
+        raise invalid(msg)
+
+    async def save_record(self) -> None:
+        pass
+
+
+def test_backup_is_left_to_the_next_daemon(tmp_path: Path) -> None:
+    path = tmp_path / "full"
+    path.touch()
+    disk = Disk(type="file", source=DiskSource(file="/d", index=1), target=DiskTarget(dev="vda", bus="virtio"))
+
+    async def work() -> None:
+        domain: Any = _Left()
+        backup = backups.Backup([backups._Target(disk, str(path), "qcow2", created=True)], [], None)
+        backup.job = domain.async_job = AsyncJob(jobs.BACKUP)
+        await backups._watch(domain, backup)
+        await backups._undo(domain, backup)
+        assert domain.record.details == {"backup": ["what to clear up"]}
+
+    asyncio.run(work())
+    assert path.exists()
