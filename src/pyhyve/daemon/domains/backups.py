@@ -283,7 +283,7 @@ async def _start(domain: ManagedDomain, backup: Backup, item: Checkpoint | None,
 
 
 async def _undo(domain: ManagedDomain, backup: Backup) -> None:
-    if _is_left(domain):
+    if domain.is_left:
         return
     await _close_targets(domain, backup, keep=False)
     with contextlib.suppress(LibvirtError):
@@ -358,13 +358,8 @@ async def _watch(domain: ManagedDomain, backup: Backup) -> None:
             await _finish(domain, backup, trouble)
 
 
-def _is_left(domain: ManagedDomain) -> bool:
-    """Whether the daemon stops, and leaves the machine to the next one: that clears up what the record says."""
-    return domain.active and domain.machine is None
-
-
 async def _finish(domain: ManagedDomain, backup: Backup, trouble: str | None) -> None:
-    if _is_left(domain):
+    if domain.is_left:
         return
     job = backup.job
     try:

@@ -125,6 +125,14 @@ class ManagedDomain:
         return self.id >= 0
 
     @property
+    def is_left(self) -> bool:
+        """Whether the daemon let go of it to stop: it runs on, and what its record says is for the next daemon.
+
+        Also said of a domain that is being started, as long as there is no process yet.
+        """
+        return self.active and self.machine is None
+
+    @property
     def definition(self) -> Domain | None:
         """What it is the next time it starts; None where it is transient. Read when somebody asks for it."""
         if self._stored is not None:

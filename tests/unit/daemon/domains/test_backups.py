@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pyhyve.daemon.domains import backups, jobs
-from pyhyve.daemon.domains.domain import AsyncJob
+from pyhyve.daemon.domains.domain import AsyncJob, ManagedDomain
 from pyhyve.daemon.domains.faults import invalid, invalid_argument
+from pyhyve.daemon.domains.migration import outgoing
 from pyhyve.daemon.errors import LibvirtError
 from pyhyve.xml.disk import Disk, DiskSource, DiskTarget
 
@@ -64,9 +65,10 @@ class _Left:
     """A domain whose machine goes on without the daemon."""
 
     name, active, machine = "d", True, None
+    is_left = ManagedDomain.is_left
 
     def __init__(self) -> None:
-        self.record = SimpleNamespace(details={"backup": ["what to clear up"]})
+        self.record = SimpleNamespace(details={"backup": ["what to clear up"], outgoing.MOVING: "running"})
         self.parts: dict[str, Any] = {}
 
     @contextlib.asynccontextmanager
@@ -81,7 +83,7 @@ class _Left:
         pass
 
 
-def test_backup_is_left_to_the_next_daemon(tmp_path: Path) -> None:
+def test_backup_and_migration_are_left_to_the_next_daemon(tmp_path: Path) -> None:
     path = tmp_path / "full"
     path.touch()
     disk = Disk(type="file", source=DiskSource(file="/d", index=1), target=DiskTarget(dev="vda", bus="virtio"))
@@ -92,7 +94,8 @@ def test_backup_is_left_to_the_next_daemon(tmp_path: Path) -> None:
         backup.job = domain.async_job = AsyncJob(jobs.BACKUP)
         await backups._watch(domain, backup)
         await backups._undo(domain, backup)
-        assert domain.record.details == {"backup": ["what to clear up"]}
+        await outgoing._remember(domain, None)
+        assert domain.record.details == {"backup": ["what to clear up"], outgoing.MOVING: "running"}
 
     asyncio.run(work())
     assert path.exists()

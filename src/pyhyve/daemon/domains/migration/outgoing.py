@@ -249,7 +249,7 @@ async def run(
 
 async def _remember(domain: ManagedDomain, state: str | None) -> None:
     """Note in a machine's record that it is moving, and what it did before, for a daemon that finds it so."""
-    if domain.record is not None:
+    if domain.record is not None and not domain.is_left:
         if state is None:
             domain.record.details.pop(MOVING, None)
         else:
