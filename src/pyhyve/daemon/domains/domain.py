@@ -126,11 +126,8 @@ class ManagedDomain:
 
     @property
     def is_left(self) -> bool:
-        """Whether the daemon let go of it to stop: it runs on, and what its record says is for the next daemon.
-
-        Also said of a domain that is being started, as long as there is no process yet.
-        """
-        return self.active and self.machine is None
+        """Whether the daemon stops and let go of it: it runs on, and what its record says is for the next daemon."""
+        return self.registry.stopping and self.active and self.machine is None
 
     @property
     def definition(self) -> Domain | None:

@@ -202,6 +202,8 @@ async def _set_up(domain: ManagedDomain) -> None:
 
 async def _give_up(domain: ManagedDomain) -> None:
     """Undo a start that failed."""
+    if domain.is_left:
+        return  # the next daemon ends what was half started
     machine, domain.machine = domain.machine, None
     if machine is not None:
         machine.forget()

@@ -83,6 +83,8 @@ class DomainRegistry:
         self.incoming: dict[str, Incoming] = {}
         """Migrations that were prepared here and are not finished, by the name the domain gets."""
         self._host_uuid = ""
+        self.stopping = False
+        """Machines are let go, one after the other."""
 
     # -- finding ------------------------------------------------------------------------------------------------------
 
@@ -223,6 +225,7 @@ class DomainRegistry:
 
     async def stop(self) -> None:
         """Hang up on every machine and let them go on."""
+        self.stopping = True
         for domain in self:
             if domain.machine is not None:
                 await domain.save_record()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pyhyve.daemon.domains import backups, jobs
+from pyhyve.daemon.domains import backups, jobs, lifecycle
 from pyhyve.daemon.domains.domain import AsyncJob, ManagedDomain
 from pyhyve.daemon.domains.faults import invalid, invalid_argument
 from pyhyve.daemon.domains.migration import outgoing
@@ -68,6 +68,7 @@ class _Left:
     is_left = ManagedDomain.is_left
 
     def __init__(self) -> None:
+        self.registry = SimpleNamespace(stopping=True)
         self.record = SimpleNamespace(details={"backup": ["what to clear up"], outgoing.MOVING: "running"})
         self.parts: dict[str, Any] = {}
 
@@ -83,7 +84,7 @@ class _Left:
         pass
 
 
-def test_backup_and_migration_are_left_to_the_next_daemon(tmp_path: Path) -> None:
+def test_what_is_under_way_is_left_to_the_next_daemon(tmp_path: Path) -> None:
     path = tmp_path / "full"
     path.touch()
     disk = Disk(type="file", source=DiskSource(file="/d", index=1), target=DiskTarget(dev="vda", bus="virtio"))
@@ -95,6 +96,7 @@ def test_backup_and_migration_are_left_to_the_next_daemon(tmp_path: Path) -> Non
         await backups._watch(domain, backup)
         await backups._undo(domain, backup)
         await outgoing._remember(domain, None)
+        await lifecycle._give_up(domain)
         assert domain.record.details == {"backup": ["what to clear up"], outgoing.MOVING: "running"}
 
     asyncio.run(work())
