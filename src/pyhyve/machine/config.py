@@ -429,6 +429,9 @@ class MachineConfig:
         if self.firmware is not None and self.kernel is not None:
             msg = "firmware: cannot be combined with a kernel, which is started without any"
             raise ConfigError(msg)
+        if self.is_empty and self.kernel is not None:
+            msg = "machine none: it has no processor to start a kernel on"
+            raise ConfigError(msg)
         if self.board is Board.MICROVM:
             self._check_microvm()
         on_pci = [disk for disk in self.disks if disk.interface is not DiskInterface.IDE]

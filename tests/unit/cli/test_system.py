@@ -143,6 +143,11 @@ def test_q35_has_sata_disks_by_default(image: str) -> None:
         configure("-M", "q35", "-drive", f"file={image},index=6")
 
 
+def test_empty_machine_starts_no_kernel(image: str) -> None:
+    with pytest.raises(InputError, match="machine none: it has no processor to start a kernel on"):
+        configure("-M", "none", "-kernel", image)
+
+
 def test_globals_are_what_is_so_anyway() -> None:
     configure("-global", "ICH9-LPC.disable_s3=1", "-global", "driver=PIIX4_PM,property=disable_s4,value=1")
     with pytest.raises(InputError, match=re.escape("-global ICH9-LPC.disable_s3=0: not supported (only 1 or on)")):
