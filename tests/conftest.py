@@ -11,8 +11,11 @@ except ModuleNotFoundError:  # in the nested machine, whose tests need none
     pass
 else:
     # How long an example takes says nothing where others are at work too.
-    settings.register_profile("busy-host", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-    settings.load_profile("busy-host")
+    busy = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile("fresh", busy)
+    # A change is judged by what it changes: new examples are for the fuzzers, and for --hypothesis-profile=fresh.
+    settings.register_profile("same", busy, derandomize=True)
+    settings.load_profile("same")
 
 HERE = Path(__file__).parent
 WITH_OTHERS = (HERE / "guest", HERE / "conformance")

@@ -66,7 +66,7 @@ def modinfo(data: bytes) -> list[tuple[str, str]]:
                 content = data[section[4] : section[4] + section[5]].decode("utf-8", "replace")
                 pairs = (text.partition("=") for text in content.split("\0") if text)
                 return [(key, value) for key, _, value in pairs]
-    except (ValueError, struct.error, IndexError) as error:
+    except (ValueError, struct.error, IndexError, OverflowError) as error:
         msg = "damaged kernel package: a module is not an ELF file"
         raise PackageError(msg) from error
     msg = "damaged kernel package: a module without .modinfo"
