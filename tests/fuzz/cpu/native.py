@@ -174,9 +174,11 @@ class NativeRunner:
 
     def _wait(self) -> int | None:
         """Wait for the child's reply; if none comes, end the child and say why."""
+        poll = select.poll()  # select() knows no descriptors above 1023
+        poll.register(self._replies, select.POLLIN)
         deadline, seen = time.monotonic() + self._hang_timeout_s, -1
         while True:
-            ready, _, _ = select.select([self._replies], [], [], self._hang_timeout_s / 10)
+            ready = poll.poll(self._hang_timeout_s * 100)
             if ready:
                 if os.read(self._replies, 1):
                     return None
