@@ -156,6 +156,31 @@ class FileChardev(NullChardev):
             self._fd = -1
 
 
+class PassingChardev:
+    """What devices in front of another character device share; they decide what becomes of input."""
+
+    def __init__(self, inner: Chardev) -> None:
+        self.inner = inner
+
+    @property
+    def connected(self) -> bool:
+        """Whether somebody is at the other end."""
+        return self.inner.connected
+
+    @property
+    def output_room(self) -> int:
+        """Bytes that `write` takes without losing any."""
+        return self.inner.output_room
+
+    def write(self, data: bytes) -> None:
+        """Take output from the guest."""
+        self.inner.write(data)
+
+    def resume(self) -> None:
+        """The receiver has room again."""
+        self.inner.resume()
+
+
 class InputPump:
     """Moves bytes from a descriptor to a receiver, no faster than it takes them."""
 

@@ -6,7 +6,7 @@ import os
 import tty
 from contextlib import suppress
 
-from pyhyve.backends.chardev import NO_LIMIT, ChannelReceiver, ChardevError, InputPump, write_all
+from pyhyve.backends.chardev import NO_LIMIT, ChannelReceiver, ChardevError, InputPump, PassingChardev, write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -136,32 +136,21 @@ class RingChardev:
         """Nothing to release."""
 
 
-class LoggedChardev:
+class LoggedChardev(PassingChardev):
     """Another character device whose output also goes to a file."""
 
     def __init__(self, inner: Chardev, log_fd: int) -> None:
         """Owns both."""
-        self.inner = inner
+        super().__init__(inner)
         self._log_fd = log_fd
         self.start = inner.start
-        self.resume = inner.resume
-
-    @property
-    def connected(self) -> bool:
-        """As the other device."""
-        return self.inner.connected
-
-    @property
-    def output_room(self) -> int:
-        """As the other device."""
-        return self.inner.output_room
 
     def write(self, data: bytes) -> None:
         """Log, then pass on."""
         if self._log_fd >= 0:
             with suppress(OSError):
                 write_all(self._log_fd, data)
-        self.inner.write(data)
+        super().write(data)
 
     def close(self) -> None:
         """Close both; idempotent."""
@@ -171,26 +160,16 @@ class LoggedChardev:
             self._log_fd = -1
 
 
-class SwitchedChardev:
+class SwitchedChardev(PassingChardev):
     """A character device behind which another can be put while it is in use (`chardev-change`).
 
     It outlives the device that uses it: `close` only detaches that one, `release` closes what is behind it.
     """
 
     def __init__(self, inner: Chardev) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self._loop: EventLoop | None = None
         self._receiver: Receiver | None = None
-
-    @property
-    def connected(self) -> bool:
-        """Whether somebody is at the other end."""
-        return self.inner.connected
-
-    @property
-    def output_room(self) -> int:
-        """Bytes that `write` takes without losing any."""
-        return self.inner.output_room
 
     def start(self, loop: EventLoop, receiver: Receiver) -> None:
         """Begin to pass input to `receiver`."""
@@ -206,10 +185,6 @@ class SwitchedChardev:
             if isinstance(self._receiver, ChannelReceiver):
                 self._receiver.peer_changed()
 
-    def write(self, data: bytes) -> None:
-        """Take output from the guest."""
-        self.inner.write(data)
-
     def send_break(self) -> bool:
         """Send a break to the device that uses it; False when that has no use for one."""
         receive_break = getattr(self._receiver, "receive_break", None)
@@ -217,10 +192,6 @@ class SwitchedChardev:
             return False
         receive_break()
         return True
-
-    def resume(self) -> None:
-        """The receiver has room again."""
-        self.inner.resume()
 
     def close(self) -> None:
         """The device that used it is gone."""

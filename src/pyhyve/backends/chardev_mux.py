@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pyhyve.backends.chardev import PassingChardev
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,12 +24,12 @@ _KILL_LINE = 0x15
 _MAX_LINE_BYTES = 4096
 
 
-class MuxChardev:
+class MuxChardev(PassingChardev):
     """Passes input to the device until Ctrl-A c, then to `on_typed`, if somebody set it; output of both goes out."""
 
     def __init__(self, inner: Chardev, quit_requested: Callable[[], object]) -> None:
         """`quit_requested` is called for Ctrl-A x."""
-        self.inner = inner
+        super().__init__(inner)
         self._quit_requested = quit_requested
         self._receiver: Receiver | None = None
         self._escaped = False
@@ -38,27 +40,12 @@ class MuxChardev:
         Whoever sets it says with `typed_done` how much of that it has dealt with.
         """
         self._typed_bytes = 0
-        self.write = inner.write
         self.close = inner.close
-
-    @property
-    def connected(self) -> bool:
-        """As the other device."""
-        return self.inner.connected
-
-    @property
-    def output_room(self) -> int:
-        """As the other device."""
-        return self.inner.output_room
 
     def start(self, loop: EventLoop, receiver: Receiver) -> None:
         """Begin to pass input on."""
         self._receiver = receiver
         self.inner.start(loop, self)
-
-    def resume(self) -> None:
-        """The receiver has room again."""
-        self.inner.resume()
 
     def typed_done(self, count: int) -> None:
         """The monitor has dealt with `count` bytes; with the lock under which input arrives."""

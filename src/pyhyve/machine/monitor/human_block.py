@@ -9,6 +9,7 @@ from pyhyve.image.contract import ImageError, ImageUnsupportedError
 from pyhyve.machine.block.errors import ChangeError
 from pyhyve.machine.monitor import queries_block
 from pyhyve.machine.monitor.errors import QmpError
+from pyhyve.machine.monitor.human_commands import HumanCommands
 from pyhyve.machine.monitor.human_syntax import LineError, Verb
 
 if TYPE_CHECKING:
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
     from pyhyve.machine.monitor.commands import MachineCommands
 
 
-class HumanBlock:
+class HumanBlock(HumanCommands):
     """What people do to disks."""
 
     def __init__(self, commands: MachineCommands) -> None:
-        self._commands = commands
+        super().__init__(commands)
         self.verbs = [
             Verb("eject", "", "force:-f,device:B", "[-f] device", "eject a medium (-f: force it)", self._eject),
             Verb("change", "", "device:B,force:-f,target:F,format:s?,mode:s?",
@@ -52,10 +53,6 @@ class HumanBlock:
                  "copy a disk as it is now (-f: all of it; -n: the target is there)",
                  lambda given: self._copy("drive-backup", given)),
         ]  # fmt: skip
-
-    def _do(self, name: str, /, **arguments: Any) -> str:  # noqa: ANN401 - any JSON values
-        self._commands.execute(name, arguments)
-        return ""
 
     def _job(self, name: str) -> Any:  # noqa: ANN401 - a function of a Verb
         return lambda given: self._do(name, device=given["device"])

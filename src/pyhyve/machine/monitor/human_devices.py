@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pyhyve.image.opening import CACHE_MODES
 from pyhyve.machine.monitor.chardev_options import parse_chardev, parse_chardev_backend
 from pyhyve.machine.monitor.errors import QmpError
+from pyhyve.machine.monitor.human_commands import HumanCommands
 from pyhyve.machine.monitor.human_syntax import LineError, Verb
 from pyhyve.machine.monitor.keyval import parse_keyval, parse_struct
 from pyhyve.machine.monitor.properties import parse_properties
@@ -28,11 +29,11 @@ def plain_error(error: InputError, option: str) -> QmpError:
     return QmpError(str(error).removeprefix(f"{option}: "))
 
 
-class HumanDevices:
+class HumanDevices(HumanCommands):
     """What comes and goes while the machine is there."""
 
     def __init__(self, commands: MachineCommands) -> None:
-        self._commands = commands
+        super().__init__(commands)
         run = self._run
         self.verbs = [
             Verb("device_add", "", "device:S?", "driver[,prop=value][,...]", "add a device", self._device_add),
@@ -65,9 +66,7 @@ class HumanDevices:
 
     def _run(self, name: str, /, **members: str) -> Any:  # noqa: ANN401 - a function of a Verb
         def carry_out(given: Mapping[str, Any]) -> str:
-            arguments = {member: given[key] for member, key in members.items()}
-            self._commands.execute(name, arguments)
-            return ""
+            return self._do(name, **{member: given[key] for member, key in members.items()})
 
         return carry_out
 

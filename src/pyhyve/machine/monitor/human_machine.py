@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pyhyve.machine.monitor.errors import QmpError
+from pyhyve.machine.monitor.human_commands import HumanCommands
 from pyhyve.machine.monitor.human_syntax import Format, LineError, Verb
 from pyhyve.machine.monitor.schema import SCHEMA
 
@@ -18,11 +19,11 @@ _MAX_DIGITS = 19
 _ESCAPES = {"'": "\\'", "\\": "\\\\", "\n": "\\n", "\r": "\\r"}
 
 
-class HumanMachine:
+class HumanMachine(HumanCommands):
     """Control, memory, and what a migration may do. `chosen_cpu` tells which processor is meant."""
 
     def __init__(self, commands: MachineCommands, chosen_cpu: Callable[[], int]) -> None:
-        self._commands = commands
+        super().__init__(commands)
         self._chosen_cpu = chosen_cpu
         self._letter, self._size_bytes = "x", 4
         simple = {
@@ -63,10 +64,6 @@ class HumanMachine:
 
     def _plain(self, command: str) -> Callable[[Mapping[str, Any]], str]:
         return lambda _given: self._do(command)
-
-    def _do(self, name: str, /, **arguments: Any) -> str:  # noqa: ANN401 - any JSON values
-        self._commands.execute(name, arguments)
-        return ""
 
     def _balloon(self, given: Mapping[str, Any]) -> str:
         return self._do("balloon", value=given["value"])
