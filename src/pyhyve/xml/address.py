@@ -43,6 +43,12 @@ class Address(Element):
         """Bus, slot and function of a PCI address."""
         return INTEGER.parse(self.bus or "0"), INTEGER.parse(self.slot or "0"), self.function or 0
 
+    @property
+    def pci_text(self) -> str:
+        """A PCI address as messages write it: domain, bus, slot and function, hexadecimal."""
+        bus, slot, function = self.pci
+        return f"{self.domain or 0:04x}:{bus:02x}:{slot:02x}.{function}"
+
 
 def pci_address(bus: int, slot: int, function: int = 0, multifunction: str | None = None) -> Address:
     """Return a PCI address as libvirt writes it."""

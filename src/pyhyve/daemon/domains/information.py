@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pyhyve.daemon.domains import agent
+from pyhyve.daemon.domains.definition import processors
 from pyhyve.daemon.domains.faults import invalid_argument, not_supported
 from pyhyve.daemon.domains.interfaces import leased_name
 from pyhyve.daemon.errors import LibvirtError
@@ -71,10 +72,7 @@ def resident_kib(domain: ManagedDomain) -> int:
 
 def vcpu_count(domain: ManagedDomain) -> int:
     """Return how many processors a domain has now."""
-    vcpu = domain.current.vcpu
-    if vcpu is None:
-        return 1
-    return vcpu.current or vcpu.count
+    return processors.now(domain.current)
 
 
 def info(domain: ManagedDomain) -> tuple[int, int, int, int, int]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.daemon.dispatch import Encoded, Turn
 from pyhyve.daemon.domains import disks, information, interfaces, iothreads, memory, placement
+from pyhyve.daemon.domains.definition import processors
 from pyhyve.daemon.domains.definition.chains import chain_of
 from pyhyve.daemon.domains.images import image_sizes
 from pyhyve.daemon.errors import LibvirtError
@@ -182,10 +183,9 @@ _BALLOON_ORDER: Final = sorted(
 
 
 async def _vcpus(domain: ManagedDomain, params: list[TypedParam]) -> None:
-    vcpu = domain.current.vcpu
     now = information.vcpu_count(domain)
     params.append(_uint("vcpu.current", now))
-    params.append(_uint("vcpu.maximum", vcpu.count if vcpu is not None else 1))
+    params.append(_uint("vcpu.maximum", processors.at_most(domain.current)))
     machine = domain.machine
     if machine is None:
         return

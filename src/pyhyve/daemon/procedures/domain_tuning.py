@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pyhyve.daemon.dispatch import Encoded, procedure
 from pyhyve.daemon.domains import interfaces, memory, statistics, tuning, vcpus
+from pyhyve.daemon.domains.definition.processors import at_most
 from pyhyve.daemon.errors import LibvirtError
 from pyhyve.daemon.procedures.domain_access import domain_of, registry_of, visible
 from pyhyve.daemon.procedures.domain_lookup import matches
@@ -89,8 +90,7 @@ def get_max_vcpus(call: Call, args: Any) -> int:
     """Number of processors at most, of a domain that runs."""
     domain = domain_of(call, args.dom)
     domain.require_active()
-    vcpu = domain.current.vcpu
-    return vcpu.count if vcpu is not None else 1
+    return at_most(domain.current)
 
 
 @procedure("DOMAIN_GET_VCPUS")

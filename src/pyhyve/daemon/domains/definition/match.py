@@ -80,8 +80,7 @@ def _find_interface(held: Any, device: Any) -> Any:
         if device.mac is not None:
             where = "(<null>)"
             if device.address is not None and device.address.slot is not None:
-                bus, slot, function = device.address.pci
-                where = f"{device.address.domain or 0:04x}:{bus:02x}:{slot:02x}.{function}"
+                where = device.address.pci_text
             alias = "(<null>)" if device.alias is None else device.alias.name
             raise LibvirtError(
                 ErrorCode.DEVICE_MISSING,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from pyhyve.daemon.domains.definition import processors
 from pyhyve.daemon.domains.faults import unsupported
 from pyhyve.rpc.errors import ErrorDomain
 
@@ -59,10 +60,10 @@ def check_same_guest(source: Domain, target: Domain) -> None:
     check_same_domain(source, target)
     _same("domain max memory", source.memory_kib, target.memory_kib)
     _same("domain current memory", source.current_memory_kib, target.current_memory_kib)
-    (source_count, source_current), (target_count, target_current) = _vcpus(source), _vcpus(target)
-    _same("domain vCPU max", source_count, target_count)
-    if source_current != target_current:
-        first = min(source_current, target_current)
+    _same("domain vCPU max", processors.at_most(source), processors.at_most(target))
+    present = processors.now(source), processors.now(target)
+    if present[0] != present[1]:
+        first = min(present)
         raise _unfit(f"State of vCPU '{first}' differs between source and destination definitions")
     _same("domain OS type", source.os.type.type, target.os.type.type)
     _same("domain architecture", source.os.type.arch, target.os.type.arch)
@@ -79,12 +80,6 @@ def check_same_guest(source: Domain, target: Domain) -> None:
     _same("balloon model", *(None if each is None else each.model for each in balloons))
     if balloons[0] is not None and balloons[1] is not None:
         _same_place(balloons[0].address, balloons[1].address)
-
-
-def _vcpus(domain: Domain) -> tuple[int, int]:
-    if domain.vcpu is None:
-        return 1, 1
-    return domain.vcpu.count, domain.vcpu.current or domain.vcpu.count
 
 
 def _check_device(kind: str, source: Any, target: Any) -> None:
@@ -120,12 +115,7 @@ def _same_place(source: Address | None, target: Address | None) -> None:
     """Compare addresses on PCI, where both have one."""
     if source is None or target is None or source.type != "pci" or target.type != "pci":
         return
-    _same("device PCI address", _pci(source), _pci(target))
-
-
-def _pci(address: Address) -> str:
-    bus, slot, function = address.pci
-    return f"{address.domain or 0:04x}:{bus:02x}:{slot:02x}.{function}"
+    _same("device PCI address", source.pci_text, target.pci_text)
 
 
 def _same(what: str, source: object, target: object) -> None:

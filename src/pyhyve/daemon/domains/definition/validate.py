@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pyhyve.daemon.domains.definition import processors
 from pyhyve.daemon.domains.faults import unsupported, xml_error
 from pyhyve.rpc.errors import ErrorDomain
 from pyhyve.xml.devices import Devices
@@ -17,7 +18,7 @@ __all__ = ["validate_domain"]
 
 def validate_domain(domain: Domain, emulator: Emulator, machine: MachineType) -> None:
     """Raise LibvirtError for a definition that cannot become a machine."""
-    count = domain.vcpu.count if domain.vcpu else 1
+    count = processors.at_most(domain)
     if count > machine.vcpus_max:
         raise unsupported(
             f"Maximum CPUs greater than specified machine type limit {machine.vcpus_max}", ErrorDomain.QEMU

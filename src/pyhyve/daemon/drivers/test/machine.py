@@ -6,6 +6,7 @@ import itertools
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from pyhyve.daemon.domains.definition import processors
 from pyhyve.daemon.qmp import QmpError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class TestMachine:
         self._listener: MachineListener | None = listener
         self._running = False
         self._started = time.monotonic_ns()
-        self._vcpus = domain.vcpu.current or domain.vcpu.count if domain.vcpu is not None else 1
+        self._vcpus = processors.now(domain)
         self._balloon_bytes = domain.current_memory_kib * _KIB
         self._commands: dict[str, Callable[[dict[str, Any]], Any]] = {
             "balloon": self._balloon,
